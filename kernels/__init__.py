@@ -1,1 +1,12 @@
-"""Kernels that turn hidden states or logits into log-probabilities (installed as `instsel.kernels`)."""
+"""Kernels that turn hidden states or logits into log-probabilities, and attention over a packed prefix tree.
+
+They know nothing of the rest of the package and serve other tools as well: each function takes tensors, checks them
+once, and runs one of `BACKENDS`. The plain PyTorch code of the `reference` backend is the specification.
+"""
+
+from .backends import BACKENDS
+from .linear_logprob import linear_logprob
+from .logprobs import Logprobs
+from .row_logprob import row_logprob
+
+__all__ = ["BACKENDS", "Logprobs", "linear_logprob", "row_logprob"]

@@ -1,0 +1,59 @@
+"""Which implementation of an operation runs: the one asked for by name, or the best that the tensors' device has."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+
+import torch
+
+BACKENDS = ("reference", "cpu", "triton")
+
+
+@functools.cache
+def native_error() -> str | None:
+    """Why the C++ module cannot be used, or None if it can."""
+    try:
+        importlib.import_module("instsel._native")
+    except ImportError as error:
+        return f"the C++ module instsel._native cannot be imported ({error})"
+    return None
+
+
+@functools.cache
+def triton_error() -> str | None:
+    """Why Triton cannot be used, or None if it can."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed (pip install 'instsel[triton]')"
+    return None
+
+
+def triton_interpreted() -> bool:
+    """Whether Triton's interpreter is on, under which its kernels take CPU tensors."""
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+def choose_backend(backend: str, device: torch.device) -> str:
+    """Resolve "auto" for tensors on `device`, or check that the backend asked for by name can run there.
+
+    Raises ValueError if the name is unknown or if that backend cannot run; it never falls back silently.
+    """
+    if backend == "auto":
+        if device.type == "cuda" and triton_error() is None:
+            return "triton"
+        if device.type == "cpu" and native_error() is None:
+            return "cpu"
+        return "reference"
+    if backend not in BACKENDS:
+        raise ValueError(f'backend: expected "auto" or one of {BACKENDS}, got {backend!r}')
+    reason = None
+    if backend == "cpu":
+        reason = native_error() if device.type == "cpu" else f"it needs CPU tensors and these are on {device}"
+    elif backend == "triton":
+        reason = triton_error()
+        if reason is None and device.type == "cpu" and not triton_interpreted():
+            reason = "it needs GPU tensors (or TRITON_INTERPRET=1, set before Triton is imported) and these are on cpu"
+    if reason is not None:
+        raise ValueError(f"backend: {backend!r} cannot be used: {reason}")
+    return backend
