@@ -8,5 +8,7 @@ from .backends import BACKENDS
 from .linear_logprob import linear_logprob
 from .logprobs import Logprobs
 from .row_logprob import row_logprob
+from .tree_attention import tree_attention
+from .tree_segments import TreeSegments
 
-__all__ = ["BACKENDS", "Logprobs", "linear_logprob", "row_logprob"]
+__all__ = ["BACKENDS", "Logprobs", "TreeSegments", "linear_logprob", "row_logprob", "tree_attention"]

@@ -1,0 +1,80 @@
+"""Attention of a packed prefix tree: every token sees its ancestors and, causally, its own node."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from . import tree_attention_reference as reference
+from .backends import choose_backend
+from .tree_segments import TreeSegments
+from .validation import FLOATS, check_tensor
+
+
+def tree_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    segments: TreeSegments,
+    *,
+    scaling: float | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Softmax attention in which the queries of each tree node see the node's ancestors fully and itself causally.
+
+    For query i of a node whose path (ancestors' keys root first, then its own) has its first own token at position c:
+    `s_j = scaling * q_i . k_j`, then `s_j = softcap * tanh(s_j / softcap)` if given, over the path's positions
+    `j <= c + i`, and with a window only those with `c + i - j < window`; the result is `sum_j softmax(s)_j v_j`.
+    Scores, softmax and sums are float32 whatever the dtype.
+
+    query     [T, heads, d] float32, float16 or bfloat16, contiguous in d
+    key       [K, kv_heads, d] of the same dtype, K >= T: the first K - T keys are cached, then the pack's own; query
+              head h reads key head `h // (heads / kv_heads)`
+    value     as key
+    segments  the nodes (see `TreeSegments`); made once for a pack, used by all layers
+    scaling   default 1 / sqrt(d)
+    backend   "auto", "reference", "cpu" (C++), "triton" or "varlen" (flash attention over gathered paths)
+
+    Gives [T, heads, d] of the query's dtype, contiguous. Raises TypeError or ValueError naming the parameter.
+
+    >>> import torch
+    >>> from instsel.kernels import TreeSegments, tree_attention
+    >>> segments = TreeSegments.from_lists([0, 1, 2, 3], [[], [(0, 1)], [(0, 1)]])  # a token with two children
+    >>> zero, value = torch.zeros(3, 1, 1), torch.tensor([1.0, 2.0, 4.0]).reshape(3, 1, 1)
+    >>> tree_attention(zero, zero, value, segments, backend="reference").flatten()
+    tensor([1.0000, 1.5000, 2.5000])
+    """
+    check_tensor("query", query, 3, FLOATS, None)
+    check_tensor("key", key, 3, (query.dtype,), query.device)
+    check_tensor("value", value, 3, (query.dtype,), query.device)
+    heads, head_size = query.shape[1:]
+    if key.shape != value.shape:
+        raise ValueError(f"value: expected the shape of key {tuple(key.shape)}, got {tuple(value.shape)}")
+    if key.shape[2] != head_size or key.shape[1] == 0 or heads % key.shape[1]:
+        raise ValueError(
+            f"key: expected {head_size} columns and a number of heads that divides {heads}, got shape "
+            f"{tuple(key.shape)}"
+        )
+    if not isinstance(segments, TreeSegments):
+        raise TypeError(f"segments: expected TreeSegments, got {type(segments).__name__}")
+    if segments.num_queries != query.shape[0]:
+        raise ValueError(f"segments: expected nodes of {query.shape[0]} queries in all, got {segments.num_queries}")
+    if key.shape[0] < query.shape[0]:
+        raise ValueError(f"key: expected at least {query.shape[0]} rows, one per query, got {key.shape[0]}")
+    if segments.context_stop.numel() and int(segments.context_stop.max()) > key.shape[0]:
+        raise ValueError(
+            f"segments: expected key ranges within {key.shape[0]} keys, got one that ends at "
+            f"{int(segments.context_stop.max())}"
+        )
+    for name, number in (("scaling", scaling), ("softcap", softcap)):
+        if number is not None and not (isinstance(number, (int, float)) and math.isfinite(number) and number > 0):
+            raise ValueError(f"{name}: expected None or a positive finite number, got {number!r}")
+    if window is not None and (not isinstance(window, int) or window < 1):
+        raise ValueError(f"window: expected None or a positive integer, got {window!r}")
+    choose_backend(backend, query.device)
+    run = reference.tree_attention
+    scale = 1.0 / math.sqrt(head_size) if scaling is None else float(scaling)
+    return run(query.detach(), key.detach(), value.detach(), segments, scaling=scale, window=window, softcap=softcap)

@@ -1,0 +1,44 @@
+"""The specification of `tree_attention` in plain PyTorch: node by node, the whole score matrix in float32."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .tree_segments import TreeSegments
+
+
+def visible(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
+    """bool [queries, keys]: the last `queries` of `keys` positions look back causally, at most `window` positions."""
+    position = torch.arange(keys - queries, keys, device=device)[:, None]
+    distance = position - torch.arange(keys, device=device)[None, :]
+    return (distance >= 0) if window is None else (distance >= 0) & (distance < window)
+
+
+def tree_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    segments: TreeSegments,
+    *,
+    scaling: float,
+    window: int | None,
+    softcap: float | None,
+) -> Tensor:
+    out = torch.empty_like(query)
+    num_cached = key.shape[0] - query.shape[0]
+    group = query.shape[1] // key.shape[1]
+    for node in range(segments.num_nodes):
+        first, last = int(segments.query_offsets[node]), int(segments.query_offsets[node + 1])
+        if first == last:
+            continue
+        path = segments.key_indices(node, num_cached).to(key.device)
+        keys = key[path].float().repeat_interleave(group, dim=1)
+        values = value[path].float().repeat_interleave(group, dim=1)
+        scores = torch.einsum("qhd,khd->hqk", query[first:last].float(), keys) * scaling
+        if softcap is not None:
+            scores = softcap * torch.tanh(scores / softcap)
+        seen = visible(last - first, path.shape[0], window, key.device)
+        probabilities = torch.softmax(scores.masked_fill(~seen, float("-inf")), dim=-1)
+        out[first:last] = torch.einsum("hqk,khd->qhd", probabilities, values).to(out.dtype)
+    return out
