@@ -67,7 +67,8 @@ class TreeSegments:
             raise ValueError("context_start: expected 0 <= start <= stop for every range")
         if len(stop) and stop.max() >= 2**31:
             raise ValueError(f"context_stop: expected key indices below 2**31, got {stop.max()}")
-        return cls(*(torch.from_numpy(values.astype(np.int32)) for values in (queries, offsets, start, stop)))
+        fields = [torch.from_numpy(values.astype(np.int32)) for values in (queries, offsets, start, stop)]
+        return cls(fields[0], fields[1], fields[2], fields[3])
 
     @property
     def num_nodes(self) -> int:
