@@ -1,0 +1,169 @@
+"""Rows of any known format as examples (one answer each) or groups (several answers to one prompt).
+
+Formats and the columns that tell them apart: :mod:`instsel.record_formats`; files: :mod:`instsel.record_files`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from instsel.record_formats import Layout, RowError, answer_texts, detect_layout, prompt_turns
+
+Turns = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One prompt and the answer to be scored.
+
+    ``instruction`` is the last user turn, ``input`` the material that Alpaca keeps apart from it ("" if none),
+    ``response`` the answer ("" if missing), ``history`` the turns before the last user turn as ``(role, text)``, the
+    role being "system", "user" or "assistant".
+    """
+
+    instruction: str
+    input: str = ""
+    response: str = ""
+    history: Turns = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One prompt and its candidate answers; the fields are those of :class:`Example`."""
+
+    instruction: str
+    input: str = ""
+    responses: tuple[str, ...] = ()
+    history: Turns = ()
+
+
+def to_examples(
+    rows: Iterable[Any], *, columns: Mapping[str, str] | None = None, layout: Layout | None = None, first_row: int = 0
+) -> list[Example]:
+    """Read rows as examples, in order, one each.
+
+    rows: dicts, a Hugging Face ``Dataset``, a pyarrow ``Table`` or ``RecordBatch``; an :class:`Example` passes through.
+    columns: field to column, e.g. ``{"instruction": "question", "response": "answer"}``.
+    layout: what :func:`instsel.record_formats.detect_layout` said of an earlier batch; decided from these rows if None.
+    first_row: number of the first row, for error messages.
+
+    Raises ValueError for an unknown or ambiguous format (naming the columns present) and for a row that cannot be read
+    as the format says (naming the row, counted from 0); TypeError where rows are not rows.
+
+    >>> to_examples([{"instruction": "Add 1 and 2.", "output": "3"}])
+    [Example(instruction='Add 1 and 2.', input='', response='3', history=())]
+    """
+
+    def build(row: Mapping[str, Any], layout: Layout, clean: Callable[[str], str]) -> Example:
+        instruction, context, history = _prompt(row, layout, clean)
+        return Example(instruction, context, clean(answer_texts(row, layout)[0]), history)
+
+    return _convert(rows, "example", Example, build, columns, layout, first_row)
+
+
+def to_groups(
+    rows: Iterable[Any], *, columns: Mapping[str, str] | None = None, layout: Layout | None = None, first_row: int = 0
+) -> list[Group]:
+    """Read rows as groups of candidate answers, in order, one each; arguments and errors as :func:`to_examples`.
+
+    >>> to_groups([{"instruction": "Add 1 and 2.", "candidates": [{"response": "3"}, "four"]}])
+    [Group(instruction='Add 1 and 2.', input='', responses=('3', 'four'), history=())]
+    """
+
+    def build(row: Mapping[str, Any], layout: Layout, clean: Callable[[str], str]) -> Group:
+        instruction, context, history = _prompt(row, layout, clean)
+        return Group(instruction, context, tuple(clean(text) for text in answer_texts(row, layout)), history)
+
+    return _convert(rows, "group", Group, build, columns, layout, first_row)
+
+
+Record = TypeVar("Record", Example, Group)
+
+
+def _convert(
+    rows: Iterable[Any],
+    kind: str,
+    record_type: type[Record],
+    build: Callable[[Mapping[str, Any], Layout, Callable[[str], str]], Record],
+    columns: Mapping[str, str] | None,
+    layout: Layout | None,
+    first_row: int,
+) -> list[Record]:
+    names, batches = open_rows(rows)
+    clean = SurrogateFilter()
+    out: list[Record] = []
+    for batch in batches:
+        for row in batch:
+            number = first_row + len(out)
+            if isinstance(row, record_type):
+                out.append(row)
+                continue
+            if not isinstance(row, Mapping):
+                raise TypeError(f"rows: row {number} (counting from 0) must be a mapping, got {type(row).__name__}")
+            if layout is None:
+                layout = detect_layout(names, columns, kind=kind)
+            try:
+                out.append(build(row, layout, clean))
+            except RowError as error:
+                raise ValueError(f"row {number} (counting from 0): {error}") from None
+    clean.warn()
+    return out
+
+
+def _prompt(row: Mapping[str, Any], layout: Layout, clean: Callable[[str], str]) -> tuple[str, str, Turns]:
+    turns, context = prompt_turns(row, layout)
+    return clean(turns[-1][1]), clean(context), tuple((role, clean(text)) for role, text in turns[:-1])
+
+
+def open_rows(rows: Any) -> tuple[list[str], Iterator[Sequence[Any]]]:
+    """Column names in order of first appearance, and the rows as dicts in batches, of anything that holds rows."""
+    if isinstance(rows, (str, bytes)) or hasattr(rows, "__fspath__"):
+        raise TypeError(f"rows must hold rows, got a {type(rows).__name__}; read a file with read_rows(path) first")
+    if type(rows).__module__.startswith("pyarrow"):
+        import pyarrow
+
+        if isinstance(rows, pyarrow.RecordBatch):
+            rows = pyarrow.Table.from_batches([rows])
+        if not isinstance(rows, pyarrow.Table):
+            raise TypeError(f"rows must be a pyarrow Table or RecordBatch, got {type(rows).__name__}")
+        return list(rows.column_names), (batch.to_pylist() for batch in rows.to_batches(max_chunksize=4096))
+    if isinstance(rows, Mapping):
+        raise TypeError(f"rows must be a sequence of rows, got one {type(rows).__name__} with keys {list(rows)[:8]}")
+    if hasattr(rows, "column_names") and hasattr(rows, "with_format") and hasattr(rows, "__len__"):
+        return list(rows.column_names), _dataset_batches(rows.with_format(None))
+    held = rows if isinstance(rows, (list, tuple)) else list(rows)
+    names = dict.fromkeys(name for row in held if isinstance(row, Mapping) for name in row)
+    return [str(name) for name in names], iter([held])
+
+
+def _dataset_batches(dataset: Any) -> Iterator[list[dict[str, Any]]]:
+    for start in range(0, len(dataset), 4096):
+        part = dataset[start : start + 4096]
+        names = list(part)
+        yield [dict(zip(names, values, strict=True)) for values in zip(*part.values(), strict=True)]
+
+
+class SurrogateFilter:
+    """Replaces lone surrogates, which neither tokenizers nor Parquet can hold, by U+FFFD and counts them."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, text: str) -> str:
+        if text.isascii():
+            return text
+        try:
+            text.encode()
+            return text
+        except UnicodeEncodeError:
+            cleaned = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+            self.count += cleaned.count("\ufffd") - text.count("\ufffd")
+            return cleaned
+
+    def warn(self) -> None:
+        """Say once how many were replaced."""
+        if self.count:
+            warnings.warn(f"{self.count} lone surrogates in the text were replaced by U+FFFD", stacklevel=4)
