@@ -1,0 +1,61 @@
+"""What a run folder's manifest says: the settings that decide the numbers, and how two of them differ."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+DAMAGED_MANIFEST = "manifest.damaged.json"
+
+
+def read_manifest(folder: Path) -> tuple[dict[str, Any] | None, bool]:
+    """The manifest of a run folder, or None if there is none to be read; and whether there is a damaged one."""
+    try:
+        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None, False
+    except ValueError:
+        return None, True
+    return (found, False) if isinstance(found, dict) and "format" in found else (None, True)
+
+
+def settings_digest(settings: Mapping[str, Any]) -> str:
+    """The SHA-256 of settings, whatever the order of their fields."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def environment() -> dict[str, str]:
+    """The versions that a number may depend on in its last digits."""
+    packages = ("torch", "transformers", "tokenizers", "triton", "numpy", "pyarrow")
+    versions = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def differing_fields(there: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """What differs between two settings, each as `field (value there, value now)`; extra fields there are ignored."""
+    found: list[str] = []
+    for name in now:
+        one, other = there.get(name), now[name]
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            extra = {key: None for key in one if key not in other}
+            found += differing_fields(one, {**other, **extra}, f"{prefix}{name}.")
+        elif one != other:
+            found.append(f"{prefix}{name} ({_short(one)} there, {_short(other)} now)")
+    return found
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else text[:12] + "…"

@@ -1,0 +1,143 @@
+"""Shards of a stage: Parquet files that carry the digest of their content in their name and what they are inside."""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from instsel.durable_files import digest_file, durable_file, remove_unfinished
+from instsel.score_columns import Columns, from_table, to_table
+
+DIGEST_CHARACTERS = 16
+_METADATA_KEY = b"instsel"
+_NAME = re.compile(r"(?P<stage>[a-z_]+)-(?P<number>\d{5,})-(?P<digest>[0-9a-f]{16})\.parquet")
+
+Stats = Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A part of a run: `compute(rows)` gives the columns of a slice of rows and the cost of getting them.
+
+    Slices begin at multiples of `shard_rows`. `compute` may return any columns as long as each has one entry a row;
+    a column called "status" is counted.
+    """
+
+    name: str
+    rows: int
+    shard_rows: int
+    compute: Callable[[range], tuple[Columns, Stats]]
+
+    def slices(self) -> list[range]:
+        """The rows of each shard."""
+        starts = range(0, self.rows, self.shard_rows)
+        return [range(start, min(start + self.shard_rows, self.rows)) for start in starts]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardInfo:
+    """What a shard says of itself: its rows, the settings of its run, its rows by status, its cost."""
+
+    settings: str
+    first_row: int
+    num_rows: int
+    counts: dict[str, int] = field(default_factory=dict)
+    stats: dict[str, float] = field(default_factory=dict)
+
+
+class ShardFolder:
+    """The shards of one run; `settings` is the digest of what the run was made with."""
+
+    def __init__(self, folder: Path, damaged: Path, settings: str) -> None:
+        self.folder, self.damaged, self.settings = folder, damaged, settings
+
+    def prepare(self) -> None:
+        """Make the folder and remove what a killed process left half written."""
+        self.folder.mkdir(exist_ok=True)
+        remove_unfinished(self.folder)
+
+    def whole(self, stage: Stage) -> dict[int, Path]:
+        """The shards of a stage that are there and whole, by number; others of its name are set aside."""
+        slices = stage.slices()
+        found: dict[int, Path] = {}
+        for path in sorted(self.folder.glob(f"{stage.name}-*.parquet")):
+            match = _NAME.fullmatch(path.name)
+            number = int(match["number"]) if match else -1
+            if match and match["stage"] != stage.name:
+                continue
+            expected = slices[number] if 0 <= number < len(slices) else range(0)
+            if match and number not in found and self._is_whole(path, match["digest"], expected):
+                found[number] = path
+            else:
+                self.damaged.mkdir(exist_ok=True)
+                os.replace(path, self.damaged / path.name)
+        return found
+
+    def _is_whole(self, path: Path, digest: str, expected: range) -> bool:
+        if not digest_file(path).startswith(digest):
+            return False
+        try:
+            info = read_info(path)
+        except (ValueError, OSError):
+            return False
+        return (info.settings, info.first_row, info.num_rows) == (self.settings, expected.start, len(expected))
+
+    def write(self, stage: Stage, number: int, rows: range, columns: Columns, stats: Stats) -> ShardInfo:
+        """Write one shard; it has its name only once it is on the disk."""
+        for name, values in columns.items():
+            if len(values) != len(rows):
+                raise AssertionError(f"{stage.name}: column {name} has {len(values)} entries for {len(rows)} rows")
+        counts = dict(collections.Counter(np.asarray(columns.get("status", ())).tolist()))
+        info = ShardInfo(self.settings, rows.start, len(rows), counts, dict(stats))
+        fields = {name: getattr(info, name) for name in info.__slots__}
+        table = to_table(columns).replace_schema_metadata({_METADATA_KEY: json.dumps(fields).encode()})
+
+        def name_of(digest: str) -> str:
+            return f"{stage.name}-{number:05d}-{digest[:DIGEST_CHARACTERS]}.parquet"
+
+        with durable_file(self.folder, name_of) as file:
+            pq.write_table(table, file)
+        return info
+
+    def tables(self, stage: Stage) -> Iterator[pa.Table]:
+        """The tables of a complete stage in the order of its rows."""
+        paths = self.whole(stage)
+        for number in range(len(stage.slices())):
+            yield pq.read_table(paths[number]).replace_schema_metadata(None)
+
+    def columns(self, stage: Stage) -> dict[str, np.ndarray]:
+        """The columns of a complete stage over all rows."""
+        return from_table(pa.concat_tables(self.tables(stage)))
+
+
+def read_info(path: Path) -> ShardInfo:
+    """What a shard says of itself; ValueError or OSError if it is none."""
+    metadata: Mapping[bytes, bytes] = pq.read_schema(path).metadata or {}
+    try:
+        fields: dict[str, Any] = json.loads(metadata[_METADATA_KEY])
+        return ShardInfo(**fields)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path.name} is not a shard of a run") from error
+
+
+def infos(folder: Path, stage: str) -> list[ShardInfo]:
+    """What the shards of a stage say of themselves, their content unread; for looking at a run from outside."""
+    found = []
+    for path in sorted(folder.glob(f"{stage}-*.parquet")):
+        match = _NAME.fullmatch(path.name)
+        if match and match["stage"] == stage:
+            try:
+                found.append(read_info(path))
+            except (ValueError, OSError):
+                continue  # damaged, or replaced while we look: the run itself deals with it
+    return found
