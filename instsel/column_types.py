@@ -14,6 +14,14 @@ MAX_DEPTH = 16  # a value nested deeper is written as JSON text: Parquet readers
 Rows = Sequence[Mapping[str, Any]]
 
 
+class ColumnTypeError(Exception):
+    """A value does not have the type that its column was given; `name` is the column's."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
 class ColumnTypes:
     """The columns of JSON rows in the order seen, each with an Arrow type that holds every value exactly.
 
@@ -45,12 +53,19 @@ class ColumnTypes:
             else:
                 self._types[name] = _widened(known, found)
 
+    def keep_as_text(self, name: str) -> None:
+        """Keep a column as JSON text from now on."""
+        self._types[name] = None
+
     @property
     def schema(self) -> pa.Schema:
         return pa.schema([pa.field(name, pa.string() if kind is None else kind) for name, kind in self._types.items()])
 
     def table(self, rows: Rows) -> pa.Table:
-        """The rows as a table; a row that lacks a column has null there."""
+        """The rows as a table; a row that lacks a column has null there.
+
+        Raises ColumnTypeError for a value that no row seen by `add` led to expect.
+        """
         columns = []
         for name, kind in self._types.items():
             values = [row.get(name) for row in rows]
@@ -58,7 +73,10 @@ class ColumnTypes:
                 texts = [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
                 columns.append(pa.array(texts, pa.string()))
             else:
-                columns.append(pa.array(values, kind))
+                try:
+                    columns.append(pa.array(values, kind))
+                except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+                    raise ColumnTypeError(name) from error
         return pa.Table.from_arrays(columns, schema=self.schema)
 
 

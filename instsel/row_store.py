@@ -111,20 +111,20 @@ class RowStore:
                 found[number] = self._dicts(batch.slice(number - self._starts[index], 1))[0]
         return [found[number] for number in wanted]
 
-    def tables(self, rows_per_table: int) -> Iterator[pa.Table]:
-        """All rows as tables of one schema, the original columns with their types."""
-        if not self.holds_json:
-            for start in range(0, len(self), rows_per_table):
-                yield pa.Table.from_batches(self._batches(start, start + rows_per_table), self._reader.schema)
-            return
-        types = ColumnTypes(self.slices(rows_per_table))
-        for rows in self.slices(rows_per_table):
-            yield types.table(rows)
+    def column_types(self) -> ColumnTypes | None:
+        """Types for the columns of JSON rows, found over all rows; None where the rows have their Arrow types."""
+        step = 8 * BATCH_ROWS
+        return ColumnTypes(self.rows(i, i + step) for i in range(0, len(self), step)) if self.holds_json else None
 
-    def slices(self, rows_per_slice: int) -> Iterator[list[dict[str, Any]]]:
-        """All rows as lists of dicts."""
-        for start in range(0, len(self), rows_per_slice):
-            yield self.rows(start, start + rows_per_slice)
+    def schema(self, types: ColumnTypes | None) -> pa.Schema:
+        """The original columns and their types."""
+        return self._reader.schema.remove_metadata() if types is None else types.schema
+
+    def table(self, start: int, stop: int, types: ColumnTypes | None) -> pa.Table:
+        """Rows start to stop with their original columns; `types` as `column_types` gave them."""
+        if types is None:
+            return pa.Table.from_batches(self._batches(start, stop), self._reader.schema).replace_schema_metadata(None)
+        return types.table(self.rows(start, stop))
 
     def _batch_of(self, number: int) -> int:
         if not 0 <= number < len(self):

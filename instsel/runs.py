@@ -30,6 +30,7 @@ from instsel.shards import DIGEST_CHARACTERS, ShardFolder, ShardInfo, Stage
 _ROWS = re.compile(r"rows-(?P<digest>[0-9a-f]{16})\.arrow")
 _RESULTS = ("scores.parquet", "scores.jsonl", "selected.parquet", "selected.jsonl", "neighbors.npz")
 
+OnStart = Callable[[Stage, range, int], None]  # a shard's rows, and how many rows of the stage are done
 OnShard = Callable[[Stage, range, ShardInfo], None]
 
 
@@ -76,6 +77,12 @@ class RunFolder:
             self._lock.release()
             raise
 
+    @classmethod
+    def reopen(cls, path: Path, manifest: Mapping[str, Any], *, interrupts: Interrupts | None = None) -> RunFolder:
+        """A run folder with the settings that its own manifest states."""
+        settings = {name: manifest.get(name) for name in manifest["compared"]}
+        return cls(path, settings, {"environment": manifest.get("environment", {})}, interrupts=interrupts)
+
     def _open(self, about: dict[str, Any], overwrite: bool) -> None:
         remove_unfinished(self.path)
         found, damaged = read_manifest(self.path)
@@ -121,7 +128,7 @@ class RunFolder:
     def save(self, **fields: Any) -> None:
         """Set fields of the manifest and write it."""
         self.manifest.update(fields, updated=_now())
-        with self._explained(), durable_file(self.path, MANIFEST) as file:
+        with self.explained(), durable_file(self.path, MANIFEST) as file:
             file.write(json.dumps(self.manifest, indent=2, ensure_ascii=False).encode("utf-8", "replace"))
 
     def close(self) -> None:
@@ -146,11 +153,9 @@ class RunFolder:
 
     def rows(self, read: Callable[[], Iterable[Batch]]) -> RowStore:
         """The input's rows: those kept in the folder, or else those that `read` gives, which are kept first."""
-        for path in self.path.glob("rows-*.arrow"):
-            match = _ROWS.fullmatch(path.name)
-            if match and "columns" in self.manifest and digest_file(path).startswith(match["digest"]):
-                return RowStore(path)
-            self._set_aside(path)
+        kept = self.kept_rows()
+        if kept is not None:
+            return kept
         written: tuple[int, list[str]] = (0, [])
         name = ""
 
@@ -159,37 +164,51 @@ class RunFolder:
             name = f"rows-{digest[:DIGEST_CHARACTERS]}.arrow"
             return name
 
-        with self._explained(), durable_file(self.path, name_of) as file:
+        with self.explained(), durable_file(self.path, name_of) as file:
             written = write_rows(file, read())
         self.save(rows=written[0], columns=written[1])
         return RowStore(self.path / name)
 
-    def run(self, stage: Stage, *, on_shard: OnShard | None = None) -> None:
+    def kept_rows(self) -> RowStore | None:
+        """The rows kept in the folder, if they are there and whole."""
+        for path in self.path.glob("rows-*.arrow"):
+            match = _ROWS.fullmatch(path.name)
+            if match and "columns" in self.manifest and digest_file(path).startswith(match["digest"]):
+                return RowStore(path)
+            self._set_aside(path)
+        return None
+
+    def run(self, stage: Stage, *, on_start: OnStart | None = None, on_shard: OnShard | None = None) -> None:
         """Compute the shards of a stage that are missing or damaged, in order."""
-        with self._explained():
+        with self.explained():
             before = {path.name for path in (self.path / "damaged").glob("*")}
             done = self.shards.whole(stage)
             self.damaged += sorted({path.name for path in (self.path / "damaged").glob("*")} - before)
-        for number, rows in enumerate(stage.slices()):
+        slices = stage.slices()
+        done_rows = sum(len(slices[number]) for number in done)
+        for number, rows in enumerate(slices):
             if number in done:
                 continue
             self.interrupts.check()
+            if on_start is not None:
+                on_start(stage, rows, done_rows)
             start = time.monotonic()
             columns, stats = stage.compute(rows)
-            with self.interrupts.held(), self._explained():
+            with self.interrupts.held(), self.explained():
                 seconds = time.monotonic() - start
                 info = self.shards.write(stage, number, rows, columns, {**stats, "wall_seconds": seconds})
+            done_rows += len(rows)
             if on_shard is not None:
                 on_shard(stage, rows, info)
 
     def _set_aside(self, path: Path) -> None:
-        with self._explained():
+        with self.explained():
             (self.path / "damaged").mkdir(exist_ok=True)
             os.replace(path, self.path / "damaged" / path.name)
         self.damaged.append(path.name)
 
     @contextlib.contextmanager
-    def _explained(self) -> Any:
+    def explained(self) -> Any:
         """Errors of the disk as RunError."""
         try:
             yield

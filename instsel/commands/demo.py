@@ -1,0 +1,25 @@
+"""`instsel demo`: the whole chain on the package's own small model and data, offline."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from instsel.commands.options import add_quiet
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command's flags."""
+    parser = commands.add_parser("demo", help="wici and grape on the package's own model and data, offline")
+    parser.add_argument("--output", type=Path, default=Path("instsel-demo"), metavar="DIR")
+    parser.add_argument("--seed", type=int, default=0)
+    add_quiet(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace, interrupts: Any) -> int:
+    """Run the demonstration."""
+    from instsel.demo import run_demo
+
+    return int(run_demo(args.output, quiet=args.quiet, seed=args.seed))

@@ -1,0 +1,97 @@
+"""Flags that several commands share, and how their values are read."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from instsel.merged_output import FORMATS
+from instsel.prompts import TEMPLATES
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def add_input_options(parser: argparse.ArgumentParser) -> None:
+    """The input and how to read it."""
+    parser.add_argument("input", metavar="INPUT", help="JSON, JSONL, Parquet or CSV file, or a hub dataset")
+    parser.add_argument("--limit", type=positive, metavar="N", help="use the first N rows only")
+    parser.add_argument(
+        "--columns",
+        type=column_mapping,
+        metavar="FIELD=COLUMN,...",
+        help="which columns hold what, e.g. instruction=question,response=answer",
+    )
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """The model and how to run it."""
+    parser.add_argument("--model", required=True, metavar="NAME", help="model folder or hub name (safetensors only)")
+    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a hub model")
+    parser.add_argument("--dtype", choices=DTYPES, default="auto")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    parser.add_argument("--backend", default="auto", help="auto, reference, cpu or triton")
+    parser.add_argument(
+        "--max-batch-tokens", type=batch_tokens, default="auto", metavar="N", help="tokens in a forward"
+    )
+    parser.add_argument("--max-length", type=positive, metavar="N", help="longest sequence in tokens")
+    parser.add_argument("--template", choices=TEMPLATES, default="plain", help="how a prompt is written")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with a hub model")
+
+
+def add_run_options(parser: argparse.ArgumentParser, *, shard_rows: int) -> None:
+    """The run folder and how the run behaves."""
+    parser.add_argument("--output", type=Path, metavar="DIR", help="run folder; the same command continues it")
+    parser.add_argument("--overwrite", action="store_true", help="start again in a folder that holds another run")
+    parser.add_argument("--format", choices=FORMATS, default="parquet", help="of the merged result")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--shard-rows", type=positive, default=shard_rows, metavar="N", help="rows saved at a time")
+    parser.add_argument(
+        "--max-failures", type=fraction, default=0.05, metavar="F", help="share of rows that may fail (0.05 or 5%%)"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print what would be done; no forward")
+    add_quiet(parser)
+
+
+def add_quiet(parser: argparse.ArgumentParser) -> None:
+    """--quiet."""
+    parser.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return value
+
+
+def batch_tokens(text: str) -> int | str:
+    """A whole number of at least 1, or "auto"."""
+    return text if text == "auto" else positive(text)
+
+
+def fraction(text: str) -> float:
+    """A number from 0 to 1, or a percentage."""
+    try:
+        value = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1 or a percentage, got {text!r}")
+    return value
+
+
+def column_mapping(text: str) -> dict[str, str]:
+    """FIELD=COLUMN pairs; a column name may hold anything but a comma."""
+    mapping: dict[str, str] = {}
+    for part in text.split(","):
+        name, equals, column = part.partition("=")
+        if not (name.strip() and equals and column.strip()):
+            raise argparse.ArgumentTypeError(f"expected FIELD=COLUMN,..., got {text!r}")
+        if name.strip() in mapping:
+            raise argparse.ArgumentTypeError(f"{name.strip()!r} is given twice in {text!r}")
+        mapping[name.strip()] = column.strip()
+    return mapping

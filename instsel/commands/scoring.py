@@ -1,0 +1,175 @@
+"""A scoring run from its flags to its files, the same for every method."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import instsel
+from instsel.commands.session import Method, Session
+from instsel.commands.summary import closing_summary, count_by_status, failure, print_plan
+from instsel.durable_files import digest_file
+from instsel.fingerprints import model_fingerprint
+from instsel.inputs import InputSource, open_input
+from instsel.interrupts import Interrupted, Interrupts
+from instsel.merged_output import write_merged
+from instsel.record_formats import detect_layout
+from instsel.row_store import RowStore, write_rows
+from instsel.run_manifest import environment, read_manifest
+from instsel.runs import RunError, RunFolder
+from instsel.shards import Stage
+from instsel.terminal import complain
+
+_CHECKED_ROWS = 4096  # converted at a time when the input is checked
+
+
+def run_scoring(method: Method, args: argparse.Namespace, interrupts: Interrupts) -> int:
+    """Run a method over an input into a run folder; returns the exit code."""
+    source = open_input(args.input, args.limit)
+    if args.dry_run:
+        return _dry_run(method, args, source, interrupts)
+    if args.output is None:
+        raise ValueError("--output is needed: the run folder to write (or --dry-run to see the plan)")
+    known, _ = read_manifest(args.output) if args.output.is_dir() else (None, False)
+    fingerprint = model_fingerprint(args.model, args.revision, known)
+    settings, about = _describe(method, args, source, fingerprint)
+    folder = RunFolder(args.output, settings, about, overwrite=args.overwrite, interrupts=interrupts)
+    try:
+        return _run(method, args, source, folder, interrupts)
+    except Interrupted as stop:
+        _note_state(folder, "interrupted")
+        complain("interrupted", f"{stop}; {folder.path} keeps what is whole, and the same command continues")
+        return stop.exit_code
+    except BaseException:
+        _note_state(folder, "failed")
+        raise
+    finally:
+        folder.close()
+
+
+def _run(
+    method: Method, args: argparse.Namespace, source: InputSource, folder: RunFolder, interrupts: Interrupts
+) -> int:
+    result = f"scores.{args.format}"
+    if folder.is_finished(result):
+        closing_summary(folder, args.quiet, again=True)
+        return failure(folder.manifest, args.max_failures)
+    for change in folder.environment_changes:
+        complain("warning", f"this run was begun with another environment: {change}; last digits may differ")
+    rows = folder.rows(lambda: input_batches(source, interrupts))
+    session = Session(args, rows, detect_layout(folder.manifest["columns"], args.columns, kind=method.kind), interrupts)
+    session.folder = folder
+    if not folder.manifest.get("input_checked"):
+        _check_rows(method, session)
+        folder.save(input_checked=True)
+    _check_resolved(session, folder)
+    stages = []
+    for stage in method.stages(session):
+        stages.append(stage)
+        folder.save(stages=[[one.name, one.rows, one.shard_rows] for one in stages])
+        session.run(stage)
+    for name in folder.damaged:
+        complain("warning", f"{name} was damaged; it was set aside in {folder.path / 'damaged'} and computed again")
+    folder.save(stages_complete=True)
+    finish(folder, rows, stages[-1], result, method.findings(session), stages)
+    closing_summary(folder, args.quiet)
+    return failure(folder.manifest, args.max_failures)
+
+
+def finish(
+    folder: RunFolder, rows: RowStore, last: Stage, result: str, findings: dict[str, Any], stages: list[Stage]
+) -> None:
+    """Merge the result and close the manifest over it."""
+    folder.interrupts.check()
+    with folder.explained():
+        write_merged(folder.path, result, rows, lambda: folder.shards.tables(last), columns=folder.manifest["columns"])
+        path = folder.path / result
+        output = {"name": result, "bytes": path.stat().st_size, "digest": digest_file(path)}
+    counts, stats = count_by_status(folder, last, stages)
+    folder.save(state="finished", output=output, counts=counts, stats=stats, findings=findings)
+
+
+def _describe(
+    method: Method, args: argparse.Namespace, source: InputSource, fingerprint: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings that decide the numbers, and what else the manifest says."""
+    settings = {
+        "version": instsel.__version__,
+        "method": method.name,
+        "parameters": method.parameters(args),
+        "template": args.template,
+        "seed": args.seed,
+        "input_digest": source.digest,
+        "column_mapping": args.columns,
+        "limit": args.limit,
+        "model_digest": fingerprint["model_digest"],
+        "tokenizer_digest": fingerprint["tokenizer_digest"],
+        "dtype": args.dtype,
+        "device": args.device,
+        "backend": args.backend,
+        "max_batch_tokens": args.max_batch_tokens,
+        "max_length": args.max_length,
+        "shard_rows": args.shard_rows,
+    }
+    about = {
+        "input": source.name,
+        "model": args.model,
+        "model_revision": args.revision,
+        "model_files": fingerprint["model_files"],
+        "environment": environment(),
+        "compared": ["format", *settings],
+    }
+    return settings, about
+
+
+def _check_rows(method: Method, session: Session) -> None:
+    """Read every row as its format before any is scored: better an error now than after a day."""
+    read = session.groups if method.kind == "group" else session.examples
+    for start in range(0, len(session.rows), _CHECKED_ROWS):
+        session.interrupts.check()
+        read(range(start, min(start + _CHECKED_ROWS, len(session.rows))))
+    if len(session.rows) == 0:
+        raise ValueError(f"{session.args.input} has no rows")
+
+
+def _check_resolved(session: Session, folder: RunFolder) -> None:
+    """What "auto" means may differ between two starts on two machines; numbers of both must not be mixed."""
+    now = {"device": session.scorer.model.device.type, "dtype": str(session.scorer.model.dtype).removeprefix("torch.")}
+    before = folder.manifest.get("resolved", now)
+    for name, value in now.items():
+        if before[name] != value:
+            raise ValueError(
+                f"{folder.path} was begun with {name} {before[name]}, and {value} is what auto means here; "
+                f"give --{name} {before[name]}, or another --output"
+            )
+    folder.save(resolved=now)
+
+
+def _note_state(folder: RunFolder, state: str) -> None:
+    with contextlib.suppress(RunError, OSError):
+        if folder.path.is_dir():
+            folder.save(state=state)
+
+
+def _dry_run(method: Method, args: argparse.Namespace, source: InputSource, interrupts: Interrupts) -> int:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "rows.arrow"
+        with open(path, "wb") as file:
+            _, columns = write_rows(file, source.read())
+        rows = RowStore(path)
+        session = Session(args, rows, detect_layout(columns, args.columns, kind=method.kind), interrupts)
+        _check_rows(method, session)
+        print_plan(method, session)
+        rows.close()
+    return 0
+
+
+def input_batches(source: InputSource, interrupts: Interrupts) -> Iterator[Any]:
+    """The batches of an input, noticing signals between them."""
+    for batch in source.read():
+        interrupts.check()
+        yield batch

@@ -1,0 +1,118 @@
+"""What a method's stages work with: the input's rows as records, the scorer, the run folder, the progress bar."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from instsel.interrupts import Interrupts
+from instsel.record_formats import Layout
+from instsel.records import Example, Group, to_examples, to_groups
+from instsel.row_store import RowStore
+from instsel.run_progress import StageProgress
+from instsel.runs import RunFolder
+from instsel.score_columns import Columns
+from instsel.shards import ShardInfo, Stage
+
+if TYPE_CHECKING:
+    from instsel.results import ScoreStats
+    from instsel.scorer import Request, Scorer
+
+
+class Session:
+    """One run of a method, from opening the input to the last shard."""
+
+    def __init__(self, args: argparse.Namespace, rows: RowStore, layout: Layout, interrupts: Interrupts) -> None:
+        self.args, self.rows, self.layout, self.interrupts = args, rows, layout, interrupts
+        self.folder: RunFolder | None = None
+        self._scorer: Scorer | None = None
+        self._progress: StageProgress | None = None
+
+    @property
+    def scorer(self) -> Scorer:
+        """The scorer that the flags describe; its weights load when first needed."""
+        if self._scorer is None:
+            from instsel.scorer import Scorer
+
+            args = self.args
+            self._scorer = Scorer(
+                args.model,
+                device=args.device,
+                dtype=args.dtype,
+                backend=args.backend,
+                max_batch_tokens=args.max_batch_tokens,
+                revision=args.revision,
+                trust_remote_code=args.trust_remote_code,
+            )
+        return self._scorer
+
+    def examples(self, rows: range) -> list[Example]:
+        """A slice of the rows as examples."""
+        return self._records(to_examples, self.rows.rows(rows.start, rows.stop), rows.start)
+
+    def examples_at(self, numbers: Iterable[int]) -> list[Example]:
+        """Single rows as examples, in the order given."""
+        return self._records(to_examples, self.rows.take(numbers), 0)
+
+    def groups(self, rows: range) -> list[Group]:
+        """A slice of the rows as groups of candidate answers."""
+        return self._records(to_groups, self.rows.rows(rows.start, rows.stop), rows.start)
+
+    def _records(self, read: Callable[..., list[Any]], rows: list[dict[str, Any]], first: int) -> list[Any]:
+        return read(rows, columns=self.args.columns, layout=self.layout, first_row=first)
+
+    def tokens(self, done: int, total: int) -> None:
+        """The progress callback for `score_batch`; a signal is noticed here if a library swallowed it."""
+        self.interrupts.check()
+        if self._progress is not None:
+            self._progress.tokens(done, total)
+
+    def run(self, stage: Stage) -> None:
+        """Compute what a stage lacks, with a bar."""
+        folder = self.folder
+        assert folder is not None
+        folder.run(stage, on_start=self._begin, on_shard=self._end)
+        if self._progress is not None:
+            self._progress.close()
+            self._progress = None
+
+    def _begin(self, stage: Stage, rows: range, done_rows: int) -> None:
+        if self._progress is None:
+            self._progress = StageProgress(stage.name, stage.rows, done_rows=done_rows, quiet=self.args.quiet)
+        self._progress.begin(rows)
+
+    def _end(self, stage: Stage, rows: range, info: ShardInfo) -> None:
+        if self._progress is not None:
+            self._progress.end()
+
+    def columns(self, stage: Stage) -> Mapping[str, Any]:
+        """The columns of a stage that has run."""
+        assert self.folder is not None
+        return self.folder.shards.columns(stage)
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A method as the command line runs it.
+
+    stages    the stages in order; each is run before the next is asked for, and the last one holds the result
+    requests  requests of a slice of rows as `score_batch` would get them, for --dry-run
+    findings  what the summary and the manifest say besides counts and cost, when all stages have run
+    """
+
+    name: str
+    kind: str  # "example" or "group": what a row is
+    parameters: Callable[[argparse.Namespace], dict[str, Any]]
+    stages: Callable[[Session], Iterator[Stage]]
+    requests: Callable[[Session, range], list[Request]]
+    findings: Callable[[Session], dict[str, Any]] = lambda session: {}
+
+
+def stats_of(stats: ScoreStats) -> dict[str, float]:
+    """The cost of a batch as a shard keeps it."""
+    return {name: getattr(stats, name) for name in stats.__slots__}
+
+
+__all__ = ["Columns", "Method", "Session", "stats_of"]
