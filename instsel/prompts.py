@@ -1,41 +1,96 @@
-"""Examples as text (prompt templates), and text as token ids with the span that is scored."""
+"""Prompt templates: an example as context and continuation.
+
+plain   each earlier turn, the instruction, and the input where it is not blank, each followed by a line feed; then the
+        answer. A demonstration stands before it all, with nothing between (the wICI authors' released program).
+alpaca  the wording of Stanford Alpaca (github.com/tatsu-lab/stanford_alpaca, train.py). A system turn stands above it;
+        earlier exchanges repeat the blocks "### Instruction:" and "### Response:". A demonstration stands before it
+        all, with a blank line between.
+chat    the tokenizer's chat template (:mod:`instsel.chat_template`); a demonstration is the earlier turns.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from instsel.chat_template import chat_answer_end, chat_prompt, chat_prompt_and_answer
 from instsel.records import Example
+from instsel.tokenization import Encoded, encode_pairs
+
+__all__ = [
+    "TEMPLATES",
+    "Encoded",
+    "answer_end",
+    "context_text",
+    "embedding_text",
+    "encode_pairs",
+    "prompt_and_answer",
+]
 
 TEMPLATES = ("plain", "alpaca", "chat")
 
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """Token ids (int32) of context and continuation; the scored ones are ``ids[start:]``."""
-
-    ids: np.ndarray
-    start: int
-
-
-def prompt_and_answer(
-    template: str, example: Example, *, demonstration: Example | None = None, tokenizer: Any = None
-) -> tuple[str, str]:
-    """The context and the continuation of an example, ready for ``score_batch``."""
-    if template == "plain":
-        before = "" if demonstration is None else _plain_prompt(demonstration) + demonstration.response
-        return before + _plain_prompt(example), example.response
-    raise ValueError(f"template must be one of {', '.join(TEMPLATES)}, got {template!r}")
+ALPACA = "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+ALPACA_WITH_INPUT = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. "
+    "Write a response that appropriately completes the request.\n\n"
+)
 
 
 def context_text(
     template: str, example: Example, *, demonstration: Example | None = None, tokenizer: Any = None
 ) -> str:
-    """What stands before the answer."""
-    return prompt_and_answer(template, example, demonstration=demonstration, tokenizer=tokenizer)[0]
+    """What stands before the example's answer; arguments and errors as :func:`prompt_and_answer`."""
+    if template == "chat":
+        return chat_prompt(tokenizer, example, demonstration)
+    _check(template)
+    if template == "plain":
+        before = "" if demonstration is None else _plain_prompt(demonstration) + demonstration.response
+        return before + _plain_prompt(example)
+    before = "" if demonstration is None else _alpaca_prompt(demonstration) + demonstration.response + "\n\n"
+    return before + _alpaca_prompt(example)
+
+
+def prompt_and_answer(
+    template: str, example: Example, *, demonstration: Example | None = None, tokenizer: Any = None
+) -> tuple[str, str]:
+    """The context and the continuation of an example, ready for ``score_batch``.
+
+    template: one of :data:`TEMPLATES`. demonstration: an example shown with its answer before the prompt.
+    tokenizer: needed for "chat" only. The token that ends an answer is not part of it: see :func:`answer_end`.
+
+    Raises ValueError for an unknown template, a tokenizer without a chat template, or turns that it refuses.
+
+    >>> shown = Example("Add 1 and 2.", "", "3")
+    >>> prompt_and_answer("plain", Example("Add up.", "2, 3", "5"), demonstration=shown)
+    ('Add 1 and 2.\\n3Add up.\\n2, 3\\n', '5')
+    """
+    if template == "chat":
+        return chat_prompt_and_answer(tokenizer, example, demonstration)
+    return context_text(template, example, demonstration=demonstration), example.response
+
+
+def answer_end(template: str, tokenizer: Any) -> str:
+    """The text that ends an answer: the chat template's end of turn, else the tokenizer's EOS ("" where it has none).
+
+    Scored only where it is appended to the continuation.
+    """
+    _check(template)
+    if template == "chat":
+        return chat_answer_end(tokenizer)
+    return getattr(tokenizer, "eos_token", None) or ""
+
+
+def embedding_text(example: Example) -> str:
+    """What the neighbour search embeds: the instruction, and on a line of its own the input where it is not blank.
+
+    >>> embedding_text(Example("Add up.", "2, 3"))
+    'Add up.\\n2, 3'
+    """
+    return example.instruction + ("\n" + example.input if example.input.strip() else "")
+
+
+def _check(template: str) -> None:
+    if template not in TEMPLATES:
+        raise ValueError(f"template must be one of {', '.join(TEMPLATES)}, got {template!r}")
 
 
 def _plain_prompt(example: Example) -> str:
@@ -45,46 +100,17 @@ def _plain_prompt(example: Example) -> str:
     return "".join(part + "\n" for part in parts)
 
 
-def embedding_text(example: Example) -> str:
-    """What the neighbour search embeds: the instruction, and on a line of its own the input where it is not blank."""
-    return example.instruction + ("\n" + example.input if example.input.strip() else "")
-
-
-def encode_pairs(
-    tokenizer: Any,
-    pairs: Sequence[tuple[str | Sequence[int], str | Sequence[int]]],
-    *,
-    empty_context_token: int | None = None,
-) -> list[Encoded]:
-    """Tokenise context and continuation together; a token across the boundary is the continuation's."""
+def _alpaca_prompt(example: Example) -> str:
+    has_input = bool(example.input.strip())
     out = []
-    empty = tokenizer.bos_token_id
-    if empty is None:
-        empty = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else empty_context_token
-    for context, continuation in pairs:
-        if isinstance(context, str) and isinstance(continuation, str):
-            encoding = tokenizer(context + continuation, return_offsets_mapping=True, return_special_tokens_mask=True)
-            special = encoding["special_tokens_mask"]
-            end = len(special)
-            while end and special[end - 1] and encoding["offset_mapping"][end - 1][1] == 0:
-                end -= 1
-            start = end
-            for i, (_, stop) in enumerate(encoding["offset_mapping"][:end]):
-                if stop > len(context):
-                    start = i
-                    break
-            ids = list(encoding["input_ids"][:end])
-        else:
-
-            def alone(text):
-                return tokenizer(text)["input_ids"] if isinstance(text, str) else list(text)
-
-            first = alone(context)
-            second = alone(continuation)
-            ids, start = first + second, len(first)
-        if start == 0:
-            if empty is None:
-                raise ValueError("the tokenizer has neither BOS nor EOS; pass empty_context_token")
-            ids, start = [empty, *ids], 1
-        out.append(Encoded(np.asarray(ids, dtype=np.int32), start))
-    return out
+    turns = list(example.history)
+    if turns and turns[0][0] == "system":
+        out.append(turns.pop(0)[1] + "\n\n")
+    out.append(ALPACA_WITH_INPUT if has_input else ALPACA)
+    for role, text in turns:
+        heading = {"user": "### Instruction:\n", "assistant": "### Response:", "system": ""}[role]
+        out.append(heading + text + "\n\n")
+    out.append(f"### Instruction:\n{example.instruction}\n\n")
+    if has_input:
+        out.append(f"### Input:\n{example.input}\n\n")
+    return "".join(out) + "### Response:"

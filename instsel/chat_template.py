@@ -1,0 +1,100 @@
+"""Examples in the wording of a tokenizer's chat template.
+
+The template is rendered as text, never as token ids, so that context and answer are tokenised as one text. The context
+is what the template writes before the finished answer: its generation prompt, and what it puts between that and the
+answer, such as an empty block of reasoning. The answer is as the template writes it, which may strip blanks at its
+ends. What the template writes after the answer, the end of the turn, is not scored.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from instsel.records import Example
+
+STAND_IN = "\ue000the answer\ue000"  # a text that templates copy as it is and that data does not hold
+
+
+def chat_prompt(tokenizer: Any, example: Example, demonstration: Example | None = None) -> str:
+    """What the chat template writes before the example's answer."""
+    return _around_answer(tokenizer, _prompt_messages(example, demonstration))[0]
+
+
+def chat_prompt_and_answer(tokenizer: Any, example: Example, demonstration: Example | None = None) -> tuple[str, str]:
+    """What the chat template writes before the example's answer, and the answer as it writes it.
+
+    Raises ValueError where the tokenizer has no chat template, the template refuses the turns, or it changes the answer
+    in such a way that it cannot be told from what surrounds it.
+    """
+    messages = _prompt_messages(example, demonstration)
+    before, after = _around_answer(tokenizer, messages)
+    if not example.response:
+        return before, ""
+    whole = _render(tokenizer, [*messages, _message("assistant", example.response)])
+    if not _encloses(whole, before, after):
+        # Templates that look into the answer (a block of reasoning that it begins with) write other text before it.
+        before = _render(tokenizer, messages, add_generation_prompt=True)
+        if not _encloses(whole, before, after):
+            raise ValueError(
+                "template 'chat': the tokenizer's chat template changes this answer in such a way that it cannot be "
+                f"found in the text: {_cut(example.response)}"
+            )
+    return before, whole[len(before) : len(whole) - len(after)]
+
+
+def chat_answer_end(tokenizer: Any) -> str:
+    """What the chat template writes after an answer, up to and with the end-of-turn token, without blanks after it."""
+    return _around_answer(tokenizer, [_message("user", "a")])[1].rstrip()
+
+
+def _prompt_messages(example: Example, demonstration: Example | None) -> list[dict[str, str]]:
+    turns: list[tuple[str, str]] = []
+    if demonstration is not None:
+        turns += [*demonstration.history, ("user", _user_text(demonstration)), ("assistant", demonstration.response)]
+    history = example.history
+    if turns and history and history[0][0] == "system" and history[0] == turns[0]:
+        history = history[1:]  # one system prompt for both
+    turns += [*history, ("user", _user_text(example))]
+    return [_message(role, text) for role, text in turns]
+
+
+def _user_text(example: Example) -> str:
+    return example.instruction + ("\n" + example.input if example.input.strip() else "")
+
+
+def _message(role: str, text: str) -> dict[str, str]:
+    return {"role": role, "content": text}
+
+
+def _around_answer(tokenizer: Any, messages: list[dict[str, str]]) -> tuple[str, str]:
+    whole = _render(tokenizer, [*messages, _message("assistant", STAND_IN)])
+    before, found, after = whole.rpartition(STAND_IN)
+    if not found:
+        raise ValueError("template 'chat': the tokenizer's chat template leaves out the last assistant turn")
+    return before, after
+
+
+def _render(tokenizer: Any, messages: list[dict[str, str]], *, add_generation_prompt: bool = False) -> str:
+    if tokenizer is None:
+        raise ValueError("template 'chat' needs a tokenizer")
+    if not getattr(tokenizer, "chat_template", None):
+        raise ValueError("template 'chat': the tokenizer has no chat template; use template 'plain' or 'alpaca'")
+    from jinja2 import TemplateError
+
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+    except (TemplateError, ValueError, TypeError, KeyError) as error:
+        roles = ", ".join(message["role"] for message in messages)
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"template 'chat': the tokenizer's chat template refuses the turns {roles}: {reason}"
+        ) from None
+    return str(text)
+
+
+def _encloses(whole: str, before: str, after: str) -> bool:
+    return whole.startswith(before) and whole.endswith(after) and len(whole) >= len(before) + len(after)
+
+
+def _cut(text: str) -> str:
+    return repr(text if len(text) <= 80 else text[:77] + "...")

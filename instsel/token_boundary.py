@@ -1,0 +1,130 @@
+"""Where in a tokenised text the continuation begins, and what a tokenizer does that bears on it."""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from collections.abc import Callable
+from typing import Any
+
+PROBES = ("a", "0", "the", "á")
+KEEPS_CHARACTERS = {"ByteLevel", "Metaspace", "Split", "Digits", "Punctuation", "UnicodeScripts", "Sequence"}
+NORMALIZERS = {"Prepend", "Replace", "NFC", "NFD", "NFKC", "NFKD", "ByteLevel", "Sequence"}
+
+
+def special_token_counts(tokenizer: Any) -> tuple[list[int], int]:
+    """The special tokens that the tokenizer puts before a text, and how many it puts after it."""
+    for probe in PROBES:
+        whole = list(tokenizer(probe, verbose=False)["input_ids"])
+        bare = list(tokenizer(probe, add_special_tokens=False, verbose=False)["input_ids"])
+        for leading in range(len(whole) - len(bare) + 1):
+            if bare and whole[leading : leading + len(bare)] == bare:
+                return whole[:leading], len(whole) - leading - len(bare)
+    return [], 0
+
+
+def continuation_start(encoding: Any, boundary: int, leading: int, end: int, trims: bool) -> int:
+    """Index of the first token that carries a character at or after ``boundary``; ``end`` where there is none.
+
+    encoding: of the tokenizers library, special tokens included; leading, end: the text's own tokens are
+    ``[leading, end)``; trims: the offsets leave out blanks at a token's ends, see :func:`trims_offsets`.
+    """
+    token = encoding.char_to_token(boundary)
+    if token is not None:
+        return int(token)
+    # No token claims that character: the tokenizer dropped it, or left it out of a token's offsets.
+    offsets, tokens = encoding.offsets, encoding.tokens
+    for index in range(leading, end):
+        stop = offsets[index][1]
+        if trims and stop <= boundary and stop > offsets[index][0]:
+            stop += _blanks_at_end(tokens[index])
+        if stop > boundary:
+            return index
+    return end
+
+
+def _blanks_at_end(token: str) -> int:
+    return len(token) - len(token.rstrip("\u0120 \t\n\r"))  # U+0120 is the blank of byte-level vocabularies
+
+
+def trims_offsets(tokenizer: Any) -> bool:
+    """Whether a byte-level post-processor leaves blanks at a token's ends out of its offsets."""
+    state = _state(tokenizer.backend_tokenizer.post_processor)
+    return any(part.get("trim_offsets", False) for part in state)
+
+
+def continuation_start_without_offsets(
+    tokenizer: Any, ids: list[int], alone: Callable[[str], list[int]], context: str, continuation: str, request: int
+) -> int:
+    """As :func:`continuation_start` for tokenizers that give no offsets.
+
+    Where the context's own tokens begin the joint ones, they end at the boundary. Otherwise the tokens are decoded, and
+    the boundary searched in the decoded text, which must then be the text that went in.
+    """
+    if not continuation:
+        return len(ids)
+    before = alone(context) if context else []
+    if ids[: len(before)] == before:
+        unknown = bool(before) and before[-1] == getattr(tokenizer, "unk_token_id", None)
+        if not unknown or ids[len(before) :] == alone(continuation):
+            return len(before)
+    text = context + continuation
+
+    def decoded(count: int) -> str:
+        return str(tokenizer.decode(ids[:count], skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    def characters(count: int) -> int:
+        part = decoded(count)
+        return len(part) if text.startswith(part) else len(part.rstrip("\ufffd")) + 1
+
+    if decoded(len(ids)) != text:
+        raise ValueError(
+            f"requests[{request}]: this tokenizer gives no offsets and does not decode to the text it was given, so "
+            "the boundary between context and continuation cannot be found; use a fast tokenizer or pass token ids"
+        )
+    return bisect_right(range(1, len(ids) + 1), len(context), key=characters)
+
+
+def longest_token(tokenizer: Any) -> int | None:
+    """The most characters of text that one token can stand for, or None where there is no limit.
+
+    There is none where characters may be dropped, or any number of unknown ones become one token.
+    """
+    backend = tokenizer.backend_tokenizer
+    normalizers, splitters = _state(backend.normalizer), _state(backend.pre_tokenizer)
+    vocabulary = tokenizer.get_vocab()
+    if not all(part["type"] in NORMALIZERS for part in normalizers):
+        return None
+    if not all(part["type"] in KEEPS_CHARACTERS and part.get("behavior") != "Removed" for part in splitters):
+        return None
+    replaced = [part for part in normalizers if part["type"] == "Replace"]
+    if any(len(part["content"]) < len(part["pattern"].get("String", part["content"] + "x")) for part in replaced):
+        return None
+    if any(token.lstrip or token.rstrip for token in tokenizer.added_tokens_decoder.values()):
+        return None
+    bytes_first = any(part["type"] == "ByteLevel" for part in normalizers + splitters)
+    if bytes_first:
+        from tokenizers.pre_tokenizers import ByteLevel
+
+        complete = set(ByteLevel.alphabet()) <= vocabulary.keys()
+    else:
+        byte_names = (f"<0x{byte:02X}>" for byte in range(256))
+        complete = bool(getattr(backend.model, "byte_fallback", False)) and vocabulary.keys() >= set(byte_names)
+    if type(backend.model).__name__ != "BPE" or not complete:
+        return None
+    composing = any(part["type"].startswith("NF") for part in normalizers)
+    return max(map(len, vocabulary)) * (4 if composing else 1)  # at most 4 characters compose into one
+
+
+def _state(component: Any) -> list[dict[str, Any]]:
+    """The settings of a normalizer, pre-tokenizer or post-processor, sequences flattened."""
+    if component is None:
+        return []
+    parts, pending = [], [json.loads(component.__getstate__())]
+    while pending:
+        part = pending.pop()
+        if isinstance(part, dict) and "type" in part:
+            parts.append(part)
+            for name in ("normalizers", "pretokenizers", "processors"):
+                pending += part.get(name, [])
+    return parts
