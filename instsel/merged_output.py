@@ -53,6 +53,16 @@ def write_merged(directory: Path, name: str, rows: RowStore, scores: Tables, *, 
             types.keep_as_text(error.name)
 
 
+def write_table(directory: Path, name: str, table: pa.Table) -> None:
+    """Write a table as `directory/name` (.parquet or .jsonl)."""
+    with durable_file(directory, name) as file:
+        if name.endswith(".jsonl"):
+            for row in table.to_pylist():
+                _write_json_line(file, row)
+        else:
+            pq.write_table(table, file, compression="zstd")
+
+
 def score_names(table_columns: Iterable[str], original: Iterable[str]) -> dict[str, str]:
     """The name in the merged file of each score column."""
     taken = set(original)
@@ -80,8 +90,11 @@ def _beside(original: pa.Table, scores: pa.Table) -> pa.Table:
 
 def _write_json_lines(file: BinaryIO, rows: list[dict[str, Any]], scores: pa.Table) -> None:
     for row, score in zip(rows, scores.to_pylist(), strict=True):
-        file.write(json.dumps({**row, **score}, ensure_ascii=False, default=_json_value).encode("utf-8", "replace"))
-        file.write(b"\n")
+        _write_json_line(file, {**row, **score})
+
+
+def _write_json_line(file: BinaryIO, row: dict[str, Any]) -> None:
+    file.write(json.dumps(row, ensure_ascii=False, default=_json_value).encode("utf-8", "replace") + b"\n")
 
 
 def _json_value(value: Any) -> Any:

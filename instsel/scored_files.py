@@ -1,0 +1,91 @@
+"""Files with scores in them, as a run wrote them or as others did: one column at a time, single rows by number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from instsel.column_types import ColumnTypes
+from instsel.record_files import iter_batches
+
+
+class ScoredFile:
+    """A Parquet file, or any other format that instsel reads, whose rows hold scores.
+
+    Raises ValueError or OSError where the file cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._parquet: pq.ParquetFile | None = None
+        with open(path, "rb") as file:
+            is_parquet = file.read(4) == b"PAR1"
+        if is_parquet:
+            try:
+                self._parquet = pq.ParquetFile(path)
+            except pa.ArrowException as error:
+                raise ValueError(f"{path} is not a whole Parquet file: {error}") from error
+            self.columns = list(self._parquet.schema_arrow.names)
+        else:
+            names = dict.fromkeys(name for rows in self._batches() for row in rows for name in row)
+            self.columns = list(names)
+
+    def numbers(self, name: str) -> np.ndarray:
+        """A column as float64 [rows], null as NaN; ValueError where it holds something else than numbers."""
+        values: list[np.ndarray] = []
+        for column in self._column(name):
+            try:
+                if pa.types.is_null(column.type):
+                    column = column.cast(pa.float64())
+                if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+                    raise ValueError(f"column {name!r} of {self.path} holds {column.type}, not numbers")
+                values.append(column.cast(pa.float64(), safe=False).fill_null(np.nan).to_numpy(zero_copy_only=False))
+            except pa.ArrowException as error:
+                raise ValueError(f"column {name!r} of {self.path} does not hold numbers: {error}") from error
+        return np.concatenate(values) if values else np.zeros(0)
+
+    def equals(self, name: str, text: str) -> np.ndarray:
+        """Whether each row's column is this text, bool [rows]."""
+        values = [value == text for column in self._column(name) for value in column.to_pylist()]
+        return np.array(values, dtype=bool)
+
+    def take(self, numbers: np.ndarray) -> pa.Table:
+        """The rows with these numbers, in the order given."""
+        sorted_numbers = np.sort(numbers)
+        if self._parquet is None:
+            rows: list[dict[str, Any]] = []
+            first = 0
+            for batch in self._batches():
+                low, high = np.searchsorted(sorted_numbers, [first, first + len(batch)])
+                rows += [batch[number - first] for number in sorted_numbers[low:high]]
+                first += len(batch)
+            found = ColumnTypes([rows]).table(rows)
+        else:
+            pieces = [self._parquet.schema_arrow.empty_table()]
+            first = 0
+            for batch in self._parquet.iter_batches():
+                low, high = np.searchsorted(sorted_numbers, [first, first + len(batch)])
+                pieces.append(pa.Table.from_batches([batch]).take(pa.array(sorted_numbers[low:high] - first)))
+                first += len(batch)
+            found = pa.concat_tables(pieces)
+        return found.take(pa.array(np.searchsorted(sorted_numbers, numbers)))
+
+    def _batches(self) -> Iterator[list[dict[str, Any]]]:
+        for batch in iter_batches(self.path):
+            yield batch if isinstance(batch, list) else batch.to_pylist()
+
+    def _column(self, name: str) -> Iterator[pa.Array]:
+        if self._parquet is not None:
+            for batch in self._parquet.iter_batches(columns=[name]):
+                yield batch.column(0)
+        else:
+            for rows in self._batches():
+                try:
+                    yield pa.array([row.get(name) for row in rows])
+                except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+                    raise ValueError(f"column {name!r} of {self.path} holds values of several types") from error
