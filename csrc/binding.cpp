@@ -1,3 +1,94 @@
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
-PYBIND11_MODULE(_native, m) { m.doc() = "C++ kernels of instsel"; }
+#include <vector>
+
+#include "arrays.h"
+
+namespace instsel {
+namespace {
+
+// One chunk of logits, columns first_column.. of the vocabulary, into the states of its rows.
+void bind_accumulate(const py::array& chunk, std::int64_t first_column, const py::object& bias, float scale,
+                     float softcap, const py::array& max, const py::array& sum, const py::object& argmax, int threads,
+                     const std::string& instruction_set) {
+    const InstructionSet instructions = choose_instruction_set(instruction_set);
+    with_element(element_type("chunk", chunk), [&](auto element) {
+        const auto matrix = matrix_of<decltype(element)>("chunk", chunk);
+        const HeadTransform head = head_of(bias, scale, softcap, matrix.columns);
+        const RowStates states = states_of(max, sum, argmax, matrix.rows);
+        py::gil_scoped_release release;
+        accumulate<decltype(element)>({matrix.data, matrix.rows, matrix.columns, matrix.row_stride, first_column},
+                                      head, nullptr, states, threads, instructions);
+    });
+}
+
+// All of row_logprob: fills logprobs [P], logsumexps [T] and, if given, argmax [T].
+void bind_row_logprob(const py::array& logits, const py::array& rows, const py::array& targets,
+                      const py::object& mask, const py::object& bias, float scale, float softcap,
+                      const py::array& logprobs, const py::array& logsumexps, const py::object& argmax, int threads,
+                      const std::string& instruction_set) {
+    const InstructionSet instructions = choose_instruction_set(instruction_set);
+    with_element(element_type("logits", logits), [&](auto element) {
+        const auto matrix = matrix_of<decltype(element)>("logits", logits);
+        const HeadTransform head = head_of(bias, scale, softcap, matrix.columns);
+        const Pairs pairs = pairs_of(rows, targets, mask, matrix.rows, matrix.columns);
+        float* out = vector_of<float>("logprobs", logprobs, pairs.count, true);
+        float* row_out = vector_of<float>("logsumexps", logsumexps, matrix.rows, true);
+        std::vector<float> largest(matrix.rows, -std::numeric_limits<float>::infinity());
+        std::vector<double> sum(matrix.rows, 0.0);
+        RowStates states{largest.data(), sum.data(), nullptr};
+        if (!argmax.is_none()) {
+            states.argmax = vector_of<std::int64_t>("argmax", py::cast<py::array>(argmax), matrix.rows, true);
+            std::fill(states.argmax, states.argmax + matrix.rows, -1);
+        }
+        py::gil_scoped_release release;
+        std::vector<std::uint8_t> needed(matrix.rows);
+        mark_needed_rows(pairs, matrix.rows, needed.data());
+        accumulate<decltype(element)>({matrix.data, matrix.rows, matrix.columns, matrix.row_stride, 0}, head,
+                                      needed.data(), states, threads, instructions);
+        pair_logprobs_from_logits(matrix, pairs, head, states, out);
+        finish_rows(states, matrix.rows, needed.data(), row_out);
+    });
+}
+
+// The end of linear_logprob: the pairs' dot products against the rows' states.
+void bind_pair_logprobs(const py::array& hidden, const py::array& weight, const py::array& rows,
+                        const py::array& targets, const py::object& mask, const py::object& bias, float scale,
+                        float softcap, const py::array& max, const py::array& sum, const py::object& argmax,
+                        const py::array& logprobs, const py::array& logsumexps, int threads,
+                        const std::string& instruction_set) {
+    const InstructionSet instructions = choose_instruction_set(instruction_set);
+    if (element_type("hidden", hidden) != element_type("weight", weight)) refuse("weight", "the type of hidden");
+    with_element(element_type("hidden", hidden), [&](auto element) {
+        const auto left = matrix_of<decltype(element)>("hidden", hidden);
+        const auto right = matrix_of<decltype(element)>("weight", weight);
+        if (left.columns != right.columns) refuse("weight", "as many columns as hidden");
+        const HeadTransform head = head_of(bias, scale, softcap, right.rows);
+        const Pairs pairs = pairs_of(rows, targets, mask, left.rows, right.rows);
+        const RowStates states = states_of(max, sum, argmax, left.rows);
+        float* out = vector_of<float>("logprobs", logprobs, pairs.count, true);
+        float* row_out = vector_of<float>("logsumexps", logsumexps, left.rows, true);
+        py::gil_scoped_release release;
+        pair_logprobs_from_hidden(left, right, pairs, head, states, out, threads, instructions);
+        finish_rows(states, left.rows, nullptr, row_out);
+    });
+}
+
+}  // namespace
+}  // namespace instsel
+
+PYBIND11_MODULE(_native, m) {
+    using namespace instsel;
+    using py::arg;
+    m.doc() = "C++ kernels of instsel. They take NumPy views (bfloat16 as uint16), check them and release the lock.";
+    m.def("has_amx_bfloat16", &has_amx_bfloat16);
+    m.def("accumulate", &bind_accumulate, arg("chunk"), arg("first_column"), arg("bias").none(true), arg("scale"),
+          arg("softcap"), arg("max"), arg("sum"), arg("argmax").none(true), arg("threads"), arg("instruction_set"));
+    m.def("row_logprob", &bind_row_logprob, arg("logits"), arg("rows"), arg("targets"), arg("mask").none(true),
+          arg("bias").none(true), arg("scale"), arg("softcap"), arg("logprobs"), arg("logsumexps"),
+          arg("argmax").none(true), arg("threads"), arg("instruction_set"));
+    m.def("pair_logprobs", &bind_pair_logprobs, arg("hidden"), arg("weight"), arg("rows"), arg("targets"),
+          arg("mask").none(true), arg("bias").none(true), arg("scale"), arg("softcap"), arg("max"), arg("sum"),
+          arg("argmax").none(true), arg("logprobs"), arg("logsumexps"), arg("threads"), arg("instruction_set"));
+}

@@ -15,9 +15,9 @@ BACKENDS = ("reference", "cpu", "triton")
 def native_error() -> str | None:
     """Why the C++ module cannot be used, or None if it can."""
     try:
-        importlib.import_module("instsel._native")
+        importlib.import_module("instsel.kernels._native")
     except ImportError as error:
-        return f"the C++ module instsel._native cannot be imported ({error})"
+        return f"the C++ module instsel.kernels._native cannot be imported ({error})"
     return None
 
 

@@ -67,19 +67,36 @@ def linear_logprob(
     num_rows, vocabulary = hidden.shape[0], weight.shape[0]
     check_pairs(rows, targets, mask, offsets, num_rows=num_rows, vocabulary=vocabulary, device=hidden.device)
     check_head(bias, scale, softcap, vocabulary=vocabulary, device=hidden.device)
-    choose_backend(backend, hidden.device)
-    run = reference.linear_logprob
-    result = run(
-        hidden.detach(),
-        weight.detach(),
-        rows,
-        targets,
-        mask=mask,
-        bias=None if bias is None else bias.detach(),
-        scale=float(scale),
-        softcap=softcap,
-        argmax=argmax,
-    )
+    chosen = choose_backend(backend, hidden.device)
+    hidden, weight = hidden.detach(), weight.detach()
+    bias = None if bias is None else bias.detach()
+    if chosen == "cpu":
+        from . import cpu_linear_logprob
+
+        result = cpu_linear_logprob.linear_logprob(
+            hidden,
+            weight,
+            rows,
+            targets,
+            mask=mask,
+            bias=bias,
+            scale=float(scale),
+            softcap=softcap,
+            argmax=argmax,
+            fused=fused,
+        )
+    else:
+        result = reference.linear_logprob(
+            hidden,
+            weight,
+            rows,
+            targets,
+            mask=mask,
+            bias=bias,
+            scale=float(scale),
+            softcap=softcap,
+            argmax=argmax,
+        )
     if offsets is None:
         return result
     total, mean = sequence_sums(result.logprob, offsets, mask)

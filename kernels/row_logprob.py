@@ -60,8 +60,11 @@ def row_logprob(
     num_rows, vocabulary = logits.shape
     check_pairs(rows, targets, mask, offsets, num_rows=num_rows, vocabulary=vocabulary, device=logits.device)
     check_head(bias, scale, softcap, vocabulary=vocabulary, device=logits.device)
-    choose_backend(backend, logits.device)
-    run = reference.row_logprob
+    chosen = choose_backend(backend, logits.device)
+    if chosen == "cpu":
+        from .cpu_row_logprob import row_logprob as run
+    else:
+        run = reference.row_logprob
     result = run(
         logits.detach(), rows, targets, mask=mask, bias=bias, scale=float(scale), softcap=softcap, argmax=argmax
     )

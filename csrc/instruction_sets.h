@@ -1,0 +1,30 @@
+// One body of portable code, compiled for several instruction sets and chosen at run time.
+#pragma once
+
+#include <string>
+
+namespace instsel {
+
+enum class InstructionSet { plain, avx2, avx512 };
+
+// The best that this processor has, unless `name` ("plain", "avx2", "avx512") asks for a lesser one. "" is the best.
+// Throws std::invalid_argument if the name is unknown or the processor lacks it.
+InstructionSet choose_instruction_set(const std::string& name);
+
+// Whether the processor and the kernel let this process use bfloat16 tile matrix products (asks the kernel once).
+bool has_amx_bfloat16();
+
+}  // namespace instsel
+
+// A function that must be inlined into its callers, so that each caller compiles it for its own instruction set.
+#define INSTSEL_INLINE inline __attribute__((always_inline))
+
+#if defined(__x86_64__)
+#define INSTSEL_AVX2 __attribute__((target("avx2,fma")))
+#define INSTSEL_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,prefer-vector-width=512")))
+#define INSTSEL_AMX \
+    __attribute__((target("amx-tile,amx-bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,prefer-vector-width=512")))
+#else
+#define INSTSEL_AVX2
+#define INSTSEL_AVX512
+#endif

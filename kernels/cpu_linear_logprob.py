@@ -1,0 +1,104 @@
+"""`linear_logprob` on the CPU: tiles of logits by torch's matrix product or by AMX, never all of them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from .logprobs import Logprobs
+from .native_arrays import RowStates, array_of, bias_array, contiguous_array, instruction_set
+
+# Every product has exactly this many rows (the last tile is padded): BLAS libraries take other code for other heights,
+# whose sums round differently, and a row's value must not depend on how many rows came with it.
+TILE_ROWS = 128
+# A tile of float32 logits and a chunk of float32 weights, 4 MB each at most, stay in the second- or third-level cache.
+CHUNK_BYTES = 4 << 20
+
+
+def chunk_columns(hidden_size: int) -> int:
+    """Vocabulary entries in a chunk; from the sizes of the head alone, never from the number of rows."""
+    return max(64, min(CHUNK_BYTES // (4 * TILE_ROWS), CHUNK_BYTES // (4 * hidden_size)) // 64 * 64)
+
+
+def row_tiles(hidden: Tensor) -> Iterator[tuple[int, int, Tensor]]:
+    """(first, last, float32 [TILE_ROWS, H]) for consecutive rows; the last tile is filled up with zeros."""
+    buffer = torch.zeros(TILE_ROWS, hidden.shape[1])
+    for first in range(0, hidden.shape[0], TILE_ROWS):
+        last = min(first + TILE_ROWS, hidden.shape[0])
+        buffer[: last - first] = hidden[first:last]
+        buffer[last - first :] = 0.0
+        yield first, last, buffer
+
+
+def accumulate_by_products(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: float, softcap: float | None, states: RowStates
+) -> None:
+    """Log-sum-exp of every row with torch's float32 product, in which bfloat16 and float16 fit exactly."""
+    from . import _native
+
+    num_threads, instructions = torch.get_num_threads(), instruction_set()
+    columns = chunk_columns(hidden.shape[1])
+    logits = torch.empty(TILE_ROWS * columns)
+    upcast = torch.empty(columns, weight.shape[1]) if weight.dtype != torch.float32 else None
+    biases = bias_array(bias)
+    for start in range(0, weight.shape[0], columns):
+        stop = min(start + columns, weight.shape[0])
+        chunk = weight[start:stop]
+        if upcast is not None:
+            chunk = upcast[: stop - start].copy_(chunk)
+        out = logits[: TILE_ROWS * (stop - start)].view(TILE_ROWS, stop - start)
+        for first, last, tile in row_tiles(hidden):
+            torch.mm(tile, chunk.T, out=out)
+            _native.accumulate(
+                out[: last - first].numpy(),
+                start,
+                None if biases is None else biases[start:stop],
+                scale,
+                softcap or 0.0,
+                states.max[first:last],
+                states.sum[first:last],
+                None if states.argmax is None else states.argmax[first:last],
+                num_threads,
+                instructions,
+            )
+
+
+def linear_logprob(
+    hidden: Tensor,
+    weight: Tensor,
+    rows: Tensor,
+    targets: Tensor,
+    *,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    scale: float,
+    softcap: float | None,
+    argmax: bool,
+    fused: bool | str,
+) -> Logprobs:
+    from . import _native
+
+    states = RowStates.empty(hidden.shape[0], argmax)
+    accumulate_by_products(hidden, weight, bias, scale, softcap, states)
+    logprob = torch.empty(rows.shape[0], dtype=torch.float32)
+    logsumexp = torch.empty(hidden.shape[0], dtype=torch.float32)
+    _native.pair_logprobs(
+        array_of(hidden),
+        array_of(weight),
+        array_of(rows.contiguous()),
+        array_of(targets.contiguous()),
+        contiguous_array(mask),
+        bias_array(bias),
+        scale,
+        softcap or 0.0,
+        states.max,
+        states.sum,
+        states.argmax,
+        logprob.numpy(),
+        logsumexp.numpy(),
+        torch.get_num_threads(),
+        instruction_set(),
+    )
+    return Logprobs(logprob, logsumexp, None if states.argmax is None else torch.from_numpy(states.argmax))

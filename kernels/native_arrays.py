@@ -1,0 +1,44 @@
+"""Tensors as the NumPy views that the C++ module takes, and the state of a row while its columns arrive in chunks."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def array_of(tensor: Tensor) -> np.ndarray:
+    """A view of a CPU tensor's memory; NumPy has no bfloat16, so those are seen as uint16."""
+    if tensor.dtype == torch.bfloat16:
+        tensor = tensor.view(torch.uint16)
+    return tensor.numpy()
+
+
+def contiguous_array(tensor: Tensor | None) -> np.ndarray | None:
+    return None if tensor is None else array_of(tensor.contiguous())
+
+
+def bias_array(bias: Tensor | None) -> np.ndarray | None:
+    return None if bias is None else array_of(bias.float().contiguous())
+
+
+def instruction_set() -> str:
+    """What the portable C++ loops use: the best there is, or INSTSEL_INSTRUCTION_SET (plain, avx2, avx512)."""
+    return os.environ.get("INSTSEL_INSTRUCTION_SET", "")
+
+
+@dataclass(frozen=True, slots=True)
+class RowStates:
+    """Per row of logits: the maximum so far, the sum of exp(z - maximum) and the first column with that maximum."""
+
+    max: np.ndarray
+    sum: np.ndarray
+    argmax: np.ndarray | None
+
+    @classmethod
+    def empty(cls, num_rows: int, argmax: bool) -> RowStates:
+        best = np.full(num_rows, -1, dtype=np.int64) if argmax else None
+        return cls(np.full(num_rows, -np.inf, dtype=np.float32), np.zeros(num_rows, dtype=np.float64), best)
