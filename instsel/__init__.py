@@ -1,3 +1,27 @@
 """Exact, fast scoring of instruction-tuning data under a causal language model, and selection from it."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from instsel.scorer import Scorer, score_batch
+
 __version__ = "0.1.0"
+
+# PyTorch and transformers take seconds to import: each name loads its module when first used.
+_MODULES = {
+    "Scorer": "instsel.scorer",
+    "score_batch": "instsel.scorer",
+    "plan_batch": "instsel.scorer",
+    "ScoreBatch": "instsel.results",
+}
+
+__all__ = ["Scorer", "score_batch"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,114 @@
+"""The attention function that a transformers model calls while it runs a pack."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, PreTrainedModel
+
+from instsel.kernels import TreeSegments, tree_attention
+
+NAME = "instsel_tree_attention"
+
+# Arguments by which an architecture changes attention in ways that a packed tree does not express: biases that depend
+# on the distance, learned sinks, paged caches. A model that passes one is scored one path at a time.
+_UNSUPPORTED = ("position_bias", "alibi", "s_aux", "sinks", "cache", "block_mask")
+
+
+class UnsupportedAttentionError(Exception):
+    """The model asks for something that attention over a packed tree cannot give."""
+
+
+@dataclass(slots=True)
+class PackState:
+    """What the layers of one packed forward share."""
+
+    segments: TreeSegments
+    backend: str = "auto"
+    cached: list[list[tuple[Tensor, Tensor]]] = field(default_factory=list)  # per cached node: (key, value) per layer
+    kept: tuple[tuple[int, int, int], ...] = ()  # (node, first, last): tokens whose keys and values are to be kept
+    keys_values: dict[int, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)  # kept node: per layer
+    layers: int = 0  # attention calls so far, which is the index of the layer
+    windows: set[int] = field(default_factory=set)  # sliding windows that the layers asked for
+
+
+_current = threading.local()
+
+
+@contextmanager
+def tree_attention_of(model: PreTrainedModel) -> Iterator[None]:
+    """Within this block the model's layers attend along a tree; its own implementation is put back after."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation(NAME)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+@contextmanager
+def running(state: PackState) -> Iterator[None]:
+    """Within this block the layers' calls belong to the pack that `state` describes."""
+    _current.state = state
+    try:
+        yield
+    finally:
+        _current.state = None
+
+
+def _forward(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention in the form that transformers expects: [1, heads, T, d] in, [1, T, heads, d] out."""
+    state: PackState | None = getattr(_current, "state", None)
+    if state is None:
+        raise UnsupportedAttentionError(f"{NAME} was called outside a packed forward")
+    unsupported = [name for name in _UNSUPPORTED if kwargs.get(name) is not None]
+    if attention_mask is not None:
+        unsupported.append("attention_mask")
+    if kwargs.get("is_causal", getattr(module, "is_causal", True)) is False:
+        unsupported.append("is_causal=False")
+    if unsupported or query.shape[0] != 1 or key.shape[2] != query.shape[2]:
+        raise UnsupportedAttentionError(f"{type(module).__name__} passes {', '.join(unsupported) or 'other shapes'}")
+    queries, keys, values = (x[0].transpose(0, 1) for x in (query, key, value))
+    head_size, value_size = keys.shape[2], values.shape[2]
+    if value_size < head_size:  # latent attention: values shorter than keys
+        values = torch.nn.functional.pad(values, (0, head_size - value_size))
+    for node, first, last in state.kept:
+        # Copies: views would keep the whole pack's keys and values alive.
+        state.keys_values.setdefault(node, []).append((keys[first:last].clone(), values[first:last].clone()))
+    if state.cached:
+        layer = [node[state.layers] for node in state.cached]
+        keys = torch.cat([*(k for k, _ in layer), keys])
+        values = torch.cat([*(v for _, v in layer), values])
+    state.layers += 1
+    if sliding_window is not None:
+        state.windows.add(sliding_window)
+    out = tree_attention(
+        queries,
+        keys,
+        values,
+        state.segments,
+        scaling=scaling,
+        window=sliding_window,
+        softcap=softcap,
+        backend=state.backend,
+    )
+    return out[None, :, :, :value_size], None
+
+
+AttentionInterface.register(NAME, _forward)

@@ -1,0 +1,154 @@
+"""Requests as planned work, and running that work step by step through a model."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from instsel.layout import Layout, ScoredSpans, find_spans, lay_out
+from instsel.model import CausalModel, KeysValues
+from instsel.packing import Step, plan_steps, split_step
+from instsel.prefix_tree import PrefixTree, build_prefix_tree
+
+OUT_OF_MEMORY_TEXT = ("can't allocate memory", "out of memory")
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Sequences that run the same way: as a tree of shared prefixes, or each by itself."""
+
+    tree: PrefixTree
+    spans: ScoredSpans
+    steps: list[Step]
+    alone: bool
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens to forward."""
+        return self.tree.num_tokens
+
+    def head_rows(self) -> int:
+        """Distinct rows of which some token is scored: the union of each node's spans."""
+        spans = self.spans
+        if not len(spans.sequence):
+            return 0
+        node = np.repeat(np.arange(len(self.tree.parent)), np.diff(spans.by_node))
+        order = np.lexsort((spans.first, node))
+        # Nodes are set apart by more than any row number, so that one running maximum serves all of them.
+        shift = node[order] * (int(spans.last.max()) + 1)
+        first, last = spans.first[order] + shift, spans.last[order] + shift
+        reached = np.concatenate([[0], np.maximum.accumulate(last)[:-1]])
+        return int(np.maximum(last - np.maximum(first, reached), 0).sum())
+
+
+def plan_work(
+    tokens: np.ndarray, offsets: np.ndarray, first_scored: np.ndarray, budget: int, shareable_length: int | None
+) -> list[Work]:
+    """Work for all sequences; those longer than `shareable_length` (where there is such a limit) run alone.
+
+    Sequences with `first_scored` 0 have nothing to score and are left out.
+    """
+    lengths = np.diff(offsets)
+    wanted = first_scored > 0
+    together = wanted if shareable_length is None else wanted & (lengths <= shareable_length)
+    work = []
+    for chosen, alone in ((together, False), (wanted & ~together, True)):
+        if not chosen.any():
+            continue
+        # A sequence that is not chosen keeps its place, with no tokens to forward.
+        tree = build_prefix_tree(tokens, offsets, share=not alone, chosen=chosen)
+        work.append(Work(tree, find_spans(tree, first_scored), plan_steps(tree, budget, alone=alone), alone))
+    return work
+
+
+class Execution:
+    """Runs work within a token budget that shrinks when memory runs out.
+
+    `consume(layout, rows)` is called with the output rows of each step; `fail(sequences)` with the sequences that do
+    not fit into memory even by themselves; `progress(tokens)` after each step.
+    """
+
+    def __init__(
+        self,
+        model: CausalModel,
+        *,
+        logits: bool,
+        consume: Callable[[Layout, Tensor], None],
+        fail: Callable[[np.ndarray], None],
+        progress: Callable[[int], None],
+    ) -> None:
+        self.model = model
+        self.logits = logits
+        self.consume = consume
+        self.fail = fail
+        self.progress = progress
+        self.budget: int | None = None  # set when memory ran out: what fitted since
+        self.tokens_forwarded = 0
+        self.packs = 0
+
+    def run(self, work: Work) -> None:
+        """All steps of one piece of work."""
+        caches: dict[int, KeysValues] = {}
+        lost: set[int] = set()
+        queue = deque(work.steps)
+        if work.alone:
+            self._drain(work, queue, caches, lost)
+        else:
+            with self.model.tree_attention():
+                self._drain(work, queue, caches, lost)
+
+    @torch.inference_mode()
+    def _drain(self, work: Work, queue: deque[Step], caches: dict[int, KeysValues], lost: set[int]) -> None:
+        while queue:
+            step = queue.popleft()
+            if lost.intersection(step.cached):
+                self._give_up(work, step, lost)
+                continue
+            smaller: list[Step] = []
+            if self.budget is not None and step.num_tokens > self.budget:
+                smaller = split_step(work.tree, step, self.budget)
+            if not smaller and not self._attempt(work, step, caches):
+                # Outside the except block, where the failed forward's tensors are gone.
+                if self.model.device.type == "cuda":
+                    torch.cuda.empty_cache()
+                self.budget = max(step.num_tokens // 2, 1)
+                smaller = split_step(work.tree, step, self.budget)
+                if not smaller:
+                    self._give_up(work, step, lost)
+            queue.extendleft(reversed(smaller))
+            if not smaller:
+                for node in step.release:
+                    caches.pop(node, None)
+
+    def _attempt(self, work: Work, step: Step, caches: dict[int, KeysValues]) -> bool:
+        """Runs one step; False if memory ran out."""
+        try:
+            layout = lay_out(work.tree, work.spans, step)
+            if work.alone:
+                rows = self.model.forward_alone(layout.ids, layout.rows, logits=self.logits)
+            else:
+                cached = [caches[node] for node in step.cached]
+                rows, state = self.model.forward_pack(layout, cached, logits=self.logits)
+                caches.update(state.keys_values)
+            self.consume(layout, rows)
+        except (torch.OutOfMemoryError, MemoryError):
+            return False
+        except RuntimeError as error:
+            if not any(text in str(error) for text in OUT_OF_MEMORY_TEXT):
+                raise
+            return False
+        self.tokens_forwarded += step.num_tokens
+        self.packs += 1
+        self.progress(step.num_tokens)
+        return True
+
+    def _give_up(self, work: Work, step: Step, lost: set[int]) -> None:
+        """No sequence that ends in these nodes can be scored, nor any below the ones that were to be kept."""
+        lost.update(step.keep)
+        self.fail(np.flatnonzero(np.isin(work.tree.terminal, step.nodes)))
+        self.progress(step.num_tokens)

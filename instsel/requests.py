@@ -1,0 +1,78 @@
+"""Requests as token ids, with a status for each that cannot be scored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from instsel.model import CausalModel
+from instsel.prefix_tree import concatenate
+from instsel.prompts import encode_pairs
+
+Request = tuple[str | Sequence[int], str | Sequence[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Sequences of token ids one after another, and from where on each is scored."""
+
+    tokens: np.ndarray  # int32 [total]
+    offsets: np.ndarray  # int64 [n + 1]
+    first_scored: np.ndarray  # int64 [n], 0 where nothing is to be scored
+    num_tokens: np.ndarray  # int64 [n], tokens of the continuation
+    status: np.ndarray  # str [n]
+
+    @classmethod
+    def from_ids(cls, sequences: Sequence[np.ndarray], first_scored: Sequence[int]) -> Prepared:
+        """Sequences that are all to be scored, from the given positions on (0 for not at all)."""
+        tokens, offsets = concatenate(sequences)
+        first = np.asarray(first_scored, np.int64)
+        status = np.full(len(sequences), "ok", dtype="<U13")
+        return cls(tokens, offsets, first, np.diff(offsets) - first, status)
+
+    def __len__(self) -> int:
+        return len(self.status)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each sequence."""
+        return np.diff(self.offsets)
+
+    @property
+    def tokens_unshared(self) -> int:
+        """Tokens that one forward a sequence, without its last token, would take."""
+        return int((self.lengths - 1)[self.first_scored > 0].sum())
+
+
+def prepare(tokenizer: Any, model: CausalModel, requests: Iterable[Request], max_length: int | None) -> Prepared:
+    """Token ids of all requests; those with nothing to score or too long for the model get their status."""
+    if max_length is not None and (isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 2):
+        raise ValueError(f"max_length: expected an integer of at least 2, got {max_length!r}")
+    if isinstance(requests, (str, bytes)):
+        raise TypeError(f"requests: expected a list of (context, continuation) pairs, got {type(requests).__name__}")
+    limit = min((x for x in (max_length, model.max_length) if x is not None), default=None)
+    pairs = list(requests)
+    encoded = encode_pairs(tokenizer, pairs, empty_context_token=model.first_token())
+    prepared = Prepared.from_ids([e.ids for e in encoded], [e.start for e in encoded])
+    lengths, status = prepared.lengths, prepared.status
+    status[prepared.num_tokens == 0] = "empty_target"
+    if limit is not None:
+        status[(lengths > limit) & (status == "ok")] = "too_long"
+    _check_ids(prepared, model)
+    prepared.first_scored[status != "ok"] = 0
+    return prepared
+
+
+def _check_ids(prepared: Prepared, model: CausalModel) -> None:
+    """Token ids that the model does not have are an error, not a score."""
+    known = min(model.input_vocabulary, model.vocabulary)
+    wrong = np.flatnonzero((prepared.tokens < 0) | (prepared.tokens >= known))
+    if len(wrong):
+        request = int(np.searchsorted(prepared.offsets, wrong[0], side="right")) - 1
+        raise ValueError(
+            f"requests[{request}]: expected token ids from 0 to {known - 1}, the model's vocabulary, "
+            f"got {int(prepared.tokens[wrong[0]])}"
+        )

@@ -1,0 +1,257 @@
+"""`Scorer` holds a model; `score_batch` gives the log-probabilities of continuations under it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from instsel.execution import Execution, Work, plan_work
+from instsel.layout import Layout
+from instsel.loading import ModelSource, load_model, load_tokenizer, outline_model
+from instsel.logprob import pair_logprobs, pair_logprobs_of_logits
+from instsel.model import CausalModel
+from instsel.token_progress import ProgressLike, open_progress
+from instsel.requests import Prepared, Request, prepare
+from instsel.results import Plan, ScoreBatch, ScoreStats
+
+
+class Scorer:
+    """A causal language model ready to score, loaded when it is first used.
+
+    model             a hub id, a local folder, or a loaded transformers model (moved to `device` and `dtype` in place)
+    tokenizer         a transformers tokenizer or where to load it from; by default the model's own
+    device            "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", ...
+    dtype             "auto" (as the checkpoint is stored; float16 becomes float32 on a CPU), "float32", "bfloat16",
+                      "float16" or a torch dtype
+    backend           of the kernels: "auto", "reference", "cpu" or "triton"
+    max_batch_tokens  tokens in one forward; "auto" is 2,048 on a CPU, where caches favour small packs, and 16,384 on
+                      a GPU. Halved for what follows where memory does not suffice
+    revision          of a hub model
+    trust_remote_code whether code that comes with a hub model may run
+
+    Raises ValueError or TypeError naming the parameter; what concerns the model itself when it is first used. Can be
+    pickled: a copy loads its own weights where it is used, unless the scorer was made from a loaded model.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        tokenizer: Any = None,
+        device: str = "auto",
+        dtype: Any = "auto",
+        backend: str = "auto",
+        max_batch_tokens: int | str = "auto",
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        self.source = ModelSource.checked(model, tokenizer, device, dtype, backend, revision, trust_remote_code)
+        if max_batch_tokens != "auto" and (
+            isinstance(max_batch_tokens, bool) or not isinstance(max_batch_tokens, int) or max_batch_tokens < 1
+        ):
+            raise ValueError(f'max_batch_tokens: expected a positive integer or "auto", got {max_batch_tokens!r}')
+        self.max_batch_tokens = max_batch_tokens
+        self._model: CausalModel | None = None
+        self._tokenizer: Any = None
+        self._tokenizer_loaded = False
+        self._budget: int | None = None  # what memory allowed, once it ran out
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_model": None, "_tokenizer": None, "_tokenizer_loaded": False}
+
+    def __repr__(self) -> str:
+        return f"Scorer({self.source.name!r}, device={self.source.device!r}, dtype={self.source.dtype_name!r})"
+
+    @property
+    def model(self) -> CausalModel:
+        """The model, loaded and checked when first asked for."""
+        if self._model is None:
+            self._model = load_model(self.source)
+        return self._model
+
+    @property
+    def outline(self) -> CausalModel:
+        """The model for planning: as loaded, or its shapes alone where it has not been."""
+        return self._model if self._model is not None else outline_model(self.source)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer; None for a loaded model that came without one."""
+        if not self._tokenizer_loaded:
+            self._tokenizer = load_tokenizer(self.source)
+            self._tokenizer_loaded = True
+        return self._tokenizer
+
+    @property
+    def max_length(self) -> int | None:
+        """The model's context in tokens; None where its configuration states none."""
+        return self.model.max_length
+
+    @property
+    def budget(self) -> int:
+        """Tokens in one forward, as things stand."""
+        if self._budget is not None:
+            return self._budget
+        if isinstance(self.max_batch_tokens, int):
+            return self.max_batch_tokens
+        return 2048 if self.source.resolved_device().type == "cpu" else 16_384
+
+    def mean_hidden_states(self, texts: Sequence[str], *, progress: ProgressLike = None) -> np.ndarray:
+        """Mean over a text's tokens of the model's final hidden states, float32 [n, hidden]; NaN for an empty text.
+
+        A text longer than the model's context is cut at its end.
+        """
+        model = self.model
+        encoded = [np.asarray(ids, np.int32) for ids in self.tokenizer(list(texts))["input_ids"]] if len(texts) else []
+        # The tree leaves out a sequence's last token, so every text gets one more; what it is has no influence.
+        sequences = [np.append(ids[: model.max_length], ids[-1:]) for ids in encoded]
+        prepared = Prepared.from_ids(sequences, [min(len(s), 1) for s in sequences])
+        total = np.zeros((len(sequences), model.config.hidden_size), np.float64)
+
+        def add(layout: Layout, rows: Tensor) -> None:
+            hidden = rows.float().cpu().numpy()
+            row = layout.pair_row[layout.scored_pair]
+            begin = np.flatnonzero(np.diff(layout.scored_sequence, prepend=-1))
+            if len(begin):
+                sums = np.add.reduceat(hidden[row].astype(np.float64), begin)
+                np.add.at(total, layout.scored_sequence[begin], sums)
+
+        def fail(sequences: np.ndarray) -> None:
+            total[sequences] = np.nan
+
+        self._execute(prepared, logits=False, consume=add, fail=fail, progress=progress)
+        count = np.maximum(np.diff(prepared.offsets) - 1, 0)
+        with np.errstate(invalid="ignore"):
+            return (total / count[:, None]).astype(np.float32)
+
+    def _execute(
+        self,
+        prepared: Prepared,
+        *,
+        logits: bool,
+        consume: Callable[[Layout, Tensor], None],
+        fail: Callable[[np.ndarray], None],
+        progress: ProgressLike,
+    ) -> tuple[Execution, list[Work]]:
+        work = plan_work(
+            prepared.tokens, prepared.offsets, prepared.first_scored, self.budget, self.model.shareable_length
+        )
+        with open_progress(progress, sum(part.num_tokens for part in work)) as advance:
+            execution = Execution(self.model, logits=logits, consume=consume, fail=fail, progress=advance)
+            for part in work:
+                execution.run(part)
+        if execution.budget is not None:
+            self._budget = execution.budget
+        return execution, work
+
+
+def score_batch(
+    scorer: Scorer,
+    requests: Iterable[Request],
+    *,
+    token_logprobs: bool = False,
+    max_length: int | None = None,
+    progress: ProgressLike = None,
+) -> ScoreBatch:
+    """Log-probabilities of continuations given their contexts: `sum_t log p(y_t | x, y_<t)` and its mean.
+
+    requests        pairs (context, continuation), each a text or a list of token ids. Texts are tokenised together
+                    and a token across the boundary counts as the continuation's; ids are taken as given. An empty
+                    context is the tokenizer's BOS, or EOS where it has none
+    token_logprobs  whether to give each token's log-probability too
+    max_length      longest sequence in tokens, context and continuation together; by default and at most the model's
+    progress        None, True for a bar on stderr, or a function of (tokens done, tokens in all)
+
+    Gives a `ScoreBatch` in the order of the requests. Prefixes that requests share go through the model once, which
+    changes no score beyond rounding. Raises TypeError or ValueError naming the request; what cannot be scored gets a
+    status and NaN instead.
+
+    >>> batch = instsel.score_batch(scorer, [("Once upon a", " time"), ("Once upon a", " table"), ("", "")])
+    >>> batch.mean_logprob.round(3).tolist(), batch.status.tolist()
+    """
+    began = time.perf_counter()
+    model = scorer.model
+    prepared = prepare(scorer.tokenizer, model, requests, max_length)
+    count = prepared.num_tokens
+    total = np.zeros(len(prepared))
+    greedy = prepared.first_scored > 0
+    failed = np.zeros(len(prepared), bool)
+    ends = np.cumsum(np.where(prepared.first_scored > 0, count, 0))
+    each = np.full(int(ends[-1]) if len(ends) else 0, np.nan, np.float32) if token_logprobs else None
+    seen = {"rows": 0, "pairs": 0}
+
+    def add(layout: Layout, rows: Tensor) -> None:
+        if not len(layout.rows):
+            return
+        values, best = _pair_values(model, layout, rows)
+        value = values[layout.scored_pair]
+        sequence = layout.scored_sequence
+        begin = np.flatnonzero(np.diff(sequence, prepend=-1))
+        np.add.at(total, sequence[begin], np.add.reduceat(value.astype(np.float64), begin))
+        greedy[sequence[~best[layout.scored_pair]]] = False
+        if each is not None:
+            last = ends[sequence] - prepared.lengths[sequence]
+            each[last + layout.scored_position] = value
+        seen["rows"] += len(layout.rows)
+        seen["pairs"] += len(layout.pair_row)
+
+    def fail(sequences: np.ndarray) -> None:
+        failed[sequences] = True
+
+    execution, _ = scorer._execute(prepared, logits=model.head is None, consume=add, fail=fail, progress=progress)
+    status = prepared.status.copy()
+    status[failed & (status == "ok")] = "out_of_memory"
+    status[~np.isfinite(total) & (status == "ok")] = "nonfinite"
+    good = status == "ok"
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = np.where(good, total / count, np.nan)
+    stats = ScoreStats(
+        len(prepared),
+        execution.tokens_forwarded,
+        prepared.tokens_unshared,
+        execution.packs,
+        seen["rows"],
+        seen["pairs"],
+        time.perf_counter() - began,
+    )
+    arrays = None
+    if each is not None:
+        empty = np.zeros(0, np.float32)
+        arrays = [each[e - c : e] if ok else empty for e, c, ok in zip(ends, count, good, strict=True)]
+    return ScoreBatch(mean, np.where(good, total, np.nan), count, greedy & good, status, arrays, stats)
+
+
+def _pair_values(model: CausalModel, layout: Layout, rows: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    if model.head is None:
+        return pair_logprobs_of_logits(rows, layout.pair_row, layout.pair_target, backend=model.backend)
+    return pair_logprobs(rows, model.head, layout.pair_row, layout.pair_target, backend=model.backend)
+
+
+def plan_batch(scorer: Scorer, requests: Iterable[Request], *, max_length: int | None = None) -> Plan:
+    """What `score_batch` would do with these requests: tokens, packs and floating-point operations, with no forward."""
+    model = scorer.outline
+    prepared = prepare(scorer.tokenizer, model, requests, max_length)
+    work = plan_work(prepared.tokens, prepared.offsets, prepared.first_scored, scorer.budget, model.shareable_length)
+    rows = sum(part.head_rows() for part in work)
+    pairs = int(prepared.num_tokens[prepared.first_scored > 0].sum())
+    tokens = sum(part.num_tokens for part in work)
+    contexts = sum(_context_tokens(part) for part in work)
+    return Plan(
+        int((prepared.first_scored > 0).sum()),
+        tokens,
+        prepared.tokens_unshared,
+        sum(len(part.steps) for part in work),
+        rows,
+        pairs,
+        model.arithmetic().flops(tokens=tokens, contexts=contexts, rows=rows, pairs=pairs),
+    )
+
+
+def _context_tokens(part: Work) -> int:
+    """Sum over the forwarded tokens of the tokens that each attends to, itself included."""
+    first, last = part.tree.start, part.tree.end
+    return int((last * (last + 1) - first * (first + 1)).sum() // 2)
