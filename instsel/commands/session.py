@@ -52,9 +52,10 @@ class Session:
         """A slice of the rows as examples."""
         return self._records(to_examples, self.rows.rows(rows.start, rows.stop), rows.start)
 
-    def examples_at(self, numbers: Iterable[int]) -> list[Example]:
-        """Single rows as examples, in the order given."""
-        return self._records(to_examples, self.rows.take(numbers), 0)
+    def numbered_examples(self, numbers: Iterable[int]) -> dict[int, Example]:
+        """Some rows as examples, by their number."""
+        wanted = sorted(set(numbers))
+        return dict(zip(wanted, self._records(to_examples, self.rows.take(wanted), 0), strict=True))
 
     def groups(self, rows: range) -> list[Group]:
         """A slice of the rows as groups of candidate answers."""
