@@ -85,7 +85,7 @@ def _segments(tree: PrefixTree, step: Step, local: dict[int, int], begin: np.nda
         cached_begin[node] = num_cached
         num_cached += int(tree.end[node] - tree.start[node])
     ranges: list[list[tuple[int, int]]] = []
-    for node, up in zip(step.nodes.tolist(), tree.parent[step.nodes].tolist(), strict=True):
+    for up in tree.parent[step.nodes].tolist():
         at = local.get(up)
         if up < 0:
             ranges.append([])

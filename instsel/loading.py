@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
@@ -94,7 +94,8 @@ def load_model(source: ModelSource) -> CausalModel:
     device, dtype = source.resolved_device(), source.dtype
     if dtype is None and device.type == "cpu" and model.dtype == torch.float16:
         dtype = torch.float32  # a CPU has no fast float16 products, and float32 holds every float16 number
-    loaded = CausalModel(model.to(device=device, dtype=dtype or model.dtype), backend=source.backend)
+    model = cast(Any, model).to(device=device, dtype=dtype or model.dtype)
+    loaded = CausalModel(model, backend=source.backend)
     check_model(loaded)
     return loaded
 
@@ -131,7 +132,7 @@ def _from_pretrained(source: ModelSource) -> PreTrainedModel:
         )
         if config.is_encoder_decoder:
             raise ValueError("expected a causal (decoder-only) language model, got an encoder-decoder")
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             source.model,
             config=config,
             revision=source.revision,
@@ -140,6 +141,7 @@ def _from_pretrained(source: ModelSource) -> PreTrainedModel:
             use_safetensors=True,
             output_loading_info=True,
         )
+        model, info = loaded
         # transformers would go on with random numbers in their place.
         if absent := sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"]):
             raise ValueError(f"its weights lack {len(absent)} tensors, the first of them {absent[0]}")

@@ -39,7 +39,7 @@ class CausalModel:
         self.device = next(model.parameters()).device
         self.dtype = next(model.parameters()).dtype
         self.config = model.config.get_text_config()
-        self.input_vocabulary = int(model.get_input_embeddings().weight.shape[0])
+        self.input_vocabulary = _rows(model.get_input_embeddings())
         self.head: Head | None = read_head(model)
         self.vocabulary = self.head.weight.shape[0] if self.head else self.input_vocabulary
         self.max_length = context_length(self.config)
@@ -87,6 +87,10 @@ class CausalModel:
     def arithmetic(self) -> Arithmetic:
         """Counts to judge a run's time by."""
         return arithmetic_of(self.model, self.vocabulary)
+
+
+def _rows(embedding: Any) -> int:
+    return int(embedding.weight.shape[0])
 
 
 def read_head(model: PreTrainedModel) -> Head | None:

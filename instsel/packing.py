@@ -101,7 +101,8 @@ def _plan(tree: PrefixTree, sizes: np.ndarray, budget: int, units: list[int], ca
 
 def _spine(tree: PrefixTree, sizes: np.ndarray, budget: int, unit: int) -> tuple[tuple[int, ...], list[int]]:
     """A path down from `unit` through subtrees too large for a step, as far as it fits, and what hangs on it."""
-    spine, hanging = [unit], []
+    spine = [unit]
+    hanging: list[int] = []
     room = budget - int(tree.lengths[unit])
     while True:
         children = tree.children(spine[-1])

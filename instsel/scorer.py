@@ -14,9 +14,9 @@ from instsel.layout import Layout
 from instsel.loading import ModelSource, load_model, load_tokenizer, outline_model
 from instsel.logprob import pair_logprobs, pair_logprobs_of_logits
 from instsel.model import CausalModel
-from instsel.token_progress import ProgressLike, open_progress
 from instsel.requests import Prepared, Request, prepare
 from instsel.results import Plan, ScoreBatch, ScoreStats
+from instsel.token_progress import ProgressLike, open_progress
 
 
 class Scorer:
