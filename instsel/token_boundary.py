@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from bisect import bisect_right
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
+from unicodedata import normalize
 
 PROBES = ("a", "0", "the", "á")
 KEEPS_CHARACTERS = {"ByteLevel", "Metaspace", "Split", "Digits", "Punctuation", "UnicodeScripts", "Sequence"}
+COMPOSED = 32  # more characters than a composed one is made of
 NORMALIZERS = {"Prepend", "Replace", "NFC", "NFD", "NFKC", "NFKD", "ByteLevel", "Sequence"}
 
 
@@ -47,6 +49,29 @@ def _blanks_at_end(token: str) -> int:
     return len(token) - len(token.rstrip("\u0120 \t\n\r"))  # U+0120 is the blank of byte-level vocabularies
 
 
+def composing_form(tokenizer: Any) -> Literal["NFC", "NFKC"] | None:
+    """The Unicode normal form that the tokenizer brings text into, if one that joins characters."""
+    forms: dict[str, Literal["NFC", "NFKC"]] = {"NFC": "NFC", "NFKC": "NFKC", "Precompiled": "NFKC"}
+    found = [forms[part["type"]] for part in _state(tokenizer.backend_tokenizer.normalizer) if part["type"] in forms]
+    return found[0] if found else None
+
+
+def before_composition(form: Literal["NFC", "NFKC"], context: str, continuation: str) -> int:
+    """Length of the context without the characters that become one with the continuation's first.
+
+    The offsets of a composed character cover its first part alone, so that it would seem to be the context's.
+
+    >>> before_composition("NFC", "cafe", "\\u0301 is")
+    3
+    """
+    tail, head = context[-COMPOSED:], continuation[:COMPOSED]
+    whole = normalize(form, tail + head)
+    for kept in range(len(tail), -1, -1):
+        if normalize(form, tail[:kept]) + normalize(form, tail[kept:] + head) == whole:
+            return len(context) - len(tail) + kept
+    return len(context)
+
+
 def trims_offsets(tokenizer: Any) -> bool:
     """Whether a byte-level post-processor leaves blanks at a token's ends out of its offsets."""
     state = _state(tokenizer.backend_tokenizer.post_processor)
@@ -61,9 +86,9 @@ def continuation_start_without_offsets(
     Where the context's own tokens begin the joint ones, they end at the boundary. Otherwise the tokens are decoded, and
     the boundary searched in the decoded text, which must then be the text that went in.
     """
-    if not continuation:
-        return len(ids)
-    before = alone(context) if context else []
+    if not context or not continuation:
+        return len(ids) if context else 0
+    before = alone(context)
     if ids[: len(before)] == before:
         unknown = bool(before) and before[-1] == getattr(tokenizer, "unk_token_id", None)
         if not unknown or ids[len(before) :] == alone(continuation):

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from instsel.records import SurrogateFilter
 from instsel.token_boundary import (
+    before_composition,
+    composing_form,
     continuation_start,
     continuation_start_without_offsets,
     longest_token,
@@ -79,6 +81,7 @@ class _Encoder:
         self.leading: list[int] = []
         self.trailing = 0
         self.trims = False
+        self.composes: Literal["NFC", "NFKC"] | None = None
         self.specials_known = tokenizer is None
         names = ("bos_token_id", "eos_token_id")
         own = [token for token in (getattr(tokenizer, name, None) for name in names) if token is not None]
@@ -91,7 +94,7 @@ class _Encoder:
             if isinstance(pair, str) or not hasattr(pair, "__len__") or len(pair) != 2:
                 raise TypeError(f"requests[{index}] must be a pair (context, continuation), got {_shown(pair)}")
             context, continuation = pair
-            if isinstance(continuation, str) and (isinstance(context, str) or len(context) == 0):
+            if isinstance(continuation, str) and (isinstance(context, str) or _is_empty(context)):
                 self._need_tokenizer(index)
                 texts.append((index, context if isinstance(context, str) else "", continuation))
             else:
@@ -107,7 +110,8 @@ class _Encoder:
             raise ValueError(f"requests[{index}] holds text, but there is no tokenizer; pass tokenizer, or token ids")
         if not self.specials_known:
             self.leading, self.trailing = special_token_counts(self.tokenizer)
-            self.trims = self.is_fast and trims_offsets(self.tokenizer)
+            if self.is_fast:
+                self.trims, self.composes = trims_offsets(self.tokenizer), composing_form(self.tokenizer)
             self.specials_known = True
 
     def _batches(
@@ -159,7 +163,13 @@ class _Encoder:
         for (index, context, continuation), encoding in zip(batch, encodings, strict=True):
             ids = encoding.ids
             end = len(ids) - self.trailing
-            start = continuation_start(encoding, len(context), leading, end, self.trims) if continuation else end
+            if context and continuation:
+                boundary = len(context)
+                if self.composes and continuation[0] > "\u02ff":  # no character before it joins the one before
+                    boundary = before_composition(self.composes, context, continuation)
+                start = continuation_start(encoding, boundary, leading, end, self.trims)
+            else:
+                start = end if context else leading
             yield self._finished(ids[:end], start, bool(context), bool(continuation), index)
 
     def _finished(self, ids: list[int], start: int, has_context: bool, has_continuation: bool, index: int) -> Encoded:
@@ -173,8 +183,8 @@ class _Encoder:
     def _empty_token(self, index: int) -> int:
         if self.empty is None:
             raise ValueError(
-                f"requests[{index}] has an empty context, and the tokenizer has neither a BOS nor an EOS token to "
-                "stand for it; pass empty_context_token"
+                f"requests[{index}]: no token stands before the continuation (the context is empty, or one token with "
+                "it), and the tokenizer has neither a BOS nor an EOS token to put there; pass empty_context_token"
             )
         return int(self.empty)
 
@@ -218,6 +228,10 @@ def _as_ids(values: Any, index: int) -> np.ndarray:
     if ids.dtype != np.int32 and (ids.min() < -(2**31) or ids.max() >= 2**31):
         raise ValueError(f"requests[{index}] holds a token id outside 32 bits: {max(ids.tolist(), key=abs)}")
     return ids.astype(np.int32, copy=False)
+
+
+def _is_empty(part: Any) -> bool:
+    return hasattr(part, "__len__") and not isinstance(part, bytes) and len(part) == 0
 
 
 def _shown(value: Any) -> str:
