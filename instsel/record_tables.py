@@ -1,0 +1,56 @@
+"""Rows of Parquet and CSV files, a batch or a row at a time."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow
+
+
+def parquet_batches(path: Path, batch_rows: int, batch_bytes: int) -> Iterator[pyarrow.RecordBatch]:
+    """The record batches of a Parquet file; ValueError where it is damaged or names a column twice."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            _check_names(path, file.schema_arrow.names)
+            groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+            widest = max((group.total_byte_size / max(group.num_rows, 1) for group in groups), default=0)
+            for batch in file.iter_batches(max(1, min(batch_rows, int(batch_bytes / (widest + 1))))):
+                batch.validate(full=True)  # text that is not UTF-8 would fail later, in the middle of a run
+                yield batch
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path} is not a whole Parquet file: {reason}") from None
+
+
+def csv_rows(path: Path) -> Iterator[tuple[dict[str, str], int]]:
+    """The rows of a CSV file (tabs in a .tsv file), all values as text, each with its length in characters."""
+    csv.field_size_limit(2**31 - 1)  # the default would refuse an answer of more than 131,072 characters
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+        try:
+            names = next((row for row in reader if row), [])
+            _check_names(path, names)
+            for row in reader:
+                if not row:
+                    continue
+                if len(row) != len(names):
+                    counts = f"the row has {len(row)} values, the header {len(names)} columns"
+                    raise ValueError(f"{path}, line {reader.line_num}: {counts}")
+                yield dict(zip(names, row, strict=True)), sum(map(len, row))
+        except csv.Error as error:
+            raise ValueError(f"{path}, line {reader.line_num}: not CSV: {error}") from None
+        except UnicodeDecodeError:
+            raise ValueError(f"{path}, after line {reader.line_num}: not UTF-8 text") from None
+
+
+def _check_names(path: Path, names: Sequence[str]) -> None:
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"{path} has the column {twice[0][:60]!r} {names.count(twice[0])} times")
