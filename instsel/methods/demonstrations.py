@@ -1,0 +1,63 @@
+"""Demonstrations cut from their left, so that the answer after them fits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from instsel.methods.difficulty import request
+from instsel.prompts import encode_pairs
+from instsel.records import Example
+from instsel.scorer import Scorer
+
+Pair = tuple[Example, Example]  # demonstration, example
+
+
+def cut_to_fit(scorer: Scorer, pairs: Sequence[Pair], template: str, max_length: int | None) -> list[Example | None]:
+    """For each pair the demonstration with just so much taken from its left that the whole sequence fits.
+
+    First its earlier turns go, then characters of its instruction, its input and its answer. None where it fits as it
+    is, or where no part of its answer would be left: there the pair is too long.
+    """
+    limit = min((length for length in (max_length, scorer.max_length) if length is not None), default=None)
+    out: list[Example | None] = [None] * len(pairs)
+    if limit is None:
+        return out
+    too_long = [i for i, fits in enumerate(_fit(scorer, pairs, template, limit)) if not fits]
+    # Bisection on the number of characters cut: with fewer than `low` it does not fit, with `high` it does.
+    low = dict.fromkeys(too_long, 0)
+    high = {i: _size(pairs[i][0]) - 1 for i in too_long}
+    shortest = [(_cut(pairs[i][0], high[i]), pairs[i][1]) for i in too_long]
+    open_pairs = [i for i, fits in zip(too_long, _fit(scorer, shortest, template, limit), strict=True) if fits]
+    for i in open_pairs:
+        out[i] = _cut(pairs[i][0], high[i])
+    while open_pairs:
+        middle = {i: (low[i] + high[i]) // 2 for i in open_pairs}
+        tried = [(_cut(pairs[i][0], middle[i]), pairs[i][1]) for i in open_pairs]
+        for i, (demonstration, _), fits in zip(open_pairs, tried, _fit(scorer, tried, template, limit), strict=True):
+            if fits:
+                high[i], out[i] = middle[i], demonstration
+            else:
+                low[i] = middle[i] + 1
+        open_pairs = [i for i in open_pairs if low[i] < high[i]]
+    return out
+
+
+def _fit(scorer: Scorer, pairs: Sequence[Pair], template: str, limit: int) -> list[bool]:
+    texts = [request(scorer, example, template, demonstration) for demonstration, example in pairs]
+    encoded = encode_pairs(scorer.tokenizer, texts, max_tokens=limit)
+    return [not one.too_long and len(one.ids) <= limit for one in encoded]
+
+
+def _size(example: Example) -> int:
+    """Characters that can be cut: a blank rest is no answer, so all up to the answer's last visible character."""
+    return len(example.instruction) + len(example.input) + len(example.response.rstrip())
+
+
+def _cut(example: Example, count: int) -> Example:
+    """The example without its earlier turns and its first `count` characters."""
+    parts = []
+    for text in (example.instruction, example.input, example.response):
+        parts.append(text[count:])
+        count = max(0, count - len(text))
+    return replace(example, instruction=parts[0], input=parts[1], response=parts[2], history=())
