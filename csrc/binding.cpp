@@ -3,7 +3,9 @@
 
 #include <vector>
 
+#include "amx_linear_logsumexp.h"
 #include "arrays.h"
+#include "layer_binding.h"
 
 namespace instsel {
 namespace {
@@ -52,6 +54,22 @@ void bind_row_logprob(const py::array& logits, const py::array& rows, const py::
     });
 }
 
+// The states of all rows of hidden @ weight.T, both bfloat16.
+void bind_amx_linear_logsumexp(const py::array& hidden, const py::array& weight, const py::object& bias, float scale,
+                               float softcap, const py::array& max, const py::array& sum, const py::object& argmax,
+                               int threads) {
+    for (const auto& [name, array] : {std::pair("hidden", hidden), std::pair("weight", weight)}) {
+        if (element_type(name, array) != ElementType::bfloat16) refuse(name, "uint16 (the bits of bfloat16)");
+    }
+    const auto left = matrix_of<bfloat16>("hidden", hidden);
+    const auto right = matrix_of<bfloat16>("weight", weight);
+    if (left.columns != right.columns) refuse("weight", "as many columns as hidden");
+    const HeadTransform head = head_of(bias, scale, softcap, right.rows);
+    const RowStates states = states_of(max, sum, argmax, left.rows);
+    py::gil_scoped_release release;
+    amx_linear_logsumexp(left, right, head, states, threads);
+}
+
 // The end of linear_logprob: the pairs' dot products against the rows' states.
 void bind_pair_logprobs(const py::array& hidden, const py::array& weight, const py::array& rows,
                         const py::array& targets, const py::object& mask, const py::object& bias, float scale,
@@ -82,9 +100,12 @@ PYBIND11_MODULE(_native, m) {
     using namespace instsel;
     using py::arg;
     m.doc() = "C++ kernels of instsel. They take NumPy views (bfloat16 as uint16), check them and release the lock.";
+    bind_layer_operations(m);
     m.def("has_amx_bfloat16", &has_amx_bfloat16);
     m.def("accumulate", &bind_accumulate, arg("chunk"), arg("first_column"), arg("bias").none(true), arg("scale"),
           arg("softcap"), arg("max"), arg("sum"), arg("argmax").none(true), arg("threads"), arg("instruction_set"));
+    m.def("amx_linear_logsumexp", &bind_amx_linear_logsumexp, arg("hidden"), arg("weight"), arg("bias").none(true),
+          arg("scale"), arg("softcap"), arg("max"), arg("sum"), arg("argmax").none(true), arg("threads"));
     m.def("row_logprob", &bind_row_logprob, arg("logits"), arg("rows"), arg("targets"), arg("mask").none(true),
           arg("bias").none(true), arg("scale"), arg("softcap"), arg("logprobs"), arg("logsumexps"),
           arg("argmax").none(true), arg("threads"), arg("instruction_set"));

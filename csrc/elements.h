@@ -28,6 +28,22 @@ INSTSEL_INLINE float to_float(float16 value) {
     return bit_cast<float>(bits | sign);
 }
 
+template <class Element>
+Element from_float(float value);
+
+template <>
+INSTSEL_INLINE float from_float<float>(float value) {
+    return value;
+}
+
+// To the nearest, ties to even; a NaN keeps its sign and stays one.
+template <>
+INSTSEL_INLINE bfloat16 from_float<bfloat16>(float value) {
+    const std::uint32_t bits = bit_cast<std::uint32_t>(value);
+    const std::uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    return {std::uint16_t(value == value ? rounded : (bits >> 16) | 0x40u)};
+}
+
 // What a head does to a product of the hidden state with a row of its weight: z = cap(scale * (product + bias)).
 struct HeadTransform {
     const float* bias = nullptr;  // one per column, or none

@@ -1,0 +1,103 @@
+#include "layer_binding.h"
+
+#include "arrays.h"
+#include "layer_operations.h"
+
+namespace instsel {
+namespace {
+
+// A contiguous writeable block of elements with the given number of dimensions.
+template <class Element>
+Element* block_of(const std::string& name, const py::array& array, py::ssize_t dimensions, bool writeable) {
+    if (array.ndim() != dimensions) refuse(name, std::to_string(dimensions) + " dimensions");
+    if (array.itemsize() != py::ssize_t(sizeof(Element))) refuse(name, "the element type of the first argument");
+    if ((array.flags() & py::array::c_style) == 0) refuse(name, "a contiguous array");
+    if (writeable && !array.writeable()) refuse(name, "a writeable array");
+    return static_cast<Element*>(const_cast<void*>(array.data()));
+}
+
+template <class Run>
+void with_layer_element(const py::array& array, Run&& run) {
+    const ElementType type = element_type("x", array);
+    if (type == ElementType::float32) return run(float());
+    if (type == ElementType::bfloat16) return run(bfloat16());
+    refuse("x", "float32 or uint16 (the bits of bfloat16)");
+}
+
+void same_shape(const std::string& name, const py::array& array, const py::array& like) {
+    for (py::ssize_t i = 0; i < like.ndim(); ++i) {
+        if (array.ndim() != like.ndim() || array.shape(i) != like.shape(i)) refuse(name, "the shape of x");
+    }
+}
+
+void bind_rms_norm(const py::array& x, const py::object& update, const py::array& weight, float weight_offset,
+                   float epsilon, const py::array& out, int threads, const std::string& instruction_set) {
+    const InstructionSet instructions = choose_instruction_set(instruction_set);
+    with_layer_element(x, [&](auto element) {
+        using Element = decltype(element);
+        Element* data = block_of<Element>("x", x, 2, !update.is_none());
+        const Element* added = nullptr;
+        if (!update.is_none()) {
+            const auto array = py::cast<py::array>(update);
+            same_shape("update", array, x);
+            added = block_of<Element>("update", array, 2, false);
+        }
+        same_shape("out", out, x);
+        if (weight.ndim() != 1 || weight.shape(0) != x.shape(1)) refuse("weight", "one entry per column of x");
+        const Element* factors = block_of<Element>("weight", weight, 1, false);
+        Element* result = block_of<Element>("out", out, 2, true);
+        const std::int64_t rows = x.shape(0), columns = x.shape(1);
+        py::gil_scoped_release release;
+        rms_norm(data, added, factors, weight_offset, epsilon, rows, columns, result, threads, instructions);
+    });
+}
+
+void bind_gate(const py::array& x, const py::array& up, const std::string& activation, int threads,
+               const std::string& instruction_set) {
+    const InstructionSet instructions = choose_instruction_set(instruction_set);
+    if (activation != "silu" && activation != "gelu_tanh") refuse("activation", "\"silu\" or \"gelu_tanh\"");
+    const Activation function = activation == "silu" ? Activation::silu : Activation::gelu_tanh;
+    with_layer_element(x, [&](auto element) {
+        using Element = decltype(element);
+        same_shape("up", up, x);
+        Element* gate = block_of<Element>("x", x, 2, true);
+        const Element* factor = block_of<Element>("up", up, 2, false);
+        const std::int64_t count = x.size();
+        py::gil_scoped_release release;
+        gate_in_place(gate, factor, count, function, threads, instructions);
+    });
+}
+
+void bind_rotate(const py::array& x, const py::array& cos, const py::array& sin, int threads,
+                 const std::string& instruction_set) {
+    const InstructionSet instructions = choose_instruction_set(instruction_set);
+    with_layer_element(x, [&](auto element) {
+        using Element = decltype(element);
+        Element* data = block_of<Element>("x", x, 3, true);
+        for (const auto* table : {&cos, &sin}) {
+            if (table->ndim() != 2 || table->shape(0) != x.shape(0) || table->shape(1) != x.shape(2)) {
+                refuse("cos and sin", "shape [rows, head size] of x");
+            }
+        }
+        if (x.shape(2) % 2 != 0) refuse("x", "an even head size");
+        const Element* cosines = block_of<Element>("cos", cos, 2, false);
+        const Element* sines = block_of<Element>("sin", sin, 2, false);
+        const std::int64_t rows = x.shape(0), heads = x.shape(1), size = x.shape(2);
+        py::gil_scoped_release release;
+        rotate_in_place(data, cosines, sines, rows, heads, size, threads, instructions);
+    });
+}
+
+}  // namespace
+
+void bind_layer_operations(py::module_& module) {
+    using py::arg;
+    module.def("rms_norm", &bind_rms_norm, arg("x"), arg("update").none(true), arg("weight"), arg("weight_offset"),
+               arg("epsilon"), arg("out"), arg("threads"), arg("instruction_set"));
+    module.def("gate_in_place", &bind_gate, arg("x"), arg("up"), arg("activation"), arg("threads"),
+               arg("instruction_set"));
+    module.def("rotate_in_place", &bind_rotate, arg("x"), arg("cos"), arg("sin"), arg("threads"),
+               arg("instruction_set"));
+}
+
+}  // namespace instsel
