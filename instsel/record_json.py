@@ -10,6 +10,7 @@ from typing import Any, TextIO
 from instsel.record_formats import DEFAULT_COLUMNS, FIELD_ALIASES, FIELDS
 
 CHUNK = 1 << 20
+MAX_DEPTH = 200
 LITERAL = 12  # characters of the longest literal or escape that a cut may leave incomplete
 ROW_KEYS = {*FIELDS, *FIELD_ALIASES, *(name for names in DEFAULT_COLUMNS.values() for name in names)}
 
@@ -61,6 +62,7 @@ def _line_rows(path: Path, file: TextIO) -> Iterator[Sized]:
             continue
         try:
             row = DECODER.decode(line)
+            _check_depth(row, line)
         except json.JSONDecodeError as error:
             cut = " (the file may be truncated)" if not line.endswith("\n") and _is_cut_off(error, line) else ""
             raise ValueError(f"{path}, line {number}, column {error.colno}: not JSON: {error.msg}{cut}") from None
@@ -113,6 +115,7 @@ def _wrapped_rows(path: Path, file: TextIO) -> Iterator[Sized]:
     text = file.read()
     try:
         value = DECODER.decode(text)
+        _check_depth(value, text)
     except json.JSONDecodeError as error:
         cut = " (the file may be truncated)" if _is_cut_off(error, text) else ""
         raise ValueError(f"{path}, line {error.lineno}, column {error.colno}: not JSON: {error.msg}{cut}") from None
@@ -130,8 +133,6 @@ def _unwrapped(path: Path, value: dict[str, Any], size: int) -> Iterator[Sized]:
     if not lists or ROW_KEYS & value.keys():
         if len(value) == 1 and next(iter(value.values())) == []:
             return
-        if value and all(isinstance(column, (list, dict)) for column in value.values()) and len(value) > 1:
-            raise ValueError(f"{path}: one object of columns, {_listed(value)}; save the rows as objects instead")
         yield value, size
         return
     if len(lists) > 1:
@@ -181,7 +182,9 @@ class _Window:
     def value(self) -> Any:
         while True:
             try:
-                value, self.position = DECODER.raw_decode(self.text, self.position)
+                value, end = DECODER.raw_decode(self.text, self.position)
+                _check_depth(value, self.text[self.position : end])
+                self.position = end
                 return value
             except json.JSONDecodeError as error:
                 cut = _is_cut_off(error, self.text)
@@ -206,11 +209,26 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def _check_depth(value: Any, text: str) -> None:
+    """What the C parser can just read, writers that recurse could not write again."""
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
+        return
+    level, depth = [value], 0
+    while level:
+        if depth > MAX_DEPTH:
+            raise RecursionError
+        inner = [item for item in level if isinstance(item, (dict, list))]
+        level = [part for item in inner for part in (item.values() if isinstance(item, dict) else item)]
+        depth += 1
+
+
 DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def _reason(error: Exception) -> str:
-    return "nested too deeply to be read" if isinstance(error, RecursionError) else str(error).splitlines()[0]
+    return (
+        f"nested more than {MAX_DEPTH} levels deep" if isinstance(error, RecursionError) else str(error).splitlines()[0]
+    )
 
 
 def _kind(value: Any) -> str:

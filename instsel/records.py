@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from instsel.record_formats import Layout, RowError, answer_texts, detect_layout, prompt_turns
+from instsel.record_formats import Layout, detect_layout, listed
+from instsel.record_turns import RowError, answer_texts, prompt_turns
 
 Turns = tuple[tuple[str, str], ...]
 
@@ -104,13 +105,25 @@ def _convert(
             if not isinstance(row, Mapping):
                 raise TypeError(f"rows: row {number} (counting from 0) must be a mapping, got {type(row).__name__}")
             if layout is None:
-                layout = detect_layout(names, columns, kind=kind)
+                layout = _layout_of(names, columns, kind, batch)
             try:
                 out.append(build(row, layout, clean))
             except RowError as error:
                 raise ValueError(f"row {number} (counting from 0): {error}") from None
     clean.warn()
     return out
+
+
+def _layout_of(names: list[str], columns: Mapping[str, str] | None, kind: str, rows: Sequence[Any]) -> Layout:
+    try:
+        return detect_layout(names, columns, kind=kind)
+    except ValueError as error:
+        keys = [row.keys() for row in rows if isinstance(row, Mapping)]
+        other = next((number for number, key in enumerate(keys) if key != keys[0]), None)
+        if other is None:
+            raise
+        of_rows = "; ".join(f"row {number} has {listed([str(key) for key in keys[number]])}" for number in (0, other))
+        raise ValueError(f"{error}. The rows differ (counting from 0): {of_rows}") from None
 
 
 def _prompt(row: Mapping[str, Any], layout: Layout, clean: Callable[[str], str]) -> tuple[str, str, Turns]:
