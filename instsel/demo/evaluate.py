@@ -1,0 +1,201 @@
+"""Hold the demo's model and the methods to the generator's truth: `python -m instsel.demo.evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from instsel.demo.baselines import DIRECTIONS, side_by_side
+from instsel.demo.families import HELD_OUT_FAMILIES, TRAINING_FAMILIES
+from instsel.demo.generator import DEFAULT_GROUPS, DEFAULT_POOL, make_groups, make_pool
+from instsel.demo.in_context import InContextGain, in_context_gain
+from instsel.demo.separation import areas_by_class, interval
+
+MODEL_FOLDER = Path(__file__).with_name("model")
+BUDGET = 0.2  # of the pool, in the measurement of what selection takes
+
+
+def measure_in_context(model_folder: Path, seeds: Sequence[int]) -> dict[str, Any]:
+    """Measure the in-context gain in float32 on held-out families, and on seen families with held-out conventions."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).eval()
+    out: dict[str, Any] = {}
+    for name, families in (("held_out_families", HELD_OUT_FAMILIES), ("seen_families", TRAINING_FAMILIES)):
+        gains = [in_context_gain(model, tokenizer, seed=seed, families=families) for seed in seeds]
+        out[name] = {
+            field: over_seeds([read(gain) for gain in gains])
+            for field, read in {
+                "loss_without": lambda gain: gain.without,
+                "loss_same_convention": lambda gain: gain.same_convention,
+                "loss_other_family": lambda gain: gain.other_family,
+                "same_reduction": lambda gain: gain.same_reduction,
+                "other_reduction": lambda gain: gain.other_reduction,
+                "other_over_same": _other_over_same,
+            }.items()
+        }
+    return out
+
+
+def _other_over_same(gain: InContextGain) -> float:
+    return gain.other_reduction / gain.same_reduction
+
+
+def over_seeds(values: Sequence[float]) -> dict[str, Any]:
+    """A measurement as the result file keeps it: mean, half-width of the 95 % interval, the value of each seed."""
+    return {**asdict(interval(values)), "by_seed": [float(value) for value in values]}
+
+
+def measure_pool(scorer: Any, seed: int, size: int) -> dict[str, Any]:
+    """Score one pool with every method; areas under the ROC curve by class, and what each method would select."""
+    from instsel.methods.difficulty import ifd
+    from instsel.methods.wici import wici
+    from instsel.selection import select
+
+    rows = make_pool(seed, size)
+    truth = np.array([row["truth"] for row in rows])
+    examples = [{name: row[name] for name in ("instruction", "input", "output")} for row in rows]
+    started = time.perf_counter()
+    paper = wici(scorer, examples, seed=seed)
+    seconds = time.perf_counter() - started
+    difficulty = ifd(scorer, examples)
+    release = _released_score(paper)
+    scores = side_by_side(paper.score, release, difficulty, seed)
+    selected = {}
+    for name, score in scores.items():
+        plain = select(score, BUDGET)
+        diverse = select(score, BUDGET, embeddings=paper.embeddings)
+        selected[name] = {
+            "clean_share": float((truth[plain] == "clean").mean()),
+            "rows_with_diversity": len(diverse),
+            "clean_share_with_diversity": float((truth[diverse] == "clean").mean()),
+        }
+    return {
+        "areas": areas_by_class(scores, truth),
+        "selected": selected,
+        "seconds": seconds,
+        "sharing_factor": paper.stats.tokens_unshared / paper.stats.tokens_forwarded,
+        "difficulty_influence_correlation": float(np.corrcoef(_ranks(paper.ifd), _ranks(paper.score))[0, 1]),
+    }
+
+
+def _released_score(result: Any) -> np.ndarray:
+    """Combine the influences of a result by the released program's rule."""
+    positive = (result.influence > 0) & (result.probes >= 0)
+    weighted = np.where(positive, (1 - result.similarity) * result.influence, 0.0).sum(1)
+    score = weighted / np.maximum(positive.sum(1), 1)
+    return np.where((result.status == "ok") & (result.ifd <= 1), score, np.nan)
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    return np.argsort(np.argsort(values)).astype(np.float64)
+
+
+def measure_groups(scorer: Any, seed: int, size: int) -> float:
+    """Share of the groups in which GRAPE picks the candidate in the model's own style."""
+    from instsel.methods.grape import grape
+
+    groups = make_groups(seed, size)
+    best = grape(scorer, [{key: group[key] for key in ("instruction", "input", "candidates")} for group in groups]).best
+    return float(np.mean(best == np.array([group["own"] for group in groups])))
+
+
+def evaluate(
+    model_folder: Path, seeds: Sequence[int], *, size: int, num_groups: int, dtype: str, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Measure everything over the seeds of the pool and say it as tables."""
+    from instsel.run_manifest import environment
+    from instsel.scorer import Scorer
+
+    in_context = measure_in_context(model_folder, seeds)
+    for name, measured in in_context.items():
+        say(f"\nmean loss of answers, {name.replace('_', ' ')} with held-out conventions (95 % interval over seeds)")
+        for field, value in measured.items():
+            say(f"  {field:<24}{value['mean']:>8.3f} ±{value['half_width']:.3f}")
+    scorer = Scorer(str(model_folder), dtype=dtype)
+    pools = []
+    for seed in seeds:
+        pools.append(measure_pool(scorer, seed, size))
+        say(f"pool {seed}: {pools[-1]['seconds']:.1f} s, sharing factor {pools[-1]['sharing_factor']:.2f}")
+    classes = list(pools[0]["areas"]["wICI"])
+    areas = {
+        method: {name: over_seeds([pool["areas"][method][name] for pool in pools]) for name in classes}
+        for method in DIRECTIONS
+    }
+    say("\narea under the ROC curve, clean against each class (95 % interval over seeds)")
+    say(f"{'':<20}" + "".join(f"{name:>19}" for name in classes))
+    for method, by_class in areas.items():
+        cells = (f"{by_class[name]['mean']:.3f} ±{by_class[name]['half_width']:.3f}" for name in classes)
+        say(f"{method:<20}" + "".join(f"{cell:>19}" for cell in cells))
+    selected = {
+        method: {field: over_seeds([pool["selected"][method][field] for pool in pools]) for field in fields}
+        for method, fields in pools[0]["selected"].items()
+    }
+    say(f"\nclean among the {BUDGET:.0%} of the pool that each method selects")
+    for method, fields in selected.items():
+        say(f"  {method:<20}{fields['clean_share']['mean']:>8.1%} ±{fields['clean_share']['half_width']:.1%}")
+    grape = over_seeds([measure_groups(scorer, seed, num_groups) for seed in seeds])
+    say(f"\nGRAPE picks the model's own style in {grape['mean']:.1%} ±{grape['half_width']:.1%} of the groups")
+    return {
+        "seeds": list(seeds),
+        "pool_size": size,
+        "groups": num_groups,
+        "dtype": dtype,
+        "in_context": in_context,
+        "directions": DIRECTIONS,
+        "areas": areas,
+        "selected": selected,
+        "grape_own_style": grape,
+        **{
+            field: over_seeds([pool[field] for pool in pools])
+            for field in ("seconds", "sharing_factor", "difficulty_influence_correlation")
+        },
+        "environment": {**environment(), "processor": _processor(), "cores": os.cpu_count()},
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Evaluate and write the result."""
+    parser = argparse.ArgumentParser(prog="python -m instsel.demo.evaluate", description=__doc__)
+    parser.add_argument("--model", type=Path, default=MODEL_FOLDER, help="model folder (default: the package's own)")
+    parser.add_argument("--seeds", type=int, default=5, help="how many pools, with the seeds 0, 1, ... (at least 2)")
+    parser.add_argument("--size", type=int, default=DEFAULT_POOL)
+    parser.add_argument("--groups", type=int, default=DEFAULT_GROUPS)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--output", type=Path, help="JSON file for the result")
+    options = parser.parse_args(arguments)
+    result = evaluate(
+        options.model,
+        range(options.seeds),
+        size=options.size,
+        num_groups=options.groups,
+        dtype=options.dtype,
+        say=lambda line: print(line, flush=True),
+    )
+    if options.output is not None:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(json.dumps(result, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,131 @@
+"""Pools of candidates with a hidden truth, and candidate groups: `python -m instsel.demo.generator --output FOLDER`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+from instsel.demo.corruption import CORRUPTED_CLASSES, add_noise, truncate
+from instsel.demo.families import HELD_OUT_FAMILIES, HELD_OUT_QUESTIONS
+from instsel.demo.families.family import Exercise, Family
+from instsel.demo.families.questions import OWN_STYLE, STYLES, Question, styled
+
+CORRUPTED_SHARE = 0.08  # of the pool, for each of the five classes that are not clean
+DEFAULT_POOL = 2000
+DEFAULT_GROUPS = 200
+
+Row = dict[str, str]
+
+
+def _row(exercise: Exercise, truth: str) -> Row:
+    return {
+        "instruction": exercise.instruction,
+        "input": exercise.input,
+        "output": exercise.answer,
+        "family": exercise.family,
+        "truth": truth,
+    }
+
+
+def _corrupt(rng: random.Random, exercise: Exercise, truth: str, exercises: Sequence[Exercise]) -> Row:
+    row = _row(exercise, truth)
+    if truth == "wrong answer":
+        row["output"] = exercise.wrong_answer
+    elif truth == "other instruction":
+        strangers = [other for other in exercises if other.family != exercise.family]
+        row["output"] = rng.choice(strangers).answer
+    elif truth == "truncated":
+        row["output"] = truncate(rng, exercise.answer)
+    elif truth == "noisy text":
+        for column in ("instruction", "input", "output"):
+            row[column] = add_noise(rng, row[column])
+    return row
+
+
+def make_pool(
+    seed: int, size: int = DEFAULT_POOL, *, families: Sequence[Family] = HELD_OUT_FAMILIES, held_out: bool = True
+) -> list[Row]:
+    """Make a pool of candidates in random order: columns instruction, input, output, family and truth.
+
+    Every family has one hidden convention, drawn from `seed`, that all of its candidates share. 60 % are clean; 8 %
+    each have a wrong answer, the answer to an instruction of another family, a truncated answer or noisy text, or
+    are exact copies of clean candidates (truth "duplicate"). Apart from these copies no exercise occurs twice.
+
+    Raises ValueError where `size` is below 50.
+
+    >>> row = make_pool(0)[0]
+    >>> sorted(row)
+    ['family', 'input', 'instruction', 'output', 'truth']
+    """
+    if size < 50:
+        raise ValueError(f"size must be at least 50, so that every class of truth occurs, got {size}")
+    rng = random.Random(f"pool {seed}")
+    conventions = [(family, family.draw_convention(rng, held_out=held_out)) for family in families]
+    num_corrupted = round(size * CORRUPTED_SHARE)
+    num_distinct = size - num_corrupted
+    distinct: dict[tuple[str, str], Exercise] = {}
+    for turn in range(100 * num_distinct):
+        family, convention = conventions[turn % len(conventions)]
+        exercise = family.draw(rng, convention)
+        distinct.setdefault((exercise.instruction, exercise.input), exercise)
+        if len(distinct) == num_distinct:
+            break
+    else:
+        raise ValueError(f"size must be smaller: these families have fewer than {size} different exercises")
+    exercises = list(distinct.values())
+    rng.shuffle(exercises)
+    truths = [truth for truth in CORRUPTED_CLASSES for _ in range(num_corrupted)]
+    truths += ["clean"] * (num_distinct - len(truths))
+    rows = [_corrupt(rng, exercise, truth, exercises) for exercise, truth in zip(exercises, truths, strict=True)]
+    clean = [row for row in rows if row["truth"] == "clean"]
+    rows += [{**row, "truth": "duplicate"} for row in rng.sample(clean, num_corrupted)]
+    rng.shuffle(rows)
+    return rows
+
+
+def make_groups(
+    seed: int, size: int = DEFAULT_GROUPS, *, questions: Sequence[Question] = HELD_OUT_QUESTIONS
+) -> list[dict[str, object]]:
+    """Make candidate groups for GRAPE: one right answer in six styles, in random order.
+
+    Each has instruction, input, `candidates` ([{"response": ...}, ...]) and the hidden `own`: the index of the
+    candidate in the style of the training text.
+    """
+    rng = random.Random(f"groups {seed}")
+    groups: list[dict[str, object]] = []
+    for _ in range(size):
+        prompt, answer = rng.choice(list(questions)).draw(rng)
+        styles = rng.sample(list(STYLES), len(STYLES))
+        candidates = [{"response": styled(style, answer)} for style in styles]
+        groups.append({"instruction": prompt, "input": "", "candidates": candidates, "own": styles.index(OWN_STYLE)})
+    return groups
+
+
+def json_lines(rows: Sequence[object]) -> str:
+    """Write rows as JSON, one a line."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write `pool.jsonl` and `groups.jsonl`."""
+    parser = argparse.ArgumentParser(prog="python -m instsel.demo.generator", description=__doc__)
+    parser.add_argument("--output", type=Path, required=True, help="folder to write pool.jsonl and groups.jsonl to")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--size", type=int, default=DEFAULT_POOL, help="candidates in the pool")
+    parser.add_argument("--groups", type=int, default=DEFAULT_GROUPS, help="candidate groups")
+    options = parser.parse_args(arguments)
+    try:
+        pool, groups = make_pool(options.seed, options.size), make_groups(options.seed, options.groups)
+    except ValueError as error:
+        parser.error(str(error))
+    options.output.mkdir(parents=True, exist_ok=True)
+    (options.output / "pool.jsonl").write_text(json_lines(pool), encoding="utf-8")
+    (options.output / "groups.jsonl").write_text(json_lines(groups), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
