@@ -15,6 +15,17 @@ def accumulate(
     threads: int,
     instruction_set: str,
 ) -> None: ...
+def amx_linear_logsumexp(
+    hidden: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None,
+    scale: float,
+    softcap: float,
+    max: np.ndarray,
+    sum: np.ndarray,
+    argmax: np.ndarray | None,
+    threads: int,
+) -> None: ...
 def row_logprob(
     logits: np.ndarray,
     rows: np.ndarray,

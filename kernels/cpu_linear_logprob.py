@@ -65,6 +65,35 @@ def accumulate_by_products(
             )
 
 
+def accumulate_by_tiles(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: float, softcap: float | None, states: RowStates
+) -> None:
+    """Log-sum-exp of every row of bfloat16 by AMX, the logits never leaving the cache."""
+    from . import _native
+
+    _native.amx_linear_logsumexp(
+        array_of(hidden),
+        array_of(weight),
+        bias_array(bias),
+        scale,
+        softcap or 0.0,
+        states.max,
+        states.sum,
+        states.argmax,
+        torch.get_num_threads(),
+    )
+
+
+def choose_fused(fused: bool | str, dtype: torch.dtype) -> bool:
+    """Whether to use AMX: whenever there is AMX and the tensors are bfloat16, unless told otherwise."""
+    from . import _native
+
+    possible = dtype == torch.bfloat16 and _native.has_amx_bfloat16()
+    if fused is True and not possible:
+        raise ValueError("fused: on the CPU it needs bfloat16 tensors and a processor with AMX tiles")
+    return possible if fused == "auto" else bool(fused)
+
+
 def linear_logprob(
     hidden: Tensor,
     weight: Tensor,
@@ -81,7 +110,8 @@ def linear_logprob(
     from . import _native
 
     states = RowStates.empty(hidden.shape[0], argmax)
-    accumulate_by_products(hidden, weight, bias, scale, softcap, states)
+    accumulate = accumulate_by_tiles if choose_fused(fused, hidden.dtype) else accumulate_by_products
+    accumulate(hidden, weight, bias, scale, softcap, states)
     logprob = torch.empty(rows.shape[0], dtype=torch.float32)
     logsumexp = torch.empty(hidden.shape[0], dtype=torch.float32)
     _native.pair_logprobs(

@@ -1,0 +1,215 @@
+#include "amx_linear_logsumexp.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <new>
+#include <stdexcept>
+#include <vector>
+
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
+#include "amx_tiles.h"
+#include "lane_logsumexp.h"
+
+namespace instsel {
+
+#if defined(__x86_64__)
+namespace {
+
+// Vocabulary entries whose sums are kept apart and joined at the end, in order: a unit of parallel work.
+constexpr std::int64_t segment_entries = 4096;
+// The packed weights that meet all rows before the next are fetched stay in half of a 2 MB second-level cache.
+constexpr std::int64_t panel_bytes = 512 << 10;
+// Packed hidden states and states of segments of one pass over the rows, so that memory does not grow with the rows.
+constexpr std::int64_t pass_bytes = 16 << 20;
+
+struct FreeAligned {
+    void operator()(std::uint8_t* pointer) const { ::operator delete(pointer, std::align_val_t(64)); }
+};
+using Buffer = std::unique_ptr<std::uint8_t, FreeAligned>;
+
+Buffer allocate(std::int64_t bytes) {
+    return Buffer(static_cast<std::uint8_t*>(::operator new(std::size_t(bytes), std::align_val_t(64))));
+}
+
+// 32 entries times 32 rows over the whole depth into `block.z`, while the logits of the block before are added up:
+// tile products and vector arithmetic run side by side.
+template <bool transform, bool argmax>
+INSTSEL_AMX void multiply_block(const std::uint8_t* weights, const std::uint8_t* hidden, std::int64_t tiles,
+                                const LogitsBlock& block, const LogitsBlock& before, const HeadTransform& head) {
+    BlockWalk walk;
+    if (before.entries > 0) start_walk(before, walk);
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    int entry = 0;
+    for (std::int64_t tile = 0; tile < tiles; ++tile) {
+        _tile_loadd(4, weights + 2 * tile * tile_bytes, 64);
+        _tile_loadd(6, hidden + 2 * tile * tile_bytes, 64);
+        _tile_loadd(7, hidden + (2 * tile + 1) * tile_bytes, 64);
+        _tile_loadd(5, weights + (2 * tile + 1) * tile_bytes, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+        const int due = int((tile + 1) * before.entries / tiles);
+        for (; entry < due; ++entry) walk_entry<transform>(before, entry, head, walk);
+    }
+    if (before.entries > 0) finish_walk<argmax>(before, walk);
+    _tile_stored(0, block.z, 64);
+    _tile_stored(1, block.z + 256, 64);
+    _tile_stored(2, block.z + 512, 64);
+    _tile_stored(3, block.z + 768, 64);
+}
+
+template <bool transform, bool argmax>
+INSTSEL_AMX void finish_block(const LogitsBlock& block, const HeadTransform& head) {
+    BlockWalk walk;
+    start_walk(block, walk);
+    for (int entry = 0; entry < block.entries; ++entry) walk_entry<transform>(block, entry, head, walk);
+    finish_walk<argmax>(block, walk);
+}
+
+struct PackedHidden {
+    const std::uint8_t* data;  // [groups of 32 rows][depth tiles][2][tile]
+    std::int64_t groups;
+    std::int64_t tiles;
+};
+
+// One segment of the vocabulary against all rows of a pass.
+template <bool transform, bool argmax>
+INSTSEL_AMX void multiply_segment(const PackedHidden& hidden, const Matrix<bfloat16>& weight, std::int64_t first,
+                                  std::int64_t last, const HeadTransform& head, LaneStates* states,
+                                  std::uint8_t* panels) {
+    const std::int64_t panel_size = 2 * hidden.tiles * tile_bytes;
+    const std::int64_t panels_at_once = std::max<std::int64_t>(1, panel_bytes / panel_size);
+    alignas(64) float z[2][block_entries * block_rows];
+    LogitsBlock before{z[1], states, 0, 0};
+    int turn = 0;
+    for (std::int64_t group = 0; group < 2 * hidden.groups; ++group) clear(states[group]);
+    for (std::int64_t start = first; start < last; start += panels_at_once * block_entries) {
+        const std::int64_t stop = std::min(last, start + panels_at_once * block_entries);
+        for (std::int64_t row = start; row < stop; row += 16) {
+            std::uint8_t* target = panels + (row - start) / 32 * panel_size + ((row - start) / 16 % 2) * tile_bytes;
+            pack_left(reinterpret_cast<const std::uint16_t*>(weight.data) + row * weight.row_stride,
+                      weight.row_stride, std::min<std::int64_t>(16, stop - row), weight.columns, 2 * tile_bytes,
+                      target);
+        }
+        for (std::int64_t group = 0; group < hidden.groups; ++group) {
+            for (std::int64_t row = start; row < stop; row += block_entries) {
+                const LogitsBlock block{z[turn], states + 2 * group, std::int32_t(row),
+                                        int(std::min<std::int64_t>(block_entries, stop - row))};
+                multiply_block<transform, argmax>(panels + (row - start) / 32 * panel_size,
+                                                  hidden.data + group * panel_size, hidden.tiles, block, before, head);
+                before = block;
+                turn = 1 - turn;
+            }
+        }
+    }
+    if (before.entries > 0) finish_block<transform, argmax>(before, head);
+}
+
+int thread_number() {
+#if defined(_OPENMP)
+    return omp_get_thread_num();
+#else
+    return 0;
+#endif
+}
+
+using SegmentFunction = void (*)(const PackedHidden&, const Matrix<bfloat16>&, std::int64_t, std::int64_t,
+                                 const HeadTransform&, LaneStates*, std::uint8_t*);
+
+// Joins the segments of one row in the order of the vocabulary.
+void join_segments(const LaneStates* states, std::int64_t segments, std::int64_t stride, int lane, std::int64_t row,
+                   const RowStates& out) {
+    float largest = -std::numeric_limits<float>::infinity();
+    std::int64_t argmax = -1;
+    for (std::int64_t segment = 0; segment < segments; ++segment) {
+        const LaneStates& state = states[segment * stride];
+        if (state.max[lane] > largest) {
+            largest = state.max[lane];
+            argmax = state.argmax[lane];
+        }
+    }
+    double sum = 0.0;
+    for (std::int64_t segment = 0; segment < segments; ++segment) {
+        const LaneStates& state = states[segment * stride];
+        // A segment of nothing but -inf has counted them at about 1e-38 each; one with a NaN must be kept.
+        if (!(state.max[lane] > -std::numeric_limits<float>::infinity()) && !std::isnan(state.sum[lane])) continue;
+        sum += double(state.sum[lane]) * std::exp(double(state.offset[lane]) - double(largest));
+    }
+    out.max[row] = largest;
+    out.sum[row] = sum;
+    if (out.argmax != nullptr) out.argmax[row] = argmax;
+}
+
+INSTSEL_AMX void run_pass(const Matrix<bfloat16>& hidden, std::int64_t first_row, std::int64_t rows,
+                          const Matrix<bfloat16>& weight, const HeadTransform& head, const RowStates& out, int threads) {
+    const std::int64_t tiles = depth_tiles(hidden.columns);
+    const std::int64_t groups = (rows + block_rows - 1) / block_rows;
+    const std::int64_t group_bytes = 2 * tiles * tile_bytes;
+    const std::int64_t segments = (weight.rows + segment_entries - 1) / segment_entries;
+    const Buffer packed = allocate(groups * group_bytes);
+    const Buffer state_buffer = allocate(segments * groups * 2 * std::int64_t(sizeof(LaneStates)));
+    LaneStates* states = reinterpret_cast<LaneStates*>(state_buffer.get());
+    const bool transform = !head.is_identity();
+    const bool argmax = out.argmax != nullptr;
+    const SegmentFunction function = transform ? (argmax ? multiply_segment<true, true> : multiply_segment<true, false>)
+                                               : (argmax ? multiply_segment<false, true>
+                                                         : multiply_segment<false, false>);
+    // Allocated here, as an exception must not leave a thread.
+    const std::int64_t panels_size = std::max<std::int64_t>(1, panel_bytes / group_bytes) * group_bytes;
+    const Buffer panels = allocate(threads * panels_size);
+#pragma omp parallel num_threads(threads)
+    {
+        std::uint8_t* own_panels = panels.get() + thread_number() * panels_size;
+#pragma omp for schedule(static)
+        for (std::int64_t half = 0; half < 2 * groups; ++half) {
+            const std::int64_t row = half * 16;
+            pack_right(reinterpret_cast<const std::uint16_t*>(hidden.data) + (first_row + row) * hidden.row_stride,
+                       hidden.row_stride, std::max<std::int64_t>(0, std::min<std::int64_t>(16, rows - row)),
+                       hidden.columns, 2 * tile_bytes, packed.get() + half / 2 * group_bytes + half % 2 * tile_bytes);
+        }
+        configure_tiles();
+#pragma omp for schedule(dynamic, 1)
+        for (std::int64_t segment = 0; segment < segments; ++segment) {
+            const std::int64_t first = segment * segment_entries;
+            function({packed.get(), groups, tiles}, weight, first, std::min(weight.rows, first + segment_entries),
+                     head, states + segment * groups * 2, own_panels);
+        }
+        release_tiles();
+    }
+    for (std::int64_t row = 0; row < rows; ++row) {
+        join_segments(states + row / 16, segments, groups * 2, int(row % 16), first_row + row, out);
+    }
+}
+
+}  // namespace
+
+void amx_linear_logsumexp(const Matrix<bfloat16>& hidden, const Matrix<bfloat16>& weight, const HeadTransform& head,
+                          const RowStates& states, int threads) {
+    if (!has_amx_bfloat16()) throw std::runtime_error("this processor has no bfloat16 tile products (AMX)");
+    const std::int64_t segments = (weight.rows + segment_entries - 1) / segment_entries;
+    const std::int64_t bytes_per_row = 2 * hidden.columns + segments * std::int64_t(sizeof(LaneStates)) / 16;
+    const std::int64_t rows_at_once = std::max<std::int64_t>(1, pass_bytes / bytes_per_row / block_rows) * block_rows;
+    for (std::int64_t row = 0; row < hidden.rows; row += rows_at_once) {
+        run_pass(hidden, row, std::min(rows_at_once, hidden.rows - row), weight, head, states, threads);
+    }
+}
+
+#else
+
+void amx_linear_logsumexp(const Matrix<bfloat16>&, const Matrix<bfloat16>&, const HeadTransform&, const RowStates&,
+                          int) {
+    throw std::runtime_error("this processor has no bfloat16 tile products (AMX)");
+}
+
+#endif
+
+}  // namespace instsel
