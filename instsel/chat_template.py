@@ -2,8 +2,7 @@
 
 The template is rendered as text, never as token ids, so that context and answer are tokenised as one text. The context
 is what the template writes before the finished answer: its generation prompt, and what it puts between that and the
-answer, such as an empty block of reasoning. The answer is as the template writes it, which may strip blanks at its
-ends. What the template writes after the answer, the end of the turn, is not scored.
+answer, such as an empty block of reasoning. The answer is as the template writes it, which may change its blanks. What the template writes after the answer, the end of the turn, is not scored.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ def chat_prompt(tokenizer: Any, example: Example, demonstration: Example | None 
 def chat_prompt_and_answer(tokenizer: Any, example: Example, demonstration: Example | None = None) -> tuple[str, str]:
     """What the chat template writes before the example's answer, and the answer as it writes it.
 
-    Raises ValueError where the tokenizer has no chat template, the template refuses the turns, or it changes the answer
-    in such a way that it cannot be told from what surrounds it.
+    Raises ValueError where the tokenizer has no chat template, the template refuses the turns, or it changes more of
+    the answer than its blanks.
     """
     messages = _prompt_messages(example, demonstration)
     before, after = _around_answer(tokenizer, messages)
@@ -34,12 +33,13 @@ def chat_prompt_and_answer(tokenizer: Any, example: Example, demonstration: Exam
     if not _encloses(whole, before, after):
         # Templates that look into the answer (a block of reasoning that it begins with) write other text before it.
         before = _render(tokenizer, messages, add_generation_prompt=True)
-        if not _encloses(whole, before, after):
-            raise ValueError(
-                "template 'chat': the tokenizer's chat template changes this answer in such a way that it cannot be "
-                f"found in the text: {_cut(example.response)}"
-            )
-    return before, whole[len(before) : len(whole) - len(after)]
+    answer = whole[len(before) : len(whole) - len(after)] if _encloses(whole, before, after) else ""
+    if answer.split() != example.response.split():
+        raise ValueError(
+            "template 'chat': the tokenizer's chat template changes more than blanks in the answer "
+            f"{_cut(example.response)}; use template 'plain' or 'alpaca'"
+        )
+    return before, answer
 
 
 def chat_answer_end(tokenizer: Any) -> str:
@@ -70,7 +70,7 @@ def _around_answer(tokenizer: Any, messages: list[dict[str, str]]) -> tuple[str,
     whole = _render(tokenizer, [*messages, _message("assistant", STAND_IN)])
     before, found, after = whole.rpartition(STAND_IN)
     if not found:
-        raise ValueError("template 'chat': the tokenizer's chat template leaves out the last assistant turn")
+        raise ValueError("template 'chat': the tokenizer's chat template leaves out or changes the last assistant turn")
     return before, after
 
 
