@@ -96,11 +96,8 @@ class Execution:
         caches: dict[int, KeysValues] = {}
         lost: set[int] = set()
         queue = deque(work.steps)
-        if work.alone:
+        with self.model.ready(alone=work.alone):
             self._drain(work, queue, caches, lost)
-        else:
-            with self.model.tree_attention():
-                self._drain(work, queue, caches, lost)
 
     @torch.inference_mode()
     def _drain(self, work: Work, queue: deque[Step], caches: dict[int, KeysValues], lost: set[int]) -> None:

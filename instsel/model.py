@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from instsel.arithmetic import Arithmetic, arithmetic_of
 from instsel.attention import PackState, running, tree_attention_of
+from instsel.fused_layers import FusedLayers
 from instsel.layout import Layout
 
 KeysValues = list[tuple[Tensor, Tensor]]  # one (key, value) [tokens, kv_heads, d] per layer
@@ -45,11 +46,16 @@ class CausalModel:
         self.max_length = context_length(self.config)
         # Longest path whose tokens may run beside other paths: set by `model_checks`, 0 where none may.
         self.shareable_length: int | None = None
+        self.fused_layers: FusedLayers | None = None  # set by `model_checks`
 
     @contextmanager
-    def tree_attention(self) -> Iterator[None]:
-        """Packs may be run within this block; outside, the model is as it came."""
-        with tree_attention_of(self.model):
+    def ready(self, *, alone: bool = False) -> Iterator[None]:
+        """Within this block packs may be run, or single sequences with `alone`; after it the model is as it came."""
+        with ExitStack() as stack:
+            if self.fused_layers is not None:
+                stack.enter_context(self.fused_layers.active())
+            if not alone:
+                stack.enter_context(tree_attention_of(self.model))
             yield
 
     def forward_pack(

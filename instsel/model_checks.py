@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from instsel.attention import UnsupportedAttentionError
+from instsel.fused_layers import FusedLayers
 from instsel.layout import find_spans, lay_out
 from instsel.model import CausalModel, Head
 from instsel.packing import plan_steps
@@ -43,6 +44,9 @@ def check_model(model: CausalModel) -> None:
             stacklevel=2,
         )
     reason, model.shareable_length = _sharing(model, ids)
+    fused = FusedLayers(model.model)
+    if _fused_layers_agree(model, fused, ids):
+        model.fused_layers = fused
     if reason:
         extent = "shared" if model.shareable_length == 0 else f"shared beyond {model.shareable_length} tokens"
         warnings.warn(
@@ -74,6 +78,17 @@ def _head_agrees(model: CausalModel, head: Head, ids: np.ndarray) -> bool:
     return bool(((ours - own.float()).abs() <= few_roundings * (1 + own.float().abs())).all())
 
 
+def _fused_layers_agree(model: CausalModel, fused: FusedLayers, ids: np.ndarray) -> bool:
+    rows = np.arange(len(ids))
+    own = model.forward_alone(ids, rows).float()
+    try:
+        with fused.active():
+            ours = model.forward_alone(ids, rows).float()
+    except (ValueError, TypeError, AttributeError, RuntimeError):
+        return False
+    return bool((ours - own).norm() <= _HIDDEN_TOLERANCE.get(model.dtype, _HALF_HIDDEN_TOLERANCE) * own.norm())
+
+
 def _sharing(model: CausalModel, ids: np.ndarray) -> tuple[str, int | None]:
     """Why paths are shared only up to a length (empty if they are shared whatever it is), and that length."""
     own = getattr(model.model, "_can_set_attn_implementation", None)
@@ -89,7 +104,7 @@ def _sharing(model: CausalModel, ids: np.ndarray) -> tuple[str, int | None]:
     (step,) = plan_steps(tree, 1 << 20)
     layout = lay_out(tree, find_spans(tree, np.ones(len(sequences), np.int64)), step)
     try:
-        with model.tree_attention():
+        with model.ready():
             hidden, state = model.forward_pack(layout)
     except (UnsupportedAttentionError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         return str(error).split("\n")[0], 0
