@@ -51,7 +51,7 @@ def find_probes(
     unit = unit_rows(embeddings)
     complexity = np.asarray(complexity, np.float64)
     if complexity.shape != (len(unit),):
-        raise ValueError(f"complexity must be numbers [{len(unit)}], got {list(complexity.shape)}")
+        raise ValueError(f"complexity must be numbers [{len(unit)}], got shape {list(complexity.shape)}")
     check_sizes(num_neighbors, num_probes)
     neighbors = nearest_neighbors(unit, num_neighbors, exact_limit=exact_limit)
     count, width = neighbors.index.shape

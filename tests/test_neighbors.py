@@ -1,0 +1,116 @@
+"""Nearest neighbours against every pair compared in float64."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from instsel import neighbors
+from instsel.embeddings import cosine, unit_rows
+from instsel.neighbors import nearest_neighbors
+
+
+def every_pair(embeddings: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    unit = unit_rows(embeddings)
+    rows = np.arange(len(unit))
+    similarity = cosine(unit, rows[:, None], rows[None])
+    order = np.array([[j for j in np.lexsort((rows, -similarity[i])) if j != i][:count] for i in rows])
+    return order, np.take_along_axis(similarity, order, 1)
+
+
+def drawn(kind: str, rows: int, dimension: int, rng: np.random.Generator) -> np.ndarray:
+    if kind == "copies":
+        return rng.normal(size=(rows, dimension))[rng.integers(0, max(1, rows // 4), rows)]
+    if kind == "axes":  # nothing but ties
+        return np.eye(dimension)[rng.integers(0, dimension, rows)]
+    if kind == "signs":  # ties between different vectors
+        return rng.choice([-1.0, 1.0], size=(rows, dimension))
+    if kind == "close":  # closer together than float32 can tell
+        return 1 + 1e-4 * rng.normal(size=(rows, dimension))
+    return rng.normal(size=(rows, dimension))
+
+
+@pytest.mark.parametrize("kind", ["spread", "copies", "axes", "signs", "close"])
+@pytest.mark.parametrize(("rows", "dimension", "count"), [(300, 16, 32), (150, 3, 5), (20, 4, 32), (2, 5, 3)])
+def test_as_when_every_pair_is_compared(kind: str, rows: int, dimension: int, count: int) -> None:
+    embeddings = drawn(kind, rows, dimension, np.random.default_rng(rows))
+    index, similarity = every_pair(embeddings, count)
+    found = nearest_neighbors(embeddings, count)
+    assert found.index.tolist() == index.tolist()
+    assert found.similarity.tolist() == similarity.tolist()
+
+
+def test_float32_alone_would_not_do() -> None:
+    """The control: ranking the float32 products, and dropping the first as oneself, goes wrong on these inputs."""
+    for kind in ("copies", "close"):
+        embeddings = drawn(kind, 300, 16, np.random.default_rng(300))
+        unit = unit_rows(embeddings)
+        naive = np.argsort(-(unit @ unit.T), axis=1, kind="stable")[:, 1:33]
+        assert (naive != every_pair(embeddings, 32)[0]).any()
+
+
+def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    embeddings = drawn("close", 257, 24, np.random.default_rng(1))
+    whole = nearest_neighbors(embeddings, 7)
+    monkeypatch.setattr(neighbors, "BLOCK_BYTES", 4 * 320 * 10)
+    parts = nearest_neighbors(embeddings, 7)
+    assert parts.index.tolist() == whole.index.tolist()
+    assert parts.similarity.tolist() == whole.similarity.tolist()
+
+
+def test_order_of_rows_does_not_matter() -> None:
+    rng = np.random.default_rng(2)
+    embeddings = drawn("spread", 200, 12, rng)
+    order = rng.permutation(200)
+    found, moved = nearest_neighbors(embeddings, 9), nearest_neighbors(embeddings[order], 9)
+    assert order[moved.index].tolist() == found.index[order].tolist()
+
+
+def test_copies_are_neighbours_and_oneself_is_not() -> None:
+    embeddings = np.repeat(np.eye(3), 4, axis=0)
+    index = nearest_neighbors(embeddings, 3).index
+    assert [sorted(row) for row in index.tolist()] == [sorted({0, 1, 2, 3} - {i}) for i in range(4)] + [
+        sorted({4, 5, 6, 7} - {i}) for i in range(4, 8)
+    ] + [sorted({8, 9, 10, 11} - {i}) for i in range(8, 12)]
+
+
+def test_rows_without_a_direction_have_no_neighbours() -> None:
+    found = nearest_neighbors([[0, 0], [1, 0], [0, 0], [1, 1]], 2)
+    assert found.index.tolist() == [[-1, -1], [3, -1], [-1, -1], [1, -1]]
+    assert np.isnan(found.similarity[found.index < 0]).all()
+
+
+def test_few_rows() -> None:
+    assert nearest_neighbors(np.ones((1, 3)), 5).index.shape == (1, 0)
+    assert nearest_neighbors(np.ones((0, 3)), 5).index.shape == (0, 0)
+    assert nearest_neighbors(np.zeros((3, 2)), 5).index.tolist() == [[-1, -1]] * 3
+
+
+@pytest.mark.parametrize("wrong", [0, -1, True, 2.5, "5"])
+def test_number_of_neighbours_is_checked(wrong: Any) -> None:
+    with pytest.raises(ValueError, match=r"num_neighbors must be a whole number of at least 1, got"):
+        nearest_neighbors(np.ones((3, 2)), wrong)
+
+
+def test_the_index_finds_nearly_all() -> None:
+    pytest.importorskip("faiss")
+    rng = np.random.default_rng(3)
+    centres = rng.normal(size=(60, 24))
+    embeddings = centres[rng.integers(0, 60, 3000)] + 0.5 * rng.normal(size=(3000, 24))
+    embeddings[10] = embeddings[11]
+    exact, found = nearest_neighbors(embeddings, 10), nearest_neighbors(embeddings, 10, exact_limit=100)
+    shared = [len(set(a) & set(b)) for a, b in zip(exact.index.tolist(), found.index.tolist(), strict=True)]
+    assert np.mean(shared) / 10 > 0.9
+    assert (found.index != np.arange(3000)[:, None]).all()
+    assert found.index[10, 0] == 11
+    same = found.index == exact.index
+    assert found.similarity[same].tolist() == exact.similarity[same].tolist()
+
+
+def test_without_faiss_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ValueError, match=r"50 distinct rows; .* needs faiss: pip install 'instsel\[index\]'"):
+        nearest_neighbors(np.random.default_rng(0).normal(size=(50, 4)), 3, exact_limit=20)
