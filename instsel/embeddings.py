@@ -68,7 +68,7 @@ def embed(
     elif scorer is None:
         raise ValueError("embedder=None embeds with the scoring model: give scorer, or name another embedder")
     else:
-        vectors = _centred(np.asarray(scorer.mean_hidden_states(distinct, progress=progress), np.float32))
+        vectors = centred(np.asarray(scorer.mean_hidden_states(distinct, progress=progress), np.float32))
     return unit_rows(vectors, "embedder")[place]
 
 
@@ -149,7 +149,7 @@ def _sentence_vectors(texts: list[str], name: str, batch_size: int, progress: bo
     return model.encode(texts, batch_size=batch_size, convert_to_numpy=True, show_progress_bar=progress)
 
 
-def _centred(vectors: np.ndarray) -> np.ndarray:
+def centred(vectors: np.ndarray) -> np.ndarray:
     """Vectors minus their mean; zeros where a text has none (NaN: it is empty, or did not fit into memory)."""
     known = np.isfinite(vectors).all(1, keepdims=True)
     vectors = np.where(known, vectors, np.float32(0))

@@ -43,9 +43,7 @@ def _hub_dataset(name: str, limit: int | None) -> InputSource:
     try:
         import datasets
     except ImportError as error:
-        raise ValueError(
-            f"input {name} does not exist (for a dataset of the hub install instsel[datasets])"
-        ) from error
+        raise ValueError(f"input {name} does not exist (for a dataset of the hub install instsel[datasets])") from error
     try:
         found: Any = datasets.load_dataset(name)
     except Exception as error:  # whatever the hub, the network or the dataset's files are up to

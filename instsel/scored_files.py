@@ -49,9 +49,9 @@ class ScoredFile:
                 raise ValueError(f"column {name!r} of {self.path} does not hold numbers: {error}") from error
         return np.concatenate(values) if values else np.zeros(0)
 
-    def equals(self, name: str, text: str) -> np.ndarray:
-        """Whether each row's column is this text, bool [rows]."""
-        values = [value == text for column in self._column(name) for value in column.to_pylist()]
+    def equals(self, name: str, wanted: str | bool) -> np.ndarray:
+        """Whether each row's column is this text or truth value, bool [rows]."""
+        values = [value == wanted for column in self._column(name) for value in column.to_pylist()]
         return np.array(values, dtype=bool)
 
     def take(self, numbers: np.ndarray) -> pa.Table:

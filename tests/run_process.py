@@ -79,7 +79,7 @@ class CommandServer:
         self.start(arguments, prepare=prepare)
         return self.wait()
 
-    def wait_for(self, child: int, condition: Callable[[], bool], *, seconds: float = 60.0) -> None:
+    def wait_for(self, child: int, condition: Callable[[], bool], *, seconds: float = 200.0) -> None:
         """Wait until a condition holds; an error if the command ends or the time is over before."""
         deadline = time.monotonic() + seconds
         while not condition():

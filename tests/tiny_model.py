@@ -48,10 +48,12 @@ def make_tiny_model(folder: Path, *, seed: int = 0) -> None:
 
 
 def write_alpaca(path: Path, rows: int, *, first: int = 0) -> Path:
-    """A JSONL file of short instruction rows, every one different, with a column of its own and some that cannot score."""
+    """A JSONL file of short rows, every one different, with a column of its own; some have no answer or a long one."""
     with open(path, "w", encoding="utf-8") as file:
         for i in range(first, first + rows):
-            answer = "" if i % 17 == 5 else f"the thing number {i * i % 97} is {'long ' * (80 if i % 23 == 7 else i % 5)}"
+            answer = (
+                "" if i % 17 == 5 else f"the thing number {i * i % 97} is {'long ' * (80 if i % 23 == 7 else i % 5)}"
+            )
             row = {"id": f"row-{i}", "instruction": f"say the thing {i}", "input": "in " * (i % 3), "output": answer}
             file.write(json.dumps(row) + "\n")
     return path

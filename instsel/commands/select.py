@@ -61,8 +61,8 @@ def run(args: argparse.Namespace, interrupts: Interrupts) -> int:
     by = _score_column(scored, args.by)
     score = scored.numbers(by)
     usable = scored.equals("status", "ok") if "status" in scored.columns else np.ones(len(score), bool)
-    if manifest.get("method") == "wici" and manifest["parameters"].get("rule") == "release":
-        usable &= scored.numbers("ifd") <= 1  # the released program leaves out what its prompt makes harder
+    if "selectable" in scored.columns:
+        usable &= scored.equals("selectable", True)
     embeddings, source = _embeddings(args, manifest, len(score))
     rows = select(score, args.budget, embeddings=embeddings, max_similarity=args.max_similarity, selectable=usable)
     settings = {

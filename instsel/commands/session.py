@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from instsel.interrupts import Interrupts
 from instsel.record_formats import Layout
@@ -13,7 +15,6 @@ from instsel.records import Example, Group, to_examples, to_groups
 from instsel.row_store import RowStore
 from instsel.run_progress import StageProgress
 from instsel.runs import RunFolder
-from instsel.score_columns import Columns
 from instsel.shards import ShardInfo, Stage
 
 if TYPE_CHECKING:
@@ -28,25 +29,36 @@ class Session:
         self.args, self.rows, self.layout, self.interrupts = args, rows, layout, interrupts
         self.folder: RunFolder | None = None
         self._scorer: Scorer | None = None
+        self._rating_scorer: Scorer | None = None
         self._progress: StageProgress | None = None
 
     @property
     def scorer(self) -> Scorer:
         """The scorer that the flags describe; its weights load when first needed."""
         if self._scorer is None:
-            from instsel.scorer import Scorer
-
-            args = self.args
-            self._scorer = Scorer(
-                args.model,
-                device=args.device,
-                dtype=args.dtype,
-                backend=args.backend,
-                max_batch_tokens=args.max_batch_tokens,
-                revision=args.revision,
-                trust_remote_code=args.trust_remote_code,
-            )
+            self._scorer = self._open_scorer(self.args.model, self.args.revision)
         return self._scorer
+
+    @property
+    def rating_scorer(self) -> Scorer | None:
+        """The model named to rate complexity, if one is."""
+        if self._rating_scorer is None and self.args.complexity_model is not None:
+            self._rating_scorer = self._open_scorer(self.args.complexity_model, None)
+        return self._rating_scorer
+
+    def _open_scorer(self, model: str, revision: str | None) -> Scorer:
+        from instsel.scorer import Scorer
+
+        args = self.args
+        return Scorer(
+            model,
+            device=args.device,
+            dtype=args.dtype,
+            backend=args.backend,
+            max_batch_tokens=args.max_batch_tokens,
+            revision=revision,
+            trust_remote_code=args.trust_remote_code,
+        )
 
     def examples(self, rows: range) -> list[Example]:
         """A slice of the rows as examples."""
@@ -88,7 +100,7 @@ class Session:
         if self._progress is not None:
             self._progress.end()
 
-    def columns(self, stage: Stage) -> Mapping[str, Any]:
+    def columns(self, stage: Stage) -> dict[str, np.ndarray]:
         """The columns of a stage that has run."""
         assert self.folder is not None
         return self.folder.shards.columns(stage)
@@ -114,6 +126,3 @@ class Method:
 def stats_of(stats: ScoreStats) -> dict[str, float]:
     """The cost of a batch as a shard keeps it."""
     return {name: getattr(stats, name) for name in stats.__slots__}
-
-
-__all__ = ["Columns", "Method", "Session", "stats_of"]

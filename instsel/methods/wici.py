@@ -132,12 +132,12 @@ def wici(
         found = find_probes(unit, values, num_neighbors=num_neighbors, num_probes=num_probes, seed=seed)
         probes, similarity = found.index, found.similarity
     else:
-        probes = _checked_probes(probes, len(records))
+        probes = checked_probes(probes, len(records))
         if similarity is None:
             unit = _embeddings(records, embedder, scorer, progress)
             similarity = np.where(probes >= 0, cosine(unit, np.arange(len(records))[:, None], probes), np.nan)
         else:
-            similarity = _checked_similarity(similarity, probes)
+            similarity = checked_similarity(similarity, probes)
 
     def direct(rows: range, progress: ProgressLike) -> tuple[Columns, ScoreStats]:
         return direct_rows(scorer, records, rows, template=template, max_length=max_length, progress=progress)
@@ -175,7 +175,7 @@ def _embeddings(records: list[Example], embedder: Embedder, scorer: Scorer, prog
     return embed([embedding_text(example) for example in records], embedder, scorer=scorer, progress=progress)
 
 
-def _checked_probes(probes: Any, count: int) -> np.ndarray:
+def checked_probes(probes: Any, count: int) -> np.ndarray:
     array = np.asarray(probes)
     if array.size == 0 and count == 0:
         array = array.astype(np.int64)
@@ -190,7 +190,7 @@ def _checked_probes(probes: Any, count: int) -> np.ndarray:
     return array.astype(np.int64)
 
 
-def _checked_similarity(similarity: Any, probes: np.ndarray) -> np.ndarray:
+def checked_similarity(similarity: Any, probes: np.ndarray) -> np.ndarray:
     array = np.asarray(similarity, np.float64)
     if array.shape != probes.shape:
         raise ValueError(f"similarity must have the shape of probes, {list(probes.shape)}, got {list(array.shape)}")
