@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from instsel.kernels import BACKENDS
 from instsel.model import CausalModel
 from instsel.model_checks import check_model
+from instsel.process_memory import keep_freed_memory
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
@@ -95,6 +96,8 @@ def load_model(source: ModelSource) -> CausalModel:
     if dtype is None and device.type == "cpu" and model.dtype == torch.float16:
         dtype = torch.float32  # a CPU has no fast float16 products, and float32 holds every float16 number
     model = cast(Any, model).to(device=device, dtype=dtype or model.dtype)
+    if device.type == "cpu":
+        keep_freed_memory()
     loaded = CausalModel(model, backend=source.backend)
     check_model(loaded)
     return loaded
