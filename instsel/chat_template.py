@@ -2,7 +2,8 @@
 
 The template is rendered as text, never as token ids, so that context and answer are tokenised as one text. The context
 is what the template writes before the finished answer: its generation prompt, and what it puts between that and the
-answer, such as an empty block of reasoning. The answer is as the template writes it, which may change its blanks. What the template writes after the answer, the end of the turn, is not scored.
+answer, such as an empty block of reasoning. The answer is as the template writes it, which may change its blanks. What
+the template writes after the answer, the end of the turn, is not scored.
 """
 
 from __future__ import annotations

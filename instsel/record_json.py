@@ -21,9 +21,11 @@ def json_rows(path: Path) -> Iterator[Sized]:
     """The rows of a JSON file, each with its length in characters; ValueError naming the line where it is damaged."""
     try:
         with open(path, encoding="utf-8-sig", newline="\n") as file:
-            is_array = _first_character(file) == "["
+            first = _first_character(file)
             file.seek(0)
-            if is_array:
+            if not first:
+                return
+            if first == "[":
                 yield from _array_rows(path, file)
                 return
             is_lines = _is_whole_object(next((line for line in file if line.strip()), ""))

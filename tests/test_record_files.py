@@ -1,0 +1,268 @@
+"""Files of rows: the same rows from every format, a batch at a time, and the line of whatever is wrong."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import tracemalloc
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from instsel.record_files import iter_batches, read_rows
+from instsel.records import to_examples
+
+ROWS = [
+    {"instruction": "Add 1 and 2.", "input": "", "output": "3"},
+    {"instruction": 'Say "a, b"\nand 漢字 🙂.', "input": "x", "output": "a\tb\r\nc"},
+    {"instruction": "", "input": "[]{}\\", "output": ""},
+]
+
+
+def as_csv(rows, delimiter=","):
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]), delimiter=delimiter)
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def as_parquet(rows, **options):
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), sink, **options)
+    return sink.getvalue()
+
+
+def lines(rows, end="\n", **options):
+    return end.join(json.dumps(row, **options) for row in rows).encode()
+
+
+PARQUET = as_parquet(ROWS)
+BOM = b"\xef\xbb\xbf"
+FILES = {
+    "lines.jsonl": lines(ROWS) + b"\n",
+    "no-last-line-end.jsonl": lines(ROWS, ensure_ascii=False),
+    "blank-lines.jsonl": b"\n \n" + lines(ROWS, "\n\n\n") + b"\n\n",
+    "windows.jsonl": BOM + lines(ROWS, "\r\n") + b"\r\n",
+    "lines.json": lines(ROWS),
+    "lines-named.csv": lines(ROWS),
+    "lines": lines(ROWS),
+    "array.json": json.dumps(ROWS).encode(),
+    "array.jsonl": json.dumps(ROWS, indent=2).encode() + b"\n",
+    "array-with-bom.json": BOM + b" \r\n" + json.dumps(ROWS, indent=1, ensure_ascii=False).encode(),
+    "wrapped.json": json.dumps({"version": 1, "tags": ["a"], "data": ROWS}).encode(),
+    "wrapped-pretty.json": json.dumps({"data": ROWS, "info": {"a": []}}, indent=2).encode(),
+    "rows.parquet": PARQUET,
+    "rows.pq": as_parquet(ROWS, row_group_size=1),
+    "parquet-named.json": PARQUET,
+    "rows.csv": as_csv(ROWS),
+    "rows-with-bom.CSV": BOM + as_csv(ROWS),
+    "rows.tsv": as_csv(ROWS, "\t"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_format_gives_the_same_rows(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(FILES[name])
+    assert read_rows(path) == ROWS
+    assert read_rows(str(path), limit=2) == ROWS[:2]
+    batches = list(iter_batches(path, batch_rows=2))
+    assert [len(batch) for batch in batches] in ([2, 1], [1, 1, 1])
+    assert all(isinstance(batch, pa.RecordBatch) for batch in batches) == (b"PAR1" in FILES[name])
+    assert to_examples(batches[0])[0].response == "3"
+
+
+def test_one_object_is_a_row_or_wraps_rows(tmp_path):
+    path = tmp_path / "one.json"
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    for value, rows in (
+        (ROWS[0], [ROWS[0]]),
+        ({"messages": turns}, [{"messages": turns}]),  # a list of objects, but under a column's name
+        ({"prompt": turns[:1], "completion": turns[1:]},) * 2,
+        ({"train": turns}, turns),
+    ):
+        for text in (json.dumps(value), json.dumps(value, indent=1), json.dumps(value) + "\n"):
+            path.write_text(text)
+            assert read_rows(path) == ([rows] if isinstance(rows, dict) else rows)
+
+
+def test_values_that_json_allows_in_python(tmp_path):
+    path = tmp_path / "odd.jsonl"
+    path.write_text('{"output": NaN, "n": -Infinity, "big": 123456789012345678901234567890, "s": "\\ud800\\u0000"}')
+    [row] = read_rows(path)
+    assert math.isnan(row["output"]) and row["n"] == -math.inf
+    assert row["big"] == 123456789012345678901234567890 and row["s"] == "\ud800\x00"
+
+
+ROW = b'{"instruction": "a", "output": "b"}\n'
+FAULTS = {
+    "empty.json": (b"", "is empty"),
+    "blank.json": (b" \n\n ", "holds no rows"),
+    "no-rows.json": (b"[]", "holds no rows"),
+    "no-rows-wrapped.json": (b'{"data": []}', "holds no rows"),
+    "no-rows.csv": (b"instruction,output\n", "holds no rows"),
+    "no-rows.parquet": (as_parquet(ROWS[:1]).replace(b"", b"")[:4], "not a whole Parquet file"),
+    "text.json": (b"hello\n", "not JSON"),
+    "text.unknown": (b"hello\n", "unknown format.*name a CSV file .csv"),
+    "json-named.parquet": (ROW, "is not a Parquet file"),
+    "cut.parquet": (PARQUET[: len(PARQUET) // 2], "not a whole Parquet file"),
+    "damaged.parquet": (PARQUET[:4] + bytes(40) + PARQUET[44:], "not a whole Parquet file"),
+    "gzip.jsonl.gz": (b"\x1f\x8b\x08" + bytes(20), "compressed .gzip.; decompress"),
+    "zip.json": (b"PK\x03\x04" + bytes(20), "zip archive"),
+    "utf16.json": ("[{}]".encode("utf-16"), "UTF-16"),
+    "latin1.jsonl": (ROW + ROW + b'{"instruction": "caf\xe9"}\n', "line 3: not UTF-8"),
+    "latin1.json": (b'[\n{"instruction": "caf\xe9"}\n]', "line 2: not UTF-8"),
+    "latin1.csv": (b"instruction,output\na,caf\xe9\n", "not UTF-8"),
+    "cut.jsonl": (ROW + ROW + ROW[:18], "line 3, column 17: not JSON: Unterminated string.*truncated"),
+    "cut-after-key.jsonl": (ROW + b'{"instruction": "a", "output', "line 2.*truncated"),
+    "cut-array.json": (b"[\n" + ROW + b",\n" + ROW + b",\n" + ROW[:-9], "line 6: not JSON.*truncated"),
+    "cut-after-row.json": (b"[\n" + ROW, "line 3: not JSON: the array does not end; the file is truncated"),
+    "cut-after-comma.json": (b"[" + ROW + b",", "line 2: not JSON.*truncated"),
+    "cut-object.json": (b'{\n "data": [\n' + ROW, "line 4.*truncated"),
+    "fault.jsonl": (ROW + b"{'instruction': 'a'}\n" + ROW, "line 2, column 2: not JSON: Expecting property name"),
+    "fault.json": (b"[" + ROW + b"," + ROW + b'{"a" 1}]', "line 3: not JSON: expected ',' or ']' after a row"),
+    "fault-in-array.json": (b"[" + ROW + b"," + ROW + b',{"a" 1},' + ROW * 9, "line 3: not JSON: Expecting ':'"),
+    "comma-at-end.json": (b"[" + ROW + b",]", "line 2: not JSON"),
+    "text-after.json": (b"[" + ROW + b"]\nmore", "line 3: not JSON: text after the end"),
+    "two-arrays.json": (b"[" + ROW + b"]\n[]", "line 3: not JSON: text after the end"),
+    "two-objects.json": (b'{\n"a": 1}\n{\n"a": 1}', "line 3.*Extra data"),
+    "array-row.jsonl": (ROW + b"[1]\n", "line 2: a row must be a JSON object, got an array"),
+    "number-row.jsonl": (ROW + b"1\n", "line 2: a row must be a JSON object, got a number"),
+    "text-row.json": (b'[\n"a"]', "line 2: a row must be a JSON object, got a string"),
+    "null-row.json": (b"[null]", "line 1: a row must be a JSON object, got null"),
+    "nested.json": (b"[[{}]]", "a row must be a JSON object, got an array"),
+    "deep.jsonl": (b'{"a": ' + b"[" * 300 + b"]" * 300 + b"}\n", "line 1: nested more than 200 levels deep"),
+    "deeper.jsonl": (ROW + b'{"a": ' + b"[" * 200_000 + b"]" * 200_000 + b"}\n", "line 2: nested more than"),
+    "deep.json": (b"[" + ROW + b',{"a": ' + b"[" * 200_000 + b"]" * 200_000 + b"}]", "line 2: nested more than"),
+    "deep-object.json": (b'{\n"a": ' + b'{"a": ' * 9_000 + b"1" + b"}" * 9_000 + b"}", "nested more than"),
+    "only-brackets.json": (b"[" * 100_000, "nested more than|truncated"),
+    "key-twice.jsonl": (ROW + b'{"output": "a", "output": "b"}\n', "line 2: an object has the key 'output' twice"),
+    "key-twice.json": (b"[\n" + ROW + b',{"a": {"b": 1, "b": 2}}]', "line 3: an object has the key 'b' twice"),
+    "long-number.jsonl": (ROW + b'{"id": ' + b"9" * 5_000 + b"}\n", "line 2: .*4300"),
+    "control.jsonl": (b'{"a": "b\x01"}\n', "line 1, column 9: not JSON: Invalid control character"),
+    "two-lists.json": (json.dumps({"train": ROWS, "test": ROWS}).encode(), "several lists of rows, 'train', 'test'"),
+    "list-of-texts.json": (b'["a", "b"]', "line 1: a row must be a JSON object"),
+    "ragged.csv": (b"instruction,output\na,b\na,b,c\n", "line 3: the row has 3 values, the header 2 columns"),
+    "open-quote.csv": (b'instruction,output\na,"b\nc\n', "line 3: not CSV"),
+    "column-twice.csv": (b"output,output\na,b\n", "has the column 'output' 2 times"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_faults_are_named_on_one_line(tmp_path, name):
+    content, message = FAULTS[name]
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as error:
+        read_rows(path)
+    assert str(error.value).startswith(str(path)) and "\n" not in str(error.value) and len(str(error.value)) < 600
+
+
+def test_parquet_faults(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table([pa.array(["a"]), pa.array(["b"])], names=["x", "x"]), path)
+    with pytest.raises(ValueError, match="has the column 'x' 2 times"):
+        read_rows(path)
+    text = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xfe")])
+    pq.write_table(pa.table({"output": text}), path)
+    with pytest.raises(ValueError, match="UTF8"):
+        read_rows(path)
+    pq.write_table(pa.table({"output": pa.array([], pa.string())}), path)
+    with pytest.raises(ValueError, match="holds no rows"):
+        read_rows(path)
+
+
+def test_paths_that_are_no_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        read_rows(tmp_path / "absent.json")
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        read_rows(tmp_path)
+
+
+VALUES = st.none() | st.booleans() | st.integers() | st.text(max_size=9) | st.lists(st.text(max_size=3), max_size=3)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.dictionaries(st.text(max_size=3), VALUES, max_size=3), min_size=1, max_size=4),
+    st.integers(1, 40),
+    st.sampled_from([None, 1]),
+)
+def test_array_in_pieces_of_any_size(tmp_path_factory, rows, chunk, indent):
+    """Wherever the window ends within a row, the rows are those that the whole text holds."""
+    path = tmp_path_factory.getbasetemp() / "array.json"  # a new folder for each would take most of the time
+    path.write_text(json.dumps(rows, indent=indent), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("instsel.record_json.CHUNK", chunk)
+        assert read_rows(path) == rows
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from([name for name in FILES if "parquet" not in name and ".pq" not in name]),
+    st.lists(st.tuples(st.integers(0, 400), st.binary(max_size=2)), max_size=3),
+    st.integers(1, 2000),
+)
+@example("lines.json", [(0, b"[")], 1000)
+def test_damaged_text_files_are_read_or_refused(tmp_path_factory, name, edits, length):
+    content = bytearray(FILES[name])
+    for at, new in edits:
+        content[at : at + 1] = new
+    path = tmp_path_factory.getbasetemp() / name
+    path.write_bytes(content[:length])
+    try:
+        assert all(isinstance(row, dict) for row in read_rows(path))
+    except ValueError as error:
+        assert "\n" not in str(error) and str(path) in str(error)
+
+
+def test_memory_is_that_of_a_batch(tmp_path):
+    """8 MB of rows are never held; reading them into a list is (the negative control)."""
+    row = {"instruction": "a" * 1000, "output": "b" * 1000}
+    text = json.dumps(row)
+    (tmp_path / "a.jsonl").write_text((text + "\n") * 4_000)
+    (tmp_path / "a.json").write_text("[" + (text + ",\n") * 3_999 + text + "]")
+    (tmp_path / "a.csv").write_text("instruction,output\n" + ("a" * 1000 + "," + "b" * 1000 + "\n") * 4_000)
+
+    def peak(read):
+        tracemalloc.start()
+        count = read()
+        used = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert count == 4_000
+        return used
+
+    for name in ("a.jsonl", "a.json", "a.csv"):
+        assert peak(lambda: sum(len(batch) for batch in iter_batches(tmp_path / name))) < 10e6  # noqa: B023
+    assert peak(lambda: len(read_rows(tmp_path / "a.jsonl"))) > 8e6
+
+
+def test_one_long_answer(tmp_path):
+    """An answer of 3 MB, longer than the window and than csv's own limit, ends its batch."""
+    rows = [{"instruction": "a", "output": "漢\n" * 1_500_000}, *ROWS[:1]]
+    for name, content in (
+        ("a.jsonl", lines(rows)),
+        ("a.json", json.dumps(rows).encode()),
+        ("a.parquet", as_parquet(rows)),
+    ):
+        (tmp_path / name).write_bytes(content)
+        assert read_rows(tmp_path / name)[0]["output"] == rows[0]["output"]
+    (tmp_path / "a.csv").write_bytes(as_csv([rows[0], {"instruction": "b", "output": "c"}]))
+    assert read_rows(tmp_path / "a.csv")[0]["output"] == rows[0]["output"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("instsel.record_files.BATCH_BYTES", 1 << 20)
+        assert [len(batch) for batch in iter_batches(tmp_path / "a.jsonl")] == [1, 1]
+
+
+@pytest.mark.slow
+def test_a_line_of_a_hundred_megabytes(tmp_path):
+    row = {"instruction": "a", "output": "answer " * 15_000_000}
+    for name, content in (("a.jsonl", lines([row, row])), ("a.json", json.dumps([row, row]).encode())):
+        (tmp_path / name).write_bytes(content)
+        assert [batch[0]["output"] == row["output"] for batch in iter_batches(tmp_path / name)] == [True, True]
