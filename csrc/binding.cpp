@@ -5,6 +5,7 @@
 
 #include "amx_linear_logsumexp.h"
 #include "arrays.h"
+#include "attention_binding.h"
 #include "layer_binding.h"
 
 namespace instsel {
@@ -101,6 +102,7 @@ PYBIND11_MODULE(_native, m) {
     using py::arg;
     m.doc() = "C++ kernels of instsel. They take NumPy views (bfloat16 as uint16), check them and release the lock.";
     bind_layer_operations(m);
+    bind_tree_attention(m);
     m.def("has_amx_bfloat16", &has_amx_bfloat16);
     m.def("accumulate", &bind_accumulate, arg("chunk"), arg("first_column"), arg("bias").none(true), arg("scale"),
           arg("softcap"), arg("max"), arg("sum"), arg("argmax").none(true), arg("threads"), arg("instruction_set"));

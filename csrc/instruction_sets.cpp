@@ -42,6 +42,8 @@ static bool request_amx() {
     if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
     const bool amx_bf16 = (edx >> 22) & 1;
     const bool amx_tile = (edx >> 24) & 1;
+    // Every processor with AMX so far has these conversions too; the attention kernel needs them.
+    if (!__builtin_cpu_supports("avx512bf16")) return false;
     if (!amx_bf16 || !amx_tile || choose_instruction_set("") != InstructionSet::avx512) return false;
     // The tile registers are large, so Linux gives them to a process only when it asks (Documentation/arch/x86/xstate).
     constexpr long request_permission = 0x1023;

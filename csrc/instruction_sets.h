@@ -24,6 +24,9 @@ bool has_amx_bfloat16();
 #define INSTSEL_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,prefer-vector-width=512")))
 #define INSTSEL_AMX \
     __attribute__((target("amx-tile,amx-bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,prefer-vector-width=512")))
+#define INSTSEL_AMX_BF16                                                                                       \
+    __attribute__((target("amx-tile,amx-bf16,avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,"          \
+                          "prefer-vector-width=512")))
 #else
 #define INSTSEL_AVX2
 #define INSTSEL_AVX512

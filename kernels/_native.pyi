@@ -57,3 +57,33 @@ def pair_logprobs(
     threads: int,
     instruction_set: str,
 ) -> None: ...
+def amx_tree_attention_workspace(blocks: int, key_heads: int, head_size: int) -> int: ...
+def amx_tree_attention(
+    query: np.ndarray,
+    key: np.ndarray,
+    value: np.ndarray,
+    out: np.ndarray,
+    query_offsets: np.ndarray,
+    range_start: np.ndarray,
+    range_stop: np.ndarray,
+    range_block: np.ndarray,
+    path_offsets: np.ndarray,
+    path_ranges: np.ndarray,
+    workspace: np.ndarray,
+    scaling: float,
+    softcap: float,
+    window: int,
+    threads: int,
+) -> None: ...
+def rms_norm(
+    x: np.ndarray,
+    update: np.ndarray | None,
+    weight: np.ndarray,
+    weight_offset: float,
+    epsilon: float,
+    out: np.ndarray,
+    threads: int,
+    instruction_set: str,
+) -> None: ...
+def gate_in_place(x: np.ndarray, up: np.ndarray, activation: str, threads: int, instruction_set: str) -> None: ...
+def rotate_in_place(x: np.ndarray, cos: np.ndarray, sin: np.ndarray, threads: int, instruction_set: str) -> None: ...

@@ -74,7 +74,9 @@ def tree_attention(
             raise ValueError(f"{name}: expected None or a positive finite number, got {number!r}")
     if window is not None and (not isinstance(window, int) or window < 1):
         raise ValueError(f"window: expected None or a positive integer, got {window!r}")
-    choose_backend(backend, query.device)
-    run = reference.tree_attention
+    if choose_backend(backend, query.device) == "cpu":
+        from .cpu_tree_attention import tree_attention as run
+    else:
+        run = reference.tree_attention
     scale = 1.0 / math.sqrt(head_size) if scaling is None else float(scaling)
     return run(query.detach(), key.detach(), value.detach(), segments, scaling=scale, window=window, softcap=softcap)

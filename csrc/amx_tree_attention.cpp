@@ -1,0 +1,205 @@
+#include "amx_tree_attention.h"
+
+#include <cmath>
+#include <stdexcept>
+
+#include "attention_packing.h"
+#include "attention_softmax.h"
+
+namespace instsel {
+
+#if defined(__x86_64__)
+namespace {
+
+// Everything that one row block needs beside the packed keys and values; about 100 KB, on the stack of its thread.
+struct alignas(64) Scratch {
+    std::uint8_t query[2 * largest_head / 32 * tile_bytes];
+    float scores[chunk_blocks * 1024];
+    std::uint8_t probabilities[chunk_blocks * 2 * tile_bytes];
+    float out[largest_head * rows_at_once];  // [head/16][2][16, 16 rows]
+};
+
+INSTSEL_AMX void score_block(const std::uint8_t* keys, const std::uint8_t* query, std::int64_t depth, float* scores) {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (std::int64_t tile = 0; tile < depth; ++tile) {
+        _tile_loadd(4, keys + 2 * tile * tile_bytes, 64);
+        _tile_loadd(6, query + 2 * tile * tile_bytes, 64);
+        _tile_loadd(7, query + (2 * tile + 1) * tile_bytes, 64);
+        _tile_loadd(5, keys + (2 * tile + 1) * tile_bytes, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+    _tile_stored(0, scores, 64);
+    _tile_stored(1, scores + 256, 64);
+    _tile_stored(2, scores + 512, 64);
+    _tile_stored(3, scores + 768, 64);
+}
+
+// out += values^T probabilities, over the blocks of a chunk.
+INSTSEL_AMX void add_values(const PackedHeads& packed, std::int64_t head, const PathBlock* blocks, std::int64_t count,
+                            bool first_chunk, Scratch& scratch) {
+    for (std::int64_t part = 0; part < packed.depth; ++part) {
+        float* out = scratch.out + part * 1024;
+        if (first_chunk) {
+            _tile_zero(0);
+            _tile_zero(1);
+            _tile_zero(2);
+            _tile_zero(3);
+        } else {
+            _tile_loadd(0, out, 64);
+            _tile_loadd(1, out + 256, 64);
+            _tile_loadd(2, out + 512, 64);
+            _tile_loadd(3, out + 768, 64);
+        }
+        for (std::int64_t block = 0; block < count; ++block) {
+            const std::uint8_t* values = packed.values(head, blocks[block].index) + 2 * part * tile_bytes;
+            const std::uint8_t* probabilities = scratch.probabilities + 2 * block * tile_bytes;
+            _tile_loadd(4, values, 64);
+            _tile_loadd(6, probabilities, 64);
+            _tile_loadd(7, probabilities + tile_bytes, 64);
+            _tile_loadd(5, values + tile_bytes, 64);
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+        _tile_stored(0, out, 64);
+        _tile_stored(1, out + 256, 64);
+        _tile_stored(2, out + 512, 64);
+        _tile_stored(3, out + 768, 64);
+    }
+}
+
+INSTSEL_AMX_BF16 void softmax_chunk(const PathBlock* blocks, std::int64_t count, const Sight& sight,
+                                    std::int64_t last_position, const AttentionShape& shape, std::int64_t depth,
+                                    SoftmaxRows& rows, bool first_chunk, Scratch& scratch) {
+    constexpr float log2_e = 1.44269504f;
+    const bool capped = shape.softcap != 0.0f;
+    const __m512 factor = _mm512_set1_ps((capped ? 1.0f : shape.scaling) * log2_e);
+    __m512 largest[2];
+    for (auto& vector : largest) vector = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
+    for (std::int64_t block = 0; block < count; ++block) {
+        if (capped) softcap_block(scratch.scores + block * 1024, shape.scaling, shape.softcap);
+        block_maxima(scratch.scores, block, blocks[block], sight.whole(blocks[block], last_position), sight, largest);
+    }
+    for (int half = 0; half < 2; ++half) {
+        // A finite floor: a row that sees nothing in this chunk would meet -inf - -inf.
+        const __m512 chunk_max = _mm512_mul_ps(largest[half], factor);
+        const __m512 bounded = _mm512_max_ps(chunk_max, _mm512_set1_ps(std::numeric_limits<float>::lowest()));
+        const __m512 before = rows.max[half];
+        rows.max[half] = _mm512_max_ps(before, bounded);
+        const __mmask16 raised = _mm512_cmp_ps_mask(rows.max[half], before, _CMP_GT_OQ);
+        if (first_chunk || raised == 0) continue;
+        const __m512 shrink = exp2_16(_mm512_sub_ps(before, rows.max[half]));
+        rows.sum[half] = _mm512_mask_mul_ps(rows.sum[half], raised, rows.sum[half], shrink);
+        for (std::int64_t tile = half; tile < 4 * depth; tile += 2) {
+            for (int i = 0; i < 256; i += 16) {
+                float* out = scratch.out + tile * 256 + i;
+                const __m512 value = _mm512_load_ps(out);
+                _mm512_store_ps(out, _mm512_mask_mul_ps(value, raised, value, shrink));
+            }
+        }
+    }
+    for (std::int64_t block = 0; block < count; ++block) {
+        std::uint8_t* tiles = scratch.probabilities + 2 * block * tile_bytes;
+        if (sight.whole(blocks[block], last_position)) {
+            block_probabilities<true>(scratch.scores, block, blocks[block], sight, factor, rows, tiles);
+        } else {
+            block_probabilities<false>(scratch.scores, block, blocks[block], sight, factor, rows, tiles);
+        }
+    }
+}
+
+INSTSEL_AMX_BF16 void attend(const HeadsView<const std::uint16_t>& query, const PackedHeads& packed,
+                             const HeadsView<std::uint16_t>& out, const TreeLayout& layout,
+                             const AttentionShape& shape, const RowBlock& work, std::vector<PathBlock>& blocks,
+                             Scratch& scratch, std::int64_t group) {
+    const std::int64_t token = layout.query_offsets[work.node];
+    const std::int64_t node_rows = (layout.query_offsets[work.node + 1] - token) * group;
+    const RowRange rows{token, work.key_head * group, group, work.first_row,
+                        std::min<std::int64_t>(rows_at_once, node_rows - work.first_row)};
+    const std::int64_t context = context_length(layout, work.node);
+    const std::int64_t first_position = context + rows.first / group;
+    const std::int64_t last_position = context + (rows.first + rows.count - 1) / group;
+    // Rows need not start at a token's first head: the run of lanes is counted from that head's place.
+    path_blocks(layout, work.node, first_position, last_position, shape.window, blocks);
+    pack_queries(query, rows, shape.head_size, scratch.query);
+    const Sight sight{first_position, rows.first % group, group, shape.window};
+    SoftmaxRows softmax;
+    for (int half = 0; half < 2; ++half) {
+        softmax.max[half] = _mm512_set1_ps(std::numeric_limits<float>::lowest());
+        softmax.sum[half] = _mm512_setzero_ps();
+    }
+    const std::int64_t total = std::int64_t(blocks.size());
+    for (std::int64_t start = 0; start < total; start += chunk_blocks) {
+        const std::int64_t count = std::min(chunk_blocks, total - start);
+        for (std::int64_t block = 0; block < count; ++block) {
+            score_block(packed.keys(work.key_head, blocks[start + block].index), scratch.query, packed.depth,
+                        scratch.scores + block * 1024);
+        }
+        softmax_chunk(blocks.data() + start, count, sight, last_position, shape, packed.depth, softmax, start == 0,
+                      scratch);
+        add_values(packed, work.key_head, blocks.data() + start, count, start == 0, scratch);
+    }
+    store_rows(out, rows, shape.head_size, softmax.sum, scratch.out);
+}
+
+}  // namespace
+
+std::int64_t amx_tree_attention_workspace(std::int64_t blocks, std::int64_t key_heads, std::int64_t head_size) {
+    return blocks * key_heads * 4 * depth_tiles(head_size) * tile_bytes;
+}
+
+INSTSEL_AMX void amx_tree_attention(const HeadsView<const std::uint16_t>& query,
+                                    const HeadsView<const std::uint16_t>& key,
+                                    const HeadsView<const std::uint16_t>& value, const HeadsView<std::uint16_t>& out,
+                                    const TreeLayout& layout, const AttentionShape& shape, std::uint8_t* workspace,
+                                    int threads) {
+    if (!has_amx_bfloat16()) throw std::runtime_error("this processor has no bfloat16 tile products (AMX)");
+    if (shape.head_size > largest_head) throw std::invalid_argument("query: expected a head size up to 256");
+    const std::int64_t group = query.heads / key.heads;
+    const std::vector<RowBlock> work = row_blocks(layout, group, key.heads, rows_at_once);
+    const PackedHeads packed{workspace, layout.blocks(), depth_tiles(shape.head_size)};
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for schedule(dynamic, 1)
+        for (std::int64_t range = 0; range < layout.ranges; ++range) {
+            for (std::int64_t head = 0; head < key.heads; ++head) {
+                for (std::int64_t first = layout.range_start[range]; first < layout.range_stop[range];
+                     first += key_block) {
+                    const std::int64_t block =
+                        layout.range_block[range] + (first - layout.range_start[range]) / key_block;
+                    pack_block(key, value, head, first, std::min(key_block, layout.range_stop[range] - first),
+                               shape.head_size, packed.keys(head, block), packed.values(head, block));
+                }
+            }
+        }
+        configure_tiles();
+        Scratch scratch;
+        std::vector<PathBlock> blocks;
+#pragma omp for schedule(dynamic, 4)
+        for (std::int64_t item = 0; item < std::int64_t(work.size()); ++item) {
+            attend(query, packed, out, layout, shape, work[std::size_t(item)], blocks, scratch, group);
+        }
+        release_tiles();
+    }
+}
+
+#else
+
+std::int64_t amx_tree_attention_workspace(std::int64_t, std::int64_t, std::int64_t) { return 0; }
+
+void amx_tree_attention(const HeadsView<const std::uint16_t>&, const HeadsView<const std::uint16_t>&,
+                        const HeadsView<const std::uint16_t>&, const HeadsView<std::uint16_t>&, const TreeLayout&,
+                        const AttentionShape&, std::uint8_t*, int) {
+    throw std::runtime_error("this processor has no bfloat16 tile products (AMX)");
+}
+
+#endif
+
+}  // namespace instsel

@@ -1,0 +1,146 @@
+// Queries, keys and values of attention as AMX tiles, and its sums back as rows.
+#pragma once
+
+#if defined(__x86_64__)
+#include <algorithm>
+#include <cstdint>
+
+#include "amx_tiles.h"
+#include "tree_layout.h"
+
+namespace instsel {
+
+constexpr std::int64_t largest_head = 256;
+
+// Packed keys and values: per key head and block of 32 keys, the keys as left operands [head/32][2][tile], then the
+// transposed values as left operands [head/16][tile].
+struct PackedHeads {
+    std::uint8_t* data;
+    std::int64_t blocks;
+    std::int64_t depth;  // tiles of 32 along the head
+
+    std::int64_t block_bytes() const { return 4 * depth * tile_bytes; }
+    std::uint8_t* keys(std::int64_t head, std::int64_t block) const {
+        return data + (head * blocks + block) * block_bytes();
+    }
+    std::uint8_t* values(std::int64_t head, std::int64_t block) const {
+        return keys(head, block) + 2 * depth * tile_bytes;
+    }
+};
+
+INSTSEL_AVX512 INSTSEL_INLINE void transpose16(__m512i* rows) {
+    __m512i t[16];
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) {
+        rows[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+        rows[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+        rows[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+        rows[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+    for (int i = 0; i < 4; ++i) {
+        t[i] = _mm512_shuffle_i32x4(rows[i], rows[i + 4], 0x88);
+        t[i + 4] = _mm512_shuffle_i32x4(rows[i], rows[i + 4], 0xdd);
+        t[i + 8] = _mm512_shuffle_i32x4(rows[i + 8], rows[i + 12], 0x88);
+        t[i + 12] = _mm512_shuffle_i32x4(rows[i + 8], rows[i + 12], 0xdd);
+    }
+    for (int i = 0; i < 4; ++i) {
+        rows[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
+        rows[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
+        rows[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
+        rows[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
+    }
+}
+
+// Up to 16 16-bit numbers, the rest zero.
+INSTSEL_AVX512 INSTSEL_INLINE __m256i load_half(const std::uint16_t* source, std::int64_t count) {
+    const __mmask16 mask = count >= 16 ? __mmask16(0xffff) : __mmask16((1u << count) - 1);
+    return _mm256_maskz_loadu_epi16(mask, source);
+}
+
+INSTSEL_AVX512 inline void pack_block(const HeadsView<const std::uint16_t>& key, const HeadsView<const std::uint16_t>& value,
+                               std::int64_t head, std::int64_t first, std::int64_t count, std::int64_t head_size,
+                               std::uint8_t* keys, std::uint8_t* values) {
+    for (std::int64_t half = 0; half < 2; ++half) {
+        const std::int64_t rows = std::clamp<std::int64_t>(count - 16 * half, 0, 16);
+        pack_left(key.at(first, head) + 16 * half * key.token_stride, key.token_stride, rows, head_size,
+                  2 * tile_bytes, keys + half * tile_bytes);
+    }
+    for (std::int64_t column = 0; column < depth_tiles(head_size) * tile_depth; column += 16) {
+        __m512i pairs[16];
+        for (std::int64_t pair = 0; pair < 16; ++pair) {
+            __m512i words = _mm512_setzero_si512();
+            for (std::int64_t odd = 0; odd < 2; ++odd) {
+                const std::int64_t left = std::max<std::int64_t>(0, head_size - column);
+                if (2 * pair + odd >= count || left == 0) continue;
+                const __m256i row = load_half(value.at(first + 2 * pair + odd, head) + column, left);
+                const __m512i wide = _mm512_cvtepu16_epi32(row);
+                words = _mm512_or_si512(words, odd != 0 ? _mm512_slli_epi32(wide, 16) : wide);
+            }
+            pairs[pair] = words;
+        }
+        transpose16(pairs);
+        for (int row = 0; row < 16; ++row) _mm512_store_si512(values + column / 16 * tile_bytes + row * 64, pairs[row]);
+    }
+}
+
+// The rows of a row block: (token, head of the group) pairs of one node.
+struct RowRange {
+    std::int64_t token;       // of the pack, of the node's first row
+    std::int64_t head;        // first query head of the group
+    std::int64_t group;
+    std::int64_t first;       // row of the block within the node
+    std::int64_t count;
+};
+
+// 32 rows of queries as right operands [head/32][2][tile].
+INSTSEL_AVX512 inline void pack_queries(const HeadsView<const std::uint16_t>& query, const RowRange& rows,
+                                 std::int64_t head_size, std::uint8_t* tiles) {
+    for (int half = 0; half < 2; ++half) {
+        for (std::int64_t tile = 0; tile < depth_tiles(head_size); ++tile) {
+            __m512i words[16];
+            const std::int64_t left = head_size - tile * tile_depth;
+            const __mmask32 mask = left >= 32 ? ~__mmask32(0) : (__mmask32(1) << left) - 1;
+            for (std::int64_t lane = 0; lane < 16; ++lane) {
+                const std::int64_t row = rows.first + 16 * half + lane;
+                words[lane] = _mm512_setzero_si512();
+                if (16 * half + lane < rows.count) {
+                    const std::uint16_t* from = query.at(rows.token + row / rows.group, rows.head + row % rows.group);
+                    words[lane] = _mm512_maskz_loadu_epi16(mask, from + tile * tile_depth);
+                }
+            }
+            transpose16(words);
+            std::uint8_t* to = tiles + (2 * tile + half) * tile_bytes;
+            for (int pair = 0; pair < 16; ++pair) _mm512_store_si512(to + pair * 64, words[pair]);
+        }
+    }
+}
+
+// Divides the sums of values [head/16][2][16, 16 rows] by the sums of probabilities and rounds them to bfloat16.
+INSTSEL_AMX_BF16 inline void store_rows(const HeadsView<std::uint16_t>& out, const RowRange& rows, std::int64_t head_size,
+                                 const __m512* sums, const float* sums_of_values) {
+    for (int half = 0; half < 2; ++half) {
+        const __m512 factor = _mm512_div_ps(_mm512_set1_ps(1.0f), sums[half]);
+        for (std::int64_t column = 0; column < head_size; column += 16) {
+            __m512i lanes[16];
+            const float* tile = sums_of_values + (column / 16 * 2 + half) * 256;
+            for (int i = 0; i < 16; ++i) {
+                lanes[i] = _mm512_castps_si512(_mm512_mul_ps(_mm512_load_ps(tile + 16 * i), factor));
+            }
+            transpose16(lanes);
+            const std::int64_t left = head_size - column;
+            const __mmask16 mask = left >= 16 ? __mmask16(0xffff) : __mmask16((1u << left) - 1);
+            for (std::int64_t lane = 0; lane < 16 && 16 * half + lane < rows.count; ++lane) {
+                const std::int64_t row = rows.first + 16 * half + lane;
+                std::uint16_t* to = out.at(rows.token + row / rows.group, rows.head + row % rows.group) + column;
+                const __m256i rounded = (__m256i)_mm512_cvtneps_pbh(_mm512_castsi512_ps(lanes[lane]));
+                _mm256_mask_storeu_epi16(to, mask, rounded);
+            }
+        }
+    }
+}
+
+}  // namespace instsel
+#endif

@@ -1,0 +1,112 @@
+// The softmax of a chunk of attention scores, 16 queries a vector: what lies between the two products.
+#pragma once
+
+#if defined(__x86_64__)
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+
+#include "amx_tiles.h"
+#include "avx512_math.h"
+#include "tree_layout.h"
+
+namespace instsel {
+
+constexpr int rows_at_once = 32;        // queries of a row block: two vectors
+constexpr std::int64_t chunk_blocks = 8;  // blocks of keys whose scores are held at once: 32 KB
+
+// Which of 32 rows see a key at a path position: a contiguous run, as rows are in order of position.
+struct Sight {
+    std::int64_t first_position;  // of row 0
+    std::int64_t first_head;      // of row 0 within its group: rows need not start at a position's first head
+    std::int64_t group;           // rows per position
+    std::int64_t window;          // 0: none
+
+    std::int64_t row_at(std::int64_t position) const {
+        return std::clamp<std::int64_t>((position - first_position) * group - first_head, 0, rows_at_once);
+    }
+    std::uint32_t rows(std::int64_t key_position) const {
+        const std::int64_t from = row_at(key_position);
+        const std::int64_t to = window == 0 ? rows_at_once : row_at(key_position + window);
+        return to <= from ? 0u : std::uint32_t(((std::uint64_t(1) << to) - 1) & ~((std::uint64_t(1) << from) - 1));
+    }
+    // Whether all rows up to the last position see all keys of a block.
+    bool whole(const PathBlock& block, std::int64_t last_position) const {
+        return block.keys == key_block && block.position + key_block - 1 <= first_position &&
+               (window == 0 || last_position - block.position < window);
+    }
+};
+
+struct SoftmaxRows {
+    __m512 max[2];  // of the scaled scores, in units of log2
+    __m512 sum[2];
+};
+
+// 2^t for t <= 0 to 3e-6 relative, far finer than the bfloat16 that it is rounded to.
+INSTSEL_AVX512 INSTSEL_INLINE __m512 exp2_16(__m512 t) {
+    const __m512 magic = _mm512_set1_ps(12582912.0f + 127.0f);
+    const __m512 bounded = _mm512_max_ps(_mm512_set1_ps(-126.0f), t);
+    const __m512 shifted = _mm512_add_ps(bounded, magic);
+    const __m512 f = _mm512_sub_ps(bounded, _mm512_sub_ps(shifted, magic));
+    __m512 p = _mm512_set1_ps(0.00958285f);
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.05590643f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.24024099f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.69312419f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
+    return _mm512_mul_ps(p, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(shifted), 23)));
+}
+
+INSTSEL_INLINE float* score_vector(float* scores, std::int64_t block, int key, int half) {
+    return scores + block * 1024 + ((key / 16) * 2 + half) * 256 + (key % 16) * 16;
+}
+
+// Soft-caps the scores of a block in place; afterwards they are scaled already.
+INSTSEL_AVX512 inline void softcap_block(float* scores, float scaling, float softcap) {
+    const __m512 factor = _mm512_set1_ps(scaling / softcap);
+    for (int i = 0; i < 1024; i += 16) {
+        const __m512 z = tanh16(_mm512_mul_ps(_mm512_load_ps(scores + i), factor));
+        _mm512_store_ps(scores + i, _mm512_mul_ps(z, _mm512_set1_ps(softcap)));
+    }
+}
+
+INSTSEL_AVX512 INSTSEL_INLINE void block_maxima(float* scores, std::int64_t index, const PathBlock& block, bool whole,
+                                                const Sight& sight, __m512* largest) {
+    for (int key = 0; key < block.keys; ++key) {
+        const std::uint32_t seen = whole ? ~0u : sight.rows(block.position + key);
+        for (int half = 0; half < 2; ++half) {
+            const __m512 z = _mm512_load_ps(score_vector(scores, index, key, half));
+            largest[half] = _mm512_mask_max_ps(largest[half], __mmask16(seen >> (16 * half)), z, largest[half]);
+        }
+    }
+}
+
+// Turns a block of scores into probabilities relative to `rows.max`, two keys side by side as a right operand wants it.
+template <bool whole>
+INSTSEL_AMX_BF16 INSTSEL_INLINE void block_probabilities(float* scores, std::int64_t index, const PathBlock& block,
+                                                         const Sight& sight, __m512 factor, SoftmaxRows& rows,
+                                                         std::uint8_t* tiles) {
+    alignas(64) static constexpr std::uint16_t interleave[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,
+                                                                 21, 6, 22, 7, 23, 8,  24, 9,  25, 10, 26,
+                                                                 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    const __m512i order = _mm512_load_si512(interleave);
+    for (int key = 0; key < key_block; key += 2) {
+        std::uint32_t seen[2] = {~0u, ~0u};
+        if (!whole) {
+            for (int k = 0; k < 2; ++k) seen[k] = key + k < block.keys ? sight.rows(block.position + key + k) : 0u;
+        }
+        for (int half = 0; half < 2; ++half) {
+            __m512 p[2];
+            for (int k = 0; k < 2; ++k) {
+                const __m512 z = _mm512_load_ps(score_vector(scores, index, key + k, half));
+                p[k] = exp2_16(_mm512_fmsub_ps(z, factor, rows.max[half]));
+                if (!whole) p[k] = _mm512_maskz_mov_ps(__mmask16(seen[k] >> (16 * half)), p[k]);
+            }
+            rows.sum[half] = _mm512_add_ps(rows.sum[half], _mm512_add_ps(p[0], p[1]));
+            const __m512i pair = (__m512i)_mm512_cvtne2ps_pbh(p[1], p[0]);
+            _mm512_store_si512(tiles + half * tile_bytes + key / 2 * 64, _mm512_permutexvar_epi16(order, pair));
+        }
+    }
+}
+
+}  // namespace instsel
+#endif

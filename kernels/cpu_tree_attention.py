@@ -1,0 +1,112 @@
+"""`tree_attention` on the CPU: bfloat16 by AMX in one call a pack, anything else node by node through torch."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import tree_attention_reference
+from .native_arrays import array_of
+from .tree_attention_reference import visible
+from .tree_plan import TreePlan, make_plan
+from .tree_segments import TreeSegments
+
+LARGEST_HEAD = 256
+
+
+def tree_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    segments: TreeSegments,
+    *,
+    scaling: float,
+    window: int | None,
+    softcap: float | None,
+) -> Tensor:
+    from . import _native
+
+    if query.shape[0] == 0:
+        return torch.empty_like(query, memory_format=torch.contiguous_format)
+    if query.dtype == torch.bfloat16 and query.shape[2] <= LARGEST_HEAD and _native.has_amx_bfloat16():
+        return _by_tiles(query, key, value, segments, scaling, window, softcap)
+    if softcap is not None:
+        return tree_attention_reference.tree_attention(
+            query, key, value, segments, scaling=scaling, window=window, softcap=softcap
+        )
+    return _by_nodes(query, key, value, segments, scaling, window)
+
+
+def _workspace(segments: TreeSegments, num_bytes: int) -> np.ndarray:
+    """Memory for packed keys and values, aligned to 64 bytes and kept for the other layers of the model."""
+    kept = segments.plans.get("workspace")
+    if kept is None or kept.shape[0] < num_bytes:
+        raw = np.empty(num_bytes + 64, dtype=np.uint8)
+        skip = -raw.ctypes.data % 64
+        kept = raw[skip : skip + num_bytes]
+        segments.plans["workspace"] = kept
+    return kept
+
+
+def _by_tiles(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    segments: TreeSegments,
+    scaling: float,
+    window: int | None,
+    softcap: float | None,
+) -> Tensor:
+    from . import _native
+
+    num_cached = key.shape[0] - query.shape[0]
+    plan: TreePlan | None = segments.plans.get(("ranges", num_cached))
+    if plan is None:
+        plan = segments.plans[("ranges", num_cached)] = make_plan(segments, num_cached)
+    out = torch.empty(query.shape, dtype=query.dtype)
+    needed = _native.amx_tree_attention_workspace(plan.num_blocks, key.shape[1], query.shape[2])
+    _native.amx_tree_attention(
+        array_of(query),
+        array_of(key),
+        array_of(value),
+        array_of(out),
+        plan.query_offsets,
+        plan.range_start,
+        plan.range_stop,
+        plan.range_block,
+        plan.path_offsets,
+        plan.path_ranges,
+        _workspace(segments, needed),
+        scaling,
+        softcap or 0.0,
+        window or 0,
+        torch.get_num_threads(),
+    )
+    return out
+
+
+def _by_nodes(
+    query: Tensor, key: Tensor, value: Tensor, segments: TreeSegments, scaling: float, window: int | None
+) -> Tensor:
+    """One call of torch's attention a node, over its gathered path."""
+    out = torch.empty(query.shape, dtype=query.dtype)
+    num_cached = key.shape[0] - query.shape[0]
+    for node in range(segments.num_nodes):
+        first, last = int(segments.query_offsets[node]), int(segments.query_offsets[node + 1])
+        if first == last:
+            continue
+        path = segments.key_indices(node, num_cached)
+        queries, keys, values = (x.transpose(0, 1)[None] for x in (query[first:last], key[path], value[path]))
+        whole = path.shape[0] == last - first and window is None
+        attended = torch.nn.functional.scaled_dot_product_attention(
+            queries,
+            keys,
+            values,
+            attn_mask=None if whole else visible(last - first, path.shape[0], window, query.device),
+            is_causal=whole,
+            scale=scaling,
+            enable_gqa=True,
+        )
+        out[first:last] = attended[0].transpose(0, 1)
+    return out
