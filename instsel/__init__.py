@@ -16,6 +16,11 @@ _MODULES = {
     "score_batch": "instsel.scorer",
     "plan_batch": "instsel.scorer",
     "ScoreBatch": "instsel.results",
+    "ifd": "instsel.methods.difficulty",
+    "wici": "instsel.methods.wici",
+    "grape": "instsel.methods.grape",
+    "select": "instsel.selection",
+    "spearman_correlation": "instsel.methods.correlation",
 }
 
 __all__ = ["Scorer", "score_batch"]

@@ -69,8 +69,9 @@ def plan_work(
 class Execution:
     """Runs work within a token budget that shrinks when memory runs out.
 
-    `consume(layout, rows)` is called with the output rows of each step; `fail(sequences)` with the sequences that do
-    not fit into memory even by themselves; `progress(tokens)` after each step.
+    `consume(layout, rows)` is called with the output rows of each step and gives a function that is called once the
+    next step has been started, so that reading results back does not leave a GPU waiting; `fail(sequences)` with the
+    sequences that do not fit into memory even by themselves; `progress(tokens)` after each step.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class Execution:
         model: CausalModel,
         *,
         logits: bool,
-        consume: Callable[[Layout, Tensor], None],
+        consume: Callable[[Layout, Tensor], Callable[[], None]],
         fail: Callable[[np.ndarray], None],
         progress: Callable[[int], None],
     ) -> None:
@@ -90,6 +91,7 @@ class Execution:
         self.budget: int | None = None  # set when memory ran out: what fitted since
         self.tokens_forwarded = 0
         self.packs = 0
+        self._finish: Callable[[], None] | None = None  # of the latest step
 
     def run(self, work: Work) -> None:
         """All steps of one piece of work."""
@@ -98,6 +100,12 @@ class Execution:
         queue = deque(work.steps)
         with self.model.ready(alone=work.alone):
             self._drain(work, queue, caches, lost)
+            self._finish_latest()
+
+    def _finish_latest(self) -> None:
+        finish, self._finish = self._finish, None
+        if finish is not None:
+            finish()
 
     @torch.inference_mode()
     def _drain(self, work: Work, queue: deque[Step], caches: dict[int, KeysValues], lost: set[int]) -> None:
@@ -132,13 +140,15 @@ class Execution:
                 cached = [caches[node] for node in step.cached]
                 rows, state = self.model.forward_pack(layout, cached, logits=self.logits)
                 caches.update(state.keys_values)
-            self.consume(layout, rows)
+            finish = self.consume(layout, rows)
         except (torch.OutOfMemoryError, MemoryError):
             return False
         except RuntimeError as error:
             if not any(text in str(error) for text in OUT_OF_MEMORY_TEXT):
                 raise
             return False
+        self._finish_latest()
+        self._finish = finish
         self.tokens_forwarded += step.num_tokens
         self.packs += 1
         self.progress(step.num_tokens)

@@ -87,9 +87,9 @@ def _norm_forward(module: nn.Module, norm: Norm) -> Callable[[Tensor], Tensor]:
     return forward
 
 
-def _find_activation(module: nn.Module) -> str | None:
+def _find_activation(module: Any) -> str | None:
     """The activation of a gated feed-forward network `down(activation(gate(x)) * up(x))`; None for anything else."""
-    projections = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
+    projections: list[Any] = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
     if not all(isinstance(projection, nn.Linear) for projection in projections) or not hasattr(module, "act_fn"):
         return None
     points = torch.linspace(-8, 8, 257)
@@ -113,7 +113,7 @@ def _gated_forward(module: Any, activation: str, x: Tensor) -> Tensor:
 
 def _is_pre_norm_layer(layer: Any, norms: dict[nn.Module, Norm]) -> bool:
     """Whether a layer is `x + attention(norm(x))`, then `x + mlp(norm(x))`, seen with stand-ins for both parts."""
-    parts = [getattr(layer, name, None) for name in ("input_layernorm", "post_attention_layernorm")]
+    parts: list[Any] = [getattr(layer, name, None) for name in ("input_layernorm", "post_attention_layernorm")]
     if any(part not in norms for part in parts) or not all(hasattr(layer, name) for name in ("self_attn", "mlp")):
         return False
     attention, mlp = layer.self_attn, layer.mlp
@@ -175,9 +175,7 @@ def _rotates_halves(source: Any) -> bool:
 def _rotate(own: Callable[..., Any], q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *rest: Any, **more: Any) -> Any:
     """Rotary embedding in place of fresh projections [1, heads, T, d]; the model's own where the layout is another."""
     in_order = [x.transpose(1, 2) for x in (q, k)]
-    usable = all(
-        x.is_contiguous() and x.shape[0] == 1 and x.dtype == cos.dtype and x.is_inference() for x in in_order
-    )
+    usable = all(x.is_contiguous() and x.shape[0] == 1 and x.dtype == cos.dtype and x.is_inference() for x in in_order)
     if rest or more or not usable or cos.shape[:1] != (1,) or cos.shape[-1] != q.shape[-1]:
         return own(q, k, cos, sin, *rest, **more)
     for x in in_order:

@@ -12,7 +12,7 @@ from torch import Tensor
 from instsel.execution import Execution, Work, plan_work
 from instsel.layout import Layout
 from instsel.loading import ModelSource, load_model, load_tokenizer, outline_model
-from instsel.logprob import pair_logprobs, pair_logprobs_of_logits
+from instsel.logprob import PairValues, pair_logprobs, pair_logprobs_of_logits
 from instsel.model import CausalModel
 from instsel.requests import Prepared, Request, prepare
 from instsel.results import Plan, ScoreBatch, ScoreStats
@@ -112,13 +112,16 @@ class Scorer:
         prepared = Prepared.from_ids(sequences, [min(len(s), 1) for s in sequences])
         total = np.zeros((len(sequences), model.config.hidden_size), np.float64)
 
-        def add(layout: Layout, rows: Tensor) -> None:
-            hidden = rows.float().cpu().numpy()
-            row = layout.pair_row[layout.scored_pair]
-            begin = np.flatnonzero(np.diff(layout.scored_sequence, prepend=-1))
-            if len(begin):
-                sums = np.add.reduceat(hidden[row].astype(np.float64), begin)
-                np.add.at(total, layout.scored_sequence[begin], sums)
+        def add(layout: Layout, rows: Tensor) -> Callable[[], None]:
+            def finish() -> None:
+                hidden = rows.float().cpu().numpy()
+                row = layout.pair_row[layout.scored_pair]
+                begin = np.flatnonzero(np.diff(layout.scored_sequence, prepend=-1))
+                if len(begin):
+                    sums = np.add.reduceat(hidden[row].astype(np.float64), begin)
+                    np.add.at(total, layout.scored_sequence[begin], sums)
+
+            return finish
 
         def fail(sequences: np.ndarray) -> None:
             total[sequences] = np.nan
@@ -133,7 +136,7 @@ class Scorer:
         prepared: Prepared,
         *,
         logits: bool,
-        consume: Callable[[Layout, Tensor], None],
+        consume: Callable[[Layout, Tensor], Callable[[], None]],
         fail: Callable[[np.ndarray], None],
         progress: ProgressLike,
     ) -> tuple[Execution, list[Work]]:
@@ -184,10 +187,11 @@ def score_batch(
     each = np.full(int(ends[-1]) if len(ends) else 0, np.nan, np.float32) if token_logprobs else None
     seen = {"rows": 0, "pairs": 0}
 
-    def add(layout: Layout, rows: Tensor) -> None:
-        if not len(layout.rows):
-            return
-        values, best = _pair_values(model, layout, rows)
+    def add(layout: Layout, rows: Tensor) -> Callable[[], None]:
+        pair_values = _pair_values(model, layout, rows) if len(layout.rows) else None
+        return lambda: None if pair_values is None else collect(layout, *pair_values())
+
+    def collect(layout: Layout, values: np.ndarray, best: np.ndarray) -> None:
         value = values[layout.scored_pair]
         sequence = layout.scored_sequence
         begin = np.flatnonzero(np.diff(sequence, prepend=-1))
@@ -225,7 +229,7 @@ def score_batch(
     return ScoreBatch(mean, np.where(good, total, np.nan), count, greedy & good, status, arrays, stats)
 
 
-def _pair_values(model: CausalModel, layout: Layout, rows: Tensor) -> tuple[np.ndarray, np.ndarray]:
+def _pair_values(model: CausalModel, layout: Layout, rows: Tensor) -> PairValues:
     if model.head is None:
         return pair_logprobs_of_logits(rows, layout.pair_row, layout.pair_target, backend=model.backend)
     return pair_logprobs(rows, model.head, layout.pair_row, layout.pair_target, backend=model.backend)
