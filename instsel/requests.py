@@ -55,10 +55,11 @@ def prepare(tokenizer: Any, model: CausalModel, requests: Iterable[Request], max
         raise TypeError(f"requests: expected a list of (context, continuation) pairs, got {type(requests).__name__}")
     limit = min((x for x in (max_length, model.max_length) if x is not None), default=None)
     pairs = list(requests)
-    encoded = encode_pairs(tokenizer, pairs, empty_context_token=model.first_token())
+    encoded = encode_pairs(tokenizer, pairs, empty_context_token=model.first_token(), max_tokens=limit)
     prepared = Prepared.from_ids([e.ids for e in encoded], [e.start for e in encoded])
     lengths, status = prepared.lengths, prepared.status
     status[prepared.num_tokens == 0] = "empty_target"
+    status[np.array([e.too_long for e in encoded], dtype=bool)] = "too_long"  # not even tokenised
     if limit is not None:
         status[(lengths > limit) & (status == "ok")] = "too_long"
     _check_ids(prepared, model)
