@@ -1,0 +1,102 @@
+"""Complexity: each ordering against its definition."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from one_by_one import OneByOne
+from tiny_model import tiny_model_folder
+
+import instsel
+from instsel.methods.complexity import RATING_PROMPT, complexity_values, named_complexity
+from instsel.records import Example
+
+EXAMPLES = [
+    Example("say the thing", "", "the king"),
+    Example("say the thing", "in a theory", "a king, singing in the thing"),
+    Example("say", "", ""),
+    Example("say", "", "the " * 400),
+    Example("say the king", "", "the king sings"),
+]
+
+
+@pytest.fixture(scope="module")
+def scorer() -> instsel.Scorer:
+    return instsel.Scorer(tiny_model_folder(), device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def truth() -> OneByOne:
+    return OneByOne(tiny_model_folder())
+
+
+def test_length_is_tokens_of_the_answer(scorer: instsel.Scorer, truth: OneByOne) -> None:
+    values, stats = complexity_values("length", scorer, EXAMPLES)
+    want = [len(truth.token_logprobs("say\n", EXAMPLES[i].response)) for i in (0, 1, 4)]
+    assert values[[0, 1, 4]].tolist() == want
+    assert np.isnan(values[[2, 3]]).all(), "what cannot be scored is less complex than anything"
+    assert stats.tokens_forwarded == 0
+    longest = truth.length("say the thing\nin a theory\n" + EXAMPLES[1].response)
+    assert np.isfinite(complexity_values("length", scorer, EXAMPLES, max_length=longest)[0][1])
+    shorter, _ = complexity_values("length", scorer, EXAMPLES, max_length=longest - 1)
+    assert np.isnan(shorter).tolist() == [False, True, True, True, False]
+
+
+def test_ifd_is_the_examples_own(scorer: instsel.Scorer) -> None:
+    values, _ = complexity_values("ifd", scorer, EXAMPLES)
+    np.testing.assert_allclose(values, instsel.ifd(scorer, EXAMPLES).ifd, rtol=1e-5)
+    assert np.isfinite(values).tolist() == [True, True, False, False, True]
+
+
+def test_a_rating_is_the_expected_one(scorer: instsel.Scorer, truth: OneByOne) -> None:
+    values, stats = complexity_values("deita", scorer, EXAMPLES)
+    for example, value in zip(EXAMPLES, values, strict=True):
+        asked = example.instruction + ("\n" + example.input if example.input else "")
+        prompt = RATING_PROMPT.replace("{request}", asked)
+        share = np.exp([truth.token_logprobs(prompt, rating).sum() for rating in "123456"])
+        assert value == pytest.approx((share * [1, 2, 3, 4, 5, 6]).sum() / share.sum(), rel=1e-4)
+    assert np.std(values[[0, 1, 4]]) > 1e-3, "the control: the request is in the prompt"
+    assert values[2] == pytest.approx(values[3], abs=1e-5), "the answer is not"
+    assert stats.sequences == 30
+    assert stats.tokens_unshared > 6 * stats.tokens_forwarded, "the six ratings share their prompt"
+
+
+def test_a_rating_model_and_prompt_of_ones_own(scorer: instsel.Scorer) -> None:
+    plain, _ = complexity_values("deita", scorer, EXAMPLES)
+    other, _ = complexity_values("deita", scorer, EXAMPLES, rating_prompt="{request}\n##Complexity: ")
+    assert np.abs(plain - other).max() > 1e-3
+    broken = instsel.Scorer("no/such/folder")
+    rated, _ = complexity_values("deita", broken, EXAMPLES, complexity_scorer=scorer)
+    assert rated.tolist() == plain.tolist()
+    long = [Example("the " * 400), EXAMPLES[0]]
+    assert np.isnan(complexity_values("deita", scorer, long)[0]).tolist() == [True, False]
+    with pytest.raises(ValueError, match=r'rating_prompt must contain "\{request\}", got \'how hard\?\''):
+        complexity_values("deita", scorer, EXAMPLES, rating_prompt="how hard?")
+
+
+def test_numbers_functions_and_columns(scorer: instsel.Scorer) -> None:
+    assert complexity_values([5, 4, 3, 2, 1], scorer, EXAMPLES)[0].tolist() == [5, 4, 3, 2, 1]
+    by_function, _ = complexity_values(lambda examples: [len(e.instruction) for e in examples], scorer, EXAMPLES)
+    assert by_function.tolist() == [13, 13, 3, 3, 12]
+    rows: list[dict[str, Any]] = [{"rank": 2}, {"rank": None}, {"other": 1}]
+    column = named_complexity("rank", rows)
+    assert isinstance(column, np.ndarray)
+    assert column[0] == 2
+    assert np.isnan(column[1:]).all()
+    assert named_complexity("length", [{"length": 5}]) == "length"
+
+
+@pytest.mark.parametrize(
+    ("complexity", "message"),
+    [
+        ("size", "complexity must be one of length, ifd, deita or numbers, got 'size'"),
+        ([1, 2], r"complexity must be numbers \[5\], one for each example, got shape \[2\]"),
+        (["a"] * 5, r"complexity must be numbers \[5\], got list of other things"),
+        (lambda examples: [[1]] * 5, r"got shape \[5, 1\]"),
+    ],
+)
+def test_what_is_refused(scorer: instsel.Scorer, complexity: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        complexity_values(complexity, scorer, EXAMPLES)

@@ -1,0 +1,292 @@
+"""Influence and wICI of a small real model against float64 forwards, one sequence at a time, and against loops."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from one_by_one import OneByOne, plain
+from tiny_model import CONTEXT, tiny_model_folder
+
+import instsel
+from instsel.embeddings import unit_rows
+from instsel.methods import influence, wici
+from instsel.methods.difficulty import direct_rows
+from instsel.methods.influence import combine_influence, influence_rows
+from instsel.probes import find_probes
+from instsel.records import to_examples
+
+TOLERANCE = 1e-4  # relative, as the parity with the published program is held to
+
+
+def rows(count: int) -> list[dict[str, str]]:
+    words = ["the", "thing", "in", "a", "king", "sing", "answer", "theory"]
+    return [
+        {
+            "instruction": f"say the {words[i % 8]} {i}",
+            "input": "in the thing " * (i % 3),
+            "output": " ".join(words[(i * j + j) % 8] for j in range(1, 3 + i % 7)),
+        }
+        for i in range(count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def scorer() -> instsel.Scorer:
+    return instsel.Scorer(tiny_model_folder(), device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def truth() -> OneByOne:
+    return OneByOne(tiny_model_folder())
+
+
+def by_loop(
+    direct: np.ndarray, ifd: np.ndarray, one_shot: np.ndarray, probes: np.ndarray, similarity: np.ndarray, rule: str
+) -> list[float]:
+    """The definitions of both rules, a row at a time; NaN where a pair is missing."""
+    out = []
+    for a in range(len(ifd)):
+        terms = []
+        for b, shown, cosine in zip(probes[a], one_shot[a], similarity[a], strict=True):
+            gain = float("nan") if b < 0 else ifd[b] - np.exp(-shown) / np.exp(-direct[b])
+            if not np.isnan(gain):
+                terms.append((gain, (1 - cosine) * gain if rule == "release" else (1 - cosine) / 2 * gain))
+        counted = [term for gain, term in terms if rule == "paper" or gain > 0]
+        out.append(float(np.mean(counted)) if counted else 0.0 if terms else float("nan"))
+    return out
+
+
+def drawn_probes(count: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, count, (count, width)), rng.uniform(-1, 1, (count, width))
+
+
+def test_as_one_forward_a_pair(scorer: instsel.Scorer, truth: OneByOne) -> None:
+    examples = rows(9)
+    probes, similarity = drawn_probes(9, 3)
+    probes[4, 1] = -1
+    alone = np.array([truth.token_logprobs("", row["output"]).mean() for row in examples])
+    prompted = np.array([truth.token_logprobs(plain(row), row["output"]).mean() for row in examples])
+    shown = np.array(
+        [
+            [truth.token_logprobs(plain(examples[b], examples[a]), examples[b]["output"]).mean() for b in probes[a]]
+            for a in range(9)
+        ]
+    )
+    for rule in ("paper", "release"):
+        found = instsel.wici(scorer, examples, probes=probes, similarity=similarity, rule=rule)
+        assert found.status.tolist() == ["ok"] * 9
+        np.testing.assert_allclose(found.ifd, np.exp(alone - prompted), rtol=TOLERANCE)
+        want = np.where(probes >= 0, np.exp(alone[probes] - shown), np.nan)
+        np.testing.assert_allclose(found.one_shot_ifd, want, rtol=TOLERANCE)
+        score = by_loop(alone, np.exp(alone - prompted), shown, probes, similarity, rule)
+        np.testing.assert_allclose(found.score, score, atol=TOLERANCE * np.abs(score).max())
+        # The control: without the demonstration, the figures are others.
+        assert np.nanmedian(np.abs(np.exp(alone - prompted)[probes] / found.one_shot_ifd - 1)) > 100 * TOLERANCE
+    assert found.selectable.tolist() == (np.exp(alone - prompted) <= 1).tolist()
+    assert not found.demonstration_cut.any()
+
+
+@pytest.mark.parametrize("rule", ["paper", "release"])
+def test_missing_pairs_are_left_out_of_the_mean(rule: str) -> None:
+    """Any pattern of failures: a failed pair is no zero, and a row keeps its score as long as it has a pair."""
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        direct, conditional = rng.normal(-3, 0.5, (2, 30))
+        one_shot = rng.normal(-3, 0.5, (30, 4))
+        probes = rng.integers(-1, 30, (30, 4))
+        statuses = {
+            "direct_status": np.where(rng.random(30) < 0.1, "too_long", "ok"),
+            "conditional_status": np.where(rng.random(30) < 0.1, "nonfinite", "ok"),
+            "one_shot_status": np.where(rng.random((30, 4)) < 0.4, "out_of_memory", "ok"),
+        }
+        direct[statuses["direct_status"] != "ok"] = np.nan
+        conditional[statuses["conditional_status"] != "ok"] = np.nan
+        one_shot[statuses["one_shot_status"] != "ok"] = np.nan
+        similarity = np.where(probes >= 0, rng.uniform(-1, 1, (30, 4)), np.nan)
+        found = combine_influence(
+            direct=direct, conditional=conditional, one_shot=one_shot, probes=probes, similarity=similarity,
+            rule=rule, **statuses,
+        )  # fmt: skip
+        ifd = np.exp(direct - conditional)
+        np.testing.assert_allclose(found["score"], by_loop(direct, ifd, one_shot, probes, similarity, rule), atol=1e-12)
+        assert np.isfinite(found["score"]).tolist() == (found["status"] == "ok").tolist()
+        assert (np.isfinite(found["influence"]).any(1) == (found["status"] == "ok")).all()
+        assert not found["selectable"][found["status"] != "ok"].any()
+        # The control: counting the missing pairs as zeros, as the published program does, gives other scores.
+        zeros = np.nan_to_num(found["influence"] * (1 - similarity)).mean(1)
+        assert np.nanmax(np.abs(zeros - found["score"])) > 1e-2
+
+
+def test_the_release_rule_counts_gains_only() -> None:
+    common = {
+        "direct": np.log([0.5, 0.5, 0.5]), "conditional": np.log([0.5, 0.25, 0.8]), "probes": np.array([[1, 2]] * 3),
+        "similarity": np.array([[0.5, 0.0]] * 3), "one_shot": np.log([[0.5, 0.5], [0.2, 0.4], [0.25, 0.4]]),
+        "direct_status": np.full(3, "ok"), "conditional_status": np.full(3, "ok"),
+        "one_shot_status": np.full((3, 2), "ok"),
+    }  # fmt: skip
+    # ifd = 1, 2, 0.625; influence = 2 - 1 and 0.625 - 1, then 2 - 2.5 and 0.625 - 1.25, then 2 - 2 and 0.625 - 1.25.
+    release = combine_influence(**common, rule="release")
+    np.testing.assert_allclose(release["score"], [0.5, 0.0, 0.0], atol=1e-12)
+    assert release["selectable"].tolist() == [True, False, True]
+    paper = combine_influence(**common, rule="paper")
+    np.testing.assert_allclose(paper["score"], [(0.25 - 0.1875) / 2, (-0.125 - 0.3125) / 2, -0.15625], atol=1e-12)
+    assert paper["selectable"].all()
+
+
+def test_failures_of_real_rows(scorer: instsel.Scorer, truth: OneByOne) -> None:
+    examples = rows(7)
+    examples[1]["output"] = ""  # fails as a demonstration and as a probe
+    room = CONTEXT - truth.length(plain(examples[2]))
+    examples[2]["output"] = "the " * (
+        room - 1
+    )  # with the last blank a token: fits by itself, and after no demonstration or before no probe
+    examples[3]["output"] = "the " * 400  # fits nowhere
+    probes = np.array([[1, 2, 4], [4, 5, 6], [4, 5, 6], [4, 5, 6], [1, 3, -1], [-1, -1, -1], [2, 3, 4]])
+    found = instsel.wici(scorer, examples, probes=probes, similarity=np.zeros((7, 3)))
+    assert found.status.tolist() == [
+        "ok", "empty_target", "too_long", "too_long", "empty_target", "empty_target", "ok",
+    ]  # fmt: skip
+    present = np.isfinite(found.influence)
+    assert present.tolist() == [[False, False, True], *[[False] * 3] * 5, [False, False, True]]
+    assert np.isfinite(found.ifd).tolist() == [True, False, True, False, True, True, True]
+    single = instsel.wici(scorer, examples, probes=probes[:, 2:], similarity=np.zeros((7, 1)))
+    np.testing.assert_allclose(found.score[[0, 6]], single.score[[0, 6]], rtol=1e-4)
+
+
+def test_its_own_answer_costs_nothing_and_answers_alone_are_scored_once(
+    scorer: instsel.Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examples = rows(8)
+    probes = np.array([[(i + j) % 8 for j in (1, 2, 3)] for i in range(8)])
+    calls: list[list[Any]] = []
+    real = instsel.score_batch
+
+    def recorded(scorer: Any, requests: Any, **options: Any) -> Any:
+        calls.append(list(requests))
+        return real(scorer, calls[-1], **options)
+
+    monkeypatch.setattr(influence, "score_batch", recorded)
+    monkeypatch.setattr("instsel.methods.difficulty.score_batch", recorded)
+    found = instsel.wici(scorer, examples, probes=probes, similarity=np.zeros((8, 3)))
+    assert [len(call) for call in calls] == [8, 8 + 24], "all pairs of a chunk go in one call"
+    assert sorted(calls[0]) == sorted(("", row["output"]) for row in examples)
+    own, pairs = calls[1][:8], calls[1][8:]
+    with_own = real(scorer, own + pairs).stats.tokens_forwarded
+    # A row's own sequence ends where its probes' begin, except for tokens that merge across that place.
+    assert with_own - real(scorer, pairs).stats.tokens_forwarded <= 8
+    assert found.stats.tokens_forwarded == with_own + real(scorer, calls[0]).stats.tokens_forwarded
+    assert found.stats.tokens_unshared > 1.5 * found.stats.tokens_forwarded
+
+
+def test_slices_are_the_whole(scorer: instsel.Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    examples = rows(10)
+    probes, similarity = drawn_probes(10, 2, seed=2)
+    whole = instsel.wici(scorer, examples, probes=probes, similarity=similarity)
+    monkeypatch.setattr(wici, "PAIR_CHUNK_ROWS", 3)
+    chunked = instsel.wici(scorer, examples, probes=probes, similarity=similarity)
+    np.testing.assert_allclose(chunked.score, whole.score, atol=1e-5)
+    records = to_examples(examples)
+    parts = []
+    for part in (range(0, 4), range(4, 10)):
+        needed = {int(row) for row in part} | set(probes[part.start : part.stop].ravel().tolist())
+        columns, _ = influence_rows(scorer, {row: records[row] for row in needed}, part, probes)
+        parts.append(columns)
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    assert set(joined) == {
+        "conditional", "conditional_status", "num_tokens", "one_shot", "one_shot_status", "demonstration_cut",
+    }  # fmt: skip
+    del joined["num_tokens"], joined["demonstration_cut"]
+    alone, _ = direct_rows(scorer, records, range(10))
+    columns = combine_influence(**alone, **joined, probes=probes, similarity=similarity)
+    np.testing.assert_allclose(columns["score"], whole.score, atol=1e-5)
+
+
+def test_probes_are_found_where_none_are_given(scorer: instsel.Scorer) -> None:
+    examples = rows(30)
+    embeddings = np.random.default_rng(3).normal(size=(30, 8))
+    complexity = np.random.default_rng(4).normal(size=30)
+    options: dict[str, Any] = {"num_neighbors": 9, "num_probes": 3, "embedder": embeddings}
+    found = instsel.wici(scorer, examples, complexity=complexity, **options)
+    expected = find_probes(embeddings, complexity, num_neighbors=9, num_probes=3)
+    assert found.probes.tolist() == expected.index.tolist()
+    assert found.similarity.tolist() == expected.similarity.tolist()
+    assert found.embeddings is not None
+    assert found.embeddings.tolist() == unit_rows(embeddings).tolist()
+    again = instsel.wici(scorer, examples, probes=found.probes, similarity=found.similarity)
+    assert again.embeddings is None
+    np.testing.assert_allclose(again.score, found.score, atol=1e-5)
+    computed = instsel.wici(scorer, examples, probes=found.probes, embedder=embeddings)
+    assert computed.similarity.tolist() == found.similarity.tolist()
+    named = [{**row, "rank": value} for row, value in zip(examples, complexity, strict=True)]
+    assert instsel.wici(scorer, iter(named), complexity="rank", **options).probes.tolist() == found.probes.tolist()
+
+
+def test_order_of_rows_does_not_matter_and_copies_are_equal(scorer: instsel.Scorer) -> None:
+    examples = rows(24)
+    examples[20] = dict(examples[3])
+    embeddings = np.random.default_rng(5).normal(size=(24, 6))
+    embeddings[20] = embeddings[3]
+    complexity = np.random.default_rng(6).permutation(24).astype(float)
+    complexity[20] = complexity[3]
+    order = np.random.default_rng(7).permutation(24)
+    options: dict[str, Any] = {"num_neighbors": 8, "num_probes": 3}
+    whole = instsel.wici(scorer, examples, embedder=embeddings, complexity=complexity, **options)
+    moved = instsel.wici(
+        scorer, [examples[i] for i in order], embedder=embeddings[order], complexity=complexity[order], **options
+    )
+    np.testing.assert_allclose(moved.score, whole.score[order], atol=1e-5)
+    assert whole.score[20] == pytest.approx(whole.score[3], abs=1e-5)
+    assert 3 in whole.probes[20] or 20 in whole.probes[3] or (whole.probes[20] == whole.probes[3]).all()
+
+
+def test_the_scoring_model_embeds_by_itself(scorer: instsel.Scorer) -> None:
+    found = instsel.wici(scorer, [*rows(11), rows(1)[0]], num_neighbors=5, num_probes=2)
+    assert found.status.tolist() == ["ok"] * 12
+    assert found.probes.min() >= 0
+    assert (found.probes != np.arange(12)[:, None]).all()
+    assert found.embeddings is not None
+    assert found.embeddings[0].tolist() == found.embeddings[11].tolist()
+    assert found.embeddings.shape == (12, scorer.model.config.hidden_size)
+
+
+def test_few_rows(scorer: instsel.Scorer) -> None:
+    assert instsel.wici(scorer, []).score.shape == (0,)
+    one = instsel.wici(scorer, rows(1))
+    assert (one.status.tolist(), one.probes.tolist()) == (["empty_target"], [[-1] * 5])
+    assert np.isnan(one.score[0])
+    assert np.isfinite(one.ifd[0])
+    two = instsel.wici(scorer, rows(2))
+    assert (two.status.tolist(), two.probes[:, 0].tolist()) == (["ok", "ok"], [1, 0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rule": "mean"}, "rule must be one of paper, release, got 'mean'"),
+        ({"probes": [[0.5], [1.0], [0.0]]}, r"probes must be whole numbers \[3, k\], .* got float64 of shape \[3, 1\]"),
+        ({"probes": [[0, 1]]}, r"probes must be whole numbers \[3, k\]"),
+        ({"probes": [[], [], []]}, r"probes must be whole numbers \[3, k\]"),
+        ({"probes": [[0], [1], [3]]}, "probes must be rows from 0 to 2, or -1 for none, got 3"),
+        ({"probes": [[0], [1], [-2]]}, "or -1 for none, got -2"),
+        ({"similarity": [[0.5]] * 3}, "similarity was given without the probes"),
+        ({"probes": [[0], [1], [2]], "similarity": [0.5] * 3}, r"the shape of probes, \[3, 1\], got \[3\]"),
+        (
+            {"probes": [[0], [1], [2]], "similarity": [[0.0], [1.5], [0.0]]},
+            r"cosines from -1 to 1, got 1.5 at \[1, 0\]",
+        ),
+        ({"probes": [[0], [1], [2]], "similarity": [[np.nan]] * 3}, r"cosines from -1 to 1, got nan at \[0, 0\]"),
+        ({"complexity": "size"}, "one of length, ifd, deita, numbers or a column, got 'size'; the columns are instr"),
+        ({"complexity": "instruction"}, r"complexity must be numbers \[3\]"),
+        ({"complexity": [1.0]}, r"complexity must be numbers \[3\], one for each example, got shape \[1\]"),
+        ({"num_probes": 0}, "num_probes must be a whole number of at least 1, got 0"),
+        ({"num_neighbors": 3}, "num_probes must be at most num_neighbors=3, got 5"),
+        ({"template": "other"}, "template must be one of plain, alpaca, chat, got 'other'"),
+        ({"embedder": np.ones((2, 4))}, r"embedder must have shape \[3, d\]"),
+    ],
+)
+def test_what_is_refused(scorer: instsel.Scorer, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        instsel.wici(scorer, rows(3), **options)
