@@ -84,7 +84,7 @@ def vocabulary(name: str) -> int:
 
 
 def make_model(name: str, dtype: str, *, device: str = "cpu", seed: int = 0) -> PreTrainedModel:
-    """A model by name, in "float32" or "bfloat16", its weights normal with a standard deviation of 1 / sqrt(hidden).
+    """A model by name, its weights normal with a standard deviation of 1 / sqrt(hidden), then rounded to `dtype`.
 
     transformers' default of 0.02 would give scores that hardly differ between requests, with which no check of one
     way of scoring against another means much.
@@ -95,5 +95,5 @@ def make_model(name: str, dtype: str, *, device: str = "cpu", seed: int = 0) -> 
     )
     torch.manual_seed(seed)
     with torch.device(device):
-        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
-    return model.eval()
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return model.to(getattr(torch, dtype)).eval()

@@ -1,0 +1,156 @@
+"""instsel beside another way of scoring the same requests: runs in turns, the same numbers checked.
+
+    python benchmarks/compare.py --workload wici-k5 --against padded --dtype bfloat16 --output benchmarks/results
+
+Both load the same random weights, each in a process of its own that waits while the other runs. Their scores must
+agree with a float64 reference as well as one sequence at a time does, or there is no result. Then runs alternate,
+instsel and the other, until there are `--pairs` pairs or `--seconds` have passed (at least one pair); the ratio
+reported is the median over the pairs. With `--append` pairs are added to those of an earlier call's result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import models
+import workloads
+from agreement import Reference, compare_scores
+from competitors import NAMES
+from contestants import Contestant
+from environment import environment
+
+
+def compare(
+    model: str,
+    work: workloads.Workload,
+    against: str,
+    dtype: str,
+    *,
+    against_dtype: str | None = None,
+    device: str = "cpu",
+    pairs: int = 3,
+    seconds: float = 150.0,
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """One result; ValueError where the scores do not agree."""
+    against_dtype = against_dtype or dtype
+    began = time.perf_counter()
+    references = {name: Reference(model, name, device, work) for name in dict.fromkeys((dtype, against_dtype))}
+    ours = Contestant("instsel_engine", model, dtype, device, work, threads=threads)
+    theirs = Contestant(against, model, against_dtype, device, work, threads=threads)
+    found: list[dict[str, Any]] = []
+    agreement: dict[str, Any] = {}
+    try:
+        while len(found) < pairs and (not found or time.perf_counter() - began < seconds):
+            our_seconds, our_scores, our_peak = ours.run()
+            their_seconds, their_scores, their_peak = theirs.run()
+            agreement = {
+                "instsel": references[dtype].check("instsel", our_scores),
+                against: references[against_dtype].check(against, their_scores),
+                **compare_scores(work, our_scores, their_scores),
+            }
+            found.append(
+                {"instsel": our_seconds, "against": their_seconds, "peaks": [our_peak, their_peak]},
+            )
+    finally:
+        ours.close()
+        theirs.close()
+    return {
+        "benchmark": "compare",
+        "model": model,
+        "workload": work.name,
+        "size": work.size,
+        "requests": len(work),
+        "dtype": dtype,
+        "against": against,
+        "against_dtype": against_dtype,
+        "device": device,
+        "batch_size": theirs.setup["batch_size"],
+        "trial_seconds": theirs.setup["trial_seconds"],
+        "pairs": found,
+        "agreement": agreement,
+        "environment": environment(device),
+    }
+
+
+def summarise(result: dict[str, Any]) -> dict[str, Any]:
+    """The result with its medians."""
+    pairs = result["pairs"]
+    return {
+        **result,
+        "instsel_seconds": statistics.median(pair["instsel"] for pair in pairs),
+        "against_seconds": statistics.median(pair["against"] for pair in pairs),
+        "ratio": statistics.median(pair["against"] / pair["instsel"] for pair in pairs),
+    }
+
+
+def file_name(result: dict[str, Any]) -> str:
+    """Where a result is kept: one file for each comparison."""
+    keys = ("model", "workload", "dtype", "against", "against_dtype")
+    return "_".join(["compare", result["device"].replace(":", ""), *(result[key] for key in keys)]) + ".json"
+
+
+def main() -> None:
+    """Compare, print one line, and with `--output` write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=models.NAMES, default="smollm2-135m")
+    parser.add_argument("--workload", choices=workloads.NAMES, default="wici-k5")
+    parser.add_argument("--size", type=int, help="candidates, groups, demonstrations or questions")
+    parser.add_argument("--against", choices=NAMES, required=True)
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    parser.add_argument("--against-dtype", choices=("bfloat16", "float32"), help="where not the same")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=150.0, help="begin no further pair after this time")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, help="folder for the result file")
+    parser.add_argument("--append", action="store_true", help="add to the pairs of the file that is there")
+    options = parser.parse_args()
+    work = workloads.make_workload(
+        options.workload, vocabulary=models.vocabulary(options.model), size=options.size, seed=options.seed
+    )
+    try:
+        result = compare(
+            options.model,
+            work,
+            options.against,
+            options.dtype,
+            against_dtype=options.against_dtype,
+            device=options.device,
+            pairs=options.pairs,
+            seconds=options.seconds,
+            threads=options.threads,
+        )
+    except (ValueError, RuntimeError) as error:
+        sys.exit(f"no result: {error}")
+    if options.output:
+        options.output.mkdir(parents=True, exist_ok=True)
+        path = options.output / file_name(result)
+        if options.append and path.exists():
+            before = json.loads(path.read_text())
+            same = all(before[key] == result[key] for key in ("size", "requests"))
+            if same and before["environment"]["commit"] == result["environment"]["commit"]:
+                result["pairs"] = before["pairs"] + result["pairs"]
+        result = summarise(result)
+        path.write_text(json.dumps(result, indent=1) + "\n")
+    result = summarise(result)
+    agreement = result["agreement"]
+    print(
+        f"{result['model']} {result['workload']} x {result['size']}: instsel {result['dtype']} "
+        f"{result['instsel_seconds']:.2f} s, {result['against']} {result['against_dtype']} "
+        f"(batch size {result['batch_size']}) {result['against_seconds']:.2f} s, ratio {result['ratio']:.2f} "
+        f"over {len(result['pairs'])} pairs; largest difference {agreement['largest_difference']:.1e} nats a token, "
+        f"Spearman {agreement['spearman']:.5f}"
+        + (f", of influences {agreement['spearman_influence']:.5f}" if agreement["spearman_influence"] else "")
+    )
+
+
+if __name__ == "__main__":
+    main()
