@@ -43,11 +43,6 @@ def chat_prompt_and_answer(tokenizer: Any, example: Example, demonstration: Exam
     return before, answer
 
 
-def chat_answer_end(tokenizer: Any) -> str:
-    """What the chat template writes after an answer, up to and with the end-of-turn token, without blanks after it."""
-    return _around_answer(tokenizer, [_message("user", "a")])[1].rstrip()
-
-
 def _prompt_messages(example: Example, demonstration: Example | None) -> list[dict[str, str]]:
     turns: list[tuple[str, str]] = []
     if demonstration is not None:
@@ -88,7 +83,8 @@ def _render(tokenizer: Any, messages: list[dict[str, str]], *, add_generation_pr
         roles = ", ".join(message["role"] for message in messages)
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
-            f"template 'chat': the tokenizer's chat template refuses the turns {roles}: {reason}"
+            f"template 'chat': the tokenizer's chat template refuses the turns {roles} (the first is "
+            f"{_cut(messages[0]['content'])}): {reason}"
         ) from None
     return str(text)
 

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from instsel.chat_template import chat_answer_end, chat_prompt, chat_prompt_and_answer
+from instsel.chat_template import chat_prompt, chat_prompt_and_answer
 from instsel.records import Example
 from instsel.tokenization import Encoded, encode_pairs
 
 __all__ = [
     "TEMPLATES",
     "Encoded",
-    "answer_end",
     "context_text",
     "embedding_text",
     "encode_pairs",
@@ -55,7 +54,7 @@ def prompt_and_answer(
     """The context and the continuation of an example, ready for ``score_batch``.
 
     template: one of :data:`TEMPLATES`. demonstration: an example shown with its answer before the prompt.
-    tokenizer: needed for "chat" only. The token that ends an answer is not part of it: see :func:`answer_end`.
+    tokenizer: needed for "chat" only. The token that ends a turn is not part of the answer.
 
     Raises ValueError for an unknown template, a tokenizer without a chat template, or turns that it refuses.
 
@@ -66,17 +65,6 @@ def prompt_and_answer(
     if template == "chat":
         return chat_prompt_and_answer(tokenizer, example, demonstration)
     return context_text(template, example, demonstration=demonstration), example.response
-
-
-def answer_end(template: str, tokenizer: Any) -> str:
-    """The text that ends an answer: the chat template's end of turn, else the tokenizer's EOS ("" where it has none).
-
-    Scored only where it is appended to the continuation.
-    """
-    _check(template)
-    if template == "chat":
-        return chat_answer_end(tokenizer)
-    return getattr(tokenizer, "eos_token", None) or ""
 
 
 def embedding_text(example: Example) -> str:

@@ -66,6 +66,9 @@ def encode_pairs(
 
     Raises TypeError or ValueError naming the request's index where a pair is not two texts or lists of ids, and
     ValueError where an empty context has no token to stand for it.
+
+    >>> encode_pairs(None, [([5, 6], [7])])
+    [Encoded(ids=array([5, 6, 7], dtype=int32), start=2, too_long=False)]
     """
     return _Encoder(tokenizer, empty_context_token, max_tokens).encode(pairs)
 

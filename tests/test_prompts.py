@@ -7,7 +7,6 @@ from small_tokenizers import byte_level
 
 from instsel.prompts import (
     TEMPLATES,
-    answer_end,
     context_text,
     embedding_text,
     encode_pairs,
@@ -133,12 +132,10 @@ def test_chat_answer_as_the_template_writes_it():
     assert (context, answer) == ("<bos><|User|>Add 1 and 2.<|Assistant|>", "3")
 
 
-def test_chat_answer_end_is_not_scored():
+def test_chat_end_of_turn_is_not_scored():
     for template, end in ((CHATML, "<|im_end|>"), (TRIMMING, "<|eot|>"), (ALTERNATING, "<eos>")):
-        tokenizer = chat(template)
-        assert answer_end("chat", tokenizer) == end
-        assert end not in prompt_and_answer("chat", SHOWN, tokenizer=tokenizer)[1]
-    assert answer_end("plain", byte_level()) == "<eos>" and answer_end("alpaca", object()) == ""
+        assert end in rendered(chat(template), ("user", "a"), ("assistant", "3"))
+        assert prompt_and_answer("chat", SHOWN, tokenizer=chat(template))[1] == "3"
 
 
 def test_chat_has_one_bos():
@@ -158,8 +155,12 @@ def test_chat_has_one_bos():
     ("template", "example", "message"),
     [
         (None, SHOWN, "no chat template; use template 'plain' or 'alpaca'"),
-        (ALTERNATING, LONG, "refuses the turns system, user, assistant, user, assistant: System role not supported"),
-        (ALTERNATING, Example("a", "", "b", (("user", "c"),)), "refuses the turns user, user.*must alternate"),
+        (ALTERNATING, LONG, "refuses the turns system, user, assistant, user, assistant .*: System role not supported"),
+        (
+            ALTERNATING,
+            Example("a", "", "b", (("user", "c"),)),
+            "refuses the turns user, user, assistant .the first is 'c'.: .*must alternate",
+        ),
         ("{{ messages[9].content }}", SHOWN, "refuses the turns user, assistant"),
         ("{{ messages | tojson", SHOWN, "refuses the turns"),
         ("{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}", SHOWN, "leaves out"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import math
 import warnings
 
@@ -251,6 +253,12 @@ def test_a_record_batch_and_a_hugging_face_dataset():
     assert to_examples(dataset.to_iterable_dataset()) == want
     with pytest.raises(TypeError, match="got one DatasetDict"):
         to_examples(datasets.DatasetDict(train=dataset))
+
+
+@pytest.mark.parametrize("name", ["records", "record_formats", "prompts", "tokenization", "token_boundary"])
+def test_examples_in_docstrings(name):
+    found = doctest.testmod(importlib.import_module(f"instsel.{name}"))
+    assert found.attempted > 0 and found.failed == 0
 
 
 VALUES = st.recursive(
