@@ -63,6 +63,8 @@ def row_logprob(
     chosen = choose_backend(backend, logits.device)
     if chosen == "cpu":
         from .cpu_row_logprob import row_logprob as run
+    elif chosen == "triton":
+        from .triton_row_logprob import row_logprob as run
     else:
         run = reference.row_logprob
     result = run(
@@ -70,5 +72,10 @@ def row_logprob(
     )
     if offsets is None:
         return result
-    total, mean = sequence_sums(result.logprob, offsets, mask)
+    if chosen == "triton":
+        from .triton_pairs import add_sequences
+
+        total, mean = add_sequences(result, offsets, mask)
+    else:
+        total, mean = sequence_sums(result.logprob, offsets, mask)
     return dataclasses.replace(result, sum=total, mean=mean)
