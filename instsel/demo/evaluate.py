@@ -59,6 +59,7 @@ def over_seeds(values: Sequence[float]) -> dict[str, Any]:
 
 def measure_pool(scorer: Any, seed: int, size: int) -> dict[str, Any]:
     """Score one pool with every method; areas under the ROC curve by class, and what each method would select."""
+    from instsel.methods.correlation import spearman_correlation
     from instsel.methods.difficulty import ifd
     from instsel.methods.wici import wici
     from instsel.selection import select
@@ -86,7 +87,7 @@ def measure_pool(scorer: Any, seed: int, size: int) -> dict[str, Any]:
         "selected": selected,
         "seconds": seconds,
         "sharing_factor": paper.stats.tokens_unshared / paper.stats.tokens_forwarded,
-        "difficulty_influence_correlation": float(np.corrcoef(_ranks(paper.ifd), _ranks(paper.score))[0, 1]),
+        "difficulty_influence_correlation": spearman_correlation(paper.ifd, paper.score).rho,
     }
 
 
@@ -96,10 +97,6 @@ def _released_score(result: Any) -> np.ndarray:
     weighted = np.where(positive, (1 - result.similarity) * result.influence, 0.0).sum(1)
     score = weighted / np.maximum(positive.sum(1), 1)
     return np.where((result.status == "ok") & (result.ifd <= 1), score, np.nan)
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    return np.argsort(np.argsort(values)).astype(np.float64)
 
 
 def measure_groups(scorer: Any, seed: int, size: int) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from instsel.demo.separation import areas_by_class
+from instsel.methods.correlation import Correlation, spearman_correlation
 
 SCORE_NAMES = ("wICI", "IFD", "perplexity", "length", "random")
 
@@ -22,7 +23,7 @@ class Findings:
     scores       float64 [n] by the names of `SCORE_NAMES`, higher being what the method prefers
     ifd          float64 [n]
     areas        area under the ROC curve of clean rows against each class, by score and class
-    correlation  Spearman's rank correlation of IFD and wICI
+    correlation  Spearman's rank correlation of IFD and wICI, with its bootstrap interval
     selected     rows of the pool that were selected, best first
     own_style    share of the groups in which GRAPE picked the model's own style
     costs        what each command cost: rows, seconds, tokens_forwarded, tokens_unshared
@@ -32,7 +33,7 @@ class Findings:
     scores: dict[str, np.ndarray]
     ifd: np.ndarray
     areas: dict[str, dict[str, float]]
-    correlation: float
+    correlation: Correlation
     selected: np.ndarray
     own_style: float
     num_groups: int
@@ -71,23 +72,12 @@ def read_findings(folder: Path, seed: int) -> Findings:
         scores=scores,
         ifd=ifd,
         areas=areas_by_class(scores, np.array([row["truth"] for row in rows])),
-        correlation=rank_correlation(ifd, influence),
+        correlation=spearman_correlation(ifd, influence),
         selected=np.array([row["row"] for row in _read(folder / "selected" / "selected.parquet")], np.int64),
         own_style=float(np.mean([group["best"] == group["own"] for group in groups])),
         num_groups=len(groups),
         costs={name: _cost(folder / name / "manifest.json") for name in ("wici", "ifd", "grape")},
     )
-
-
-def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Spearman's rank correlation of the rows in which both are finite; ties rank by place.
-
-    >>> round(rank_correlation(np.array([1.0, 2.0, 3.0, np.nan]), np.array([9.0, 4.0, 1.0, 0.0])), 6)
-    -1.0
-    """
-    both = np.isfinite(first) & np.isfinite(second)
-    ranks = [np.argsort(np.argsort(values[both], kind="stable"), kind="stable") for values in (first, second)]
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

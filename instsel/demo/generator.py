@@ -54,7 +54,7 @@ def make_pool(
     each have a wrong answer, the answer to an instruction of another family, a truncated answer or noisy text, or
     are exact copies of clean candidates (truth "duplicate"). Apart from these copies no exercise occurs twice.
 
-    Raises ValueError where `size` is below 50.
+    Raises ValueError where `size` is below 50, or there are too few families or different exercises.
 
     >>> row = make_pool(0)[0]
     >>> sorted(row)
@@ -62,6 +62,8 @@ def make_pool(
     """
     if size < 50:
         raise ValueError(f"size must be at least 50, so that every class of truth occurs, got {size}")
+    if len(families) < 2:
+        raise ValueError("families must be at least two: some candidates get the answer of another one")
     rng = random.Random(f"pool {seed}")
     conventions = [(family, family.draw_convention(rng, held_out=held_out)) for family in families]
     num_corrupted = round(size * CORRUPTED_SHARE)
@@ -89,15 +91,22 @@ def make_pool(
 def make_groups(
     seed: int, size: int = DEFAULT_GROUPS, *, questions: Sequence[Question] = HELD_OUT_QUESTIONS
 ) -> list[dict[str, object]]:
-    """Make candidate groups for GRAPE: one right answer in six styles, in random order.
+    """Make candidate groups for GRAPE: one right answer in six styles, in random order; no question occurs twice.
 
     Each has instruction, input, `candidates` ([{"response": ...}, ...]) and the hidden `own`: the index of the
-    candidate in the style of the training text.
+    candidate in the style of the training text. Raises ValueError where there are too few different questions.
     """
     rng = random.Random(f"groups {seed}")
-    groups: list[dict[str, object]] = []
-    for _ in range(size):
+    distinct: dict[str, str] = {}
+    for _ in range(100 * size):
         prompt, answer = rng.choice(list(questions)).draw(rng)
+        distinct.setdefault(prompt, answer)
+        if len(distinct) == size:
+            break
+    else:
+        raise ValueError(f"size must be smaller: there are fewer than {size} different questions")
+    groups: list[dict[str, object]] = []
+    for prompt, answer in distinct.items():
         styles = rng.sample(list(STYLES), len(STYLES))
         candidates = [{"response": styled(style, answer)} for style in styles]
         groups.append({"instruction": prompt, "input": "", "candidates": candidates, "own": styles.index(OWN_STYLE)})

@@ -72,10 +72,16 @@ def _difficulty_against_influence(findings: Findings) -> str:
         findings.ifd,
         findings.scores["wICI"],
         findings.truth,
-        title=f"Difficulty against influence: rank correlation {findings.correlation:+.2f}",
+        title=f"Difficulty against influence: rank correlation {correlation_text(findings)}",
         x_axis="IFD, difficulty of the candidate itself",
         y_axis="wICI, its influence on others",
     )
+
+
+def correlation_text(findings: Findings) -> str:
+    """The rank correlation with its interval."""
+    found = findings.correlation
+    return f"{found.rho:+.2f} ({found.confidence:.0%} interval {found.low:+.2f} to {found.high:+.2f})"
 
 
 def _areas_chart(findings: Findings) -> str:

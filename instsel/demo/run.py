@@ -9,16 +9,16 @@ from pathlib import Path
 
 from instsel.demo.corruption import CORRUPTED_CLASSES, TRUTH_CLASSES
 from instsel.demo.findings import Findings, read_findings
-from instsel.demo.generator import Row, json_lines, make_groups, make_pool
-from instsel.demo.report import page, picture
+from instsel.demo.generator import DEFAULT_POOL, Row, json_lines, make_groups, make_pool
+from instsel.demo.report import correlation_text, page, picture
 
 MODEL_FOLDER = Path(__file__).with_name("model")
 BUDGET = "20%"
 SHOWN = 5  # candidates printed from either end of the ranking
 
 
-def run_demo(output: Path, *, quiet: bool, seed: int) -> int:
-    """Run the demo into `output`; returns 0.
+def run_demo(output: Path, *, quiet: bool, seed: int, size: int = DEFAULT_POOL) -> int:
+    """Run the demo over a pool of `size` candidates into `output`; returns 0.
 
     Writes pool.jsonl and groups.jsonl, the run folders ifd, wici, selected and grape, report.html and picture.svg.
     The same call again continues, or shows what it has.
@@ -26,7 +26,7 @@ def run_demo(output: Path, *, quiet: bool, seed: int) -> int:
     Raises ValueError where `output` holds something else.
     """
     started = time.perf_counter()
-    _prepare(output, seed)
+    _prepare(output, seed, size)
     model = ["--model", str(MODEL_FOLDER), "--device", "cpu", "--quiet"]
     commands = (
         ("difficulty", ["ifd", str(output / "pool.jsonl"), "--output", str(output / "ifd"), *model]),
@@ -51,9 +51,9 @@ def run_demo(output: Path, *, quiet: bool, seed: int) -> int:
     return 0
 
 
-def _prepare(output: Path, seed: int) -> None:
+def _prepare(output: Path, seed: int, size: int) -> None:
     """Write the data, or make sure that what is there is the same."""
-    texts = {"pool.jsonl": json_lines(make_pool(seed)), "groups.jsonl": json_lines(make_groups(seed))}
+    texts = {"pool.jsonl": json_lines(make_pool(seed, size)), "groups.jsonl": json_lines(make_groups(seed))}
     if output.exists() and not output.is_dir():
         raise ValueError(f"--output must be a folder, and {output} is a file")
     if output.is_dir() and any(output.iterdir()) and not (output / "pool.jsonl").is_file():
@@ -95,7 +95,7 @@ def print_findings(findings: Findings, seconds: float, say: Callable[[str], None
     say(f"\nselected by wICI, {len(findings.selected):,} of {len(truth):,} candidates, none like another:")
     for name in TRUTH_CLASSES:
         say(f"  {name:<18}{chosen[name]:>5} of {pool[name]:>5,}")
-    say(f"\nrank correlation of difficulty (IFD) and influence (wICI): {findings.correlation:+.2f}")
+    say(f"\nrank correlation of difficulty (IFD) and influence (wICI): {correlation_text(findings)}")
     say(f"GRAPE picked the model's own style in {findings.own_style:.1%} of {findings.num_groups:,} groups")
     cost = findings.costs["wici"]
     factor = cost["tokens_unshared"] / max(1.0, cost["tokens_forwarded"])

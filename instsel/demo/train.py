@@ -22,15 +22,15 @@ CHARACTERS_PER_TOKEN = 3.0  # more than the text has, so that a sequence fills i
 
 
 def build_model(vocabulary_size: int, seed: int) -> Any:
-    """Build the untrained Llama model: 4 layers of width 192, 2.0 million parameters."""
+    """Build the untrained Llama model: 4 layers of width 128, a million parameters."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=vocabulary_size,
-        hidden_size=192,
-        intermediate_size=512,
+        hidden_size=128,
+        intermediate_size=352,
         num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=4,
@@ -77,7 +77,7 @@ def build_optimizers(weights: dict[str, Any], learning_rate: float) -> list[Any]
     rest = [weight for name, weight in weights.items() if weight.ndim != 2 or "embed" in name]
     return [
         torch.optim.Muon(matrices, lr=learning_rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(rest, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
+        torch.optim.AdamW(rest, lr=learning_rate / 2, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
     ]
 
 
@@ -184,7 +184,8 @@ def train(rank: int, options: Options, meeting: str) -> None:
         torch.nn.utils.clip_grad_norm_(weights.values(), 1.0)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = options.learning_rate * max(0.0, schedule(step, progress))
+                group.setdefault("highest", group["lr"])
+                group["lr"] = group["highest"] * max(0.0, schedule(step, progress))
             optimizer.step()
         with torch.no_grad():
             for name, parameter in model.named_parameters():
@@ -211,7 +212,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--minutes", type=float, default=120.0, help="finish by then, with fewer steps if need be")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--learning-rate", type=float, default=4e-3)
+    parser.add_argument("--learning-rate", type=float, default=8e-3, help="Muon's; AdamW has half of it")
     parser.add_argument("--processes", type=int, default=2, help="how many processes share each step")
     parser.add_argument("--report-every", type=int, default=250, help="steps between reports and checkpoints")
     options = Options(**vars(parser.parse_args(arguments)))

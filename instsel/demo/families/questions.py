@@ -80,6 +80,16 @@ def _shorter(rng: random.Random) -> tuple[str, str]:
     return (f"{short} or {long}" if rng.random() < 0.5 else f"{long} or {short}"), short
 
 
+def _last_letter(rng: random.Random) -> tuple[str, str]:
+    word = rng.choice(lexicon.GOODS + lexicon.ANIMALS + lexicon.TOOLS)
+    return word, word[-1]
+
+
+def _minus(rng: random.Random) -> tuple[str, str]:
+    small, large = sorted(rng.sample(range(2, 60), 2))
+    return f"{large} take away {small}", str(large - small)
+
+
 QUESTIONS = (
     Question("plus", ("What is {}?", "How much is {}?", "Can you tell me what {} makes?"), _plus),
     Question("opposite", ("What is the opposite of {}?", "Which word is the opposite of {}?"), _opposite),
@@ -89,4 +99,8 @@ QUESTIONS = (
     Question("how many words", ("How many words are there in: {}?", "What is the number of words in: {}?"), _words),
     Question("next month", ("Which month comes after {}?", "What month follows {}?"), _next_month, held_out=True),
     Question("shorter word", ("Which word is shorter, {}?", "What is the shorter word, {}?"), _shorter, held_out=True),
+    Question(
+        "last letter", ("Which letter ends {}?", "At the end of {}, which letter is it?"), _last_letter, held_out=True
+    ),
+    Question("minus", ("What remains from {}?", "How many are left in {}?"), _minus, held_out=True),
 )
