@@ -21,7 +21,7 @@ NAME = "instsel_tree_attention"
 _UNSUPPORTED = ("position_bias", "alibi", "s_aux", "sinks", "cache", "block_mask")
 
 
-class UnsupportedAttentionError(Exception):
+class UnsupportedAttentionError(ValueError):
     """The model asks for something that attention over a packed tree cannot give."""
 
 
@@ -44,12 +44,25 @@ _current = threading.local()
 @contextmanager
 def tree_attention_of(model: PreTrainedModel) -> Iterator[None]:
     """Within this block the model's layers attend along a tree; its own implementation is put back after."""
-    before = model.config._attn_implementation
+    # A model made of several has a configuration for each, which transformers would give one implementation.
+    before = [(config, config._attn_implementation) for config in _configurations(model)]
     model.set_attn_implementation(NAME)
     try:
         yield
     finally:
-        model.set_attn_implementation(before)
+        for config, implementation in before:
+            config._attn_implementation_internal = implementation
+
+
+def _configurations(model: PreTrainedModel) -> list[Any]:
+    found: dict[int, Any] = {}
+    pending: list[Any] = [module.config for module in model.modules() if isinstance(module, PreTrainedModel)]
+    while pending:
+        config = pending.pop()
+        if config is not None and id(config) not in found:
+            found[id(config)] = config
+            pending += [getattr(config, name, None) for name in config.sub_configs]
+    return list(found.values())
 
 
 @contextmanager

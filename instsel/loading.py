@@ -98,7 +98,7 @@ def load_model(source: ModelSource) -> CausalModel:
     model = cast(Any, model).to(device=device, dtype=dtype or model.dtype)
     if device.type == "cpu":
         keep_freed_memory()
-    loaded = CausalModel(model, backend=source.backend)
+    loaded = _as_causal(model, source)
     check_model(loaded)
     return loaded
 
@@ -106,13 +106,27 @@ def load_model(source: ModelSource) -> CausalModel:
 def outline_model(source: ModelSource) -> CausalModel:
     """The model's shapes without its weights, for planning."""
     if isinstance(source.model, PreTrainedModel):
-        return CausalModel(source.model, backend=source.backend)
+        return _as_causal(source.model, source)
     with _readable_errors(source), torch.device("meta"):
         config = AutoConfig.from_pretrained(
             source.model, revision=source.revision, trust_remote_code=source.trust_remote_code
         )
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=source.trust_remote_code)
-    return CausalModel(model, backend=source.backend)
+    return _as_causal(model, source)
+
+
+def _as_causal(model: PreTrainedModel, source: ModelSource) -> CausalModel:
+    """ValueError for what is not a causal language model, such as an encoder-decoder or a model without a head."""
+    expected = f"model: expected a causal (decoder-only) language model, got {type(model).__name__}"
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise ValueError(f"{expected}, an encoder-decoder")
+    if model.get_output_embeddings() is None and not hasattr(model, "lm_head"):
+        raise ValueError(f"{expected}, which has no language modelling head")
+    try:
+        return CausalModel(model, backend=source.backend)
+    except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{expected}, which lacks what scoring needs: {reason}") from error
 
 
 def load_tokenizer(source: ModelSource) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ class CausalModel:
 
     def __init__(self, model: PreTrainedModel, *, backend: str = "auto") -> None:
         self.model = model.eval()
-        self.decoder = model.get_decoder()
+        self.decoder = _decoder(model)
         self.backend = backend
         self.device = next(model.parameters()).device
         self.dtype = next(model.parameters()).dtype
@@ -47,6 +48,8 @@ class CausalModel:
         # Longest path whose tokens may run beside other paths: set by `model_checks`, 0 where none may.
         self.shareable_length: int | None = None
         self.fused_layers: FusedLayers | None = None  # set by `model_checks`
+        self.length_dependent = ""  # rotary scaling by which the whole sequence's length matters: set by `model_checks`
+        self._keeps_rows = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     @contextmanager
     def ready(self, *, alone: bool = False) -> Iterator[None]:
@@ -68,6 +71,10 @@ class CausalModel:
 
     def forward_alone(self, ids: np.ndarray, rows: np.ndarray, *, logits: bool = False) -> Tensor:
         """The same for one sequence, by the model's own attention."""
+        if self.length_dependent:
+            # The sequence's last token is not among the ids, but its place counts; what token stands there does not.
+            ids = np.append(ids, ids[-1:])
+            _forget_lengths(self.model)
         return self._forward(ids, None, rows, logits)
 
     def _forward(self, ids: np.ndarray, positions: np.ndarray | None, rows: np.ndarray, logits: bool) -> Tensor:
@@ -75,9 +82,12 @@ class CausalModel:
         if positions is not None:
             arguments["position_ids"] = self._to_device(positions)[None]
         if logits:
-            return self.model(**arguments, logits_to_keep=self._to_device(rows)).logits[0]
-        hidden = self.decoder(**arguments).last_hidden_state[0]
-        return hidden if len(rows) == len(ids) else hidden[self._to_device(rows)]
+            if self._keeps_rows:
+                arguments["logits_to_keep"] = self._to_device(rows)
+            out = _first(self.model(**arguments), "logits")
+        else:
+            out = _first(self.decoder(**arguments))
+        return out if len(out) == len(rows) else out[self._to_device(rows)]
 
     def _to_device(self, index: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(index, np.int64))
@@ -85,7 +95,8 @@ class CausalModel:
 
     def first_token(self) -> int | None:
         """What stands before a sequence without context where no tokenizer says: BOS, or EOS where there is none."""
-        for token in (self.config.bos_token_id, self.config.eos_token_id):
+        for name in ("bos_token_id", "eos_token_id"):
+            token = getattr(self.config, name, None)
             if token is not None:
                 return int(token[0] if isinstance(token, list) else token)
         return None
@@ -93,6 +104,33 @@ class CausalModel:
     def arithmetic(self) -> Arithmetic:
         """Counts to judge a run's time by."""
         return arithmetic_of(self.model, self.vocabulary)
+
+
+def _decoder(model: PreTrainedModel) -> Any:
+    """The part that gives the final hidden states; some classes call themselves their decoder."""
+    candidates = [
+        model.get_decoder(),
+        model.base_model,
+        *(getattr(model, name, None) for name in ("model", "transformer")),
+    ]
+    return next((part for part in candidates if isinstance(part, torch.nn.Module) and part is not model), model)
+
+
+def _first(output: Any, name: str = "last_hidden_state") -> Tensor:
+    """That of the only sequence; where a configuration says return_dict=False, the output is a tuple."""
+    return (output[0] if isinstance(output, tuple) else getattr(output, name))[0]
+
+
+def _forget_lengths(model: torch.nn.Module) -> None:
+    """Dynamic rotary scaling keeps the longest length that it has seen; every sequence is to be as if it were alone."""
+    for module in model.modules():
+        if not hasattr(module, "original_max_seq_len"):
+            continue
+        for name, own in list(module.named_buffers(recurse=False)):
+            if name.endswith("original_inv_freq"):
+                setattr(module, name.replace("original_", ""), own.clone())
+        for name in [name for name in vars(module) if name.endswith("max_seq_len_cached")]:
+            setattr(module, name, module.original_max_seq_len)
 
 
 def _rows(embedding: Any) -> int:
@@ -107,7 +145,7 @@ def read_head(model: PreTrainedModel) -> Head | None:
     config = model.config.get_text_config()
     scale = getattr(config, "logit_scale", None)  # Cohere multiplies, Granite divides
     divisor = getattr(config, "logits_scaling", None)
-    softcap = getattr(config, "final_logit_softcapping", None)
+    softcap = getattr(config, "final_logit_softcapping", None) or getattr(config, "logits_soft_cap", None)
     return Head(
         layer.weight,
         layer.bias,
@@ -121,5 +159,9 @@ def context_length(config: Any) -> int | None:
     for name in ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length"):
         value = getattr(config, name, None)
         if isinstance(value, int) and value > 0:
-            return value
+            rope = getattr(config, "rope_parameters", None) or {}
+            stretched = "dynamic" in str(
+                rope.get("rope_type", "")
+            )  # its configuration states the length before scaling
+            return int(value * rope.get("factor", 1.0)) if stretched else value
     return None

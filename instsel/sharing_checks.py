@@ -1,0 +1,125 @@
+"""Up to which length a model's tokens depend on their own path alone, so that other paths may run beside it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from instsel.attention import UnsupportedAttentionError
+from instsel.layout import find_spans, lay_out
+from instsel.model import CausalModel, KeysValues
+from instsel.packing import plan_steps
+from instsel.prefix_tree import PrefixTree, build_prefix_tree, concatenate
+
+_KNOWN_LAYER_TYPES = {"full_attention", "sliding_attention", "attention"}
+# Largest relative difference by which the two ways may differ: rounding of the dtype through many layers. A wrong
+# mask moves hidden states by a tenth and more.
+_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
+_HALF_TOLERANCE = 0.06
+# What configurations call a number of tokens from which on attention changes (4096, 8192, ...): more than the few
+# tokens run here would show. Counts of layers and the block sizes of state-space kernels bear similar names.
+_LENGTH_NAMES = re.compile("window|chunk|local_attention|index_topk|scaling_n_floor")
+_OTHER_NAMES = re.compile("mamba|ssm|layers|pattern|feed_forward|num_")
+
+
+def hidden_tolerance(dtype: torch.dtype) -> float:
+    """Largest relative difference between hidden states computed in two ways that is still rounding."""
+    return _TOLERANCE.get(dtype, _HALF_TOLERANCE)
+
+
+def sharing_limit(model: CausalModel, ids: np.ndarray) -> tuple[str, int | None]:
+    """Why paths are shared only up to a length (empty if they are shared whatever it is), and that length."""
+    own = getattr(model.model, "_can_set_attn_implementation", None)
+    if own is not None and not own():
+        return "its attention cannot be replaced", 0
+    types = set(getattr(model.config, "layer_types", None) or ())
+    if types - _KNOWN_LAYER_TYPES:
+        return f"it has layers of type {', '.join(sorted(types - _KNOWN_LAYER_TYPES))}", 0
+    if getattr(model.config, "attn_temperature_tuning", False):
+        return "it scales attention by a token's place in the forward, not by its position", 0
+    windows: set[int] = set()
+    try:
+        reason = _difference(model, ids, windows)
+    except (UnsupportedAttentionError, ValueError, TypeError, AttributeError, RuntimeError, IndexError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if reason:
+        return reason, 0
+    reason, limit = _length_limit(model.config, types, windows)
+    beyond_context = limit is not None and model.max_length is not None and limit >= model.max_length
+    return ("", None) if beyond_context else (reason, limit)
+
+
+def _difference(model: CausalModel, ids: np.ndarray, windows: set[int]) -> str:
+    """Runs a small tree as a tree, in packs that keep and reuse keys and values, and each of its paths by itself."""
+    tails = [ids[8:16], ids[16:24], np.concatenate([ids[8:10], ids[20:23]]), ids[8:9]]
+    paths = [np.concatenate([ids[:8], tail]) for tail in tails] + [ids[3:9]]
+    tree = build_prefix_tree(*concatenate([np.append(path, ids[:1]) for path in paths]))
+    spans = find_spans(tree, np.ones(len(paths), np.int64))
+    logits, layers = model.head is None, model.config.num_hidden_layers
+    caches: dict[int, KeysValues] = {}
+    outputs: dict[int, Tensor] = {}  # of each node
+    with model.ready():
+        for step in plan_steps(tree, len(ids)):
+            layout = lay_out(tree, spans, step)
+            rows, state = model.forward_pack(layout, [caches[node] for node in step.cached], logits=logits)
+            caches.update(state.keys_values)
+            windows |= state.windows
+            if state.layers == 0 or state.layers % layers:
+                return f"{state.layers} attention calls for {layers} layers"
+            outputs.update(zip(step.nodes.tolist(), rows.split(tree.lengths[step.nodes].tolist()), strict=True))
+    together = torch.cat([_path_rows(tree, outputs, i) for i in range(len(paths))]).float()
+    alone = torch.cat([model.forward_alone(path, np.arange(len(path)), logits=logits) for path in paths]).float()
+    if not torch.isfinite(alone).all():
+        return "its hidden states are not finite"
+    difference = float((together - alone).norm() / alone.norm())
+    return "" if difference <= hidden_tolerance(model.dtype) else f"sharing moves its hidden states by {difference:.1%}"
+
+
+def _path_rows(tree: PrefixTree, outputs: dict[int, Tensor], sequence: int) -> Tensor:
+    last = int(tree.terminal[sequence])
+    length = int(tree.offsets[sequence + 1] - tree.offsets[sequence]) - 1
+    return torch.cat([outputs[node] for node in [*tree.ancestors(last), last]])[:length]
+
+
+def length_dependence(config: Any) -> tuple[str, int]:
+    """The rotary scaling by which a token's state depends on the whole sequence's length, and from what length on."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    scalings = rope.values() if rope and all(isinstance(v, Mapping) for v in rope.values()) else [rope]
+    for scaling in scalings:
+        kind = str(scaling.get("rope_type", ""))
+        if kind == "longrope":
+            original = scaling.get("original_max_position_embeddings")
+            return kind, int(original or getattr(config, "original_max_position_embeddings", None) or 0)
+        if "dynamic" in kind:
+            return kind, int(getattr(config, "max_position_embeddings", None) or 0)
+    return "", 0
+
+
+def _length_limit(config: Any, types: set[str], windows: set[int]) -> tuple[str, int | None]:
+    """Lengths beyond the few tokens run at load at which a model may compute a token by more than its path."""
+    scaling, limit = length_dependence(config)
+    if scaling:
+        return f"its {scaling} rotary scaling depends on the length", limit
+    found = dict(_lengths(config.to_dict()))
+    if (types and "sliding_attention" not in types) or not getattr(config, "use_sliding_window", True):
+        found.pop("sliding_window", None)
+    unseen = {name: length for name, length in found.items() if length not in windows}
+    if not unseen:
+        return "", None
+    name = min(unseen, key=unseen.__getitem__)
+    return f"what its {name} of {unseen[name]} does is not stated by its layers", unseen[name]
+
+
+def _lengths(settings: Mapping[str, Any]) -> list[tuple[str, int]]:
+    found = []
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            found += _lengths(value)
+        elif type(value) in (int, float) and value > 1 and _LENGTH_NAMES.search(name) and not _OTHER_NAMES.search(name):
+            found.append((name, int(value)))
+    return found
