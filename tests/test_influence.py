@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from one_by_one import OneByOne, plain
 from tiny_model import CONTEXT, tiny_model_folder
+from transformers import AutoTokenizer
 
 import instsel
 from instsel.embeddings import unit_rows
@@ -15,7 +16,7 @@ from instsel.methods import influence, wici
 from instsel.methods.difficulty import direct_rows
 from instsel.methods.influence import combine_influence, influence_rows
 from instsel.probes import find_probes
-from instsel.records import to_examples
+from instsel.records import Example, to_examples
 
 TOLERANCE = 1e-4  # relative, as the parity with the published program is held to
 
@@ -87,6 +88,21 @@ def test_as_one_forward_a_pair(scorer: instsel.Scorer, truth: OneByOne) -> None:
         assert np.nanmedian(np.abs(np.exp(alone - prompted)[probes] / found.one_shot_ifd - 1)) > 100 * TOLERANCE
     assert found.selectable.tolist() == (np.exp(alone - prompted) <= 1).tolist()
     assert not found.demonstration_cut.any()
+
+
+def test_a_chat_template_shows_the_demonstration_as_the_earlier_turn(truth: OneByOne) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder())
+    tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
+    scorer = instsel.Scorer(tiny_model_folder(), tokenizer=tokenizer, device="cpu", dtype="float32")
+    records = [Example(f"say {i}", "", "a thing, a king" if i else "the theory") for i in range(3)]
+    probes = np.array([[1, 2], [0, 2], [0, 1]])
+    found = instsel.wici(scorer, records, probes=probes, similarity=np.zeros((3, 2)), template="chat")
+    assert found.template == "chat"
+    for a, row in enumerate(probes):
+        for k, b in enumerate(row):
+            before = f"[user] say {a}\n[assistant] {records[a].response}\n[user] say {b}\n[assistant] "
+            ratio = truth.perplexity(before, records[b].response) / truth.perplexity("", records[b].response)
+            assert found.one_shot_ifd[a, k] == pytest.approx(ratio, rel=TOLERANCE)
 
 
 @pytest.mark.parametrize("rule", ["paper", "release"])
