@@ -1,0 +1,146 @@
+"""Tables of the results in `benchmarks/results`, as Markdown.
+
+    python benchmarks/tables.py [README.md]
+
+prints them, or puts them between the lines `<!-- speed:begin -->` and `<!-- speed:end -->` of the file given.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).with_name("results")
+BEGIN, END = "<!-- speed:begin -->", "<!-- speed:end -->"
+WAYS = {
+    "one_by_one": "released programs: one at a time, answer alone again for each pair",
+    "one_by_one_lean": "one at a time",
+    "padded": "padded batches",
+    "lm_eval": "lm-evaluation-harness",
+    "dynamic_cache": "DynamicCache by hand",
+    "flex": "FlexAttention packs",
+    "vllm": "vLLM",
+}
+SHORT = {"bfloat16": "bf16", "float32": "fp32"}
+
+
+def load(folder: Path = RESULTS) -> dict[str, list[dict[str, Any]]]:
+    """All results by benchmark."""
+    found = defaultdict(list)
+    for path in sorted(folder.glob("*.json")):
+        result = json.loads(path.read_text())
+        if isinstance(result, dict) and "benchmark" in result:
+            found[result["benchmark"]].append(result)
+    return found
+
+
+def comparison_table(results: list[dict[str, Any]]) -> str:
+    """How many times as long the other ways took, one row each."""
+    head = ["model", "workload", "against", "requests", "instsel", "the other", "ratio", "Spearman"]
+    rows = []
+    for r in sorted(results, key=lambda r: (r["device"], r["model"], r["workload"], r["dtype"], -r["ratio"])):
+        spearman = r["agreement"]["spearman"]
+        rows.append(
+            [
+                r["model"],
+                f"{r['workload']} x {r['size']}",
+                WAYS[r["against"]] + (f" (batch {r['batch_size']})" if r["batch_size"] > 1 else ""),
+                str(r["requests"]),
+                f"{SHORT[r['dtype']]} {r['instsel_seconds']:.2f} s",
+                f"{SHORT[r['against_dtype']]} {r['against_seconds']:.1f} s",
+                f"**{r['ratio']:.1f}** ({len(r['pairs'])} pairs)",
+                f"{spearman:.4f}",
+            ]
+        )
+    return table(head, rows)
+
+
+def engine_table(results: list[dict[str, Any]]) -> str:
+    """Time against the arithmetic floor."""
+    head = ["model", "workload", "dtype", "tree tokens", "unshared", "seconds", "tokens/s", "of the floor", "memory"]
+    rows = []
+    for r in sorted(results, key=lambda r: (r["device"], r["model"], r["workload"], r["dtype"])):
+        seconds = statistics.median(r["seconds"])
+        peak = r["peak_extra_bytes"]
+        rows.append(
+            [
+                r["model"],
+                f"{r['workload']} x {r['size']}",
+                SHORT[r["dtype"]],
+                f"{r['tokens_forwarded']:,}",
+                f"{r['tokens_unshared']:,}",
+                f"{seconds:.2f}",
+                f"{r['tokens_forwarded'] / seconds:,.0f}",
+                f"**{r['fraction_of_floor']:.0%}** of {max(r['matrix_rates']) / 1e12:.2f} TFLOP/s",
+                "" if peak is None else f"{peak / 2**20:,.0f} MiB at {r['max_batch_tokens']:,} tokens",
+            ]
+        )
+    return table(head, rows)
+
+
+def scaling_text(results: list[dict[str, Any]]) -> str:
+    """The plots, with the exponents measured."""
+    parts = []
+    for r in results:
+        stem = f"scaling_{r['device'].replace(':', '')}_{r['model']}_{r['dtype']}"
+        exponents = ", ".join(f"{axis} {value:.2f}" for axis, value in r["slopes"].items())
+        parts.append(
+            f"![Time against candidates, probes, prefix and suffix](benchmarks/results/{stem}.svg)\n\n"
+            f"{r['model']} in {r['dtype']}: time as a power of the tree's tokens along each axis: {exponents}."
+        )
+    return "\n\n".join(parts)
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
+
+
+def text(found: dict[str, list[dict[str, Any]]]) -> str:
+    """Everything between the marks."""
+    machines = sorted(
+        {
+            f"{e.get('gpu', e['processor'])}, {e['cores']} cores, PyTorch {e['torch']}, "
+            f"transformers {e['transformers']}, commit {e['commit']}"
+            for results in found.values()
+            for e in (r["environment"] for r in results if "environment" in r)
+            if "processor" in e and "commit" in e
+        }
+    )
+    parts = ["Measured on: " + "; ".join(machines) + "." if machines else "No results yet."]
+    if found.get("compare"):
+        parts.append(comparison_table(found["compare"]))
+    if found.get("engine"):
+        parts.append(engine_table(found["engine"]))
+    if found.get("scaling"):
+        parts.append(scaling_text(found["scaling"]))
+    return "\n\n".join(parts)
+
+
+def insert(document: str, content: str) -> str:
+    """The document with the content between its marks; ValueError where it lacks them."""
+    if document.count(BEGIN) != 1 or document.count(END) != 1 or document.index(BEGIN) > document.index(END):
+        raise ValueError(f"expected the lines {BEGIN} and {END} once each, in this order")
+    before, _, rest = document.partition(BEGIN)
+    return f"{before}{BEGIN}\n\n{content}\n\n{END}{rest.partition(END)[2]}"
+
+
+def main(arguments: list[str]) -> None:
+    """Print the tables, or put them into the file given."""
+    content = text(load())
+    if not arguments:
+        print(content)
+        return
+    path = Path(arguments[0])
+    try:
+        path.write_text(insert(path.read_text(), content))
+    except (OSError, ValueError) as error:
+        sys.exit(f"{path}: {error}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
