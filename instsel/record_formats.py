@@ -105,10 +105,15 @@ def _checked_mapping(names: Sequence[str], columns: Mapping[str, str] | None) ->
     return mapping
 
 
-def listed(names: Sequence[str]) -> str:
-    """Column names for a message."""
-    shown = [repr(name) for name in names[:40]]
-    return "the columns " + (", ".join(shown) or "(none)") + (f" and {len(names) - 40} more" if len(names) > 40 else "")
+def listed(names: Sequence[str], what: str = "the columns ") -> str:
+    """Names for a message: data may hold any number of them, of any length."""
+    shown = ", ".join(shortened(name) for name in names[:20])
+    return what + (shown or "(none)") + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+
+
+def shortened(text: str) -> str:
+    """A text in quotes for a message, control characters escaped."""
+    return repr(text if len(text) <= 50 else text[:47] + "...")
 
 
 def _no_single_format(names: Sequence[str], fits: Sequence[tuple[str, str, tuple[str, ...]]], kind: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from instsel.record_formats import DEFAULT_COLUMNS, FIELD_ALIASES, FIELDS
+from instsel.record_formats import DEFAULT_COLUMNS, FIELD_ALIASES, FIELDS, listed, shortened
 
 CHUNK = 1 << 20
 MAX_DEPTH = 200
@@ -138,7 +138,9 @@ def _unwrapped(path: Path, value: dict[str, Any], size: int) -> Iterator[Sized]:
         yield value, size
         return
     if len(lists) > 1:
-        raise ValueError(f"{path}: one object with several lists of rows, {_listed(lists)}; save one of them as a file")
+        raise ValueError(
+            f"{path}: one object with several lists of rows, {listed(list(lists), '')}; save one of them as a file"
+        )
     rows = next(iter(lists.values()))
     for row in rows:
         yield row, size // len(rows)
@@ -207,7 +209,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"an object has the key {twice[:60]!r} twice")
+        raise ValueError(f"an object has the key {shortened(twice)} twice")
     return found
 
 
@@ -236,11 +238,6 @@ def _reason(error: Exception) -> str:
 def _kind(value: Any) -> str:
     names = {list: "an array", str: "a string", bool: "a truth value", int: "a number", float: "a number"}
     return names.get(type(value), "null" if value is None else "an object")
-
-
-def _listed(keys: Any) -> str:
-    shown = ", ".join(repr(key[:60]) for key in list(keys)[:8])
-    return shown + (", ..." if len(keys) > 8 else "")
 
 
 def _undecodable_line(path: Path) -> int:

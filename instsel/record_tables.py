@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from instsel.record_formats import shortened
+
 if TYPE_CHECKING:
     import pyarrow
 
@@ -17,7 +19,7 @@ def parquet_batches(path: Path, batch_rows: int, batch_bytes: int) -> Iterator[p
     import pyarrow.parquet
 
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
             _check_names(path, file.schema_arrow.names)
             groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
             widest = max((group.total_byte_size / max(group.num_rows, 1) for group in groups), default=0)
@@ -53,4 +55,4 @@ def csv_rows(path: Path) -> Iterator[tuple[dict[str, str], int]]:
 def _check_names(path: Path, names: Sequence[str]) -> None:
     twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     if twice:
-        raise ValueError(f"{path} has the column {twice[0][:60]!r} {names.count(twice[0])} times")
+        raise ValueError(f"{path} has the column {shortened(twice[0])} {names.count(twice[0])} times")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from instsel.record_formats import Layout, listed
+from instsel.record_formats import Layout, listed, shortened
 
 ROLES = {
     "system": "system", "developer": "system",
@@ -33,7 +33,7 @@ def text_of(value: Any, column: str) -> str:
 
 def _part_text(part: Mapping[str, Any], column: str) -> str:
     if part.get("type", "text") != "text" or not isinstance(part.get("text"), str):
-        raise RowError(f"column {column!r} holds content that is not text (type {part.get('type')!r})")
+        raise RowError(f"column {column!r} holds content that is not text (type {shortened(str(part.get('type')))})")
     return str(part["text"])
 
 
@@ -52,11 +52,15 @@ def turns_of(value: Any, column: str) -> list[tuple[str, str]]:
         role_key, text_key = ("role", "content") if turn.get("role") is not None else ("from", "value")
         role = turn.get(role_key)
         if not isinstance(role, str) or text_key not in turn:
-            raise RowError(f"column {column!r}: a turn needs role and content, or from and value; got {list(turn)}")
+            raise RowError(f"column {column!r}: a turn needs role and content, or from and value; got {_keys(turn)}")
         if role.lower() not in ROLES:
-            raise RowError(f"column {column!r}: role {role!r} is not one of {', '.join(ROLES)}")
+            raise RowError(f"column {column!r}: role {shortened(role)} is not one of {', '.join(ROLES)}")
         out.append((ROLES[role.lower()], text_of(turn[text_key], column)))
     return out
+
+
+def _keys(value: Mapping[str, Any]) -> str:
+    return listed([str(key) for key in value], "")
 
 
 def _cell(row: Mapping[str, Any], layout: Layout, field: str) -> Any:
@@ -159,5 +163,5 @@ def _candidate_text(candidate: Any, column: str) -> str:
         named = [candidate[name] for name in ("response", "output") if name in candidate]
         if named:
             return text_of(next((value for value in named if value is not None), None), column)
-        raise RowError(f"column {column!r}: a candidate needs 'response', got {list(candidate)}")
+        raise RowError(f"column {column!r}: a candidate needs 'response', got {_keys(candidate)}")
     return text_of(candidate, column)

@@ -217,6 +217,22 @@ def test_rows_of_different_formats():
         to_examples(rows[3:], layout=first, first_row=5)
 
 
+def test_messages_are_short_and_hold_no_control_characters():
+    """Column names and roles come from the data."""
+    name = "\x1b[31m" + "a" * 10_000
+    for row in (
+        {f"{name}{n}": "b" for n in range(1000)},
+        {"messages": [{"role": name, "content": "a"}]},
+        {"messages": [{name: "a"}]},
+        {"messages": [{"role": "user", "content": [{"type": name}]}]},
+        {"instruction": name, "candidates": [{name: "a"}]},
+    ):
+        for read in (to_examples, to_groups):
+            with pytest.raises(ValueError) as error:
+                read([row])
+            assert len(str(error.value)) < 2000 and "\x1b" not in str(error.value)
+
+
 def test_things_that_hold_no_rows():
     for rows, message in (
         ("file.json", "read_rows"),
