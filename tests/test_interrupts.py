@@ -68,9 +68,8 @@ def test_a_signal_stops_in_order_and_the_same_command_continues(
     server.wait_for(child, lambda: shards(tmp_path) >= 2)
     os.kill(child, number)
     assert server.wait() == 128 + number
-    assert server.errors == (
-        f"instsel: interrupted: {number.name}; {tmp_path / 'run'} keeps what is whole, and the same command continues\n"
-    )
+    said = f"{number.name}; {tmp_path / 'run'} keeps what is whole, and the same command continues\n"
+    assert server.errors.endswith(f"instsel: interrupted: {said}")
     kept = shards(tmp_path)
     assert 2 <= kept < 30
     assert server.run(["status", tmp_path / "run"]) == 0

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 CONTEXT = 256
 
@@ -21,9 +23,11 @@ def tiny_model_folder() -> str:
 def make_tiny_model(folder: Path, *, seed: int = 0) -> None:
     """Write the model and its tokenizer to a folder."""
     import torch
+    import transformers
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+    transformers.utils.logging.disable_progress_bar()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = [("t", "h"), ("th", "e"), ("i", "n"), ("Ġ", "a"), ("Ġ", "the"), ("in", "g")]
     words = ["<s>", "</s>", *alphabet, *("".join(pair) for pair in merges)]
@@ -57,3 +61,24 @@ def write_alpaca(path: Path, rows: int, *, first: int = 0) -> Path:
             row = {"id": f"row-{i}", "instruction": f"say the thing {i}", "input": "in " * (i % 3), "output": answer}
             file.write(json.dumps(row) + "\n")
     return path
+
+
+_loaded: dict[str, Any] = {}
+
+
+def load_models_once(monkeypatch: Any) -> None:
+    """Keep models and tokenizers from one command in this process to the next: loading would be most of its time."""
+    import instsel.scorer as scorer
+
+    def cached(load: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def once(source: Any) -> Any:
+            key = f"{load.__name__} {source}"
+            if key not in _loaded:
+                _loaded[key] = load(source)
+            return _loaded[key]
+
+        return once
+
+    monkeypatch.setattr(scorer, "load_model", cached(scorer.load_model))
+    monkeypatch.setattr(scorer, "load_tokenizer", cached(scorer.load_tokenizer))
+    monkeypatch.delenv("INSTSEL_TRACEBACK", raising=False)

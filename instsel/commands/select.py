@@ -94,8 +94,8 @@ def run(args: argparse.Namespace, interrupts: Interrupts) -> int:
 def _scored_path(path: Path) -> tuple[dict[str, Any], Path]:
     """The manifest and the result of a run folder, or a file and an empty manifest."""
     if not path.is_dir():
-        if not path.exists():
-            raise ValueError(f"input {path} does not exist")
+        if not path.is_file():
+            raise ValueError(f"input {path} is not a regular file" if path.exists() else f"input {path} does not exist")
         return {}, path
     manifest, _ = read_manifest(path)
     output = (manifest or {}).get("output") or {}
