@@ -59,6 +59,8 @@ class CausalModel:
                 stack.enter_context(self.fused_layers.active())
             if not alone:
                 stack.enter_context(tree_attention_of(self.model))
+            if self.length_dependent:
+                stack.callback(_forget_lengths, self.model)
             yield
 
     def forward_pack(
@@ -84,9 +86,9 @@ class CausalModel:
         if logits:
             if self._keeps_rows:
                 arguments["logits_to_keep"] = self._to_device(rows)
-            out = _first(self.model(**arguments), "logits")
+            out = self.model(**arguments).logits[0]
         else:
-            out = _first(self.decoder(**arguments))
+            out = self.decoder(**arguments).last_hidden_state[0]
         return out if len(out) == len(rows) else out[self._to_device(rows)]
 
     def _to_device(self, index: np.ndarray) -> Tensor:
@@ -114,11 +116,6 @@ def _decoder(model: PreTrainedModel) -> Any:
         *(getattr(model, name, None) for name in ("model", "transformer")),
     ]
     return next((part for part in candidates if isinstance(part, torch.nn.Module) and part is not model), model)
-
-
-def _first(output: Any, name: str = "last_hidden_state") -> Tensor:
-    """That of the only sequence; where a configuration says return_dict=False, the output is a tuple."""
-    return (output[0] if isinstance(output, tuple) else getattr(output, name))[0]
 
 
 def _forget_lengths(model: torch.nn.Module) -> None:
