@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_right
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 from unicodedata import normalize
 
@@ -25,35 +26,64 @@ def special_token_counts(tokenizer: Any) -> tuple[list[int], int]:
     return [], 0
 
 
-def continuation_start(encoding: Any, boundary: int, leading: int, end: int, trims: bool) -> int:
-    """Index of the first token that carries a character at or after ``boundary``; ``end`` where there is none.
+@dataclass(frozen=True, slots=True)
+class Offsets:
+    """What the offsets of a fast tokenizer do not say of the characters that a token carries.
 
-    encoding: of the tokenizers library, special tokens included; leading, end: the text's own tokens are
-    ``[leading, end)``; trims: the offsets leave out blanks at a token's ends, see :func:`trims_offsets`.
+    trims_blanks: those of byte-level post-processors may leave out blanks at a token's ends.
+    composes: the Unicode normal form that joins characters; the offsets of a joined one cover its first part alone.
+    joins_bytes: a run of unknown characters is written as bytes, each with the offsets of the whole run.
     """
-    token = encoding.char_to_token(boundary)
-    if token is not None:
+
+    trims_blanks: bool
+    composes: Literal["NFC", "NFKC"] | None
+    joins_bytes: bool
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> Offsets:
+        """Those of a transformers tokenizer over the tokenizers library."""
+        backend = tokenizer.backend_tokenizer
+        forms: dict[str, Literal["NFC", "NFKC"]] = {"NFC": "NFC", "NFKC": "NFKC", "Precompiled": "NFKC"}
+        found = [forms[part["type"]] for part in _state(backend.normalizer) if part["type"] in forms]
+        return cls(
+            any(part.get("trim_offsets", False) for part in _state(backend.post_processor)),
+            found[0] if found else None,
+            type(backend.model).__name__ == "Unigram",
+        )
+
+    def continuation_start(self, encoding: Any, context: str, continuation: str, leading: int, end: int) -> int:
+        """Index of the first token that carries a character of the continuation; ``end`` where there is none.
+
+        encoding: of both together, special tokens included; the text's own tokens are ``[leading, end)``.
+        """
+        boundary = len(context)
+        if self.composes and continuation[0] > "\u02ff":  # no character before it joins the one before
+            boundary = before_composition(self.composes, context, continuation)
+        token = encoding.char_to_token(boundary)
+        if token is None:
+            return self._search(encoding, boundary, leading, end)
+        if self.joins_bytes:
+            first, stop = encoding.token_to_chars(token)
+            text = (context + continuation)[first:stop]
+            run = encoding.tokens[token : token + len(text.encode())]
+            if first < boundary and run == [f"<0x{byte:02X}>" for byte in text.encode()]:
+                return int(token) + len(context[first:boundary].encode())
         return int(token)
-    # No token claims that character: the tokenizer dropped it, or left it out of a token's offsets.
-    offsets, tokens = encoding.offsets, encoding.tokens
-    for index in range(leading, end):
-        stop = offsets[index][1]
-        if trims and stop <= boundary and stop > offsets[index][0]:
-            stop += _blanks_at_end(tokens[index])
-        if stop > boundary:
-            return index
-    return end
+
+    def _search(self, encoding: Any, boundary: int, leading: int, end: int) -> int:
+        """For a character that no token claims: the tokenizer dropped it, or left it out of a token's offsets."""
+        offsets, tokens = encoding.offsets, encoding.tokens
+        for index in range(leading, end):
+            start, stop = offsets[index]
+            if self.trims_blanks and start < stop <= boundary:
+                stop += _blanks_at_end(tokens[index])
+            if stop > boundary:
+                return index
+        return end
 
 
 def _blanks_at_end(token: str) -> int:
     return len(token) - len(token.rstrip("\u0120 \t\n\r"))  # U+0120 is the blank of byte-level vocabularies
-
-
-def composing_form(tokenizer: Any) -> Literal["NFC", "NFKC"] | None:
-    """The Unicode normal form that the tokenizer brings text into, if one that joins characters."""
-    forms: dict[str, Literal["NFC", "NFKC"]] = {"NFC": "NFC", "NFKC": "NFKC", "Precompiled": "NFKC"}
-    found = [forms[part["type"]] for part in _state(tokenizer.backend_tokenizer.normalizer) if part["type"] in forms]
-    return found[0] if found else None
 
 
 def before_composition(form: Literal["NFC", "NFKC"], context: str, continuation: str) -> int:
@@ -72,16 +102,10 @@ def before_composition(form: Literal["NFC", "NFKC"], context: str, continuation:
     return len(context)
 
 
-def trims_offsets(tokenizer: Any) -> bool:
-    """Whether a byte-level post-processor leaves blanks at a token's ends out of its offsets."""
-    state = _state(tokenizer.backend_tokenizer.post_processor)
-    return any(part.get("trim_offsets", False) for part in state)
-
-
 def continuation_start_without_offsets(
     tokenizer: Any, ids: list[int], alone: Callable[[str], list[int]], context: str, continuation: str, request: int
 ) -> int:
-    """As :func:`continuation_start` for tokenizers that give no offsets.
+    """As :meth:`Offsets.continuation_start` for tokenizers that give no offsets.
 
     Where the context's own tokens begin the joint ones, they end at the boundary. Otherwise the tokens are decoded, and
     the boundary searched in the decoded text, which must then be the text that went in.

@@ -8,20 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from instsel.records import SurrogateFilter
-from instsel.token_boundary import (
-    before_composition,
-    composing_form,
-    continuation_start,
-    continuation_start_without_offsets,
-    longest_token,
-    special_token_counts,
-    trims_offsets,
-)
+from instsel.token_boundary import Offsets, continuation_start_without_offsets, longest_token, special_token_counts
 
 BATCH_PAIRS = 2048
 BATCH_CHARACTERS = 1 << 20  # the Rust encodings take about 200 bytes a token
@@ -83,8 +75,7 @@ class _Encoder:
         self.bound_known = max_tokens is None
         self.leading: list[int] = []
         self.trailing = 0
-        self.trims = False
-        self.composes: Literal["NFC", "NFKC"] | None = None
+        self.offsets: Offsets | None = None
         self.specials_known = tokenizer is None
         names = ("bos_token_id", "eos_token_id")
         own = [token for token in (getattr(tokenizer, name, None) for name in names) if token is not None]
@@ -114,7 +105,7 @@ class _Encoder:
         if not self.specials_known:
             self.leading, self.trailing = special_token_counts(self.tokenizer)
             if self.is_fast:
-                self.trims, self.composes = trims_offsets(self.tokenizer), composing_form(self.tokenizer)
+                self.offsets = Offsets.of(self.tokenizer)
             self.specials_known = True
 
     def _batches(
@@ -146,8 +137,8 @@ class _Encoder:
         return self.max_characters is not None and length > self.max_characters
 
     def _of_texts(self, batch: Sequence[tuple[int, str, str]]) -> Iterator[Encoded]:
-        leading = len(self.leading)
-        if not self.is_fast:
+        leading, offsets = len(self.leading), self.offsets
+        if offsets is None:
             for index, context, continuation in batch:
                 ids = self.leading + self._alone(context + continuation)
                 start = leading + continuation_start_without_offsets(
@@ -167,10 +158,7 @@ class _Encoder:
             ids = encoding.ids
             end = len(ids) - self.trailing
             if context and continuation:
-                boundary = len(context)
-                if self.composes and continuation[0] > "\u02ff":  # no character before it joins the one before
-                    boundary = before_composition(self.composes, context, continuation)
-                start = continuation_start(encoding, boundary, leading, end, self.trims)
+                start = offsets.continuation_start(encoding, context, continuation, leading, end)
             else:
                 start = end if context else leading
             yield self._finished(ids[:end], start, bool(context), bool(continuation), index)
