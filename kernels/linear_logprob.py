@@ -70,10 +70,12 @@ def linear_logprob(
     chosen = choose_backend(backend, hidden.device)
     hidden, weight = hidden.detach(), weight.detach()
     bias = None if bias is None else bias.detach()
-    if chosen == "cpu":
-        from . import cpu_linear_logprob
-
-        result = cpu_linear_logprob.linear_logprob(
+    if chosen != "reference":
+        if chosen == "cpu":
+            from .cpu_linear_logprob import linear_logprob as run
+        else:
+            from .triton_linear_logprob import linear_logprob as run
+        result = run(
             hidden,
             weight,
             rows,
@@ -99,5 +101,10 @@ def linear_logprob(
         )
     if offsets is None:
         return result
-    total, mean = sequence_sums(result.logprob, offsets, mask)
+    if chosen == "triton":
+        from .triton_pairs import add_sequences
+
+        total, mean = add_sequences(result, offsets, mask)
+    else:
+        total, mean = sequence_sums(result.logprob, offsets, mask)
     return dataclasses.replace(result, sum=total, mean=mean)

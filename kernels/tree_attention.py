@@ -2,14 +2,43 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 
 from torch import Tensor
 
-from . import tree_attention_reference as reference
-from .backends import choose_backend
+from .backends import choose_backend, triton_error
 from .tree_segments import TreeSegments
 from .validation import FLOATS, check_tensor
+
+IMPLEMENTATIONS = {
+    "reference": ".tree_attention_reference",
+    "cpu": ".cpu_tree_attention",
+    "triton": ".triton_tree_attention",
+    "varlen": ".varlen_attention",
+}
+# Flash attention over varlen segments copies every path's keys and values. Up to this many copies of a key that costs
+# less than its better kernel gains (a copy is one more write and read, in a pass bound by arithmetic); with more, as
+# with a long prefix and many short answers, the copies are the larger part of the bytes moved.
+LARGEST_COPY_RATIO = 3
+
+
+def choose_attention_backend(
+    backend: str, query: Tensor, key: Tensor, segments: TreeSegments, softcap: float | None
+) -> str:
+    """As `choose_backend`, with flash attention over gathered paths ("varlen") as one more on a GPU."""
+    from .varlen_attention import varlen_error
+
+    error = varlen_error(query.device, query.dtype, softcap)
+    if backend == "varlen":
+        if error is not None:
+            raise ValueError(f"backend: 'varlen' cannot be used: {error}")
+        return backend
+    if backend == "auto" and query.device.type == "cuda" and error is None:
+        copied = int(segments.context_length @ segments.query_offsets.diff().clamp(max=1).long()) + query.shape[0]
+        if copied <= LARGEST_COPY_RATIO * key.shape[0] or triton_error() is not None:
+            return "varlen"
+    return choose_backend(backend, query.device)
 
 
 def tree_attention(
@@ -74,9 +103,7 @@ def tree_attention(
             raise ValueError(f"{name}: expected None or a positive finite number, got {number!r}")
     if window is not None and (not isinstance(window, int) or window < 1):
         raise ValueError(f"window: expected None or a positive integer, got {window!r}")
-    if choose_backend(backend, query.device) == "cpu":
-        from .cpu_tree_attention import tree_attention as run
-    else:
-        run = reference.tree_attention
+    chosen = choose_attention_backend(backend, query, key, segments, softcap)
+    run = importlib.import_module(IMPLEMENTATIONS[chosen], __package__).tree_attention
     scale = 1.0 / math.sqrt(head_size) if scaling is None else float(scaling)
     return run(query.detach(), key.detach(), value.detach(), segments, scaling=scale, window=window, softcap=softcap)

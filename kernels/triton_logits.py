@@ -1,4 +1,6 @@
 """Device functions that the Triton kernels share: what a head does to a product, and joining partial sums."""
+# mypy: disallow-untyped-defs=False
+# (Triton kernels take pointers, for which there is no annotation.)
 
 from __future__ import annotations
 

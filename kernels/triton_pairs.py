@@ -1,4 +1,6 @@
 """Triton: joining a row's partial states, the log-probabilities of pairs, and sums over sequences."""
+# mypy: disallow-untyped-defs=False
+# (Triton kernels take pointers, for which there is no annotation.)
 
 from __future__ import annotations
 
@@ -118,24 +120,26 @@ def pairs_from_hidden_kernel(
 ):
     """One pair a program: a float32 dot product, lane by lane and then over lanes, always in the same order."""
     pair = tl.program_id(0).to(tl.int64)
-    row = tl.load(rows + pair)
-    target = tl.load(targets + pair)
-    valid = (row >= 0) & (row < num_rows) & (target >= 0) & (target < num_columns)
+    given_row = tl.load(rows + pair)
+    given_target = tl.load(targets + pair)
+    row = tl.minimum(tl.maximum(given_row, 0), num_rows - 1)
+    target = tl.minimum(tl.maximum(given_target, 0), num_columns - 1)
+    valid = (row == given_row) & (target == given_target)
     if has_mask:
         valid = valid & (tl.load(mask + pair) != 0)
     lanes = tl.arange(0, block_h)
     total = tl.zeros((block_h,), tl.float32)
     for start in range(0, size, block_h):
-        inside = (start + lanes < size) & valid
+        inside = start + lanes < size
         left = tl.load(hidden + row * hidden_stride + start + lanes, mask=inside, other=0.0).to(tl.float32)
         right = tl.load(weight + target * weight_stride + start + lanes, mask=inside, other=0.0).to(tl.float32)
         total += left * right
     z = tl.sum(total, axis=0)
     shift = 0.0
     if has_bias:
-        shift = tl.load(bias + target, mask=valid, other=0.0)
+        shift = tl.load(bias + target)
     z = transform_logits(z, shift, scale, softcap, has_softcap)
-    value = (z - tl.load(offsets + row, mask=valid, other=0.0)) - tl.load(log_sums + row, mask=valid, other=0.0)
+    value = (z - tl.load(offsets + row)) - tl.load(log_sums + row)
     # The dot product's rounding differs from the row's own by an ulp, which must not give a probability above 1.
     value = tl.where(value > 0.0, 0.0, value)
     tl.store(logprobs + pair, tl.where(valid, value, float("nan")))
@@ -164,9 +168,7 @@ def sequence_sums_kernel(
     tl.store(means + sequence, tl.where(number > 0, value / tl.maximum(number, 1).to(tl.float64), float("nan")))
 
 
-def join_states(
-    maxima: Tensor, sums: Tensor, argmaxima: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+def join_states(maxima: Tensor, sums: Tensor, argmaxima: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """From states [parts, rows]: offset and log-sum (kept apart for the pairs), log-sum-exp, arg max."""
     parts, num_rows = maxima.shape
     offsets, log_sums, logsumexps = (torch.empty_like(maxima[0]) for _ in range(3))

@@ -1,0 +1,95 @@
+"""Tile sizes of the Triton kernels by architecture and type: a table, as autotuning would make results depend on it.
+
+Every entry is compiled ahead of time by the tests for its architecture, without register spills. The tile of
+`linear_logprob` decides in which order a row is added up, so it depends on nothing but the device, the type and H.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class LinearConfiguration:
+    """A tile of `block_r` rows times `block_v` vocabulary entries, `block_h` hidden components at a time."""
+
+    block_r: int
+    block_v: int
+    block_h: int
+    num_warps: int
+    num_stages: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionConfiguration:
+    """`block_q` rows (token, head of the group) times `block_k` keys."""
+
+    block_q: int
+    block_k: int
+    num_warps: int
+    num_stages: int
+
+
+# Keyed by architecture and bytes per element. 4 bytes means float32 products in full precision (no tensor cores).
+LINEAR: dict[tuple[str, int], LinearConfiguration] = {
+    ("sm_90", 2): LinearConfiguration(128, 256, 64, 8, 3),
+    ("sm_80", 2): LinearConfiguration(128, 128, 64, 8, 3),
+    ("gfx942", 2): LinearConfiguration(128, 128, 32, 8, 2),
+    ("sm_90", 4): LinearConfiguration(64, 64, 32, 8, 2),
+    ("sm_80", 4): LinearConfiguration(64, 64, 32, 8, 2),
+    ("gfx942", 4): LinearConfiguration(64, 64, 32, 8, 2),
+}
+# Keyed by architecture, bytes per element and the head size rounded up to a power of two.
+ATTENTION: dict[tuple[str, int, int], AttentionConfiguration] = {
+    **{(arch, 2, 64): AttentionConfiguration(128, 64, 4, 3) for arch in ("sm_80", "sm_90")},
+    **{(arch, 2, 128): AttentionConfiguration(128, 64, 8, 2) for arch in ("sm_80", "sm_90")},
+    **{(arch, 2, 256): AttentionConfiguration(64, 32, 8, 2) for arch in ("sm_80", "sm_90")},
+    **{("gfx942", 2, size): AttentionConfiguration(64, 32, 4, 1) for size in (64, 128, 256)},
+    **{(arch, 4, size): AttentionConfiguration(32, 16, 4, 1) for arch in ("sm_80", "sm_90") for size in (64, 128, 256)},
+    **{("gfx942", 4, size): AttentionConfiguration(32, 16, 4, 1) for size in (64, 128, 256)},
+}
+# Vocabulary entries that one program walks: its partial sums are joined in order afterwards. From the vocabulary alone,
+# so that a row's value does not depend on its batch.
+SPLIT_ENTRIES = 2048
+# Under the interpreter tiles are small, so that small tests cross tile borders.
+INTERPRETED_LINEAR = LinearConfiguration(16, 32, 16, 4, 1)
+INTERPRETED_SPLIT = 128
+INTERPRETED_ATTENTION = AttentionConfiguration(16, 16, 4, 1)
+
+
+def architecture(device: torch.device) -> str:
+    """The table's name for a device; newer NVIDIA parts than the table knows run as sm_90, older ones as sm_80."""
+    if torch.version.hip is not None:
+        return "gfx942"
+    return "sm_90" if torch.cuda.get_device_capability(device)[0] >= 9 else "sm_80"
+
+
+def linear_configuration(device: torch.device, dtype: torch.dtype) -> LinearConfiguration:
+    if device.type == "cpu":
+        return INTERPRETED_LINEAR
+    return LINEAR[architecture(device), dtype.itemsize]
+
+
+def attention_configuration(device: torch.device, dtype: torch.dtype, padded_head: int) -> AttentionConfiguration:
+    if device.type == "cpu":
+        return INTERPRETED_ATTENTION
+    return ATTENTION[architecture(device), dtype.itemsize, max(padded_head, 64)]
+
+
+def split_entries(device: torch.device) -> int:
+    return INTERPRETED_SPLIT if device.type == "cpu" else SPLIT_ENTRIES
+
+
+# Whether the fused kernel is taken when the caller does not say: {(architecture, bytes per element): fused}, from
+# benchmarks/gpu.sh. Where nothing was measured the fused kernel is: a row's bits do not depend on its batch there (a
+# vendor's product may choose another algorithm for another number of rows), and no logits take memory.
+MEASURED_FUSED: dict[tuple[str, int], bool] = {}
+
+
+def choose_fused(device: torch.device, dtype: torch.dtype) -> bool:
+    if device.type == "cpu":
+        return True
+    # Without tensor cores the kernel is far from the library's rate, whatever the device.
+    return MEASURED_FUSED.get((architecture(device), dtype.itemsize), dtype.itemsize == 2)

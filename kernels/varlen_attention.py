@@ -1,0 +1,106 @@
+"""`tree_attention` by flash attention over varlen segments: each node's path of keys and values is gathered.
+
+The flash-attn package where it is installed, torch's own varlen attention otherwise.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .tree_segments import TreeSegments
+
+
+@functools.cache
+def has_flash_attn() -> bool:
+    return importlib.util.find_spec("flash_attn") is not None
+
+
+@functools.cache
+def has_torch_varlen() -> bool:
+    """torch's varlen attention with grouped heads and a window exists from torch 2.12 on."""
+    try:
+        import inspect
+
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return False
+    return {"enable_gqa", "window_size", "num_splits"} <= set(inspect.signature(varlen_attn).parameters)
+
+
+def varlen_error(device: torch.device, dtype: torch.dtype, softcap: float | None) -> str | None:
+    """Why flash attention cannot run on such tensors, or None if it can."""
+    if device.type != "cuda":
+        return f"flash attention needs GPU tensors and these are on {device}"
+    if dtype == torch.float32:
+        return "flash attention has no float32"
+    if has_flash_attn():
+        return None
+    if not has_torch_varlen():
+        return "neither the flash-attn package nor torch.nn.attention.varlen with grouped heads is there"
+    return None if softcap is None else "torch's varlen attention has no soft-cap (install flash-attn)"
+
+
+def gather_plan(segments: TreeSegments, num_cached: int, device: torch.device) -> dict[str, Any]:
+    """Key indices of all paths, one after the other, and the offsets of queries and of paths; made once a pack."""
+    place = ("varlen", num_cached, device)
+    plan: dict[str, Any] | None = segments.plans.get(place)
+    if plan is None:
+        nodes = [n for n in range(segments.num_nodes) if segments.query_offsets[n] < segments.query_offsets[n + 1]]
+        paths = [segments.key_indices(node, num_cached) for node in nodes]
+        lengths = torch.tensor([path.shape[0] for path in paths], dtype=torch.int32)
+        queries = segments.query_offsets.diff()[nodes]
+        zero = torch.zeros(1, dtype=torch.int32)
+        plan = {
+            "path": torch.cat(paths).to(device, non_blocking=True),
+            "query_offsets": torch.cat([zero, queries.cumsum(0).int()]).to(device, non_blocking=True),
+            "key_offsets": torch.cat([zero, lengths.cumsum(0).int()]).to(device, non_blocking=True),
+            "longest_query": int(queries.max()),
+            "longest_path": int(lengths.max()),
+        }
+        segments.plans[place] = plan
+    return plan
+
+
+def tree_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    segments: TreeSegments,
+    *,
+    scaling: float,
+    window: int | None,
+    softcap: float | None,
+) -> Tensor:
+    if query.shape[0] == 0:
+        return torch.empty(query.shape, dtype=query.dtype, device=query.device)
+    plan = gather_plan(segments, key.shape[0] - query.shape[0], query.device)
+    paths = (key.index_select(0, plan["path"]), value.index_select(0, plan["path"]))
+    offsets = (plan["query_offsets"], plan["key_offsets"], plan["longest_query"], plan["longest_path"])
+    # A window of w keys includes the query's own; both interfaces count the keys to its left.
+    left = -1 if window is None else window - 1
+    if has_flash_attn():
+        from flash_attn import flash_attn_varlen_func
+
+        return flash_attn_varlen_func(
+            query.contiguous(),
+            *paths,
+            *offsets,
+            softmax_scale=scaling,
+            causal=True,
+            window_size=(left, 0),
+            softcap=softcap or 0.0,
+            deterministic=True,
+        )
+    from torch.nn.attention.varlen import varlen_attn
+
+    # num_splits=1: a query's bits do not depend on what else is in the batch.
+    out = varlen_attn(
+        query.contiguous(), *paths, *offsets, scale=scaling, window_size=(left, 0), enable_gqa=True, num_splits=1
+    )
+    assert isinstance(out, Tensor)
+    return out
