@@ -69,6 +69,14 @@ def ifd(
     Raises ValueError or TypeError naming the parameter, or the row that cannot be read.
 
     Source: arXiv 2402.00530 ("ppl"), arXiv 2308.12032 ("loss").
+
+    >>> scorer = instsel.Scorer("stories260k")  # the 260,032 parameters of karpathy/tinyllamas  # doctest: +SKIP
+    >>> lily = {"instruction": "Once upon a time, there was a little girl named Lily.",
+    ...         "output": "She loved to play outside in the park."}
+    >>> nothing = {"instruction": "Say nothing.", "output": ""}
+    >>> found = instsel.ifd(scorer, [lily, nothing])  # doctest: +SKIP
+    >>> found.ifd.round(3).tolist(), found.status.tolist()  # doctest: +SKIP
+    ([0.86, nan], ['ok', 'empty_target'])
     """
     check_kind(kind)
     records = to_examples(examples, columns=columns)

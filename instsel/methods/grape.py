@@ -66,6 +66,14 @@ def grape(
     Raises ValueError or TypeError naming the parameter, or the row that cannot be read.
 
     Source: arXiv 2502.04194.
+
+    >>> scorer = instsel.Scorer("stories260k")  # the 260,032 parameters of karpathy/tinyllamas  # doctest: +SKIP
+    >>> group = {"instruction": "Once upon a time, there was a little girl named Lily.",
+    ...          "candidates": [{"response": "The committee adjourned."},
+    ...                         {"response": "She loved to play outside in the park."}]}
+    >>> found = instsel.grape(scorer, [group])  # doctest: +SKIP
+    >>> found.best.tolist(), found.scores[0].round(2).tolist()  # doctest: +SKIP
+    ([1], [-4.75, -0.66])
     """
     check_normalize(normalize)
     records = to_groups(groups, columns=columns)

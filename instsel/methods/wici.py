@@ -104,6 +104,15 @@ def wici(
     Raises ValueError or TypeError naming the parameter, or the row that cannot be read.
 
     Source: arXiv 2604.25132; the rule "release" is that of the repository trust-nlp/SyntheticData-Curator.
+
+    >>> scorer = instsel.Scorer("stories260k")  # the 260,032 parameters of karpathy/tinyllamas  # doctest: +SKIP
+    >>> lily = {"instruction": "Once upon a time, there was a little girl named Lily.",
+    ...         "output": "She loved to play outside in the park."}
+    >>> tom = {"instruction": "Once upon a time, there was a boy named Tom.",
+    ...        "output": "He loved to play with his toys."}
+    >>> found = instsel.wici(scorer, [lily, tom], probes=[[1], [0]], similarity=[[0.3], [0.3]])  # doctest: +SKIP
+    >>> found.influence.round(3).tolist(), found.score.round(3).tolist()  # doctest: +SKIP
+    ([[-0.19], [0.02]], [-0.066, 0.007])
     """
     check_rule(rule)
     check_sizes(num_neighbors, num_probes)

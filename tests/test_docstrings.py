@@ -1,0 +1,17 @@
+"""The examples in docstrings of neighbours, probes, selection and methods give what they say."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    "name", ["embeddings", "neighbors", "probes", "selection", "methods.correlation", "methods.grape"]
+)
+def test_examples_are_real(name: str) -> None:
+    found = doctest.testmod(importlib.import_module(f"instsel.{name}"))
+    assert found.attempted > 0
+    assert found.failed == 0
