@@ -15,7 +15,6 @@ from typing import Any
 
 import models
 import numpy as np
-from memory import peak_memory
 from workloads import Workload
 
 
@@ -30,8 +29,8 @@ class Contestant:
         other.close()
         self.setup: dict[str, Any] = self._receive()  # batch size, and the seconds of the trials that led to it
 
-    def run(self) -> tuple[float, np.ndarray, int | None]:
-        """Seconds, mean log-probabilities, and peak bytes beyond what was in use before."""
+    def run(self) -> tuple[float, np.ndarray]:
+        """Seconds, and mean log-probabilities."""
         self._pipe.send("run")
         return self._receive()
 
@@ -66,11 +65,9 @@ def _serve(
         score = module.prepare(loaded, work, best)
         pipe.send({"batch_size": best, "trial_seconds": trials})
         while pipe.recv() == "run":
-            with peak_memory(device) as peak:
-                begin = time.perf_counter()
-                scores = score()  # an array on the host: the device has finished
-                seconds = time.perf_counter() - begin
-                pipe.send((seconds, scores, peak()))
+            begin = time.perf_counter()
+            scores = score()  # an array on the host: the device has finished
+            pipe.send((time.perf_counter() - begin, scores))
     except EOFError:
         return
     except Exception as error:

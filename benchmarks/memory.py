@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,7 @@ def peak_memory(device: str) -> Iterator[Callable[[], int | None]]:
     """Within the block, the function given says how many bytes more than at its beginning were in use at most.
 
     On a GPU what PyTorch allocated; elsewhere the process's resident memory (Linux only, None where not to be had).
+    Memory that was freed but kept by the allocator is given back first: reusing it would not show.
     """
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
@@ -25,6 +28,9 @@ def peak_memory(device: str) -> Iterator[Callable[[], int | None]]:
         yield lambda: torch.cuda.max_memory_allocated(device) - before
         return
     try:
+        gc.collect()
+        if hasattr(library := ctypes.CDLL(None), "malloc_trim"):
+            library.malloc_trim(0)
         _RESET.write_text("5")  # sets the peak back to what is resident now
         start = _resident("VmRSS")
     except OSError:

@@ -1,0 +1,165 @@
+"""The benchmarks run, and every way of scoring that they time gives score_batch's numbers."""
+
+import importlib
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import instsel
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="no benchmarks beside the tests")
+
+
+@pytest.fixture(autouse=True)
+def benchmarks_on_path(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+
+
+def small(name, **sizes):
+    import workloads
+
+    return workloads.make_workload(name, vocabulary=512, **{"size": 3, "branching": 3, "shorten": 8, **sizes})
+
+
+@pytest.mark.parametrize("name", ["wici-k5", "wici-k32", "grape-5", "grape-10", "anchors-100", "few-shot-4"])
+def test_work_is_the_same_for_a_seed_and_never_zeros(name):
+    work = small(name)
+    assert work.requests == small(name).requests
+    assert work.requests != small(name, seed=1).requests
+    for context, continuation in work.requests:
+        assert continuation and min(continuation) >= 2
+        assert context == [0] or min(context) >= 2
+    assert len(set(map(str, work.requests))) == len(work)
+
+
+def test_lengths_are_those_of_the_alpaca_file():
+    from lengths import load_lengths
+
+    pairs = load_lengths().pairs
+    assert len(pairs) == 999
+    assert abs(np.mean([p for p, _ in pairs]) - 21) < 0.5 and abs(np.mean([a for _, a in pairs]) - 175) < 0.5
+
+
+def test_the_tree_of_wici_is_demonstrations_and_probes():
+    import models
+
+    work = small("wici-k5", size=4)
+    # Each demonstration once, each probe less its last token; an answer alone less its last, and one BOS for all.
+    expected = 1 + sum(len(answer) - 1 for _, answer in work.requests[:4])
+    for a, pairs in enumerate(work.influences):
+        prompt, answer = work.requests[4 + 4 * a]
+        assert work.shared[pairs[0][1]] == len(prompt) + len(answer)
+        expected += len(prompt) + len(answer)
+        expected += sum(sum(map(len, work.requests[i])) - work.shared[i] - 1 for _, i in pairs)
+    plan = instsel.plan_batch(instsel.Scorer(models.make_model("tiny", "float32")), work.requests)
+    assert plan.tokens_forwarded == expected
+
+
+@pytest.mark.parametrize("name", ["one_by_one", "one_by_one_lean", "padded", "lm_eval", "dynamic_cache"])
+def test_every_way_gives_the_same_scores(name):
+    import models
+    from agreement import Reference
+
+    if name == "lm_eval" and importlib.util.find_spec("lm_eval") is None:
+        pytest.skip("lm-eval is not installed")
+    module = importlib.import_module(f"competitors.{name}")
+    for work in (small("wici-k5"), small("grape-5"), small("few-shot-4")):
+        reference = Reference("tiny", "float32", "cpu", work, requests=len(work))
+        for size in module.BATCH_SIZES[:2]:
+            scores = module.prepare(models.make_model("tiny", "float32"), work, size)()
+            reference.check(name, scores)
+            ours = instsel.score_batch(instsel.Scorer(models.make_model("tiny", "float32")), work.requests)
+            reference.check("instsel", ours.mean_logprob)
+    wrong = scores.copy()
+    wrong[0] += 1e-3
+    with pytest.raises(ValueError, match=f"{name}: error of"):
+        reference.check(name, wrong)
+
+
+def test_a_comparison_from_the_command_line_ends_in_a_table(tmp_path, monkeypatch, capsys):
+    import compare
+    import tables
+
+    arguments = "compare --model tiny --size 2 --against one_by_one_lean --pairs 2 --dtype float32 --threads 1 --output"
+    monkeypatch.setattr(sys, "argv", [*arguments.split(), str(tmp_path)])
+    compare.main()
+    assert "over 2 pairs" in capsys.readouterr().out
+    (path,) = tmp_path.glob("*.json")
+    result = json.loads(path.read_text())
+    ratios = [pair["against"] / pair["instsel"] for pair in result["pairs"]]
+    assert result["ratio"] == pytest.approx(np.median(ratios))
+    assert result["agreement"]["largest_difference"] < 2e-5
+    assert result["environment"]["torch"] and result["environment"]["processor"]
+    content = tables.text(tables.load(tmp_path))
+    assert f"**{result['ratio']:.1f}** (2 pairs)" in content
+    document = tables.insert("before\n<!-- speed:begin -->\nold\n<!-- speed:end -->\nafter\n", content)
+    assert document.startswith("before\n") and document.endswith("\nafter\n") and "old" not in document
+    assert tables.insert(document, content) == document
+    with pytest.raises(ValueError, match="speed:begin"):
+        tables.insert("no marks", content)
+
+
+def test_a_way_that_fails_is_an_error_and_not_a_result():
+    import multiprocessing
+
+    import contestants
+
+    here, there = multiprocessing.Pipe()
+    contestants._serve(there, "no_such_way", "tiny", "float32", "cpu", small("grape-5"), None)
+    error = here.recv()
+    assert isinstance(error, RuntimeError) and "no_such_way" in str(error)
+
+
+def test_the_floor_is_the_formula_of_the_plan(monkeypatch):
+    import engine
+    import floor
+
+    monkeypatch.setattr(floor, "SHAPES", ((64, 64, 64),))
+    work = small("anchors-100")
+    result = engine.measure("tiny", work, "float32", runs=1, rate_seconds=0.05)
+    hidden, inner, layers, vocabulary = 64, 128, 2, 512
+    body = layers * (hidden * (64 + 2 * 32) + 64 * hidden + 3 * hidden * inner + 2 * hidden) + hidden
+    matrices = 2 * body * result["tokens_forwarded"] + 2 * hidden * (vocabulary * result["head_rows"] + result["pairs"])
+    attention = 4 * layers * hidden * sum(map(len, _tree(work.requests)))
+    assert result["floor_flops"] == pytest.approx(matrices + attention)
+    (seconds,), rates = result["seconds"], result["matrix_rates"]
+    assert result["fraction_of_floor"] == pytest.approx(result["floor_flops"] / max(rates) / seconds)
+    shape = (64, 32, 16)
+    assert list(floor.matrix_rate("float32", seconds=0.01, shapes=(shape,))) == ["64x32x16"]
+
+
+def _tree(requests):
+    """The distinct prefixes that predict something, one a tree token; each token attends to its prefix's length."""
+    return {tuple((c + a)[:n]) for c, a in requests for n in range(1, len(c) + len(a))}
+
+
+def test_peak_memory_sees_what_was_allocated_and_freed():
+    from memory import peak_memory
+
+    with peak_memory("cpu") as peak:
+        if peak() is None:
+            pytest.skip("no peak of resident memory on this system")
+        held = np.ones(16 << 20)
+        del held
+        assert 120 << 20 < peak() < 400 << 20
+
+
+def test_scaling_finds_the_slope_and_draws(tmp_path):
+    import scaling
+
+    result = scaling.measure("tiny", "float32", runs=1, axes={"probes": (1, 2), "suffix": (4, 8)})
+    for point in result["points"]:
+        requests = scaling.requests_of(512, **point["settings"])
+        assert len(requests) == point["settings"]["candidates"] * point["settings"]["probes"]
+        assert all(len(a) == point["settings"]["suffix"] for _, a in requests)
+        assert point["tokens_forwarded"] == len(_tree(requests))
+    exact = [{"tokens_forwarded": n, "median_seconds": 3.0 * n**1.5} for n in (10, 20, 70)]
+    assert scaling.slope(exact) == pytest.approx(1.5)
+    pytest.importorskip("matplotlib")
+    scaling.draw(result, tmp_path / "plot.svg")
+    assert (tmp_path / "plot.svg").read_text().count("<svg") == 1
