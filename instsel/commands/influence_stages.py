@@ -28,6 +28,7 @@ Arrays = dict[str, np.ndarray]
 def stages(session: Session) -> Iterator[Stage]:
     """The stages in order; see `Method`."""
     args, count = session.args, len(session.rows)
+    _check_options(session)
 
     def stage(name: str, compute: Callable[[range], tuple[Any, Any]]) -> Stage:
         return Stage(name, count, args.shard_rows, compute)
@@ -110,8 +111,7 @@ def _complexity_rows(session: Session, rows: range) -> tuple[Arrays, dict[str, f
     args = session.args
     name = args.complexity
     if name.endswith(".npy"):
-        values = given_complexity(np.load(name, allow_pickle=False), len(session.rows))
-        return {"complexity": values[rows.start : rows.stop]}, {}
+        return {"complexity": _given_complexity(session)[rows.start : rows.stop]}, {}
     if name not in ORDERINGS:
         held = [row.get(name) for row in session.rows.rows(rows.start, rows.stop)]
         return {"complexity": given_complexity(held, len(rows))}, {}
@@ -127,21 +127,50 @@ def _complexity_rows(session: Session, rows: range) -> tuple[Arrays, dict[str, f
     return {"complexity": values}, stats_of(stats)
 
 
-def _probes(session: Session, unit: np.ndarray | None, complexity: np.ndarray | None) -> Arrays:
-    args, count = session.args, len(session.rows)
-    if args.probes is None:
-        sizes = {"num_neighbors": args.num_neighbors, "num_probes": args.num_probes}
-        found = find_probes(unit, complexity, **sizes, seed=args.seed)
-        return {"probes": found.index, "similarity": found.similarity}
-    probes = checked_probes(np.load(args.probes, allow_pickle=False), count)
+def _given_complexity(session: Session) -> np.ndarray:
+    return given_complexity(_array(session.args.complexity, "--complexity"), len(session.rows))
+
+
+def _given_probes(session: Session) -> Arrays:
+    """The probes and similarities that the flags name, checked."""
+    args, found = session.args, {}
+    if args.probes is not None:
+        found["probes"] = checked_probes(_array(args.probes, "--probes"), len(session.rows))
     if args.similarity is not None:
-        return {
-            "probes": probes,
-            "similarity": checked_similarity(np.load(args.similarity, allow_pickle=False), probes),
-        }
-    assert unit is not None
-    similarity = np.where(probes >= 0, cosine(unit, np.arange(count)[:, None], probes), np.nan)
-    return {"probes": probes, "similarity": similarity}
+        found["similarity"] = checked_similarity(_array(args.similarity, "--similarity"), found["probes"])
+    return found
+
+
+def _probes(session: Session, unit: np.ndarray | None, complexity: np.ndarray | None) -> Arrays:
+    args, found = session.args, _given_probes(session)
+    if not found:
+        sizes = {"num_neighbors": args.num_neighbors, "num_probes": args.num_probes}
+        chosen = find_probes(unit, complexity, **sizes, seed=args.seed)
+        return {"probes": chosen.index, "similarity": chosen.similarity}
+    if "similarity" not in found:
+        assert unit is not None
+        probes = found["probes"]
+        cosines = cosine(unit, np.arange(len(session.rows))[:, None], probes)
+        found["similarity"] = np.where(probes >= 0, cosines, np.nan)
+    return found
+
+
+def _check_options(session: Session) -> None:
+    """What can be wrong with the flags, said before anything is computed."""
+    _given_probes(session)
+    name = session.args.complexity
+    if name.endswith(".npy"):
+        _given_complexity(session)
+    elif name not in ORDERINGS and name not in session.columns_present:
+        known, columns = ", ".join(ORDERINGS), ", ".join(session.columns_present)
+        raise ValueError(f"--complexity {name!r} is none of {known} and no column; the columns are {columns}")
+
+
+def _array(path: Path | str, option: str) -> np.ndarray:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (ValueError, EOFError):  # what NumPy says of a file that is none speaks of loading pickles
+        raise ValueError(f"{option} {path} is not a .npy file of numbers") from None
 
 
 def _direct_rows(session: Session, rows: range) -> tuple[Arrays, dict[str, float]]:

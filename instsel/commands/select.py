@@ -118,8 +118,8 @@ def _embeddings(args: argparse.Namespace, manifest: dict[str, Any], rows: int) -
             return np.load(
                 args.embeddings, allow_pickle=False
             ), f"{args.embeddings.name} {digest_file(args.embeddings)}"
-        except (ValueError, EOFError) as error:
-            raise ValueError(f"--embeddings {args.embeddings} is not a .npy array of numbers: {error}") from error
+        except (ValueError, EOFError):  # what NumPy says of a file that is none speaks of loading pickles
+            raise ValueError(f"--embeddings {args.embeddings} is not a .npy file of numbers") from None
     for name, count, shard_rows in manifest.get("stages", ()):
         if name == "embeddings" and count == rows:
             stage = Stage(name, count, shard_rows, lambda rows: ({}, {}))

@@ -60,6 +60,12 @@ class Session:
             trust_remote_code=args.trust_remote_code,
         )
 
+    @property
+    def columns_present(self) -> list[str]:
+        """The columns of the input."""
+        assert self.folder is not None
+        return list(self.folder.manifest["columns"])
+
     def examples(self, rows: range) -> list[Example]:
         """A slice of the rows as examples."""
         return self._records(to_examples, self.rows.rows(rows.start, rows.stop), rows.start)
