@@ -32,14 +32,18 @@ class AttentionConfiguration:
     num_stages: int
 
 
-# Keyed by architecture and bytes per element. 4 bytes means float32 products in full precision (no tensor cores).
-LINEAR: dict[tuple[str, int], LinearConfiguration] = {
-    ("sm_90", 2): LinearConfiguration(128, 256, 64, 8, 3),
-    ("sm_80", 2): LinearConfiguration(128, 128, 64, 8, 3),
-    ("gfx942", 2): LinearConfiguration(128, 128, 32, 8, 2),
-    ("sm_90", 4): LinearConfiguration(64, 64, 32, 8, 2),
-    ("sm_80", 4): LinearConfiguration(64, 64, 32, 8, 2),
-    ("gfx942", 4): LinearConfiguration(64, 64, 32, 8, 2),
+# Keyed by architecture, bytes per element and whether the arg max is wanted, whose indices need registers beside the
+# tile of logits (128 x 256 on sm_90 would spill 64 bytes). 4 bytes: float32 products in full, without tensor cores.
+LINEAR: dict[tuple[str, int, bool], LinearConfiguration] = {
+    ("sm_90", 2, False): LinearConfiguration(128, 256, 64, 8, 3),
+    ("sm_90", 2, True): LinearConfiguration(128, 128, 64, 8, 4),
+    **{("sm_80", 2, argmax): LinearConfiguration(128, 128, 64, 8, 3) for argmax in (False, True)},
+    **{("gfx942", 2, argmax): LinearConfiguration(128, 128, 32, 8, 2) for argmax in (False, True)},
+    **{
+        (arch, 4, argmax): LinearConfiguration(64, 64, 32, 8, 2)
+        for arch in ("sm_80", "sm_90", "gfx942")
+        for argmax in (False, True)
+    },
 }
 # Keyed by architecture, bytes per element and the head size rounded up to a power of two.
 ATTENTION: dict[tuple[str, int, int], AttentionConfiguration] = {
@@ -66,10 +70,10 @@ def architecture(device: torch.device) -> str:
     return "sm_90" if torch.cuda.get_device_capability(device)[0] >= 9 else "sm_80"
 
 
-def linear_configuration(device: torch.device, dtype: torch.dtype) -> LinearConfiguration:
+def linear_configuration(device: torch.device, dtype: torch.dtype, argmax: bool) -> LinearConfiguration:
     if device.type == "cpu":
         return INTERPRETED_LINEAR
-    return LINEAR[architecture(device), dtype.itemsize]
+    return LINEAR[architecture(device), dtype.itemsize, argmax]
 
 
 def attention_configuration(device: torch.device, dtype: torch.dtype, padded_head: int) -> AttentionConfiguration:

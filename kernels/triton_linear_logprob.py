@@ -26,7 +26,7 @@ def _fused_states(
 ) -> States:
     split = split_entries(hidden.device)
     states = empty_states((triton.cdiv(weight.shape[0], split), hidden.shape[0]), argmax, hidden.device)
-    configuration = linear_configuration(hidden.device, hidden.dtype)
+    configuration = linear_configuration(hidden.device, hidden.dtype, argmax)
     linear_states(hidden, weight, bias, scale, softcap, split, configuration, states)
     return states
 
