@@ -51,7 +51,7 @@ def prepare(tokenizer: Any, model: CausalModel, requests: Iterable[Request], max
     """Token ids of all requests; those with nothing to score or too long for the model get their status."""
     if max_length is not None and (isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 2):
         raise ValueError(f"max_length: expected an integer of at least 2, got {max_length!r}")
-    if isinstance(requests, (str, bytes)):
+    if isinstance(requests, (str, bytes)) or not isinstance(requests, Iterable):
         raise TypeError(f"requests: expected a list of (context, continuation) pairs, got {type(requests).__name__}")
     limit = min((x for x in (max_length, model.max_length) if x is not None), default=None)
     pairs = list(requests)
