@@ -98,7 +98,7 @@ def test_the_page_says_what_was_found(findings: Findings) -> None:
     text = page(findings, 12.3)
     assert (
         "12.3 s" in text
-        and "rank correlation -0.25 (95% interval -0.30 to -0.20)" in text
+        and "Rank correlation -0.25 (95% interval -0.30 to -0.20)" in text
         and "1.70" in text
         and "95.0%" in text
     )

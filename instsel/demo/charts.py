@@ -116,7 +116,7 @@ def scatter(
     for name, colour in COLOURS.items():
         parts.append(f'<circle cx="{place + 4:.1f}" cy="{height - 8}" r="4" fill="{colour}"/>')
         parts.append(_text(place + 11, height - 4, name, size=11))
-        place += 22 + 5.6 * len(name)
+        place += 24 + 6.0 * len(name)
     return _frame(width, height, title, parts)
 
 

@@ -72,7 +72,7 @@ def _difficulty_against_influence(findings: Findings) -> str:
         findings.ifd,
         findings.scores["wICI"],
         findings.truth,
-        title=f"Difficulty against influence: rank correlation {correlation_text(findings)}",
+        title=f"Difficulty against influence: rank correlation {findings.correlation.rho:+.2f}",
         x_axis="IFD, difficulty of the candidate itself",
         y_axis="wICI, its influence on others",
     )
@@ -129,6 +129,7 @@ def page(findings: Findings, seconds: float) -> str:
             [(escape(name), *(f"{areas[one]:.3f}" for one in classes)) for name, areas in findings.areas.items()],
         ),
         f'<h2>Difficulty against influence</h2><div class="charts">{_difficulty_against_influence(findings)}</div>',
+        f"<p>Rank correlation {correlation_text(findings)}.</p>",
         "<h2>The ten highest</h2>",
         _candidates(findings, order[:10].tolist()),
         "<h2>The ten lowest</h2>",
