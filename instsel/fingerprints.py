@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import socket
+import urllib.parse
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -54,6 +57,8 @@ def _check_folder(folder: Path) -> None:
         pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt")) or any(folder.glob("*.pth"))
         found = "weights only in a pickle format, which can run code when loaded" if pickled else "no weights"
         raise ValueError(f"model folder {folder} has {found}; instsel loads model.safetensors only")
+    if not any(path for pattern in _TOKENIZER_FILES for path in folder.glob(pattern)):
+        raise ValueError(f"model folder {folder} has no tokenizer (tokenizer.json or the like)")
 
 
 def _describe(paths: Iterable[Path], known: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,7 +78,17 @@ def _combined(described: Mapping[str, Any]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
+def stay_offline_if_hub_is_out_of_reach() -> None:
+    """Spare the user the hub client's retries, half a minute at every file; call it before that is imported."""
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    try:
+        socket.getaddrinfo(urllib.parse.urlsplit(endpoint).hostname, None)
+    except OSError:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
 def _hub_commit(name: str, revision: str | None) -> str:
+    stay_offline_if_hub_is_out_of_reach()
     from transformers.utils.hub import cached_file, extract_commit_hash
 
     try:

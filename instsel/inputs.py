@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from instsel.fingerprints import input_digest
+from instsel.fingerprints import input_digest, stay_offline_if_hub_is_out_of_reach
 from instsel.record_files import iter_batches
 from instsel.row_store import Batch
 
@@ -40,6 +40,7 @@ def open_input(name: str, limit: int | None) -> InputSource:
 
 def _hub_dataset(name: str, limit: int | None) -> InputSource:
     """The "train" split of a hub dataset, or its only split."""
+    stay_offline_if_hub_is_out_of_reach()
     try:
         import datasets
     except ImportError as error:
