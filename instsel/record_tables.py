@@ -19,7 +19,9 @@ def parquet_batches(path: Path, batch_rows: int, batch_bytes: int) -> Iterator[p
     import pyarrow.parquet
 
     try:
-        with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
+        # pre_buffer, pyarrow's default, would read the whole file into memory.
+        options = {"pre_buffer": False, "buffer_size": 1 << 20, "page_checksum_verification": True}
+        with pyarrow.parquet.ParquetFile(path, **options) as file:
             _check_names(path, file.schema_arrow.names)
             groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
             widest = max((group.total_byte_size / max(group.num_rows, 1) for group in groups), default=0)

@@ -8,6 +8,7 @@ import json
 import math
 import tracemalloc
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -241,6 +242,17 @@ def test_memory_is_that_of_a_batch(tmp_path):
     for name in ("a.jsonl", "a.json", "a.csv"):
         assert peak(lambda: sum(len(batch) for batch in iter_batches(tmp_path / name))) < 10e6  # noqa: B023
     assert peak(lambda: len(read_rows(tmp_path / "a.jsonl"))) > 8e6
+
+
+def test_parquet_is_not_read_ahead(tmp_path):
+    """One row group of 8 MB that does not compress: Arrow holds a batch and a page of it."""
+    digits = np.random.default_rng(0).integers(33, 127, (4_000, 2_000), dtype=np.uint8)
+    table = pa.table({"output": [row.tobytes().decode() for row in digits]})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=10**6, use_dictionary=False, data_page_size=1 << 16)
+    assert table.nbytes > 8e6
+    before = pa.total_allocated_bytes()
+    extra = [pa.total_allocated_bytes() - before for _ in iter_batches(tmp_path / "a.parquet", batch_rows=128)]
+    assert len(extra) == 32 and max(extra) < 4e6
 
 
 def test_one_long_answer(tmp_path):
