@@ -47,12 +47,12 @@ LINEAR: dict[tuple[str, int, bool], LinearConfiguration] = {
 }
 # Keyed by architecture, bytes per element and the head size rounded up to a power of two.
 ATTENTION: dict[tuple[str, int, int], AttentionConfiguration] = {
-    **{(arch, 2, 64): AttentionConfiguration(128, 64, 4, 3) for arch in ("sm_80", "sm_90")},
+    **{(arch, 2, 64): AttentionConfiguration(128, 128, 8, 2) for arch in ("sm_80", "sm_90")},
     **{(arch, 2, 128): AttentionConfiguration(128, 64, 8, 2) for arch in ("sm_80", "sm_90")},
-    **{(arch, 2, 256): AttentionConfiguration(64, 32, 8, 2) for arch in ("sm_80", "sm_90")},
+    **{(arch, 2, 256): AttentionConfiguration(64, 64, 8, 1) for arch in ("sm_80", "sm_90")},
     **{("gfx942", 2, size): AttentionConfiguration(64, 32, 4, 1) for size in (64, 128, 256)},
-    **{(arch, 4, size): AttentionConfiguration(32, 16, 4, 1) for arch in ("sm_80", "sm_90") for size in (64, 128, 256)},
-    **{("gfx942", 4, size): AttentionConfiguration(32, 16, 4, 1) for size in (64, 128, 256)},
+    **{(arch, 4, size): AttentionConfiguration(32, 16, 8, 1) for arch in ("sm_80", "sm_90") for size in (64, 128, 256)},
+    **{("gfx942", 4, size): AttentionConfiguration(32, 16, 8, 1) for size in (64, 128, 256)},
 }
 # Vocabulary entries that one program walks: its partial sums are joined in order afterwards. From the vocabulary alone,
 # so that a row's value does not depend on its batch.

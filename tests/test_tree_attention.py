@@ -1,0 +1,187 @@
+"""tree_attention against a float64 oracle that attends one token at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from instsel.kernels import TreeSegments, tree_attention
+
+Contexts = list[list[tuple[int, int]]]
+# name: (offsets of the nodes' queries, their contexts, keys cached from an earlier forward)
+TREES: dict[str, tuple[list[int], Contexts, int]] = {
+    "one token": ([0, 1], [[]], 0),
+    "chain": ([0, 40, 77, 100], [[], [(0, 40)], [(0, 40), (40, 77)]], 0),
+    "fan": ([0, 70, 133, 134, 200], [[], [(0, 70)], [(0, 70)], [(0, 70)]], 0),
+    "forest with an empty node": ([0, 10, 10, 45], [[], [], []], 0),
+    "cached prefix": ([0, 33, 70], [[(0, 300)], [(0, 300), (300, 333)]], 300),
+    "merged ancestors": ([0, 20, 50, 64], [[], [(0, 20)], [(0, 50)]], 0),
+}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "window": {"window": 24},
+    "cap": {"softcap": 4.0, "scaling": 0.3},
+    "window and cap": {"window": 75, "softcap": 20.0},
+}
+SHAPES = [(6, 2, 64), (2, 2, 96), (3, 1, 128), (2, 2, 256), (2, 1, 72), (1, 1, 8)]  # heads, key heads, head size
+
+
+def oracle(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    tree: tuple[list[int], Contexts, int],
+    scaling: float | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+) -> Tensor:
+    offsets, contexts, cached = tree
+    queries, keys, values = (x.double().numpy() for x in (query, key, value))
+    out = np.zeros(queries.shape)
+    group = query.shape[1] // key.shape[1]
+    for node, context in enumerate(contexts):
+        path = [index for start, stop in context for index in range(start, stop)]
+        before = len(path)
+        path += range(cached + offsets[node], cached + offsets[node + 1])
+        for token in range(offsets[node], offsets[node + 1]):
+            last = before + token - offsets[node] + 1
+            seen = path[0 if window is None else max(0, last - window) : last]
+            for head in range(query.shape[1]):
+                scores = (keys[seen, head // group] * queries[token, head]).sum(axis=1)
+                scores = scores * (query.shape[2] ** -0.5 if scaling is None else scaling)
+                scores = scores if softcap is None else softcap * np.tanh(scores / softcap)
+                weights = np.exp(scores - scores.max())
+                out[token, head] = (weights[:, None] * values[seen, head // group]).sum(axis=0) / weights.sum()
+    return torch.from_numpy(out)
+
+
+def tensors(
+    tree: tuple[list[int], Contexts, int], shape: tuple[int, int, int], dtype: torch.dtype, seed: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    heads, key_heads, size = shape
+    generator = torch.Generator().manual_seed(seed)
+    total = tree[0][-1]
+    counts = ((total, heads), (total + tree[2], key_heads), (total + tree[2], key_heads))
+    query, key, value = (torch.randn(n, h, size, generator=generator).to(dtype) for n, h in counts)
+    return query, key, value
+
+
+def naive(query: Tensor, key: Tensor, value: Tensor, tree: tuple[list[int], Contexts, int], **options: Any) -> Tensor:
+    """The same with probabilities and result rounded to the tensors' own type, as unfused code would have them."""
+    segments = TreeSegments.from_lists(tree[0], tree[1])
+    exact = tree_attention(query, key, value, segments, backend="reference", **options)
+    return exact.double()
+
+
+def assert_within_budget(got: Tensor, exact: Tensor, low: Tensor) -> None:
+    """Largest error at most twice the reference's own, plus what the type resolves."""
+    assert bool(torch.isfinite(got).all())
+    resolution = float(torch.finfo(got.dtype).eps) * 4 * float(exact.abs().max())
+    error, budget = float((got.double() - exact).abs().max()), 2 * float((low - exact).abs().max()) + resolution
+    assert error <= budget, f"error {error:.2e}, budget {budget:.2e}"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", list(TREES))
+@pytest.mark.parametrize("options", list(OPTIONS))
+def test_matches_float64(name: str, options: str, dtype: torch.dtype) -> None:
+    tree = TREES[name]
+    segments = TreeSegments.from_lists(tree[0], tree[1])
+    # Every head size with bfloat16, whose kernel is ours; two of them where torch does the work.
+    for shape in SHAPES if dtype == torch.bfloat16 else SHAPES[::5]:
+        query, key, value = tensors(tree, shape, dtype)
+        exact = oracle(query, key, value, tree, **OPTIONS[options])
+        low = naive(query, key, value, tree, **OPTIONS[options])
+        assert_within_budget(low.to(dtype), exact, low)
+        got = tree_attention(query, key, value, segments, backend="cpu", **OPTIONS[options])
+        assert_within_budget(got, exact, low)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_a_forgotten_prefix_and_a_leak_would_be_seen(backend: str) -> None:
+    """Negative controls: dropping the ancestors, or letting a sibling be seen, falls far outside the budget."""
+    tree = TREES["fan"]
+    query, key, value = tensors(tree, (4, 2, 64), torch.bfloat16)
+    exact, low = oracle(query, key, value, tree), naive(query, key, value, tree)
+    for contexts in ([[], [], [], []], [[], [(0, 70)], [(0, 133)], [(0, 70)]]):
+        wrong = tree_attention(query, key, value, TreeSegments.from_lists(tree[0], contexts), backend=backend)
+        with pytest.raises(AssertionError):
+            assert_within_budget(wrong, exact, low)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(0, 90), min_size=1, max_size=5), st.integers(0, 2**31))
+def test_a_forest_equals_its_trees_one_by_one(dtype: torch.dtype, lengths: list[int], seed: int) -> None:
+    """Each tree is a root of 50 tokens and a child; its bits do not depend on the trees beside it."""
+    offsets, contexts, first = [0], [], 0
+    for length in lengths:
+        offsets += [first + 50, first + 50 + length]
+        contexts += [[], [(first, first + 50)]]
+        first += 50 + length
+    query, key, value = tensors((offsets, contexts, 0), (6, 2, 64), dtype, seed)
+    together = tree_attention(query, key, value, TreeSegments.from_lists(offsets, contexts), backend="cpu")
+    for tree, length in enumerate(lengths):
+        rows = slice(offsets[2 * tree], offsets[2 * tree + 2])
+        alone = TreeSegments.from_lists([0, 50, 50 + length], [[], [(0, 50)]])
+        got = tree_attention(query[rows], key[rows], value[rows], alone, backend="cpu")
+        assert torch.equal(got, together[rows])
+
+
+def test_strides_do_not_matter() -> None:
+    """transformers gives [heads, tokens, size] turned around."""
+    tree = TREES["chain"]
+    segments = TreeSegments.from_lists(tree[0], tree[1])
+    given_tensors = tensors(tree, (9, 3, 64), torch.bfloat16)
+    turned = [x.transpose(0, 1).contiguous().transpose(0, 1) for x in given_tensors]
+    first, second = (tree_attention(*x, segments, backend="cpu") for x in (given_tensors, turned))
+    assert torch.equal(first, second) and first.is_contiguous()
+
+
+def test_large_scores_and_long_paths() -> None:
+    """Scores in the thousands (a maximum is needed) and paths of many chunks of keys (it must be carried along)."""
+    tree = ([0, 700, 760], [[], [(0, 700)]], 0)
+    query, key, value = tensors(tree, (2, 1, 64), torch.bfloat16)
+    for scaling in (0.125, 40.0):
+        exact = oracle(query, key, value, tree, scaling=scaling)
+        low = naive(query, key, value, tree, scaling=scaling)
+        got = tree_attention(query, key, value, TreeSegments.from_lists(*tree[:2]), scaling=scaling, backend="cpu")
+        assert_within_budget(got, exact, low)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"key": torch.zeros(4, 3, 8)}, ValueError, "value: expected the shape of key"),
+        ({"query": torch.zeros(5, 2, 8)}, ValueError, "segments: expected nodes of 5 queries"),
+        ({"query": torch.zeros(4, 2, 8).double()}, TypeError, "query: expected dtype"),
+        ({"window": 0}, ValueError, "window: expected None or a positive"),
+        ({"scaling": float("inf")}, ValueError, "scaling"),
+        ({"backend": "varlen"}, ValueError, "backend: 'varlen' cannot be used: flash attention needs GPU"),
+        ({"segments": TreeSegments.from_lists([0, 4], [[(0, 9)]])}, ValueError, "key ranges within 4 keys"),
+    ],
+)
+def test_refusals_name_the_parameter(change: dict[str, Any], error: type[Exception], message: str) -> None:
+    arguments: dict[str, Any] = {
+        "query": torch.zeros(4, 2, 8),
+        "key": torch.zeros(4, 1, 8),
+        "value": torch.zeros(4, 1, 8),
+        "segments": TreeSegments.from_lists([0, 4], [[]]),
+    }
+    with pytest.raises(error, match=message):
+        tree_attention(**(arguments | change))
+
+
+def test_segments_refuse_what_is_inconsistent() -> None:
+    with pytest.raises(ValueError, match="query_offsets: expected non-decreasing"):
+        TreeSegments.from_lists([0, 4, 2], [[], []])
+    with pytest.raises(ValueError, match="context_offsets: expected 3 entries"):
+        TreeSegments.from_lists([0, 4, 6], [[]])
+    with pytest.raises(ValueError, match="context_start: expected 0 <= start <= stop"):
+        TreeSegments.from_lists([0, 4], [[(5, 3)]])
