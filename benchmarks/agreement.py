@@ -6,6 +6,7 @@ from typing import Any
 
 import models
 import numpy as np
+import torch
 from competitors.one_by_one_lean import mean_logprob
 from scipy.stats import spearmanr
 from workloads import Workload, influence
@@ -19,6 +20,9 @@ class Reference:
         loaded = models.make_model(model, dtype, device=device)
         plain = self._scores(loaded, work)
         self.scores = self._scores(loaded.double(), work)
+        del loaded
+        if torch.device(device).type == "cuda":
+            torch.cuda.empty_cache()  # the contestants are other processes
         self.plain_error = _root_mean_square(plain - self.scores)
 
     def _scores(self, model: Any, work: Workload) -> np.ndarray:

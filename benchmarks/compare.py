@@ -1,10 +1,10 @@
 """instsel beside another way of scoring the same requests: runs in turns, the same numbers checked.
 
-    python benchmarks/compare.py --workload wici-k5 --against padded --dtype bfloat16 --output benchmarks/results
+    python benchmarks/compare.py --workload wici-k5 --against padded lm_eval --output benchmarks/results
 
 Both load the same random weights, each in a process of its own that waits while the other runs. Their scores must
 agree with a float64 reference as well as one sequence at a time does, or there is no result. Then runs alternate,
-instsel and the other, until there are `--pairs` pairs or `--seconds` have passed (at least one pair); the ratio
+instsel and the other, until there are `--pairs` pairs or `--seconds` have passed for it (at least one pair); the ratio
 reported is the median over the pairs. With `--append` pairs are added to those of an earlier call's result.
 """
 
@@ -27,25 +27,20 @@ from environment import environment
 
 
 def compare(
-    model: str,
-    work: workloads.Workload,
+    ours: Contestant,
+    references: dict[str, Reference],
     against: str,
-    dtype: str,
     *,
-    against_dtype: str | None = None,
-    device: str = "cpu",
+    against_dtype: str,
     pairs: int = 3,
-    seconds: float = 150.0,
-    threads: int | None = None,
+    seconds: float = 60.0,
 ) -> dict[str, Any]:
-    """One result; ValueError where the scores do not agree."""
-    against_dtype = against_dtype or dtype
-    began = time.perf_counter()
-    references = {name: Reference(model, name, device, work) for name in dict.fromkeys((dtype, against_dtype))}
-    ours = Contestant("instsel_engine", model, dtype, device, work, threads=threads)
-    theirs = Contestant(against, model, against_dtype, device, work, threads=threads)
-    found: list[dict[str, Any]] = []
+    """One result; ValueError where the scores do not agree. `references` are by dtype."""
+    model, dtype, device, work = ours.model, ours.dtype, ours.device, ours.work
+    theirs = Contestant(against, model, against_dtype, device, work, threads=ours.threads)
+    found: list[dict[str, float]] = []
     agreement: dict[str, Any] = {}
+    began = time.perf_counter()
     try:
         while len(found) < pairs and (not found or time.perf_counter() - began < seconds):
             our_seconds, our_scores = ours.run()
@@ -57,7 +52,6 @@ def compare(
             }
             found.append({"instsel": our_seconds, "against": their_seconds})
     finally:
-        ours.close()
         theirs.close()
     return {
         "benchmark": "compare",
@@ -94,18 +88,45 @@ def file_name(result: dict[str, Any]) -> str:
     return "_".join(["compare", result["device"].replace(":", ""), *(result[key] for key in keys)]) + ".json"
 
 
+def save(result: dict[str, Any], folder: Path, *, append: bool) -> dict[str, Any]:
+    """Write the result, with the pairs of an earlier one of the same commit if `append`, and give what was written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / file_name(result)
+    if append and path.exists():
+        before = json.loads(path.read_text())
+        same = all(before[key] == result[key] for key in ("size", "requests"))
+        if same and before["environment"]["commit"] == result["environment"]["commit"]:
+            result = {**result, "pairs": before["pairs"] + result["pairs"]}
+    result = summarise(result)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def line(result: dict[str, Any]) -> str:
+    """One line for a terminal."""
+    agreement = result["agreement"]
+    influence = agreement["spearman_influence"]
+    return (
+        f"{result['model']} {result['workload']} x {result['size']}: instsel {result['dtype']} "
+        f"{result['instsel_seconds']:.2f} s, {result['against']} {result['against_dtype']} "
+        f"(batch size {result['batch_size']}) {result['against_seconds']:.2f} s, ratio {result['ratio']:.2f} "
+        f"over {len(result['pairs'])} pairs; largest difference {agreement['largest_difference']:.1e} nats a token, "
+        f"Spearman {agreement['spearman']:.5f}" + ("" if influence is None else f", of influences {influence:.5f}")
+    )
+
+
 def main() -> None:
     """Compare, print one line, and with `--output` write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=models.NAMES, default="smollm2-135m")
     parser.add_argument("--workload", choices=workloads.NAMES, default="wici-k5")
     parser.add_argument("--size", type=int, help="candidates, groups, demonstrations or questions")
-    parser.add_argument("--against", choices=NAMES, required=True)
+    parser.add_argument("--against", choices=NAMES, nargs="+", required=True)
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--against-dtype", choices=("bfloat16", "float32"), help="where not the same")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=150.0, help="begin no further pair after this time")
+    parser.add_argument("--seconds", type=float, default=60.0, help="begin no further pair after this time")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, help="folder for the result file")
@@ -114,40 +135,31 @@ def main() -> None:
     work = workloads.make_workload(
         options.workload, vocabulary=models.vocabulary(options.model), size=options.size, seed=options.seed
     )
+    against_dtype = options.against_dtype or options.dtype
+    ours = None
     try:
-        result = compare(
-            options.model,
-            work,
-            options.against,
-            options.dtype,
-            against_dtype=options.against_dtype,
-            device=options.device,
-            pairs=options.pairs,
-            seconds=options.seconds,
-            threads=options.threads,
-        )
+        references = {
+            dtype: Reference(options.model, dtype, options.device, work)
+            for dtype in dict.fromkeys((options.dtype, against_dtype))
+        }
+        ours = Contestant("instsel_engine", options.model, options.dtype, options.device, work, threads=options.threads)
+        for against in options.against:
+            result = compare(
+                ours,
+                references,
+                against,
+                against_dtype=against_dtype,
+                pairs=options.pairs,
+                seconds=options.seconds,
+            )
+            if options.output:
+                result = save(result, options.output, append=options.append)
+            print(line(summarise(result)), flush=True)
     except (ValueError, RuntimeError) as error:
         sys.exit(f"no result: {error}")
-    if options.output:
-        options.output.mkdir(parents=True, exist_ok=True)
-        path = options.output / file_name(result)
-        if options.append and path.exists():
-            before = json.loads(path.read_text())
-            same = all(before[key] == result[key] for key in ("size", "requests"))
-            if same and before["environment"]["commit"] == result["environment"]["commit"]:
-                result["pairs"] = before["pairs"] + result["pairs"]
-        result = summarise(result)
-        path.write_text(json.dumps(result, indent=1) + "\n")
-    result = summarise(result)
-    agreement = result["agreement"]
-    print(
-        f"{result['model']} {result['workload']} x {result['size']}: instsel {result['dtype']} "
-        f"{result['instsel_seconds']:.2f} s, {result['against']} {result['against_dtype']} "
-        f"(batch size {result['batch_size']}) {result['against_seconds']:.2f} s, ratio {result['ratio']:.2f} "
-        f"over {len(result['pairs'])} pairs; largest difference {agreement['largest_difference']:.1e} nats a token, "
-        f"Spearman {agreement['spearman']:.5f}"
-        + (f", of influences {agreement['spearman_influence']:.5f}" if agreement["spearman_influence"] else "")
-    )
+    finally:
+        if ours:
+            ours.close()
 
 
 if __name__ == "__main__":

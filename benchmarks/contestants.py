@@ -15,6 +15,7 @@ from typing import Any
 
 import models
 import numpy as np
+import torch
 from workloads import Workload
 
 
@@ -22,6 +23,7 @@ class Contestant:
     """One of `competitors.NAMES` or "instsel_engine", with a model in its own process."""
 
     def __init__(self, name: str, model: str, dtype: str, device: str, work: Workload, *, threads: int | None) -> None:
+        self.model, self.dtype, self.device, self.work, self.threads = model, dtype, device, work, threads
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
         self._process = context.Process(target=_serve, args=(other, name, model, dtype, device, work, threads))
@@ -52,8 +54,6 @@ class Contestant:
 def _serve(
     pipe: Connection, name: str, model: str, dtype: str, device: str, work: Workload, threads: int | None
 ) -> None:
-    import torch
-
     if threads:
         torch.set_num_threads(threads)
     warnings.filterwarnings("error", message=".*scored exactly, but slower.*")
@@ -79,14 +79,22 @@ def _trials(module: Any, model: Any, work: Workload) -> dict[int, float]:
     middle = len(work) // 2
     half = max(12, len(work) // 16)
     part = work.part(max(middle - half, 0), middle + half)
-    if len(module.BATCH_SIZES) == 1:
+    sizes = module.BATCH_SIZES
+    if model.device.type == "cuda":
+        sizes = getattr(module, "GPU_BATCH_SIZES", sizes)
+    if len(sizes) == 1:
         part = part.part(0, 2)
     seconds: dict[int, float] = {}
-    for size in module.BATCH_SIZES:
-        score = module.prepare(model, part, size)
-        if not seconds:
+    for size in sizes:
+        try:
+            score = module.prepare(model, part, size)
+            if not seconds:
+                score()
+            begin = time.perf_counter()
             score()
-        begin = time.perf_counter()
-        score()
+        except torch.OutOfMemoryError:
+            if not seconds:
+                raise
+            break
         seconds[size] = time.perf_counter() - begin
     return seconds

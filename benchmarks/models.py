@@ -102,4 +102,7 @@ def make_model(name: str, dtype: str, *, device: str = "cpu", seed: int = 0) -> 
     for parameter_name, parameter in model.named_parameters():
         if parameter_name.endswith(("o_proj.weight", "down_proj.weight")):
             parameter.data.mul_((2 * config.num_hidden_layers) ** -0.5)
-    return model.to(torch.bfloat16).to(getattr(torch, dtype)).eval()
+    model = model.to(torch.bfloat16).to(getattr(torch, dtype)).eval()
+    if torch.device(device).type == "cuda":
+        torch.cuda.empty_cache()  # what the float32 weights took, for other processes
+    return model

@@ -16,6 +16,7 @@ from workloads import Workload
 from competitors.padded import mean_of_targets, pad, score_padded
 
 BATCH_SIZES = (2, 4, 8, 16)
+GPU_BATCH_SIZES = (8, 16, 32, 64)
 
 
 def prepare(model: PreTrainedModel, work: Workload, batch_size: int) -> Callable[[], np.ndarray]:

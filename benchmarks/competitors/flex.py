@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from workloads import Workload
 
 BATCH_SIZES = (1024, 2048, 4096)  # tokens of a pack
+GPU_BATCH_SIZES = (8192, 16_384)
 
 
 @dataclass(slots=True)

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from workloads import Workload
 
 BATCH_SIZES = (1, 4, 16)
+GPU_BATCH_SIZES = (8, 16, 32, 64)
 
 
 def prepare(model: PreTrainedModel, work: Workload, batch_size: int) -> Callable[[], np.ndarray]:

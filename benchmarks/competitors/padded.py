@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from workloads import Workload
 
 BATCH_SIZES = (2, 4, 8, 16)
+GPU_BATCH_SIZES = (8, 16, 32, 64)
 
 
 def prepare(model: PreTrainedModel, work: Workload, batch_size: int) -> Callable[[], np.ndarray]:
