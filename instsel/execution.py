@@ -118,12 +118,15 @@ class Execution:
             if self.budget is not None and step.num_tokens > self.budget:
                 smaller = split_step(work.tree, step, self.budget)
             if not smaller and not self._attempt(work, step, caches):
-                # Outside the except block, where the failed forward's tensors are gone.
+                # Outside the except block, where the failed forward's tensors are gone; now the last pack's go too.
+                self._finish_latest()
                 if self.model.device.type == "cuda":
                     torch.cuda.empty_cache()
-                self.budget = max(step.num_tokens // 2, 1)
+                half = max(step.num_tokens // 2, 1)
+                self.budget = half if self.budget is None else min(self.budget, half)
                 smaller = split_step(work.tree, step, self.budget)
-                if not smaller:
+                # A node cannot be split, and every sequence below it would be lost: it gets a second chance.
+                if not smaller and not self._attempt(work, step, caches):
                     self._give_up(work, step, lost)
             queue.extendleft(reversed(smaller))
             if not smaller:

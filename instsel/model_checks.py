@@ -109,7 +109,7 @@ def _head_agrees(model: CausalModel, head: Head, ids: np.ndarray, own: Tensor) -
     half = own.dtype.itemsize < 4
     each, average = (4 * torch.finfo(own.dtype).eps, torch.finfo(own.dtype).eps) if half else (1e-4, 1e-5)
     difference = (ours - own_float).abs()
-    close = (difference <= each * (1 + own_float.abs())).all()
+    close = (torch.isfinite(difference) & (difference <= each * (1 + own_float.abs()))).all()
     return bool(close and difference.norm() <= average * own_float.norm())
 
 

@@ -105,6 +105,8 @@ class Scorer:
 
         A text longer than the model's context is cut at its end.
         """
+        if self.tokenizer is None:
+            raise ValueError("texts: there is no tokenizer to read them with; pass tokenizer to Scorer")
         model = self.model
         encoded = [np.asarray(ids, np.int32) for ids in self.tokenizer(list(texts))["input_ids"]] if len(texts) else []
         # The tree leaves out a sequence's last token, so every text gets one more; what it is has no influence.
@@ -148,7 +150,7 @@ class Scorer:
             for part in work:
                 execution.run(part)
         if execution.budget is not None:
-            self._budget = execution.budget
+            self._budget = min(self.budget, execution.budget)  # half of an overlong sequence may be more
         return execution, work
 
 
