@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow lint types bench clean
+.PHONY: setup demo test test-slow lint types bench sanitize clean
 
 setup: $(READY)
 
@@ -31,6 +31,20 @@ lint: $(READY)
 
 types: $(READY)
 	$(BIN)/mypy instsel kernels
+
+# The micro-benchmarks of the kernels, each checked against a reference; the figures go to benchmarks/results.
+bench: $(READY)
+	mkdir -p benchmarks/results
+	$(BIN)/python -m pytest benchmarks --override-ini python_files='benchmark_*.py' -m '' \
+		--benchmark-json benchmarks/results/kernels_cpu.json --timeout 900
+
+# The C++ algorithms by themselves, under AddressSanitizer and UndefinedBehaviorSanitizer.
+sanitize:
+	mkdir -p build
+	$(CXX) -std=c++17 -O1 -g -Wall -Wextra -fopenmp -fno-math-errno -fno-trapping-math -fsanitize=address,undefined \
+		-fno-sanitize-recover=all -fno-omit-frame-pointer -Wno-maybe-uninitialized -Icsrc tests/native/check_kernels.cpp \
+		$(filter-out %binding.cpp csrc/layer_operations.cpp,$(wildcard csrc/*.cpp)) -o build/check_kernels
+	build/check_kernels
 
 clean:
 	rm -rf build dist

@@ -48,11 +48,17 @@ LINEAR: dict[tuple[str, int, bool], LinearConfiguration] = {
 # Keyed by architecture, bytes per element and the head size rounded up to a power of two.
 ATTENTION: dict[tuple[str, int, int], AttentionConfiguration] = {
     **{(arch, 2, 64): AttentionConfiguration(128, 128, 8, 2) for arch in ("sm_80", "sm_90")},
-    **{(arch, 2, 128): AttentionConfiguration(128, 64, 8, 2) for arch in ("sm_80", "sm_90")},
-    **{(arch, 2, 256): AttentionConfiguration(64, 64, 8, 1) for arch in ("sm_80", "sm_90")},
+    **{(arch, 2, 128): AttentionConfiguration(128, 32, 8, 2) for arch in ("sm_80", "sm_90")},
+    ("sm_80", 2, 256): AttentionConfiguration(32, 32, 4, 1),
+    ("sm_90", 2, 256): AttentionConfiguration(64, 64, 8, 1),
     **{("gfx942", 2, size): AttentionConfiguration(64, 32, 4, 1) for size in (64, 128, 256)},
     **{(arch, 4, size): AttentionConfiguration(32, 16, 8, 1) for arch in ("sm_80", "sm_90") for size in (64, 128, 256)},
     **{("gfx942", 4, size): AttentionConfiguration(32, 16, 8, 1) for size in (64, 128, 256)},
+}
+# Where a soft-cap or a window needs registers that the tile above does not leave (56 bytes would spill). 32 rows are too
+# few for Hopper's own matrix instructions; the older ones do the work.
+ATTENTION_CAPPED: dict[tuple[str, int, int], AttentionConfiguration] = {
+    ("sm_90", 2, 256): AttentionConfiguration(32, 32, 4, 1),
 }
 # Vocabulary entries that one program walks: its partial sums are joined in order afterwards. From the vocabulary alone,
 # so that a row's value does not depend on its batch.
@@ -76,10 +82,16 @@ def linear_configuration(device: torch.device, dtype: torch.dtype, argmax: bool)
     return LINEAR[architecture(device), dtype.itemsize, argmax]
 
 
-def attention_configuration(device: torch.device, dtype: torch.dtype, padded_head: int) -> AttentionConfiguration:
+def attention_configuration(
+    device: torch.device, dtype: torch.dtype, padded_head: int, capped: bool
+) -> AttentionConfiguration:
+    """`capped`: with a soft-cap or a window."""
     if device.type == "cpu":
         return INTERPRETED_ATTENTION
-    return ATTENTION[architecture(device), dtype.itemsize, max(padded_head, 64)]
+    place = (architecture(device), dtype.itemsize, max(padded_head, 64))
+    if place not in ATTENTION:
+        raise ValueError(f"query: expected a head size up to 256 for backend 'triton', got one of {padded_head}")
+    return ATTENTION_CAPPED.get(place, ATTENTION[place]) if capped else ATTENTION[place]
 
 
 def split_entries(device: torch.device) -> int:

@@ -187,7 +187,9 @@ def tree_attention(
         return result
     heads, head_size = query.shape[1:]
     padded_head = max(16, triton.next_power_of_2(head_size))
-    configuration = attention_configuration(query.device, query.dtype, padded_head)
+    configuration = attention_configuration(
+        query.device, query.dtype, padded_head, softcap is not None or window is not None
+    )
     group = heads // key.shape[1]
     arrays = _device_arrays(segments, query.device, group, configuration.block_q)
     tree_attention_kernel[(arrays[0].shape[0], key.shape[1])](

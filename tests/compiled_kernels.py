@@ -116,10 +116,12 @@ def compile_linear(arch: str, variants: list[dict[str, bool]]) -> None:
 
 
 def compile_attention(arch: str, variants: list[dict[str, bool]]) -> None:
-    for (name, size, head), tile in configurations.ATTENTION.items():
+    for place, plain_tile in configurations.ATTENTION.items():
+        name, size, head = place
         if name != arch:
             continue
         for variant in variants:
+            tile = configurations.ATTENTION_CAPPED.get(place, plain_tile) if variant else plain_tile
             constants = {
                 "has_softcap": False,
                 "has_window": False,
@@ -133,7 +135,7 @@ def compile_attention(arch: str, variants: list[dict[str, bool]]) -> None:
             options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
             compiled = compile_kernel(tree_attention_kernel, {2: "bf16", 4: "fp32"}[size], constants, arch, options)
             label = "+".join(key for key, on in variant.items() if on) or "plain"
-            report(f"tree_attention {size} {head} {label}", compiled, arch)
+            report(f"tree_attention {size} {head} {label} {tile.block_q} rows", compiled, arch)
 
 
 def compile_small(arch: str) -> None:

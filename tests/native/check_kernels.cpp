@@ -1,0 +1,259 @@
+// The C++ algorithms against plain double-precision loops, with buffers of exactly the size that they are said to have:
+// run under AddressSanitizer and UndefinedBehaviorSanitizer by `make sanitize`.
+
+#include <cmath>
+#include <cstdio>
+#include <exception>
+#include <limits>
+#include <memory>
+#include <new>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "amx_linear_logsumexp.h"
+#include "amx_tree_attention.h"
+#include "online_logsumexp.h"
+#include "pair_logprobs.h"
+
+using namespace instsel;
+
+namespace {
+
+int failures = 0;
+
+void expect(bool holds, const std::string& what) {
+    if (holds) return;
+    std::printf("FAILED: %s\n", what.c_str());
+    ++failures;
+}
+
+bool close(double got, double expected, double tolerance) {
+    if (std::isnan(expected)) return std::isnan(got);
+    return got == expected || std::fabs(got - expected) <= tolerance * (1.0 + std::fabs(expected));
+}
+
+std::uint16_t bfloat16_bits(float value) {
+    const auto bits = bit_cast<std::uint32_t>(value);
+    return std::uint16_t((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+std::uint16_t float16_bits(float value) {  // normal numbers only, truncated
+    const auto bits = bit_cast<std::uint32_t>(value);
+    if (std::fabs(value) < 1e-4f) return 0;
+    return std::uint16_t(((bits >> 16) & 0x8000u) | ((((bits >> 23) & 0xffu) - 112u) << 10) | ((bits >> 13) & 0x3ffu));
+}
+
+template <class Element>
+Element element(float value);
+template <>
+float element<float>(float value) { return value; }
+template <>
+bfloat16 element<bfloat16>(float value) { return {bfloat16_bits(value)}; }
+template <>
+float16 element<float16>(float value) { return {float16_bits(value)}; }
+
+std::mt19937 generator(7);
+
+template <class Element>
+std::vector<Element> random_matrix(std::int64_t rows, std::int64_t columns, float spread) {
+    std::normal_distribution<float> normal(0.0f, spread);
+    std::vector<Element> values;
+    for (std::int64_t i = 0; i < rows * columns; ++i) values.push_back(element<Element>(normal(generator)));
+    return values;
+}
+
+double head(double z, double bias, const HeadTransform& transform) {
+    z = (z + bias) * double(transform.scale);
+    return transform.softcap == 0.0f ? z : transform.softcap * std::tanh(z / transform.softcap);
+}
+
+struct States {
+    std::vector<float> max;
+    std::vector<double> sum;
+    std::vector<std::int64_t> argmax;
+
+    explicit States(std::int64_t rows)
+        : max(std::size_t(rows), -std::numeric_limits<float>::infinity()), sum(std::size_t(rows), 0.0),
+          argmax(std::size_t(rows), -1) {}
+    RowStates view() { return {max.data(), sum.data(), argmax.data()}; }
+};
+
+double plain_logsumexp(const std::vector<double>& z) {
+    double largest = -std::numeric_limits<double>::infinity();
+    for (const double value : z) largest = std::max(largest, value);
+    if (std::isinf(largest)) return largest;
+    double sum = 0.0;
+    for (const double value : z) sum += std::exp(value - largest);
+    return largest + std::log(sum);
+}
+
+template <class Element>
+void check_rows(std::int64_t rows, std::int64_t columns, const HeadTransform& transform, const std::string& name) {
+    for (const char* set : {"plain", "avx2", "avx512"}) {
+        InstructionSet instructions;
+        try {
+            instructions = choose_instruction_set(set);
+        } catch (const std::exception&) {
+            continue;  // not on this processor
+        }
+        const auto logits = random_matrix<Element>(rows, columns, 6.0f);
+        States states(rows);
+        // Two chunks, so that states are carried on.
+        const std::int64_t first = columns / 3;
+        for (const auto& [start, stop] : {std::pair(std::int64_t(0), first), std::pair(first, columns)}) {
+            HeadTransform part = transform;
+            if (part.bias != nullptr) part.bias += start;
+            accumulate<Element>({logits.data() + start, rows, stop - start, columns, start}, part, nullptr,
+                                states.view(), 2, instructions);
+        }
+        for (std::int64_t row = 0; row < rows; ++row) {
+            std::vector<double> z;
+            for (std::int64_t j = 0; j < columns; ++j) {
+                const double bias = transform.bias == nullptr ? 0.0 : double(transform.bias[j]);
+                z.push_back(head(double(to_float(logits[std::size_t(row * columns + j)])), bias, transform));
+            }
+            const double got = logsumexp(states.max[std::size_t(row)], states.sum[std::size_t(row)]);
+            expect(close(got, plain_logsumexp(z), 2e-6), name + " " + set);
+        }
+    }
+}
+
+template <class Element>
+void check_pairs(const std::string& name) {
+    const std::int64_t rows = 3, size = 21, vocabulary = 5;
+    const auto hidden = random_matrix<Element>(rows, size, 1.0f);
+    const auto weight = random_matrix<Element>(vocabulary, size, 1.0f);
+    States states(rows);
+    for (std::int64_t row = 0; row < rows; ++row) {
+        states.max[std::size_t(row)] = 1.0f;
+        states.sum[std::size_t(row)] = 1e6;
+    }
+    const std::vector<std::int64_t> row_of{0, 2, 9}, target_of{4, 0, 0};
+    const std::vector<std::uint8_t> mask{1, 1, 0};
+    const Pairs pairs{row_of.data(), target_of.data(), mask.data(), 3};
+    expect(first_out_of_range(pairs, rows, vocabulary) == -1, name + ": masked pairs may be anything");
+    expect(first_out_of_range({row_of.data(), target_of.data(), nullptr, 3}, rows, vocabulary) == 2, name + ": range");
+    std::vector<float> out(3);
+    pair_logprobs_from_hidden<Element>({hidden.data(), rows, size, size}, {weight.data(), vocabulary, size, size}, pairs,
+                                       {}, states.view(), out.data(), 2, choose_instruction_set(""));
+    for (std::size_t pair = 0; pair < 2; ++pair) {
+        double dot = 0.0;
+        for (std::int64_t k = 0; k < size; ++k) {
+            dot += double(to_float(hidden[std::size_t(row_of[pair] * size + k)])) *
+                   double(to_float(weight[std::size_t(target_of[pair] * size + k)]));
+        }
+        expect(close(out[pair], dot - 1.0 - std::log(1e6), 1e-5), name);
+    }
+    expect(std::isnan(out[2]), name + ": masked pairs are no numbers");
+}
+
+void check_amx_head(std::int64_t rows, std::int64_t size, std::int64_t vocabulary, const HeadTransform& transform) {
+    const auto hidden = random_matrix<bfloat16>(rows, size, 1.0f);
+    const auto weight = random_matrix<bfloat16>(vocabulary, size, 0.3f);
+    States states(rows);
+    amx_linear_logsumexp({hidden.data(), rows, size, size}, {weight.data(), vocabulary, size, size}, transform,
+                         states.view(), 2);
+    for (std::int64_t row = 0; row < rows; ++row) {
+        std::vector<double> z;
+        for (std::int64_t v = 0; v < vocabulary; ++v) {
+            double dot = 0.0;
+            for (std::int64_t k = 0; k < size; ++k) {
+                dot += double(to_float(hidden[std::size_t(row * size + k)])) *
+                       double(to_float(weight[std::size_t(v * size + k)]));
+            }
+            z.push_back(head(dot, transform.bias == nullptr ? 0.0 : double(transform.bias[v]), transform));
+        }
+        const double got = logsumexp(states.max[std::size_t(row)], states.sum[std::size_t(row)]);
+        expect(close(got, plain_logsumexp(z), 1e-5), "amx head " + std::to_string(size));
+        expect(states.argmax[std::size_t(row)] >= 0 && states.argmax[std::size_t(row)] < vocabulary, "amx arg max");
+    }
+}
+
+// A root and two children; the window and soft-cap cross block and chunk borders.
+void check_attention(std::int64_t root, std::int64_t child, std::int64_t size, float softcap, std::int64_t window) {
+    const std::int64_t heads = 3, tokens = root + 2 * child;
+    const auto query = random_matrix<bfloat16>(tokens, heads * size, 1.0f);
+    const auto key = random_matrix<bfloat16>(tokens, size, 1.0f);
+    const auto value = random_matrix<bfloat16>(tokens, size, 1.0f);
+    std::vector<std::uint16_t> out(std::size_t(tokens * heads * size));
+    const auto number = [](std::int64_t n) { return std::int32_t(n); };
+    const std::vector<std::int32_t> queries{0, number(root), number(root + child), number(tokens)};
+    const std::vector<std::int32_t> start{0, number(root), number(root + child)};
+    const std::vector<std::int32_t> stop{number(root), number(root + child), number(tokens)};
+    std::vector<std::int32_t> block{0};
+    for (std::size_t i = 0; i < 3; ++i) block.push_back(block.back() + (stop[i] - start[i] + 31) / 32);
+    const std::vector<std::int32_t> paths{0, 1, 3, 5}, path_ranges{0, 0, 1, 0, 2};
+    const TreeLayout layout{queries.data(), start.data(), stop.data(), block.data(), paths.data(), path_ranges.data(),
+                            3,              3};
+    const std::int64_t bytes = amx_tree_attention_workspace(layout.blocks(), 1, size);
+    auto* workspace = static_cast<std::uint8_t*>(::operator new(std::size_t(bytes), std::align_val_t(64)));
+    const auto bits = [](const std::vector<bfloat16>& values) {
+        return reinterpret_cast<const std::uint16_t*>(values.data());
+    };
+    const float scaling = 0.3f;
+    amx_tree_attention({bits(query), tokens, heads, heads * size, size}, {bits(key), tokens, 1, size, size},
+                       {bits(value), tokens, 1, size, size}, {out.data(), tokens, heads, heads * size, size}, layout,
+                       {size, scaling, softcap, window}, workspace, 2);
+    ::operator delete(workspace, std::align_val_t(64));
+    for (std::int64_t token = 0; token < tokens; ++token) {
+        std::vector<std::int64_t> path;
+        const std::int64_t node = token < root ? 0 : token < root + child ? 1 : 2;
+        for (std::int64_t k = 0; node > 0 && k < root; ++k) path.push_back(k);
+        for (std::int64_t k = start[std::size_t(node)]; k <= token; ++k) path.push_back(k);
+        if (window != 0 && std::int64_t(path.size()) > window) path.erase(path.begin(), path.end() - window);
+        for (std::int64_t h = 0; h < heads; ++h) {
+            std::vector<double> scores;
+            for (const std::int64_t k : path) {
+                double dot = 0.0;
+                for (std::int64_t d = 0; d < size; ++d) {
+                    dot += double(to_float(query[std::size_t((token * heads + h) * size + d)])) *
+                           double(to_float(key[std::size_t(k * size + d)]));
+                }
+                dot *= double(scaling);
+                scores.push_back(softcap == 0.0f ? dot : softcap * std::tanh(dot / softcap));
+            }
+            const double lse = plain_logsumexp(scores);
+            for (std::int64_t d = 0; d < size; ++d) {
+                double sum = 0.0;
+                for (std::size_t k = 0; k < path.size(); ++k) {
+                    sum += std::exp(scores[k] - lse) * double(to_float(value[std::size_t(path[k] * size + d)]));
+                }
+                const float got = to_float(bfloat16{out[std::size_t((token * heads + h) * size + d)]});
+                expect(std::fabs(double(got) - sum) < 0.03, "attention " + std::to_string(size));
+            }
+        }
+    }
+}
+
+}  // namespace
+
+int main() {
+    std::vector<float> bias;
+    for (int i = 0; i < 5000; ++i) bias.push_back(float(i % 7) - 3.0f);
+    const HeadTransform whole{bias.data(), 0.5f, 9.0f};
+    for (const std::int64_t columns : {1, 2, 17, 511, 2048, 2049, 4999}) {
+        for (const HeadTransform& transform : {HeadTransform{}, HeadTransform{nullptr, 2.0f, 0.0f}, whole}) {
+            check_rows<float>(3, columns, transform, "float32");
+            check_rows<bfloat16>(2, columns, transform, "bfloat16");
+            check_rows<float16>(2, columns, transform, "float16");
+        }
+    }
+    check_pairs<float>("pairs float32");
+    check_pairs<bfloat16>("pairs bfloat16");
+    check_pairs<float16>("pairs float16");
+    expect(std::isnan(logprob(1.0f, -std::numeric_limits<float>::infinity(), 0.0)), "a row of -inf has no probability");
+    expect(logprob(2.0f, 2.0f, 0.9999999) <= 0.0f, "no probability above 1");
+    if (has_amx_bfloat16()) {
+        for (const std::int64_t size : {1, 31, 33, 64}) {
+            check_amx_head(33, size, 257, {});
+            check_amx_head(1, size, 4099, {bias.data(), 0.5f, 9.0f});
+        }
+        for (const std::int64_t size : {8, 24, 64, 96, 256}) check_attention(37, 9, size, 0.0f, 0);
+        check_attention(300, 40, 64, 5.0f, 50);
+    } else {
+        std::printf("no AMX on this processor: its kernels were not run\n");
+    }
+    std::printf(failures == 0 ? "all checks passed\n" : "%d checks failed\n", failures);
+    return failures == 0 ? 0 : 1;
+}

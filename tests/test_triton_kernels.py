@@ -1,0 +1,56 @@
+"""The Triton kernels without a GPU: interpreted against float64, and compiled ahead of time for three targets."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+HERE = Path(__file__).parent
+ARCHITECTURES = ("sm_80", "sm_90", "gfx942")
+
+
+def test_interpreted() -> None:
+    """In a process of its own: the interpreter stays on once it is on."""
+    command = [sys.executable, "-m", "pytest", str(HERE / "interpreted_kernels.py"), "-q", "-p", "no:cacheprovider"]
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=HERE.parent)
+    assert done.returncode == 0, done.stdout[-6000:]
+    assert " passed" in done.stdout and "failed" not in done.stdout
+
+
+def compiled(architecture: str, group: str) -> list[dict[str, object]]:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, str(HERE / "compiled_kernels.py"), architecture, group]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def check(rows: list[dict[str, object]], architecture: str) -> None:
+    assert rows
+    for row in rows:
+        if architecture != "gfx942":
+            assert row["spill_bytes"] == 0, row
+        name = str(row["name"])
+        # A tile of 32 rows is too low for Hopper's own instructions.
+        has_products = name.startswith(("linear_states 2", "tree_attention 2")) and "32 rows" not in name
+        # 16-bit products must use Hopper's own matrix instructions there, and exist nowhere else.
+        assert row["wgmma"] == (has_products and architecture == "sm_90"), row
+
+
+@pytest.mark.parametrize("group", ["linear", "small"])
+def test_compiled_for_hopper(group: str) -> None:
+    check(compiled("sm_90", group), "sm_90")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("group", ["small", "linear", "linear_variants", "attention", "attention_variants"])
+def test_every_configuration_compiles_without_spills(group: str, architecture: str) -> None:
+    check(compiled(architecture, group), architecture)
