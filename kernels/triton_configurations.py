@@ -52,11 +52,14 @@ ATTENTION: dict[tuple[str, int, int], AttentionConfiguration] = {
     ("sm_80", 2, 256): AttentionConfiguration(32, 32, 4, 1),
     ("sm_90", 2, 256): AttentionConfiguration(64, 64, 8, 1),
     **{("gfx942", 2, size): AttentionConfiguration(64, 32, 4, 1) for size in (64, 128, 256)},
-    **{(arch, 4, size): AttentionConfiguration(32, 16, 8, 1) for arch in ("sm_80", "sm_90") for size in (64, 128, 256)},
-    **{("gfx942", 4, size): AttentionConfiguration(32, 16, 8, 1) for size in (64, 128, 256)},
+    **{
+        (arch, 4, size): AttentionConfiguration(32, 16, 8 if size == 256 else 4, 1)
+        for arch in ("sm_80", "sm_90", "gfx942")
+        for size in (64, 128, 256)
+    },
 }
-# Where a soft-cap or a window needs registers that the tile above does not leave (56 bytes would spill). 32 rows are too
-# few for Hopper's own matrix instructions; the older ones do the work.
+# Where a soft-cap or a window needs registers that the tile above does not leave (56 bytes would spill). 32 rows are
+# too few for Hopper's own matrix instructions; the older ones do the work.
 ATTENTION_CAPPED: dict[tuple[str, int, int], AttentionConfiguration] = {
     ("sm_90", 2, 256): AttentionConfiguration(32, 32, 4, 1),
 }
