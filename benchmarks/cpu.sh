@@ -1,41 +1,34 @@
 #!/bin/sh
-# All results of a CPU, each command a few minutes; `benchmarks/cpu.sh PATTERN` runs those whose line matches.
-# PREFIX stands before every command, such as `PREFIX="taskset -c 0,1"`; PYTHON is the interpreter.
+# All results of a CPU, in slices of at most three minutes on two cores with bfloat16 matrix instructions:
+# `benchmarks/cpu.sh` takes them all, `benchmarks/cpu.sh 3` the third. PYTHON is the interpreter.
 set -u
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
-OUT=benchmarks/results
-grep -E -e "${1:-.}" <<'COMMANDS' | while read -r script arguments; do
-engine.py --workload wici-k5 --size 64 --max-batch-tokens 4096 --dtype bfloat16
-engine.py --workload wici-k5 --size 64 --dtype bfloat16
-engine.py --workload wici-k5 --size 64 --dtype float32 --runs 1
-engine.py --workload wici-k32 --size 8 --dtype bfloat16
-engine.py --workload anchors-100 --size 2 --dtype bfloat16
-engine.py --workload few-shot-4 --size 100 --dtype bfloat16
-engine.py --workload grape-5 --size 64 --dtype bfloat16
-engine.py --workload grape-10 --size 32 --dtype bfloat16
-engine.py --model qwen2.5-0.5b --workload wici-k5 --size 16 --dtype bfloat16
-engine.py --model qwen2.5-0.5b --workload wici-k5 --size 6 --dtype float32 --runs 2
-engine.py --model qwen2.5-0.5b --workload few-shot-4 --size 40 --dtype bfloat16
-compare.py --workload wici-k5 --size 24 --against one_by_one --against-dtype float32 --pairs 1 --append
-compare.py --workload wici-k5 --size 24 --against one_by_one_lean one_by_one --pairs 2
-compare.py --workload wici-k5 --size 24 --against dynamic_cache lm_eval --pairs 2
-compare.py --workload wici-k5 --size 24 --against padded --pairs 2
-compare.py --workload wici-k5 --size 24 --against flex --pairs 2
-compare.py --workload wici-k5 --size 12 --dtype float32 --against one_by_one_lean dynamic_cache --pairs 2
-compare.py --workload wici-k32 --size 4 --against one_by_one_lean dynamic_cache --pairs 2
-compare.py --workload wici-k32 --size 4 --against padded lm_eval --pairs 2
-compare.py --workload anchors-100 --size 1 --against one_by_one_lean dynamic_cache --pairs 2
-compare.py --workload anchors-100 --size 1 --against padded lm_eval --pairs 2
-compare.py --workload few-shot-4 --size 30 --against one_by_one_lean dynamic_cache --pairs 2
-compare.py --workload few-shot-4 --size 30 --against padded lm_eval --pairs 2
-compare.py --workload grape-5 --size 24 --against one_by_one_lean dynamic_cache lm_eval --pairs 2
-compare.py --workload grape-10 --size 8 --against one_by_one_lean dynamic_cache lm_eval --pairs 2
-compare.py --model qwen2.5-0.5b --workload wici-k5 --size 6 --against one_by_one_lean dynamic_cache --pairs 2
-compare.py --model qwen2.5-0.5b --workload few-shot-4 --size 8 --against one_by_one_lean dynamic_cache --pairs 2
-scaling.py --runs 2
+OUT=${OUT:-benchmarks/results}
+grep -E -e "^${1:-[0-9]+} " <<'COMMANDS' | while read -r _ script arguments; do
+1 engine.py --workload wici-k5 --size 64 --dtype bfloat16 --runs 2
+1 engine.py --workload wici-k5 --size 12 --dtype float32 --runs 2
+2 compare.py --workload wici-k5 --size 10 --against one_by_one_lean dynamic_cache --pairs 3 --seconds 30
+3 compare.py --workload wici-k5 --size 10 --against one_by_one --against-dtype float32 --pairs 2 --seconds 30
+4 compare.py --workload few-shot-4 --size 12 --against one_by_one_lean dynamic_cache lm_eval --pairs 2 --seconds 20
+5 compare.py --workload anchors-100 --size 1 --against one_by_one_lean dynamic_cache --pairs 1 --seconds 20
+6 compare.py --workload wici-k32 --size 2 --against one_by_one_lean dynamic_cache --pairs 2 --seconds 20
+7 engine.py --model qwen2.5-0.5b --workload wici-k5 --size 12 --dtype bfloat16 --runs 2
+7 engine.py --model qwen2.5-0.5b --workload wici-k5 --size 3 --dtype float32 --runs 2
+8 engine.py --workload few-shot-4 --size 100 --dtype bfloat16
+8 engine.py --workload wici-k32 --size 8 --dtype bfloat16 --runs 2
+8 engine.py --workload anchors-100 --size 2 --dtype bfloat16 --runs 2
+9 compare.py --workload wici-k5 --size 10 --against lm_eval padded --pairs 2 --seconds 20
+10 compare.py --workload wici-k5 --size 8 --dtype float32 --against one_by_one_lean dynamic_cache --pairs 2 --seconds 20
+11 compare.py --model qwen2.5-0.5b --workload wici-k5 --size 4 --against one_by_one_lean --pairs 2 --seconds 30
+12 scaling.py --runs 2
+13 compare.py --workload wici-k5 --size 10 --against one_by_one --pairs 2 --seconds 30
+14 compare.py --workload grape-5 --size 12 --against one_by_one_lean dynamic_cache --pairs 2 --seconds 20
+15 compare.py --workload grape-10 --size 6 --against one_by_one_lean dynamic_cache --pairs 2 --seconds 20
+16 compare.py --workload wici-k5 --size 10 --against flex --pairs 1 --seconds 20
+17 engine.py --workload wici-k5 --size 64 --max-batch-tokens 4096 --dtype bfloat16 --runs 2
 COMMANDS
     echo "$script $arguments"
     # shellcheck disable=SC2086
-    ${PREFIX:-} "$PYTHON" "benchmarks/$script" $arguments --output "$OUT" </dev/null || echo "failed: $script $arguments"
+    "$PYTHON" "benchmarks/$script" $arguments --output "$OUT" </dev/null || echo "failed: $script $arguments"
 done
