@@ -311,9 +311,12 @@ from instsel.scorer import plan_batch
 from random_models import new_llama
 scorer = instsel.Scorer(new_llama(vocab_size=50_000), device="cpu", dtype="float32")
 rng = np.random.default_rng(0)
-prompts = rng.integers(3, 50_000, (250_000, 20)).tolist()
-answers = rng.integers(3, 50_000, (1_000_000, 20)).tolist()
-requests = [(prompts[i // 4], answer) for i, answer in enumerate(answers)]
+prompts = rng.integers(3, 50_000, (250_000, 20))
+prompts[:, 0], prompts[:, 1] = np.arange(250_000) // 500, np.arange(250_000) % 500
+answers = rng.integers(3, 50_000, (1_000_000, 20))
+answers[:, 0] = np.arange(1_000_000) % 4
+prompts = prompts.tolist()
+requests = [(prompts[i // 4], answer) for i, answer in enumerate(answers.tolist())]
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 began = time.process_time()
 plan = plan_batch(scorer, requests)
@@ -325,6 +328,6 @@ print(json.dumps([seconds, before / 2**20, after / 2**20, plan.tokens_forwarded,
     seconds, before, after, tokens, sequences = json.loads(out.splitlines()[-1])
     print(f"planning: {seconds:.1f} s, {before:.2f} GiB before (requests as lists), {after:.2f} GiB at most")
     assert sequences == 1_000_000
-    assert tokens == 250_000 * 20 + 1_000_000 * 19
+    assert tokens == 500 + 250_000 * 19 + 1_000_000 * 19
     assert seconds < 60
     assert after < 4 * 1000**3 / 2**30
