@@ -97,7 +97,7 @@ def head_logits(hidden: Tensor, head: Head) -> Tensor:
 def _head_agrees(model: CausalModel, head: Head, ids: np.ndarray, own: Tensor) -> bool:
     try:
         hidden = model.forward_alone(ids, np.arange(len(ids)))
-    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError):
+    except Exception:
         return False  # the decoder by itself takes other arguments or gives other things than the whole model
     if hidden.shape[0] != len(ids) or hidden.shape[-1] != head.weight.shape[1] or own.shape[-1] != len(head.weight):
         return False
@@ -120,6 +120,6 @@ def _fused_layers_agree(model: CausalModel, fused: FusedLayers, ids: np.ndarray)
     try:
         with fused.active():
             ours = model.forward_alone(ids, rows, logits=logits).float()
-    except (ValueError, TypeError, AttributeError, RuntimeError):
+    except Exception:
         return False
     return bool((ours - own).norm() <= hidden_tolerance(model.dtype) * own.norm())

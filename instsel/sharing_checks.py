@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from instsel.attention import UnsupportedAttentionError
 from instsel.layout import find_spans, lay_out
 from instsel.model import CausalModel, KeysValues
 from instsel.packing import plan_steps
@@ -45,7 +44,9 @@ def sharing_limit(model: CausalModel, ids: np.ndarray) -> tuple[str, int | None]
     windows: set[int] = set()
     try:
         reason = _difference(model, ids, windows)
-    except (UnsupportedAttentionError, ValueError, TypeError, AttributeError, RuntimeError, IndexError) as error:
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # whatever its own code raises where it meets what it does not expect
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     if reason:
         return reason, 0
