@@ -49,9 +49,11 @@ def embed(
     """
     if isinstance(embedder, np.ndarray):
         return unit_rows(_one_row_a_text(embedder, len(texts), "embedder"), "embedder")
-    if isinstance(embedder, os.PathLike) or (isinstance(embedder, str) and embedder.endswith(".npy")):
+    if isinstance(embedder, os.PathLike):
+        embedder = os.fspath(embedder)
+    if isinstance(embedder, str) and embedder.endswith(".npy"):
         array = _read_array(Path(embedder))
-        return unit_rows(_one_row_a_text(array, len(texts), f"embedder {str(embedder)!r}"), "embedder")
+        return unit_rows(_one_row_a_text(array, len(texts), f"embedder {embedder!r}"), "embedder")
     if embedder is not None and not isinstance(embedder, str):
         raise TypeError(
             "embedder must be None, the name of a sentence-transformers model, an array [n, d] or the path of a .npy "
