@@ -52,7 +52,7 @@ def comparison_table(results: list[dict[str, Any]]) -> str:
                 str(r["requests"]),
                 f"{SHORT[r['dtype']]} {r['instsel_seconds']:.2f} s",
                 f"{SHORT[r['against_dtype']]} {r['against_seconds']:.1f} s",
-                f"**{r['ratio']:.1f}** ({len(r['pairs'])} pairs)",
+                f"**{r['ratio']:.1f}** ({len(r['pairs'])} {'pair' if len(r['pairs']) == 1 else 'pairs'})",
                 f"{spearman:.4f}",
             ]
         )
@@ -102,16 +102,15 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 def text(found: dict[str, list[dict[str, Any]]]) -> str:
     """Everything between the marks."""
+    taken = [r["environment"] for name in ("compare", "engine", "scaling") for r in found.get(name, [])]
     machines = sorted(
         {
-            f"{e.get('gpu', e['processor'])}, {e['cores']} cores, PyTorch {e['torch']}, "
-            f"transformers {e['transformers']}, commit {e['commit']}"
-            for results in found.values()
-            for e in (r["environment"] for r in results if "environment" in r)
-            if "processor" in e and "commit" in e
+            f"{e.get('gpu', e['processor'])}, {e['cores']} cores, PyTorch {e['torch']}, transformers {e['transformers']}"
+            for e in taken
         }
     )
-    parts = ["Measured on: " + "; ".join(machines) + "." if machines else "No results yet."]
+    commits = ", ".join(sorted({e["commit"] for e in taken}))
+    parts = [f"Measured on: {'; '.join(machines)}; commits {commits}." if taken else "No results yet."]
     if found.get("compare"):
         parts.append(comparison_table(found["compare"]))
     if found.get("engine"):
