@@ -2,12 +2,17 @@
 
 #include "amx_tree_attention.h"
 #include "arrays.h"
+#include "float_tree_attention.h"
 
 namespace instsel {
 namespace {
 
-HeadsView<std::uint16_t> heads_of(const std::string& name, const py::array& array, py::ssize_t head_size) {
-    if (element_type(name, array) != ElementType::bfloat16) refuse(name, "uint16 (the bits of bfloat16)");
+template <class Element>
+HeadsView<Element> heads_of(const std::string& name, const py::array& array, py::ssize_t head_size) {
+    const ElementType wanted = sizeof(Element) == 4 ? ElementType::float32 : ElementType::bfloat16;
+    if (element_type(name, array) != wanted) {
+        refuse(name, wanted == ElementType::float32 ? "float32" : "uint16 (the bits of bfloat16)");
+    }
     if (array.ndim() != 3 || array.shape(2) != head_size) refuse(name, "shape [tokens, heads, head size]");
     if (array.size() == 0) return {nullptr, array.shape(0), array.shape(1), 0, 0};
     const py::ssize_t size = array.itemsize();
@@ -15,11 +20,12 @@ HeadsView<std::uint16_t> heads_of(const std::string& name, const py::array& arra
     for (int axis = 0; axis < 2; ++axis) {
         if (array.strides(axis) < 0 || array.strides(axis) % size != 0) refuse(name, "strides of whole elements");
     }
-    return {static_cast<std::uint16_t*>(const_cast<void*>(array.data())), array.shape(0), array.shape(1),
+    return {static_cast<Element*>(const_cast<void*>(array.data())), array.shape(0), array.shape(1),
             array.strides(0) / size, array.strides(1) / size};
 }
 
-HeadsView<const std::uint16_t> constant(const HeadsView<std::uint16_t>& view) {
+template <class Element>
+HeadsView<const Element> constant(const HeadsView<Element>& view) {
     return {view.data, view.tokens, view.heads, view.token_stride, view.head_stride};
 }
 
@@ -69,31 +75,62 @@ TreeLayout layout_of(const py::array& queries, const py::array& start, const py:
     return layout;
 }
 
+template <class Element>
+struct AttentionTensors {
+    HeadsView<Element> query;
+    HeadsView<Element> key;
+    HeadsView<Element> value;
+    HeadsView<Element> out;
+    std::int64_t head_size;
+};
+
+template <class Element>
+AttentionTensors<Element> tensors_of(const py::array& query, const py::array& key, const py::array& value,
+                                     const py::array& out) {
+    const py::ssize_t head_size = query.ndim() == 3 ? query.shape(2) : 0;
+    if (head_size < 1 || head_size > 256) refuse("query", "a head size from 1 to 256");
+    const AttentionTensors<Element> tensors{
+        heads_of<Element>("query", query, head_size), heads_of<Element>("key", key, head_size),
+        heads_of<Element>("value", value, head_size), heads_of<Element>("out", out, head_size), head_size};
+    if (!out.writeable() || tensors.out.tokens != tensors.query.tokens || tensors.out.heads != tensors.query.heads) {
+        refuse("out", "a writeable array of the shape of query");
+    }
+    if (tensors.value.tokens != tensors.key.tokens || tensors.value.heads != tensors.key.heads) {
+        refuse("value", "the shape of key");
+    }
+    if (tensors.key.heads == 0 || tensors.query.heads % tensors.key.heads != 0) {
+        refuse("key", "a number of heads that divides query's");
+    }
+    return tensors;
+}
+
 void bind_amx(const py::array& query, const py::array& key, const py::array& value, const py::array& out,
               const py::array& query_offsets, const py::array& range_start, const py::array& range_stop,
               const py::array& range_block, const py::array& path_offsets, const py::array& path_ranges,
-              const py::array& workspace, float scaling, float softcap, std::int64_t window, int threads) {
-    const py::ssize_t head_size = query.ndim() == 3 ? query.shape(2) : 0;
-    if (head_size < 1 || head_size > 256) refuse("query", "a head size from 1 to 256");
-    const auto queries = heads_of("query", query, head_size);
-    const auto keys = heads_of("key", key, head_size);
-    const auto values = heads_of("value", value, head_size);
-    const auto results = heads_of("out", out, head_size);
-    if (!out.writeable() || results.tokens != queries.tokens || results.heads != queries.heads) {
-        refuse("out", "a writeable array of the shape of query");
-    }
-    if (values.tokens != keys.tokens || values.heads != keys.heads) refuse("value", "the shape of key");
-    if (keys.heads == 0 || queries.heads % keys.heads != 0) refuse("key", "a number of heads that divides query's");
+              float scaling, float softcap, std::int64_t window, int threads, const py::array& workspace) {
+    const auto tensors = tensors_of<std::uint16_t>(query, key, value, out);
     const TreeLayout layout = layout_of(query_offsets, range_start, range_stop, range_block, path_offsets,
-                                        path_ranges, queries.tokens, keys.tokens);
+                                        path_ranges, tensors.query.tokens, tensors.key.tokens);
     std::uint8_t* space = vector_of<std::uint8_t>("workspace", workspace, -1, true);
-    const std::int64_t needed = amx_tree_attention_workspace(layout.blocks(), keys.heads, head_size);
+    const std::int64_t needed = amx_tree_attention_workspace(layout.blocks(), tensors.key.heads, tensors.head_size);
     if (workspace.shape(0) < needed || reinterpret_cast<std::uintptr_t>(space) % 64 != 0) {
         refuse("workspace", std::to_string(needed) + " bytes aligned to 64");
     }
     py::gil_scoped_release release;
-    amx_tree_attention(constant(queries), constant(keys), constant(values), results, layout,
-                       {head_size, scaling, softcap, window}, space, threads);
+    amx_tree_attention(constant(tensors.query), constant(tensors.key), constant(tensors.value), tensors.out, layout,
+                       {tensors.head_size, scaling, softcap, window}, space, threads);
+}
+
+void bind_float(const py::array& query, const py::array& key, const py::array& value, const py::array& out,
+                const py::array& query_offsets, const py::array& range_start, const py::array& range_stop,
+                const py::array& range_block, const py::array& path_offsets, const py::array& path_ranges,
+                float scaling, float softcap, std::int64_t window, int threads) {
+    const auto tensors = tensors_of<float>(query, key, value, out);
+    const TreeLayout layout = layout_of(query_offsets, range_start, range_stop, range_block, path_offsets,
+                                        path_ranges, tensors.query.tokens, tensors.key.tokens);
+    py::gil_scoped_release release;
+    float_tree_attention(constant(tensors.query), constant(tensors.key), constant(tensors.value), tensors.out, layout,
+                         {tensors.head_size, scaling, softcap, window}, threads);
 }
 
 }  // namespace
@@ -104,7 +141,11 @@ void bind_tree_attention(py::module_& m) {
           arg("head_size"));
     m.def("amx_tree_attention", &bind_amx, arg("query"), arg("key"), arg("value"), arg("out"), arg("query_offsets"),
           arg("range_start"), arg("range_stop"), arg("range_block"), arg("path_offsets"), arg("path_ranges"),
-          arg("workspace"), arg("scaling"), arg("softcap"), arg("window"), arg("threads"));
+          arg("scaling"), arg("softcap"), arg("window"), arg("threads"), arg("workspace"));
+    m.def("has_float_tree_attention", &has_float_tree_attention);
+    m.def("float_tree_attention", &bind_float, arg("query"), arg("key"), arg("value"), arg("out"),
+          arg("query_offsets"), arg("range_start"), arg("range_stop"), arg("range_block"), arg("path_offsets"),
+          arg("path_ranges"), arg("scaling"), arg("softcap"), arg("window"), arg("threads"));
 }
 
 }  // namespace instsel

@@ -86,15 +86,6 @@ INSTSEL_AVX512 inline void pack_block(const HeadsView<const std::uint16_t>& key,
     }
 }
 
-// The rows of a row block: (token, head of the group) pairs of one node.
-struct RowRange {
-    std::int64_t token;       // of the pack, of the node's first row
-    std::int64_t head;        // first query head of the group
-    std::int64_t group;
-    std::int64_t first;       // row of the block within the node
-    std::int64_t count;
-};
-
 // 32 rows of queries as right operands [head/32][2][tile].
 INSTSEL_AVX512 inline void pack_queries(const HeadsView<const std::uint16_t>& query, const RowRange& rows,
                                  std::int64_t head_size, std::uint8_t* tiles) {

@@ -44,6 +44,15 @@ struct AttentionShape {
     std::int64_t window;  // 0: none
 };
 
+// The rows of a row block: (token, head of the group) pairs of one node.
+struct RowRange {
+    std::int64_t token;       // of the pack, of the node's first row
+    std::int64_t head;        // first query head of the group
+    std::int64_t group;
+    std::int64_t first;       // row of the block within the node
+    std::int64_t count;
+};
+
 // 32 rows of work: a row is a (token of the node, head of the group that shares a key head) pair.
 struct RowBlock {
     std::int32_t node;
@@ -68,6 +77,7 @@ inline std::vector<RowBlock> row_blocks(const TreeLayout& layout, std::int64_t g
 // A block of keys on a node's path.
 struct PathBlock {
     std::int64_t index;     // of the packed block
+    std::int64_t first_key;
     std::int64_t position;  // of its first key on the path
     std::int32_t keys;
 };
@@ -84,7 +94,9 @@ inline void path_blocks(const TreeLayout& layout, std::int64_t node, std::int64_
             const std::int64_t keys = length - start < key_block ? length - start : key_block;
             const std::int64_t here = position + start;
             const bool seen = here <= last && (window == 0 || first - (here + keys - 1) < window);
-            if (seen) blocks.push_back({layout.range_block[range] + start / key_block, here, std::int32_t(keys)});
+            if (!seen) continue;
+            blocks.push_back({layout.range_block[range] + start / key_block, layout.range_start[range] + start, here,
+                              std::int32_t(keys)});
         }
         position += length;
     }

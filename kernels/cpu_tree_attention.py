@@ -1,4 +1,4 @@
-"""`tree_attention` on the CPU: bfloat16 by AMX in one call a pack, anything else node by node through torch."""
+"""`tree_attention` on the CPU: a pack in one C++ call (AMX, or AVX-512 in float32), node by node by torch elsewhere."""
 
 from __future__ import annotations
 
@@ -29,13 +29,23 @@ def tree_attention(
 
     if query.shape[0] == 0:
         return torch.empty_like(query, memory_format=torch.contiguous_format)
-    if query.dtype == torch.bfloat16 and query.shape[2] <= LARGEST_HEAD and _native.has_amx_bfloat16():
+    small = query.shape[2] <= LARGEST_HEAD
+    if small and query.dtype == torch.bfloat16 and _native.has_amx_bfloat16():
         return _by_tiles(query, key, value, segments, scaling, window, softcap)
+    if small and _native.has_float_tree_attention():
+        return _by_floats(query, key, value, segments, scaling, window, softcap)
     if softcap is not None:
         return tree_attention_reference.tree_attention(
             query, key, value, segments, scaling=scaling, window=window, softcap=softcap
         )
     return _by_nodes(query, key, value, segments, scaling, window)
+
+
+def _plan(segments: TreeSegments, num_cached: int) -> TreePlan:
+    plan: TreePlan | None = segments.plans.get(("ranges", num_cached))
+    if plan is None:
+        plan = segments.plans[("ranges", num_cached)] = make_plan(segments, num_cached)
+    return plan
 
 
 def _workspace(segments: TreeSegments, num_bytes: int) -> np.ndarray:
@@ -60,10 +70,7 @@ def _by_tiles(
 ) -> Tensor:
     from . import _native
 
-    num_cached = key.shape[0] - query.shape[0]
-    plan: TreePlan | None = segments.plans.get(("ranges", num_cached))
-    if plan is None:
-        plan = segments.plans[("ranges", num_cached)] = make_plan(segments, num_cached)
+    plan = _plan(segments, key.shape[0] - query.shape[0])
     out = torch.empty(query.shape, dtype=query.dtype)
     needed = _native.amx_tree_attention_workspace(plan.num_blocks, key.shape[1], query.shape[2])
     _native.amx_tree_attention(
@@ -77,13 +84,45 @@ def _by_tiles(
         plan.range_block,
         plan.path_offsets,
         plan.path_ranges,
+        scaling,
+        softcap or 0.0,
+        window or 0,
+        torch.get_num_threads(),
         _workspace(segments, needed),
+    )
+    return out
+
+
+def _by_floats(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    segments: TreeSegments,
+    scaling: float,
+    window: int | None,
+    softcap: float | None,
+) -> Tensor:
+    from . import _native
+
+    plan = _plan(segments, key.shape[0] - query.shape[0])
+    out = torch.empty(query.shape, dtype=torch.float32)
+    _native.float_tree_attention(
+        array_of(query.float()),
+        array_of(key.float()),
+        array_of(value.float()),
+        array_of(out),
+        plan.query_offsets,
+        plan.range_start,
+        plan.range_stop,
+        plan.range_block,
+        plan.path_offsets,
+        plan.path_ranges,
         scaling,
         softcap or 0.0,
         window or 0,
         torch.get_num_threads(),
     )
-    return out
+    return out.to(query.dtype)
 
 
 def _by_nodes(

@@ -8,11 +8,13 @@
 #include <memory>
 #include <new>
 #include <random>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "amx_linear_logsumexp.h"
 #include "amx_tree_attention.h"
+#include "layer_operations.h"
 #include "online_logsumexp.h"
 #include "pair_logprobs.h"
 
@@ -228,6 +230,42 @@ void check_attention(std::int64_t root, std::int64_t child, std::int64_t size, f
 
 }  // namespace
 
+// The last column of the last row is the last element of each buffer: a step too far is seen.
+void check_layers(std::int64_t rows, std::int64_t columns, InstructionSet instructions) {
+    std::vector<float> x(rows * columns), update(x.size()), weight(columns), out(x.size());
+    for (std::size_t i = 0; i < x.size(); ++i) {
+        x[i] = float(i % 13) - 6.0f;
+        update[i] = 0.25f * float(i % 7);
+    }
+    for (std::int64_t j = 0; j < columns; ++j) weight[j] = 1.0f + 0.125f * float(j % 5);
+    std::vector<double> sums(x.size());
+    for (std::size_t i = 0; i < x.size(); ++i) sums[i] = double(x[i]) + update[i];
+    rms_norm(x.data(), update.data(), weight.data(), 1.0f, 1e-5f, rows, columns, out.data(), 2, instructions);
+    for (std::int64_t row = 0; row < rows; ++row) {
+        double squares = 0.0;
+        for (std::int64_t j = 0; j < columns; ++j) squares += sums[row * columns + j] * sums[row * columns + j];
+        const double scale = 1.0 / std::sqrt(squares / double(columns) + 1e-5);
+        for (std::int64_t j = 0; j < columns; ++j) {
+            const std::int64_t i = row * columns + j;
+            expect(close(out[i], sums[i] * scale * (double(weight[j]) + 1.0), 1e-5), "rms_norm");
+        }
+    }
+    std::vector<float> gate(update), turned(x);
+    gate_in_place(gate.data(), x.data(), std::int64_t(gate.size()), Activation::silu, 2, instructions);
+    for (std::size_t i = 0; i < gate.size(); ++i) {
+        expect(close(gate[i], update[i] / (1.0 + std::exp(-double(update[i]))) * x[i], 1e-5), "gate_in_place");
+    }
+    if (columns % 2 != 0) return;
+    rotate_in_place(turned.data(), out.data(), update.data(), rows, 1, columns, 2, instructions);
+    for (std::int64_t row = 0; row < rows; ++row) {
+        for (std::int64_t j = 0; j < columns; ++j) {
+            const std::int64_t i = row * columns + j, half = columns / 2;
+            const double partner = j < half ? -double(x[i + half]) : double(x[i - half]);
+            expect(close(turned[i], double(x[i]) * out[i] + partner * update[i], 1e-5), "rotate_in_place");
+        }
+    }
+}
+
 int main() {
     std::vector<float> bias;
     for (int i = 0; i < 5000; ++i) bias.push_back(float(i % 7) - 3.0f);
@@ -244,6 +282,14 @@ int main() {
     check_pairs<float16>("pairs float16");
     expect(std::isnan(logprob(1.0f, -std::numeric_limits<float>::infinity(), 0.0)), "a row of -inf has no probability");
     expect(logprob(2.0f, 2.0f, 0.9999999) <= 0.0f, "no probability above 1");
+    for (const char* name : {"plain", "avx2", "avx512"}) {
+        try {
+            const InstructionSet instructions = choose_instruction_set(name);
+            for (const std::int64_t columns : {1, 2, 254, 256, 258, 1030}) check_layers(3, columns, instructions);
+        } catch (const std::invalid_argument&) {
+            std::printf("no %s on this processor: its layer operations were not run\n", name);
+        }
+    }
     if (has_amx_bfloat16()) {
         for (const std::int64_t size : {1, 31, 33, 64}) {
             check_amx_head(33, size, 257, {});
