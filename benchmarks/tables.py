@@ -105,7 +105,8 @@ def text(found: dict[str, list[dict[str, Any]]]) -> str:
     taken = [r["environment"] for name in ("compare", "engine", "scaling") for r in found.get(name, [])]
     machines = sorted(
         {
-            f"{e.get('gpu', e['processor'])}, {e['cores']} cores, PyTorch {e['torch']}, transformers {e['transformers']}"
+            f"{e.get('gpu', e['processor'])}, {e['cores']} cores, "
+            f"PyTorch {e['torch']}, transformers {e['transformers']}"
             for e in taken
         }
     )
