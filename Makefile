@@ -43,7 +43,7 @@ sanitize:
 	mkdir -p build
 	$(CXX) -std=c++17 -O1 -g -Wall -Wextra -fopenmp -fno-math-errno -fno-trapping-math -fsanitize=address,undefined \
 		-fno-sanitize-recover=all -fno-omit-frame-pointer -Wno-maybe-uninitialized -Icsrc tests/native/check_kernels.cpp \
-		$(filter-out %binding.cpp csrc/layer_operations.cpp,$(wildcard csrc/*.cpp)) -o build/check_kernels
+		$(filter-out %binding.cpp,$(wildcard csrc/*.cpp)) -o build/check_kernels
 	build/check_kernels
 
 clean:

@@ -28,6 +28,7 @@ Norm = tuple[float, float]  # epsilon, and what is added to the weight
 class FusedLayers:
     """What of a model can be run in one pass, found once at load."""
 
+    @torch.inference_mode()
     def __init__(self, model: nn.Module) -> None:
         self._forwards: list[tuple[nn.Module, Callable[..., Any]]] = []
         self._rotary: dict[Any, Callable[..., Any]] = {}  # modelling module: its own rotary function
