@@ -193,7 +193,14 @@ class RunFolder:
             if on_start is not None:
                 on_start(stage, rows, done_rows)
             start = time.monotonic()
-            columns, stats = stage.compute(rows)
+            try:
+                columns, stats = stage.compute(rows)
+            except (RuntimeError, ArithmeticError) as error:  # of a kernel, a driver, a library
+                reason = next(iter(str(error).strip().splitlines()), "")
+                raise RunError(
+                    f"{stage.name}, rows {rows.start} to {rows.stop - 1}: {type(error).__name__}: {reason}; "
+                    "what is whole is kept, and the same command continues"
+                ) from error
             with self.interrupts.held(), self.explained():
                 seconds = time.monotonic() - start
                 info = self.shards.write(stage, number, rows, columns, {**stats, "wall_seconds": seconds})
