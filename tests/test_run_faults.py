@@ -1,0 +1,125 @@
+"""Faults amid a command, of memory, a kernel, the disk: what is whole is kept, and the same command continues."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from tiny_model import load_models_once, tiny_model_folder, write_alpaca
+
+from instsel import durable_files
+from instsel.cli import main
+
+ROWS, SHARD_ROWS = 60, 10
+
+
+@pytest.fixture(autouse=True)
+def one_loading(monkeypatch: pytest.MonkeyPatch) -> None:
+    load_models_once(monkeypatch)
+
+
+def command(tmp_path: Path, name: str = "run", *more: str) -> list[str]:
+    rows = tmp_path / "rows.jsonl"
+    if not rows.exists():
+        write_alpaca(rows, ROWS)
+    model = ["--model", tiny_model_folder(), "--device", "cpu", "--shard-rows", str(SHARD_ROWS), "--quiet"]
+    return ["ifd", str(rows), *model, "--output", str(tmp_path / name), *more]
+
+
+def scores(tmp_path: Path, name: str = "run") -> pa.Table:
+    return pq.read_table(tmp_path / name / "scores.parquet")
+
+
+def failing_at(call: int, real: Callable[..., Any], error: Exception) -> Callable[..., Any]:
+    """The function, raising an error at one of its calls."""
+    calls = [0]
+
+    def fails(*args: Any, **options: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == call:
+            raise error
+        return real(*args, **options)
+
+    return fails
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("CUDA error: an illegal memory access\nCompile with TORCH_USE_CUDA_DSA"), ZeroDivisionError("x / 0")],
+)
+def test_a_fault_in_a_kernel_call_ends_the_run_and_the_same_command_continues_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    import instsel.scorer as scoring
+
+    assert main(command(tmp_path, "straight")) == 0
+    with monkeypatch.context() as patch:
+        real, shards = scoring.pair_logprobs, tmp_path / "run/shards"
+
+        def faulty(*args: Any, **options: Any) -> Any:
+            if len(list(shards.glob("*.parquet"))) == 2:
+                raise error
+            return real(*args, **options)
+
+        patch.setattr(scoring, "pair_logprobs", faulty)
+        assert main(command(tmp_path)) == 1
+    said = capsys.readouterr().err
+    first = str(error).split("\n")[0]
+    assert said.count("\n") == 1 and f"{type(error).__name__}: {first}; what is whole is kept" in said, said
+    assert "ifd, rows 20 to 29: " in said and len(list(shards.glob("*.parquet"))) == 2
+    assert json.loads((tmp_path / "run/manifest.json").read_text())["state"] == "failed"
+    assert main(command(tmp_path)) == 0
+    assert scores(tmp_path).equals(scores(tmp_path, "straight"))
+
+
+def test_rows_that_do_not_fit_into_memory_are_counted_and_fail_the_run_beyond_the_threshold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from instsel.model import CausalModel
+
+    assert main(command(tmp_path, "straight")) == 0
+    real, room = CausalModel.forward_pack, 42
+
+    def small(self: Any, layout: Any, *args: Any, **options: Any) -> Any:
+        if len(layout.ids) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(self, layout, *args, **options)
+
+    monkeypatch.setattr(CausalModel, "forward_pack", small)
+    assert main(command(tmp_path, "run", "--max-failures", "0")) == 1
+    said = capsys.readouterr().err
+    assert "out_of_memory of 60 rows: more than --max-failures 0.0% failed" in said
+    assert main(command(tmp_path, "run", "--max-failures", "60%")) == 0, "the finished run judged by another threshold"
+    got, want = scores(tmp_path).to_pydict(), scores(tmp_path, "straight").to_pydict()
+    lost = [i for i, status in enumerate(got["status"]) if status == "out_of_memory"]
+    assert 0 < len(lost) < ROWS / 2
+    assert all(got["ifd"][i] is None and want["status"][i] == "ok" for i in lost)
+    kept = [i for i, status in enumerate(got["status"]) if status == "ok"]
+    values = [np.array([table["ifd"][i] for i in kept]) for table in (got, want)]
+    assert len(kept) > ROWS / 4 and np.abs(values[0] / values[1] - 1).max() < 1e-4
+
+
+def test_a_disk_that_fills_up_ends_the_command_with_1_and_it_continues_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert main(command(tmp_path, "straight")) == 0
+    capsys.readouterr()
+    for call in (1, 2, 6, 9, 12, 14):  # the manifest, the rows, shards, the merged file
+        with monkeypatch.context() as patch:
+            patch.setattr(durable_files.os, "fsync", failing_at(2 * call - 1, os.fsync, full))
+            code = main(command(tmp_path, f"run{call}"))
+        said = capsys.readouterr().err
+        assert code in (1, 2) and said.count("\n") == 1 and "No space left on device" in said, (call, code, said)
+        assert main(command(tmp_path, f"run{call}")) == 0
+        assert scores(tmp_path, f"run{call}").equals(scores(tmp_path, "straight"))
+        assert not list((tmp_path / f"run{call}").rglob(".*"))
