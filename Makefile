@@ -42,7 +42,7 @@ bench: $(READY)
 sanitize:
 	mkdir -p build
 	$(CXX) -std=c++17 -O1 -g -Wall -Wextra -fopenmp -fno-math-errno -fno-trapping-math -fsanitize=address,undefined \
-		-fno-sanitize-recover=all -fno-omit-frame-pointer -Wno-maybe-uninitialized -Icsrc tests/native/check_kernels.cpp \
+		-fno-sanitize-recover=all -fno-omit-frame-pointer -Wno-maybe-uninitialized -Icsrc tests/native/*.cpp \
 		$(filter-out %binding.cpp,$(wildcard csrc/*.cpp)) -o build/check_kernels
 	build/check_kernels
 

@@ -5,15 +5,12 @@
 #include <cstdio>
 #include <exception>
 #include <limits>
-#include <memory>
-#include <new>
-#include <random>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "amx_linear_logsumexp.h"
-#include "amx_tree_attention.h"
+#include "checks.h"
 #include "layer_operations.h"
 #include "online_logsumexp.h"
 #include "pair_logprobs.h"
@@ -21,49 +18,6 @@
 using namespace instsel;
 
 namespace {
-
-int failures = 0;
-
-void expect(bool holds, const std::string& what) {
-    if (holds) return;
-    std::printf("FAILED: %s\n", what.c_str());
-    ++failures;
-}
-
-bool close(double got, double expected, double tolerance) {
-    if (std::isnan(expected)) return std::isnan(got);
-    return got == expected || std::fabs(got - expected) <= tolerance * (1.0 + std::fabs(expected));
-}
-
-std::uint16_t bfloat16_bits(float value) {
-    const auto bits = bit_cast<std::uint32_t>(value);
-    return std::uint16_t((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
-}
-
-std::uint16_t float16_bits(float value) {  // normal numbers only, truncated
-    const auto bits = bit_cast<std::uint32_t>(value);
-    if (std::fabs(value) < 1e-4f) return 0;
-    return std::uint16_t(((bits >> 16) & 0x8000u) | ((((bits >> 23) & 0xffu) - 112u) << 10) | ((bits >> 13) & 0x3ffu));
-}
-
-template <class Element>
-Element element(float value);
-template <>
-float element<float>(float value) { return value; }
-template <>
-bfloat16 element<bfloat16>(float value) { return {bfloat16_bits(value)}; }
-template <>
-float16 element<float16>(float value) { return {float16_bits(value)}; }
-
-std::mt19937 generator(7);
-
-template <class Element>
-std::vector<Element> random_matrix(std::int64_t rows, std::int64_t columns, float spread) {
-    std::normal_distribution<float> normal(0.0f, spread);
-    std::vector<Element> values;
-    for (std::int64_t i = 0; i < rows * columns; ++i) values.push_back(element<Element>(normal(generator)));
-    return values;
-}
 
 double head(double z, double bias, const HeadTransform& transform) {
     z = (z + bias) * double(transform.scale);
@@ -80,15 +34,6 @@ struct States {
           argmax(std::size_t(rows), -1) {}
     RowStates view() { return {max.data(), sum.data(), argmax.data()}; }
 };
-
-double plain_logsumexp(const std::vector<double>& z) {
-    double largest = -std::numeric_limits<double>::infinity();
-    for (const double value : z) largest = std::max(largest, value);
-    if (std::isinf(largest)) return largest;
-    double sum = 0.0;
-    for (const double value : z) sum += std::exp(value - largest);
-    return largest + std::log(sum);
-}
 
 template <class Element>
 void check_rows(std::int64_t rows, std::int64_t columns, const HeadTransform& transform, const std::string& name) {
@@ -172,62 +117,6 @@ void check_amx_head(std::int64_t rows, std::int64_t size, std::int64_t vocabular
     }
 }
 
-// A root and two children; the window and soft-cap cross block and chunk borders.
-void check_attention(std::int64_t root, std::int64_t child, std::int64_t size, float softcap, std::int64_t window) {
-    const std::int64_t heads = 3, tokens = root + 2 * child;
-    const auto query = random_matrix<bfloat16>(tokens, heads * size, 1.0f);
-    const auto key = random_matrix<bfloat16>(tokens, size, 1.0f);
-    const auto value = random_matrix<bfloat16>(tokens, size, 1.0f);
-    std::vector<std::uint16_t> out(std::size_t(tokens * heads * size));
-    const auto number = [](std::int64_t n) { return std::int32_t(n); };
-    const std::vector<std::int32_t> queries{0, number(root), number(root + child), number(tokens)};
-    const std::vector<std::int32_t> start{0, number(root), number(root + child)};
-    const std::vector<std::int32_t> stop{number(root), number(root + child), number(tokens)};
-    std::vector<std::int32_t> block{0};
-    for (std::size_t i = 0; i < 3; ++i) block.push_back(block.back() + (stop[i] - start[i] + 31) / 32);
-    const std::vector<std::int32_t> paths{0, 1, 3, 5}, path_ranges{0, 0, 1, 0, 2};
-    const TreeLayout layout{queries.data(), start.data(), stop.data(), block.data(), paths.data(), path_ranges.data(),
-                            3,              3};
-    const std::int64_t bytes = amx_tree_attention_workspace(layout.blocks(), 1, size);
-    auto* workspace = static_cast<std::uint8_t*>(::operator new(std::size_t(bytes), std::align_val_t(64)));
-    const auto bits = [](const std::vector<bfloat16>& values) {
-        return reinterpret_cast<const std::uint16_t*>(values.data());
-    };
-    const float scaling = 0.3f;
-    amx_tree_attention({bits(query), tokens, heads, heads * size, size}, {bits(key), tokens, 1, size, size},
-                       {bits(value), tokens, 1, size, size}, {out.data(), tokens, heads, heads * size, size}, layout,
-                       {size, scaling, softcap, window}, workspace, 2);
-    ::operator delete(workspace, std::align_val_t(64));
-    for (std::int64_t token = 0; token < tokens; ++token) {
-        std::vector<std::int64_t> path;
-        const std::int64_t node = token < root ? 0 : token < root + child ? 1 : 2;
-        for (std::int64_t k = 0; node > 0 && k < root; ++k) path.push_back(k);
-        for (std::int64_t k = start[std::size_t(node)]; k <= token; ++k) path.push_back(k);
-        if (window != 0 && std::int64_t(path.size()) > window) path.erase(path.begin(), path.end() - window);
-        for (std::int64_t h = 0; h < heads; ++h) {
-            std::vector<double> scores;
-            for (const std::int64_t k : path) {
-                double dot = 0.0;
-                for (std::int64_t d = 0; d < size; ++d) {
-                    dot += double(to_float(query[std::size_t((token * heads + h) * size + d)])) *
-                           double(to_float(key[std::size_t(k * size + d)]));
-                }
-                dot *= double(scaling);
-                scores.push_back(softcap == 0.0f ? dot : softcap * std::tanh(dot / softcap));
-            }
-            const double lse = plain_logsumexp(scores);
-            for (std::int64_t d = 0; d < size; ++d) {
-                double sum = 0.0;
-                for (std::size_t k = 0; k < path.size(); ++k) {
-                    sum += std::exp(scores[k] - lse) * double(to_float(value[std::size_t(path[k] * size + d)]));
-                }
-                const float got = to_float(bfloat16{out[std::size_t((token * heads + h) * size + d)]});
-                expect(std::fabs(double(got) - sum) < 0.03, "attention " + std::to_string(size));
-            }
-        }
-    }
-}
-
 }  // namespace
 
 // The last column of the last row is the last element of each buffer: a step too far is seen.
@@ -295,11 +184,10 @@ int main() {
             check_amx_head(33, size, 257, {});
             check_amx_head(1, size, 4099, {bias.data(), 0.5f, 9.0f});
         }
-        for (const std::int64_t size : {8, 24, 64, 96, 256}) check_attention(37, 9, size, 0.0f, 0);
-        check_attention(300, 40, 64, 5.0f, 50);
     } else {
         std::printf("no AMX on this processor: its kernels were not run\n");
     }
+    check_tree_attention();
     std::printf(failures == 0 ? "all checks passed\n" : "%d checks failed\n", failures);
     return failures == 0 ? 0 : 1;
 }
