@@ -14,6 +14,7 @@ from instsel.demo.report import correlation_text, page, picture
 
 MODEL_FOLDER = Path(__file__).with_name("model")
 BUDGET = "20%"
+MAX_SIMILARITY = "0.999"  # leaves out copies; instructions of one family are near 0.9 without being copies
 SHOWN = 5  # candidates printed from either end of the ranking
 
 
@@ -33,7 +34,10 @@ def run_demo(output: Path, *, quiet: bool, seed: int, size: int = DEFAULT_POOL) 
         ("influence", ["wici", str(output / "pool.jsonl"), "--output", str(output / "wici"), *model]),
         (
             "selection",
-            ["select", str(output / "wici"), "--budget", BUDGET, "--output", str(output / "selected"), "--quiet"],
+            [
+                *("select", str(output / "wici"), "--budget", BUDGET, "--max-similarity", MAX_SIMILARITY),
+                *("--output", str(output / "selected"), "--quiet"),
+            ],
         ),
         ("own style", ["grape", str(output / "groups.jsonl"), "--output", str(output / "grape"), *model]),
     )
@@ -92,7 +96,7 @@ def print_findings(findings: Findings, seconds: float, say: Callable[[str], None
         say(f"  {name:<12}" + "".join(f"{areas[one]:>19.3f}" for one in classes))
     chosen = Counter(truth[findings.selected].tolist())
     pool = Counter(truth.tolist())
-    say(f"\nselected by wICI, {len(findings.selected):,} of {len(truth):,} candidates, none like another:")
+    say(f"\nselected by wICI, {len(findings.selected):,} of {len(truth):,} candidates, copies left out:")
     for name in TRUTH_CLASSES:
         say(f"  {name:<18}{chosen[name]:>5} of {pool[name]:>5,}")
     say(f"\nrank correlation of difficulty (IFD) and influence (wICI): {correlation_text(findings)}")
