@@ -104,10 +104,10 @@ def _head_agrees(model: CausalModel, head: Head, ids: np.ndarray, own: Tensor) -
     ours, own_float = head_logits(hidden, head), own.float()
     known = torch.isfinite(ours).all(-1)  # a row that is not finite will be found so when it is scored
     ours, own_float = ours[known], own_float[known]
-    # A few roundings of the logits' own dtype for each, half a rounding on the average: a bias, a scale or a cap that
+    # A few roundings of the model's dtype for each, half a rounding on the average: a bias, a scale or a cap that
     # was overlooked is more, and so is a masked column (minus infinity).
-    half = own.dtype.itemsize < 4
-    each, average = (4 * torch.finfo(own.dtype).eps, torch.finfo(own.dtype).eps) if half else (1e-4, 1e-5)
+    eps = torch.finfo(hidden.dtype).eps  # the logits themselves may have been made float32 after they were rounded
+    each, average = (4 * eps, eps) if hidden.dtype.itemsize < 4 else (1e-4, 1e-5)
     difference = (ours - own_float).abs()
     close = (torch.isfinite(difference) & (difference <= each * (1 + own_float.abs()))).all()
     return bool(close and difference.norm() <= average * own_float.norm())
