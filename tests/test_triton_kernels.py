@@ -17,7 +17,7 @@ ARCHITECTURES = ("sm_80", "sm_90", "gfx942")
 
 def test_interpreted() -> None:
     """In a process of its own: the interpreter stays on once it is on."""
-    command = [sys.executable, "-m", "pytest", str(HERE / "interpreted_kernels.py"), "-q", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", str(HERE / "interpreted_kernels.py"), "-p", "no:cacheprovider"]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=HERE.parent)
     assert done.returncode == 0, done.stdout[-6000:]
