@@ -23,6 +23,7 @@ _HALF_TOLERANCE = 0.06
 # What configurations call a number of tokens from which on attention changes (4096, 8192, ...): more than the few
 # tokens run here would show. Counts of layers and the block sizes of state-space kernels bear similar names.
 _LENGTH_NAMES = re.compile("window|chunk|local_attention|index_topk|scaling_n_floor")
+_OTHER_INPUTS = re.compile("vision|audio|image|speech")
 _OTHER_NAMES = re.compile("mamba|ssm|layers|pattern|feed_forward|num_")
 
 
@@ -120,7 +121,7 @@ def _lengths(settings: Mapping[str, Any]) -> list[tuple[str, int]]:
     found = []
     for name, value in settings.items():
         if isinstance(value, Mapping):
-            found += _lengths(value)
+            found += [] if _OTHER_INPUTS.search(name) else _lengths(value)
         elif type(value) in (int, float) and value > 1 and _LENGTH_NAMES.search(name) and not _OTHER_NAMES.search(name):
             found.append((name, int(value)))
     return found

@@ -78,6 +78,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "gemma4_text": {**_LAYERS_OF_SIX, **_TWO_KINDS, "global_head_dim": 32},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
     "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 2},
+    "inkling_text": {"logits_mup_width_multiplier": 1.0},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "use_mamba_kernels": False},
     "lfm2": {"layer_types": ["conv", "full_attention"] * 2},
     "lfm2_moe": {"layer_types": ["full_attention", "conv"] * 2},
