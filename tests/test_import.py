@@ -37,10 +37,10 @@ def test_import_takes_less_than_a_third_of_a_second_beyond_numpy() -> None:
 
 def test_public_names_are_there_when_asked_for_and_say_so_when_not() -> None:
     program = "import instsel; print([callable(getattr(instsel, name)) for name in instsel.__all__])"
-    assert set(eval_list(run(program))) == {"True"}
+    assert set(listed(run(program))) == {"True"}
     out = run("import instsel\ntry:\n    instsel.nothing\nexcept AttributeError as error:\n    print(error)")
     assert "'instsel'" in out and "'nothing'" in out
 
 
-def eval_list(text: str) -> list[str]:
+def listed(text: str) -> list[str]:
     return text.strip().strip("[]").split(", ")
