@@ -39,6 +39,12 @@ class Layout:
     scored_sequence: np.ndarray  # int64 [scored tokens]
     scored_position: np.ndarray  # int64 [scored tokens], the token's position in its sequence
 
+    def add_by_sequence(self, values: np.ndarray, total: np.ndarray) -> None:
+        """Adds each scored token's value to its sequence's entry of `total`, summed in float64 in a fixed order."""
+        begin = np.flatnonzero(np.diff(self.scored_sequence, prepend=-1))
+        if len(begin):
+            np.add.at(total, self.scored_sequence[begin], np.add.reduceat(values.astype(np.float64), begin))
+
 
 def find_spans(tree: PrefixTree, first_scored: np.ndarray) -> ScoredSpans:
     """Spans of all sequences, of which sequence i has its tokens from `first_scored[i]` (at least 1) scored."""

@@ -117,11 +117,7 @@ class Scorer:
         def add(layout: Layout, rows: Tensor) -> Callable[[], None]:
             def finish() -> None:
                 hidden = rows.float().cpu().numpy()
-                row = layout.pair_row[layout.scored_pair]
-                begin = np.flatnonzero(np.diff(layout.scored_sequence, prepend=-1))
-                if len(begin):
-                    sums = np.add.reduceat(hidden[row].astype(np.float64), begin)
-                    np.add.at(total, layout.scored_sequence[begin], sums)
+                layout.add_by_sequence(hidden[layout.pair_row[layout.scored_pair]], total)
 
             return finish
 
@@ -141,17 +137,18 @@ class Scorer:
         consume: Callable[[Layout, Tensor], Callable[[], None]],
         fail: Callable[[np.ndarray], None],
         progress: ProgressLike,
-    ) -> tuple[Execution, list[Work]]:
-        work = plan_work(
-            prepared.tokens, prepared.offsets, prepared.first_scored, self.budget, self.model.shareable_length
-        )
+    ) -> Execution:
+        work = self._plan(self.model, prepared)
         with open_progress(progress, sum(part.num_tokens for part in work)) as advance:
             execution = Execution(self.model, logits=logits, consume=consume, fail=fail, progress=advance)
             for part in work:
                 execution.run(part)
         if execution.budget is not None:
             self._budget = min(self.budget, execution.budget)  # half of an overlong sequence may be more
-        return execution, work
+        return execution
+
+    def _plan(self, model: CausalModel, prepared: Prepared) -> list[Work]:
+        return plan_work(prepared.tokens, prepared.offsets, prepared.first_scored, self.budget, model.shareable_length)
 
 
 def score_batch(
@@ -175,8 +172,11 @@ def score_batch(
     changes no score beyond rounding. Raises TypeError or ValueError naming the request; what cannot be scored gets a
     status and NaN instead.
 
-    >>> batch = instsel.score_batch(scorer, [("Once upon a", " time"), ("Once upon a", " table"), ("", "")])
-    >>> batch.mean_logprob.round(3).tolist(), batch.status.tolist()
+    >>> scorer = instsel.Scorer("stories260k")  # the 260,032 parameters of karpathy/tinyllamas  # doctest: +SKIP
+    >>> pairs = [("Once upon a", " time"), ("Once upon a", " table"), ("", "")]
+    >>> batch = instsel.score_batch(scorer, pairs)  # doctest: +SKIP
+    >>> batch.mean_logprob.round(3).tolist(), batch.status.tolist()  # doctest: +SKIP
+    ([-0.001, -4.781, nan], ['ok', 'ok', 'empty_target'])
     """
     began = time.perf_counter()
     model = scorer.model
@@ -196,8 +196,7 @@ def score_batch(
     def collect(layout: Layout, values: np.ndarray, best: np.ndarray) -> None:
         value = values[layout.scored_pair]
         sequence = layout.scored_sequence
-        begin = np.flatnonzero(np.diff(sequence, prepend=-1))
-        np.add.at(total, sequence[begin], np.add.reduceat(value.astype(np.float64), begin))
+        layout.add_by_sequence(value, total)
         greedy[sequence[~best[layout.scored_pair]]] = False
         if each is not None:
             last = ends[sequence] - prepared.lengths[sequence]
@@ -208,7 +207,7 @@ def score_batch(
     def fail(sequences: np.ndarray) -> None:
         failed[sequences] = True
 
-    execution, _ = scorer._execute(prepared, logits=model.head is None, consume=add, fail=fail, progress=progress)
+    execution = scorer._execute(prepared, logits=model.head is None, consume=add, fail=fail, progress=progress)
     status = prepared.status.copy()
     status[failed & (status == "ok")] = "out_of_memory"
     status[~np.isfinite(total) & (status == "ok")] = "nonfinite"
@@ -241,7 +240,7 @@ def plan_batch(scorer: Scorer, requests: Iterable[Request], *, max_length: int |
     """What `score_batch` would do with these requests: tokens, packs and floating-point operations, with no forward."""
     model = scorer.outline
     prepared = prepare(scorer.tokenizer, model, requests, max_length)
-    work = plan_work(prepared.tokens, prepared.offsets, prepared.first_scored, scorer.budget, model.shareable_length)
+    work = scorer._plan(model, prepared)
     rows = sum(part.head_rows() for part in work)
     pairs = int(prepared.num_tokens[prepared.first_scored > 0].sum())
     tokens = sum(part.num_tokens for part in work)
