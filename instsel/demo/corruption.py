@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 
+from instsel.demo.families.family import Exercise
+
 TRUTH_CLASSES = ("clean", "wrong answer", "other instruction", "truncated", "noisy text", "duplicate")
 # A duplicate's text is as good as its original's: what removes it is selection, not a score.
 CORRUPTED_CLASSES = ("wrong answer", "other instruction", "truncated", "noisy text")
@@ -27,3 +29,21 @@ def add_noise(rng: random.Random, text: str) -> str:
         else:
             out.append(rng.choice((rng.choice(_CHARACTERS), "", character * 2)))
     return "".join(out)
+
+
+def corrupt(rng: random.Random, exercise: Exercise, truth: str, other_answer: str) -> tuple[str, str, str]:
+    """Make an exercise an example of a truth class: its instruction, input and output.
+
+    `other_answer` is the answer to an instruction of another family, what "other instruction" puts in place of the
+    exercise's own. Classes that are not corrupted leave the exercise as it is.
+    """
+    if truth == "noisy text":
+        return add_noise(rng, exercise.instruction), add_noise(rng, exercise.input), add_noise(rng, exercise.answer)
+    answer = exercise.answer
+    if truth == "wrong answer":
+        answer = exercise.wrong_answer
+    elif truth == "other instruction":
+        answer = other_answer
+    elif truth == "truncated":
+        answer = truncate(rng, answer)
+    return exercise.instruction, exercise.input, answer

@@ -8,7 +8,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from instsel.demo.corruption import CORRUPTED_CLASSES, add_noise, truncate
+from instsel.demo.corruption import CORRUPTED_CLASSES, corrupt
 from instsel.demo.families import HELD_OUT_FAMILIES, HELD_OUT_QUESTIONS
 from instsel.demo.families.family import Exercise, Family
 from instsel.demo.families.questions import OWN_STYLE, STYLES, Question, styled
@@ -20,29 +20,19 @@ DEFAULT_GROUPS = 200
 Row = dict[str, str]
 
 
-def _row(exercise: Exercise, truth: str) -> Row:
+def _row(rng: random.Random, exercise: Exercise, truth: str, exercises: Sequence[Exercise]) -> Row:
+    """Write an exercise as a candidate of a truth class."""
+    other_answer = ""
+    if truth == "other instruction":
+        other_answer = rng.choice([other for other in exercises if other.family != exercise.family]).answer
+    instruction, input_text, output = corrupt(rng, exercise, truth, other_answer)
     return {
-        "instruction": exercise.instruction,
-        "input": exercise.input,
-        "output": exercise.answer,
+        "instruction": instruction,
+        "input": input_text,
+        "output": output,
         "family": exercise.family,
         "truth": truth,
     }
-
-
-def _corrupt(rng: random.Random, exercise: Exercise, truth: str, exercises: Sequence[Exercise]) -> Row:
-    row = _row(exercise, truth)
-    if truth == "wrong answer":
-        row["output"] = exercise.wrong_answer
-    elif truth == "other instruction":
-        strangers = [other for other in exercises if other.family != exercise.family]
-        row["output"] = rng.choice(strangers).answer
-    elif truth == "truncated":
-        row["output"] = truncate(rng, exercise.answer)
-    elif truth == "noisy text":
-        for column in ("instruction", "input", "output"):
-            row[column] = add_noise(rng, row[column])
-    return row
 
 
 def make_pool(
@@ -81,7 +71,7 @@ def make_pool(
     rng.shuffle(exercises)
     truths = [truth for truth in CORRUPTED_CLASSES for _ in range(num_corrupted)]
     truths += ["clean"] * (num_distinct - len(truths))
-    rows = [_corrupt(rng, exercise, truth, exercises) for exercise, truth in zip(exercises, truths, strict=True)]
+    rows = [_row(rng, exercise, truth, exercises) for exercise, truth in zip(exercises, truths, strict=True)]
     clean = [row for row in rows if row["truth"] == "clean"]
     rows += [{**row, "truth": "duplicate"} for row in rng.sample(clean, num_corrupted)]
     rng.shuffle(rows)

@@ -12,7 +12,7 @@ from instsel.demo.families.family import Content, Family, other, phrase
 _ENDINGS = ".|: {}|, one by one: {}"
 
 
-def _classify(
+def classification(
     name: str,
     classes: tuple[str, ...],
     items: Sequence[str],
@@ -21,6 +21,8 @@ def _classify(
     *,
     held_out: bool = False,
 ) -> Family:
+    """Make a family whose answers give the private label of each item's class; `rule` says an item's class."""
+
     def symbols(rng: random.Random) -> tuple[str, ...]:
         return classes
 
@@ -38,56 +40,56 @@ def _numbers(start: int, stop: int) -> tuple[str, ...]:
 
 
 LABELS = (
-    _classify(
+    classification(
         "parity",
         ("even", "odd"),
         _numbers(10, 100),
         lambda item: ("even", "odd")[int(item) % 2],
         phrase("Mark|Flag", "each number as even or odd|even and odd numbers apart", _ENDINGS),
     ),
-    _classify(
+    classification(
         "half of a hundred",
         ("below", "above"),
         _numbers(10, 100),
         lambda item: "below" if int(item) < 50 else "above",
         phrase("Label|Tell", "which numbers reach fifty|the numbers under and over fifty", _ENDINGS),
     ),
-    _classify(
+    classification(
         "vowels",
         ("vowel", "consonant"),
         lexicon.LETTERS,
         lambda item: "vowel" if item in "aeiou" else "consonant",
         phrase("Classify|Group", "the letters into vowels and consonants|each letter by its sound", _ENDINGS),
     ),
-    _classify(
+    classification(
         "word length",
         ("short", "long"),
         lexicon.GOODS,
         lambda item: "short" if len(item) < 6 else "long",
         phrase("Judge|Rate", "whether each word is short or long|the words by their length", _ENDINGS),
     ),
-    _classify(
+    classification(
         "alive",
         ("alive", "thing"),
         lexicon.ANIMALS + lexicon.TOOLS,
         lambda item: "alive" if item in lexicon.ANIMALS else "thing",
         phrase("Decide|State", "if each one is alive or a thing|what lives and what does not", _ENDINGS),
     ),
-    _classify(
+    classification(
         "temperature",
         ("cool", "mild", "hot"),
         _numbers(1, 40),
         lambda item: "cool" if int(item) < 12 else "mild" if int(item) < 25 else "hot",
         phrase("Describe|Grade", "these temperatures|how warm each reading is", _ENDINGS),
     ),
-    _classify(
+    classification(
         "sentiment",
         ("good", "bad"),
         lexicon.GOOD_WORDS + lexicon.BAD_WORDS,
         lambda item: "good" if item in lexicon.GOOD_WORDS else "bad",
         phrase("Tag|Review", "the feeling of each word|these words as praise or blame", _ENDINGS),
     ),
-    _classify(
+    classification(
         "alphabet halves",
         ("first", "second"),
         lexicon.SURNAMES,
@@ -95,7 +97,7 @@ LABELS = (
         phrase("Split|Divide|Share out", "the surnames between the two desks|guests over both queues", _ENDINGS),
         held_out=True,
     ),
-    _classify(
+    classification(
         "multiples of three",
         ("multiple", "other"),
         _numbers(10, 60),
@@ -103,7 +105,7 @@ LABELS = (
         phrase("Test|Check|Examine", "what three divides|each figure for division by three", _ENDINGS),
         held_out=True,
     ),
-    _classify(
+    classification(
         "vehicles",
         ("land", "water"),
         tuple(lexicon.VEHICLES),

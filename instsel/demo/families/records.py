@@ -13,10 +13,12 @@ Fields = dict[str, str]
 _ENDINGS = ".|: {}"
 
 
-def _record(
+def record(
     name: str, fields: tuple[str, ...], sample: Callable[[random.Random], tuple[str, Fields]],
     phrasings: tuple[str, ...], *, held_out: bool = False,
 ) -> Family:  # fmt: skip
+    """Make a family whose answers give the fields of a text under private names; `sample` draws text and fields."""
+
     def symbols(rng: random.Random) -> tuple[str, ...]:
         return fields
 
@@ -72,36 +74,36 @@ def _garden(rng: random.Random) -> tuple[str, Fields]:
 
 
 RECORDS = (
-    _record(
+    record(
         "person record", ("last", "first", "age"), _person,
         phrase("File|Format", "this person as a record|the person for the register", _ENDINGS),
     ),
-    _record(
+    record(
         "date record", ("year", "month", "day"), _date,
         phrase("Reformat|Rewrite", "the date in our notation|this date as the ledger wants it", _ENDINGS),
     ),
-    _record(
+    record(
         "time record", ("hour", "minute", "day"), _time,
         phrase("Enter|Schedule", "the time in the timetable|this time slot", _ENDINGS),
     ),
-    _record(
+    record(
         "who sold what", ("who", "what", "where"), _sale,
         phrase("Extract|Pick", "person, thing and city from the sentence|the facts of this sentence", _ENDINGS),
     ),
-    _record(
+    record(
         "price tag", ("what", "price", "colour"), _price,
         phrase("Turn|Make", "the offer into a price tag|this offer a tag", _ENDINGS),
     ),
-    _record(
+    record(
         "garden plan", ("plant", "month", "count"), _garden,
         phrase("Summarise|Condense", "the garden plan|this line of the planting plan", _ENDINGS),
     ),
-    _record(
+    record(
         "order slip", ("what", "name", "count"), _order,
         phrase("Fill in|Draft|Prepare", "an order slip for the customer|the slip of this order", _ENDINGS),
         held_out=True,
     ),
-    _record(
+    record(
         "visit note", ("room", "who", "day"), _visit,
         phrase("Log|Register|Announce", "the visit for the front office|this visitor in the visit book", _ENDINGS),
         held_out=True,
