@@ -16,7 +16,7 @@ from pathlib import Path
 
 import instsel.scorer as scoring
 from instsel.cli import main
-from instsel.run_manifest import environment
+from instsel.runs.manifest import environment
 
 
 def measure(rows: str, model: str, method: str, limit: int, device: str) -> dict[str, object]:

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import instsel
-from instsel.interrupts import Interrupted, Interrupts
-from instsel.run_lock import FolderInUseError
 from instsel.runs import RunError
+from instsel.runs.interrupts import Interrupted, Interrupts
+from instsel.runs.lock import FolderInUseError
 from instsel.terminal import complain, show_own_warnings
 
 COMMANDS = ("score", "ifd", "wici", "grape", "select", "demo", "status", "merge")

@@ -19,7 +19,7 @@ import json, os, sys, time
 import torch, transformers, pyarrow.parquet
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 import instsel.cli, instsel.scorer, instsel.commands.scoring
-import instsel.shards
+import instsel.runs.shards
 
 torch.set_num_threads(1)  # a pool of threads would not survive the fork
 print("ready", flush=True)
@@ -30,12 +30,12 @@ for line in sys.stdin:
         os.setsid()
         for number, name in ((1, "out"), (2, "err")):
             os.dup2(os.open(f"{job['log']}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
-        write = instsel.shards.ShardFolder.write
+        write = instsel.runs.shards.ShardFolder.write
         computed = os.open(f"{job['log']}.computed", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         def noted(self, stage, number, *rest):
             os.write(computed, f"{stage.name} {number}\\n".encode())
             return write(self, stage, number, *rest)
-        instsel.shards.ShardFolder.write = noted
+        instsel.runs.shards.ShardFolder.write = noted
         if job.get("prepare"):
             exec(compile(job["prepare"], "prepare", "exec"))
         code = 70

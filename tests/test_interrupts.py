@@ -14,26 +14,26 @@ import pytest
 from run_process import CommandServer, command_server
 from tiny_model import tiny_model_folder, write_alpaca
 
-from instsel.interrupts import Interrupted, Interrupts
+from instsel.runs.interrupts import Interrupted, Interrupts
 
 _SLOW_SHARDS = """
-import instsel.shards
-real = instsel.shards.ShardFolder.write
+import instsel.runs.shards
+real = instsel.runs.shards.ShardFolder.write
 def slow(*arguments):
     time.sleep(0.05)
     return real(*arguments)
-instsel.shards.ShardFolder.write = slow
+instsel.runs.shards.ShardFolder.write = slow
 """
 # A write that takes long, as on a disk that hangs: the first signal waits for it, the second one does not.
 _STUCK_SHARD = """
-import instsel.shards
-real = instsel.shards.ShardFolder.write
+import instsel.runs.shards
+real = instsel.runs.shards.ShardFolder.write
 def stuck(self, stage, number, *rest):
     if number == 3:
         open({mark!r}, "w").close()
         time.sleep(30)
     return real(self, stage, number, *rest)
-instsel.shards.ShardFolder.write = stuck
+instsel.runs.shards.ShardFolder.write = stuck
 """
 
 _SLOW_LOADING = """

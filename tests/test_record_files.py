@@ -15,8 +15,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from instsel.record_files import iter_batches, read_rows
 from instsel.records import to_examples
+from instsel.records.files import iter_batches, read_rows
 
 ROWS = [
     {"instruction": "Add 1 and 2.", "input": "", "output": "3"},
@@ -200,7 +200,7 @@ def test_array_in_pieces_of_any_size(tmp_path_factory, rows, chunk, indent):
     path = tmp_path_factory.getbasetemp() / "array.json"  # a new folder for each would take most of the time
     path.write_text(json.dumps(rows, indent=indent), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("instsel.record_json.CHUNK", chunk)
+        patch.setattr("instsel.records.json_rows.CHUNK", chunk)
         assert read_rows(path) == rows
 
 
@@ -268,7 +268,7 @@ def test_one_long_answer(tmp_path):
     (tmp_path / "a.csv").write_bytes(as_csv([rows[0], {"instruction": "b", "output": "c"}]))
     assert read_rows(tmp_path / "a.csv")[0]["output"] == rows[0]["output"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("instsel.record_files.BATCH_BYTES", 1 << 20)
+        patch.setattr("instsel.records.files.BATCH_BYTES", 1 << 20)
         assert [len(batch) for batch in iter_batches(tmp_path / "a.jsonl")] == [1, 1]
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from instsel.record_formats import detect_layout
 from instsel.records import Example, Group, to_examples, to_groups
+from instsel.records.formats import detect_layout
 
 USER, ANSWER = "Add 1 and 2.", "3"
 SAME = Example(USER, "", ANSWER)

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from hostile_inputs import FILES
 
-from instsel.record_files import iter_batches
-from instsel.record_formats import detect_layout
 from instsel.records import open_rows, to_examples, to_groups
+from instsel.records.files import iter_batches
+from instsel.records.formats import detect_layout
 
 SECONDS = float(os.environ.get("INSTSEL_FUZZ_SECONDS", "6"))
 SEED = int(os.environ.get("INSTSEL_FUZZ_SEED", "0"))

@@ -214,7 +214,10 @@ def test_a_record_batch_and_a_hugging_face_dataset():
         to_examples(datasets.DatasetDict(train=dataset))
 
 
-@pytest.mark.parametrize("name", ["records", "record_formats", "prompts", "tokenization", "token_boundary"])
+@pytest.mark.parametrize(
+    "name",
+    ["records.examples", "records.formats", "prompts.templates", "prompts.tokenization", "prompts.token_boundary"],
+)
 def test_examples_in_docstrings(name):
     found = doctest.testmod(importlib.import_module(f"instsel.{name}"))
     assert found.attempted > 0 and found.failed == 0

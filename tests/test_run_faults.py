@@ -16,8 +16,8 @@ import pytest
 import torch
 from tiny_model import load_models_once, tiny_model_folder, write_alpaca
 
-from instsel import durable_files
 from instsel.cli import main
+from instsel.runs import durable_files
 
 ROWS, SHARD_ROWS = 60, 10
 

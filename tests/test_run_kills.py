@@ -17,7 +17,7 @@ from tiny_model import tiny_model_folder, write_alpaca
 
 SHARDS, SHARD_ROWS = 40, 12
 _SLOW_FILES = """
-import instsel.durable_files as files
+import instsel.runs.durable_files as files
 real = files.os.replace
 def slow(*paths):  # the narrow places: before and after a file gets its name
     time.sleep(0.004)
@@ -26,7 +26,7 @@ def slow(*paths):  # the narrow places: before and after a file gets its name
 files.os.replace = slow
 """
 _SLOW_MERGE = """
-import instsel.merged_output as merged
+import instsel.runs.merged_output as merged
 real = merged._pieces
 def slow(tables):
     open({mark!r}, "w").close()

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from instsel import durable_files, run_lock, runs
-from instsel.run_lock import FolderInUseError, Holder, RunLock
-from instsel.runs import RunError, RunFolder
-from instsel.shards import Stage
+from instsel.runs import RunError, RunFolder, durable_files
+from instsel.runs import folder as run_folder
+from instsel.runs import lock as run_lock
+from instsel.runs.lock import FolderInUseError, Holder, RunLock
+from instsel.runs.shards import Stage
 
 SETTINGS = {"method": "square", "seed": 0, "parameters": {"power": 2, "offset": None}}
 
@@ -229,7 +230,7 @@ def test_a_clock_that_goes_backwards_changes_nothing(tmp_path: Path, monkeypatch
     values, _, _ = run_squares(tmp_path / "straight")
     moments = iter(range(10_000, 0, -1))
     monkeypatch.setattr(time, "time", lambda: float(next(moments)))
-    monkeypatch.setattr(runs.time, "gmtime", lambda: time.localtime(next(moments)))
+    monkeypatch.setattr(run_folder.time, "gmtime", lambda: time.localtime(next(moments)))
     back, _, _ = run_squares(tmp_path / "back")
     assert back.tolist() == values.tolist()
     run_squares(tmp_path / "back")
@@ -240,7 +241,7 @@ def test_two_processes_cannot_write_one_folder(tmp_path: Path) -> None:
     folder = open_folder(tmp_path / "run")
     try:
         program = (
-            "import sys; from pathlib import Path; from instsel.run_lock import RunLock, FolderInUseError\n"
+            "import sys; from pathlib import Path; from instsel.runs.lock import RunLock, FolderInUseError\n"
             "try: RunLock(Path(sys.argv[1])).acquire()\n"
             "except FolderInUseError as error: print(error)\n"
         )

@@ -230,8 +230,8 @@ def test_order_and_batches(monkeypatch):
     tokenizer = byte_level(bos=True)
     pairs = [("the " * (n % 7), "answer" * (n % 5)) if n % 3 else ([n], [n + 1]) for n in range(50)]
     whole = encode_pairs(tokenizer, pairs)
-    monkeypatch.setattr("instsel.tokenization.BATCH_PAIRS", 3)
-    monkeypatch.setattr("instsel.tokenization.BATCH_CHARACTERS", 60)
+    monkeypatch.setattr("instsel.prompts.tokenization.BATCH_PAIRS", 3)
+    monkeypatch.setattr("instsel.prompts.tokenization.BATCH_CHARACTERS", 60)
     for pair, one, other in zip(pairs, whole, encode_pairs(tokenizer, pairs), strict=True):
         [alone] = encode_pairs(tokenizer, [pair])
         assert one.ids.tolist() == other.ids.tolist() == alone.ids.tolist()

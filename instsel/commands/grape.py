@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from instsel.commands.options import add_input_options, add_model_options, add_run_options
 from instsel.commands.session import Method, Session, stats_of
-from instsel.shards import Stage
+from instsel.runs.shards import Stage
 
 if TYPE_CHECKING:
     from instsel.scorer import Request

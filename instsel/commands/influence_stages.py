@@ -18,7 +18,7 @@ from instsel.methods.influence import combine_influence, influence_rows
 from instsel.methods.wici import checked_probes, checked_similarity
 from instsel.probes import find_probes
 from instsel.prompts import embedding_text
-from instsel.shards import Stage
+from instsel.runs.shards import Stage
 
 _RESAMPLES, _RESAMPLES_OF_MANY, _MANY = 1000, 100, 100_000  # bootstrap: of many rows the interval is narrow anyway
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from instsel.commands.options import add_quiet
 from instsel.commands.status import open_manifest
-from instsel.merged_output import FORMATS
+from instsel.runs.merged_output import FORMATS
 from instsel.terminal import escaped, say
 
 
@@ -25,9 +25,9 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace, interrupts: Any) -> int:
     """Merge a run's shards."""
-    from instsel.merged_output import write_merged
     from instsel.runs import RunFolder
-    from instsel.shards import Stage
+    from instsel.runs.merged_output import write_merged
+    from instsel.runs.shards import Stage
 
     manifest = open_manifest(args.folder)
     target = args.output or args.folder / f"scores.{args.format}"

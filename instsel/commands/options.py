@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from instsel.merged_output import FORMATS
 from instsel.prompts import TEMPLATES
+from instsel.runs.merged_output import FORMATS
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 

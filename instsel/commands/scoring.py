@@ -12,16 +12,16 @@ from typing import Any
 import instsel
 from instsel.commands.session import Method, Session
 from instsel.commands.summary import closing_summary, count_by_status, failure, print_plan
-from instsel.durable_files import digest_file
-from instsel.fingerprints import model_fingerprint
-from instsel.inputs import InputSource, open_input
-from instsel.interrupts import Interrupted, Interrupts
-from instsel.merged_output import write_merged
-from instsel.record_formats import detect_layout
-from instsel.row_store import RowStore, write_rows
-from instsel.run_manifest import environment, read_manifest
+from instsel.records.formats import detect_layout
 from instsel.runs import RunError, RunFolder
-from instsel.shards import Stage
+from instsel.runs.durable_files import digest_file
+from instsel.runs.fingerprints import model_fingerprint
+from instsel.runs.inputs import InputSource, open_input
+from instsel.runs.interrupts import Interrupted, Interrupts
+from instsel.runs.manifest import environment, read_manifest
+from instsel.runs.merged_output import write_merged
+from instsel.runs.row_store import RowStore, write_rows
+from instsel.runs.shards import Stage
 from instsel.terminal import complain
 
 _CHECKED_ROWS = 4096  # converted at a time when the input is checked

@@ -11,13 +11,13 @@ import pyarrow as pa
 
 import instsel
 from instsel.commands.options import add_quiet
-from instsel.durable_files import digest_file
-from instsel.interrupts import Interrupts
-from instsel.merged_output import FORMATS, write_table
-from instsel.run_manifest import environment, read_manifest
 from instsel.runs import RunFolder
-from instsel.scored_files import ScoredFile
-from instsel.shards import Stage
+from instsel.runs.durable_files import digest_file
+from instsel.runs.interrupts import Interrupts
+from instsel.runs.manifest import environment, read_manifest
+from instsel.runs.merged_output import FORMATS, write_table
+from instsel.runs.scored_files import ScoredFile
+from instsel.runs.shards import Stage
 from instsel.terminal import complain, escaped, say
 
 _USUAL_SCORES = ("score", "ifd", "mean_logprob")  # of wici, ifd, score

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from instsel.interrupts import Interrupts
-from instsel.record_formats import Layout
 from instsel.records import Example, Group, to_examples, to_groups
-from instsel.row_store import RowStore
-from instsel.run_progress import StageProgress
+from instsel.records.formats import Layout
 from instsel.runs import RunFolder
-from instsel.shards import ShardInfo, Stage
+from instsel.runs.interrupts import Interrupts
+from instsel.runs.progress import StageProgress
+from instsel.runs.row_store import RowStore
+from instsel.runs.shards import ShardInfo, Stage
 
 if TYPE_CHECKING:
     from instsel.results import ScoreStats

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from instsel.commands.summary import duration, summary_lines
-from instsel.run_lock import running_holder
-from instsel.run_manifest import read_manifest
-from instsel.shards import infos
+from instsel.runs.lock import running_holder
+from instsel.runs.manifest import read_manifest
+from instsel.runs.shards import infos
 from instsel.terminal import escaped, say
 
 _HIDDEN = ("format", "version", "method")  # said elsewhere

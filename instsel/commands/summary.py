@@ -8,7 +8,7 @@ from typing import Any
 
 from instsel.commands.session import Method, Session
 from instsel.runs import RunFolder
-from instsel.shards import Stage, infos
+from instsel.runs.shards import Stage, infos
 from instsel.terminal import complain, escaped, say
 
 # Rows that the input itself makes impossible to score; everything else but "ok" is a failure of the run.

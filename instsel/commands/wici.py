@@ -50,7 +50,7 @@ def run(args: argparse.Namespace, interrupts: Any) -> int:
 
 
 def _parameters(args: argparse.Namespace) -> dict[str, Any]:
-    from instsel.fingerprints import model_fingerprint
+    from instsel.runs.fingerprints import model_fingerprint
 
     rating = model_fingerprint(args.complexity_model, None)["model_digest"] if args.complexity_model else None
     return {
@@ -67,7 +67,7 @@ def _parameters(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _array_digest(path: Path | str | None) -> str | None:
-    from instsel.durable_files import digest_file
+    from instsel.runs.durable_files import digest_file
 
     return None if path is None else digest_file(Path(path))
 

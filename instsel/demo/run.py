@@ -73,7 +73,7 @@ def _prepare(output: Path, seed: int, size: int) -> None:
 def _run_command(arguments: Sequence[str]) -> None:
     """Run one of the package's commands as its command line would, but let its errors through to the caller."""
     from instsel.cli import build_parser
-    from instsel.interrupts import Interrupts
+    from instsel.runs.interrupts import Interrupts
 
     parsed = build_parser().parse_args(list(arguments))
     code = parsed.run(parsed, Interrupts())

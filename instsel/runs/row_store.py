@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Union
 
 import pyarrow as pa
 
-from instsel.column_types import ColumnTypes
+from instsel.runs.column_types import ColumnTypes
 
 BATCH_ROWS = 128
 BATCH_CHARACTERS = 1 << 23  # a batch of huge rows ends earlier

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from instsel.column_types import ColumnTypes
-from instsel.record_files import iter_batches
+from instsel.records.files import iter_batches
+from instsel.runs.column_types import ColumnTypes
 
 
 class ScoredFile:

@@ -20,12 +20,12 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from instsel.durable_files import digest_file, durable_file, remove_unfinished
-from instsel.interrupts import Interrupts
-from instsel.row_store import Batch, RowStore, write_rows
-from instsel.run_lock import RunLock
-from instsel.run_manifest import DAMAGED_MANIFEST, FORMAT, MANIFEST, differing_fields, read_manifest, settings_digest
-from instsel.shards import DIGEST_CHARACTERS, ShardFolder, ShardInfo, Stage
+from instsel.runs.durable_files import digest_file, durable_file, remove_unfinished
+from instsel.runs.interrupts import Interrupts
+from instsel.runs.lock import RunLock
+from instsel.runs.manifest import DAMAGED_MANIFEST, FORMAT, MANIFEST, differing_fields, read_manifest, settings_digest
+from instsel.runs.row_store import Batch, RowStore, write_rows
+from instsel.runs.shards import DIGEST_CHARACTERS, ShardFolder, ShardInfo, Stage
 
 _ROWS = re.compile(r"rows-(?P<digest>[0-9a-f]{16})\.arrow")
 _RESULTS = ("scores.parquet", "scores.jsonl", "selected.parquet", "selected.jsonl", "neighbors.npz")

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from instsel.durable_files import digest_file
+from instsel.runs.durable_files import digest_file
 
 _MODEL_FILES = ("config.json", "*.safetensors")
 _TOKENIZER_FILES = (

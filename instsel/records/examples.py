@@ -1,6 +1,6 @@
 """Rows of any known format as examples (one answer each) or groups (several answers to one prompt).
 
-Formats and the columns that tell them apart: :mod:`instsel.record_formats`; files: :mod:`instsel.record_files`.
+Formats and the columns that tell them apart: :mod:`instsel.records.formats`; files: :mod:`instsel.records.files`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from instsel.record_formats import Layout, detect_layout, listed
-from instsel.record_turns import RowError, answer_texts, prompt_turns
+from instsel.records.formats import Layout, detect_layout, listed
+from instsel.records.turns import RowError, answer_texts, prompt_turns
 
 Turns = tuple[tuple[str, str], ...]
 
@@ -48,7 +48,7 @@ def to_examples(
 
     rows: dicts, a Hugging Face ``Dataset``, a pyarrow ``Table`` or ``RecordBatch``; an :class:`Example` passes through.
     columns: field to column, e.g. ``{"instruction": "question", "response": "answer"}``.
-    layout: what :func:`instsel.record_formats.detect_layout` said of an earlier batch; decided from these rows if None.
+    layout: what :mod:`instsel.records.formats` says of an earlier batch; decided from these rows if None.
     first_row: number of the first row, for error messages.
 
     Raises ValueError for an unknown or ambiguous format (naming the columns present) and for a row that cannot be read

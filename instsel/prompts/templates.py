@@ -5,25 +5,15 @@ plain   each earlier turn, the instruction, and the input where it is not blank,
 alpaca  the wording of Stanford Alpaca (github.com/tatsu-lab/stanford_alpaca, train.py). A system turn stands above it;
         earlier exchanges repeat the blocks "### Instruction:" and "### Response:". A demonstration stands before it
         all, with a blank line between.
-chat    the tokenizer's chat template (:mod:`instsel.chat_template`); a demonstration is the earlier turns.
+chat    the tokenizer's chat template (:mod:`instsel.prompts.chat_template`); a demonstration is the earlier turns.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from instsel.chat_template import chat_prompt, chat_prompt_and_answer
+from instsel.prompts.chat_template import chat_prompt, chat_prompt_and_answer
 from instsel.records import Example
-from instsel.tokenization import Encoded, encode_pairs
-
-__all__ = [
-    "TEMPLATES",
-    "Encoded",
-    "context_text",
-    "embedding_text",
-    "encode_pairs",
-    "prompt_and_answer",
-]
 
 TEMPLATES = ("plain", "alpaca", "chat")
 

@@ -11,9 +11,9 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from instsel.column_types import ColumnTypeError
-from instsel.durable_files import durable_file
-from instsel.row_store import RowStore
+from instsel.runs.column_types import ColumnTypeError
+from instsel.runs.durable_files import durable_file
+from instsel.runs.row_store import RowStore
 
 FORMATS = ("parquet", "jsonl")
 CLASH_PREFIX = "instsel_"

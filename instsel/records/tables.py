@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from instsel.record_formats import shortened
+from instsel.records.formats import shortened
 
 if TYPE_CHECKING:
     import pyarrow

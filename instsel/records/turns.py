@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from instsel.record_formats import Layout, listed, shortened
+from instsel.records.formats import Layout, listed, shortened
 
 ROLES = {
     "system": "system", "developer": "system",

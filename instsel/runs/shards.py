@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from instsel.durable_files import digest_file, durable_file, remove_unfinished
-from instsel.score_columns import Columns, from_table, to_table
+from instsel.runs.durable_files import digest_file, durable_file, remove_unfinished
+from instsel.runs.score_columns import Columns, from_table, to_table
 
 DIGEST_CHARACTERS = 16
 _METADATA_KEY = b"instsel"

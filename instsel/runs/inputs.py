@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from instsel.fingerprints import input_digest, stay_offline_if_hub_is_out_of_reach
-from instsel.record_files import iter_batches
-from instsel.row_store import Batch
+from instsel.records.files import iter_batches
+from instsel.runs.fingerprints import input_digest, stay_offline_if_hub_is_out_of_reach
+from instsel.runs.row_store import Batch
 
 _BATCH_ROWS = 1024
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from instsel.record_json import json_rows
-from instsel.record_tables import csv_rows, parquet_batches
+from instsel.records.json_rows import json_rows
+from instsel.records.tables import csv_rows, parquet_batches
 
 if TYPE_CHECKING:
     import pyarrow

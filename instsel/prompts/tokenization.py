@@ -12,8 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from instsel.prompts.token_boundary import (
+    Offsets,
+    continuation_start_without_offsets,
+    longest_token,
+    special_token_counts,
+)
 from instsel.records import SurrogateFilter
-from instsel.token_boundary import Offsets, continuation_start_without_offsets, longest_token, special_token_counts
 
 BATCH_PAIRS = 2048
 BATCH_CHARACTERS = 1 << 20  # the Rust encodings take about 200 bytes a token

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from instsel.record_formats import DEFAULT_COLUMNS, FIELD_ALIASES, FIELDS, listed, shortened
+from instsel.records.formats import DEFAULT_COLUMNS, FIELD_ALIASES, FIELDS, listed, shortened
 
 CHUNK = 1 << 20
 MAX_DEPTH = 200

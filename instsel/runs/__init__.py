@@ -1,0 +1,5 @@
+"""Long jobs on disk: a folder of whole shards and a manifest, so that the same command continues what was stopped."""
+
+from instsel.runs.folder import RunError, RunFolder
+
+__all__ = ["RunError", "RunFolder"]
