@@ -4,7 +4,9 @@
 
 The requests are those of wICI: answers alone, after their prompts, and after five demonstrations each, about 120 in
 all. They are scored in packs of 256, 2,048 and 8,192 tokens, in another order, and one at a time. A score's drift is
-the largest difference between any two of these, in nats a token; its rank change the same among all requests' ranks.
+the largest difference between any two of these, in nats a token; its rank change the same of its rank among them all.
+Beside it stands by how much the dtype itself, one request at a time, differs from float32.
+
 The models are one of SmolLM2-135M's shape with random weights, its requests random tokens a quarter as long as
 Alpaca's, and the demo's own model on the demo's own pool. Nothing is downloaded.
 
@@ -14,6 +16,7 @@ The result file is written after every measurement; a later call with the same a
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import json
 import warnings
@@ -90,7 +93,15 @@ def score_in_company(scorer: instsel.Scorer, requests: Requests, *, seed: int = 
     return found, same
 
 
-def drift(found: dict[str, tuple[np.ndarray, int]]) -> dict[str, Any]:
+@functools.cache
+def float32_scores(model: str, device: str, candidates: int, seed: int) -> np.ndarray:
+    """The same requests' mean log-probabilities in float32 by the plain PyTorch code, in large packs."""
+    scorer = make_scorer(model, "float32", "reference", device)
+    scorer.max_batch_tokens = BUDGETS[-1]
+    return instsel.score_batch(scorer, make_requests(model, candidates, seed)).mean_logprob
+
+
+def drift(found: dict[str, tuple[np.ndarray, int]], float32: np.ndarray) -> dict[str, Any]:
     """Largest and median difference between compositions, nats a token, and the largest change of a request's rank."""
     scores = np.array([means for means, _ in found.values()])
     moved = scores.max(0) - scores.min(0)
@@ -101,6 +112,8 @@ def drift(found: dict[str, tuple[np.ndarray, int]]) -> dict[str, Any]:
         "median": float(np.median(moved)),
         "largest_rank_change": int((ranks.max(0) - ranks.min(0)).max()),
         "largest_from_one_at_a_time": {name: float(np.abs(means - alone).max()) for name, (means, _) in found.items()},
+        "largest_from_float32": float(np.abs(alone - float32).max()),
+        "median_from_float32": float(np.median(np.abs(alone - float32))),
         "packs": {name: packs for name, (_, packs) in found.items()},
         "score_spread": float(alone.std()),
     }
@@ -117,10 +130,10 @@ def measure(
         return {**cell, "refused": str(error)}
     requests = make_requests(model, candidates, seed)
     found, same = score_in_company(make_scorer(model, dtype, backend, device), requests, seed=seed)
-    taken = {"environment": environment(device)}
-    if model == DEMO:
-        taken["weights_sha256"] = hashlib.sha256((DEMO_MODEL / "model.safetensors").read_bytes()).hexdigest()
-    return {**cell, "requests": len(requests), "seed": seed, **drift(found), "same_call_same_bits": same, **taken}
+    float32 = float32_scores(model, device, candidates, seed)
+    weights = (DEMO_MODEL / "model.safetensors").read_bytes() if model == DEMO else b""
+    taken = {"weights_sha256": hashlib.sha256(weights).hexdigest()} if weights else {}
+    return {**cell, "requests": len(requests), **drift(found, float32), "same_call_same_bits": same, **taken}
 
 
 def line(cell: dict[str, Any]) -> str:
@@ -129,8 +142,9 @@ def line(cell: dict[str, Any]) -> str:
     if "refused" in cell:
         return f"{name}: refused: {cell['refused']}"
     return (
-        f"{name}: {cell['requests']} requests, largest {cell['largest']:.1e}, median {cell['median']:.1e} nats a token, "
-        f"ranks by {cell['largest_rank_change']}, the same call twice gave "
+        f"{name}: {cell['requests']} requests, largest {cell['largest']:.1e}, median {cell['median']:.1e} nats a token "
+        f"(float32: {cell['largest_from_float32']:.1e} away), ranks by {cell['largest_rank_change']}, "
+        "the same call twice gave "
         f"{'the same bits' if cell['same_call_same_bits'] else 'OTHER BITS'}"
     )
 
@@ -150,8 +164,10 @@ def main() -> None:
     if options.candidates <= PROBES:
         parser.error(f"--candidates must be more than {PROBES}, the number of probes, got {options.candidates}")
     warnings.simplefilter("ignore")
+    taken = environment(options.device)  # of the code as it is now loaded
     path = options.output and options.output / f"drift_{options.device.replace(':', '')}.json"
-    settings = {"device": options.device, "candidates": options.candidates, "budgets": list(BUDGETS)}
+    limits = {"device": options.device, "candidates": options.candidates, "seed": options.seed}
+    settings = {**limits, "budgets": list(BUDGETS)}
     before = json.loads(path.read_text()) if path and path.exists() and not options.again else {}
     cells = before["results"] if before and all(before[key] == value for key, value in settings.items()) else []
     have = {(cell["model"], cell["dtype"], cell["backend"]) for cell in cells}
@@ -159,12 +175,11 @@ def main() -> None:
     for model, dtype, backend in wanted:
         if (model, dtype, backend) in have:
             continue
-        limits = {"device": options.device, "candidates": options.candidates, "seed": options.seed}
-        cells.append(measure(model, dtype, backend, **limits))
+        cells.append({**measure(model, dtype, backend, **limits), "environment": taken})
         print(line(cells[-1]), flush=True)
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
-            result = {"benchmark": "drift", **settings, "environment": environment(options.device), "results": cells}
+            result = {"benchmark": "drift", **settings, "environment": taken, "results": cells}
             path.write_text(json.dumps(result, indent=1) + "\n")
 
 

@@ -2,7 +2,8 @@
 
     python benchmarks/tables.py [README.md]
 
-prints them, or puts them between the lines `<!-- speed:begin -->` and `<!-- speed:end -->` of the file given.
+prints them, or puts them into the file given: times between the lines `<!-- speed:begin -->` and `<!-- speed:end -->`,
+and by how much scores depend on their batch between `<!-- drift:begin -->` and `<!-- drift:end -->`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).with_name("results")
-BEGIN, END = "<!-- speed:begin -->", "<!-- speed:end -->"
 WAYS = {
     "one_by_one": "released programs: one at a time, answer alone again for each pair",
     "one_by_one_lean": "one at a time",
@@ -25,7 +25,7 @@ WAYS = {
     "flex": "FlexAttention packs",
     "vllm": "vLLM",
 }
-SHORT = {"bfloat16": "bf16", "float32": "fp32"}
+SHORT = {"bfloat16": "bf16", "float32": "fp32", "float16": "fp16"}
 
 
 def load(folder: Path = RESULTS) -> dict[str, list[dict[str, Any]]]:
@@ -95,6 +95,27 @@ def scaling_text(results: list[dict[str, Any]]) -> str:
     return "\n\n".join(parts)
 
 
+def drift_table(results: list[dict[str, Any]]) -> str:
+    """By how much scores move with the composition of their batch, one row each, without what was refused."""
+    head = ["model", "dtype", "backend", "largest", "median", "ranks", "one at a time from fp32", "same call twice"]
+    cells = [cell for r in sorted(results, key=lambda r: r["device"]) for cell in r["results"] if "refused" not in cell]
+    rows = [
+        [
+            c["model"],
+            SHORT[c["dtype"]],
+            f"{c['backend']}, {c['environment'].get('gpu', 'CPU')}",
+            f"{c['largest']:.1e}",
+            f"{c['median']:.1e}",
+            f"{c['largest_rank_change']} of {c['requests']}",
+            "" if c["dtype"] == "float32" else f"{c['largest_from_float32']:.1e}",
+            "same bits" if c["same_call_same_bits"] else "**other bits**",
+        ]
+        for c in cells
+    ]
+    commits = ", ".join(sorted({c["environment"]["commit"] for c in cells}))
+    return f"{table(head, rows)}\n\nMeasured by `benchmarks/drift.py` at {commits}." if cells else "No results yet."
+
+
 def table(head: list[str], rows: list[list[str]]) -> str:
     """A Markdown table."""
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
@@ -121,23 +142,28 @@ def text(found: dict[str, list[dict[str, Any]]]) -> str:
     return "\n\n".join(parts)
 
 
-def insert(document: str, content: str) -> str:
-    """The document with the content between its marks; ValueError where it lacks them."""
-    if document.count(BEGIN) != 1 or document.count(END) != 1 or document.index(BEGIN) > document.index(END):
-        raise ValueError(f"expected the lines {BEGIN} and {END} once each, in this order")
-    before, _, rest = document.partition(BEGIN)
-    return f"{before}{BEGIN}\n\n{content}\n\n{END}{rest.partition(END)[2]}"
+def insert(document: str, content: str, section: str = "speed") -> str:
+    """The document with the content between its section's marks; ValueError where it lacks them."""
+    begin, end = f"<!-- {section}:begin -->", f"<!-- {section}:end -->"
+    if document.count(begin) != 1 or document.count(end) != 1 or document.index(begin) > document.index(end):
+        raise ValueError(f"expected the lines {begin} and {end} once each, in this order")
+    before, _, rest = document.partition(begin)
+    return f"{before}{begin}\n\n{content}\n\n{end}{rest.partition(end)[2]}"
 
 
 def main(arguments: list[str]) -> None:
     """Print the tables, or put them into the file given."""
-    content = text(load())
+    found = load()
+    sections = {"speed": text(found), "drift": drift_table(found.get("drift", []))}
     if not arguments:
-        print(content)
+        print("\n\n".join(sections.values()))
         return
     path = Path(arguments[0])
     try:
-        path.write_text(insert(path.read_text(), content))
+        document = path.read_text()
+        for section, content in sections.items():
+            document = insert(document, content, section)
+        path.write_text(document)
     except (OSError, ValueError) as error:
         sys.exit(f"{path}: {error}")
 
