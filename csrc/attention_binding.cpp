@@ -1,11 +1,18 @@
 #include "attention_binding.h"
 
+#include <algorithm>
+#include <limits>
+
 #include "amx_tree_attention.h"
 #include "arrays.h"
 #include "float_tree_attention.h"
 
 namespace instsel {
 namespace {
+
+// So that the sizes that follow from a layout do not overflow.
+constexpr std::int64_t largest_heads = 1 << 16;
+constexpr std::int64_t largest_count = std::numeric_limits<std::int32_t>::max();
 
 template <class Element>
 HeadsView<Element> heads_of(const std::string& name, const py::array& array, py::ssize_t head_size) {
@@ -14,14 +21,20 @@ HeadsView<Element> heads_of(const std::string& name, const py::array& array, py:
         refuse(name, wanted == ElementType::float32 ? "float32" : "uint16 (the bits of bfloat16)");
     }
     if (array.ndim() != 3 || array.shape(2) != head_size) refuse(name, "shape [tokens, heads, head size]");
+    if (array.shape(1) > largest_heads) refuse(name, "at most " + std::to_string(largest_heads) + " heads");
     if (array.size() == 0) return {nullptr, array.shape(0), array.shape(1), 0, 0};
+    check_alignment(name, array);
     const py::ssize_t size = array.itemsize();
     if (array.shape(2) > 1 && array.strides(2) != size) refuse(name, "contiguous heads");
+    std::int64_t strides[2];
     for (int axis = 0; axis < 2; ++axis) {
-        if (array.strides(axis) < 0 || array.strides(axis) % size != 0) refuse(name, "strides of whole elements");
+        // The stride of a single token or head may be any number.
+        const py::ssize_t stride = array.shape(axis) > 1 ? array.strides(axis) : 0;
+        if (stride < 0 || stride % size != 0) refuse(name, "strides of whole elements");
+        strides[axis] = stride / size;
     }
-    return {static_cast<Element*>(const_cast<void*>(array.data())), array.shape(0), array.shape(1),
-            array.strides(0) / size, array.strides(1) / size};
+    return {static_cast<Element*>(const_cast<void*>(array.data())), array.shape(0), array.shape(1), strides[0],
+            strides[1]};
 }
 
 template <class Element>
@@ -101,43 +114,71 @@ AttentionTensors<Element> tensors_of(const py::array& query, const py::array& ke
     if (tensors.key.heads == 0 || tensors.query.heads % tensors.key.heads != 0) {
         refuse("key", "a number of heads that divides query's");
     }
+    if (tensors.query.tokens * (tensors.query.heads / tensors.key.heads) > largest_count) {
+        refuse("query", "fewer than 2^31 pairs of a token and a head of a group");
+    }
     return tensors;
+}
+
+std::int64_t window_of(std::int64_t window) {
+    if (window < 0) refuse("window", "0 (none) or more, got " + std::to_string(window));
+    return std::min(window, std::int64_t(1) << 40);  // longer than any path, and far from overflow
+}
+
+std::int64_t workspace_of(std::int64_t blocks, std::int64_t key_heads, std::int64_t head_size) {
+    if (blocks < 0 || blocks > largest_count) refuse("blocks", "0 to 2^31 - 1");
+    if (key_heads < 0 || key_heads > largest_heads) refuse("key_heads", "0 to " + std::to_string(largest_heads));
+    if (head_size < 0 || head_size > 256) refuse("head_size", "0 to 256");
+    return amx_tree_attention_workspace(blocks, key_heads, head_size);
 }
 
 void bind_amx(const py::array& query, const py::array& key, const py::array& value, const py::array& out,
               const py::array& query_offsets, const py::array& range_start, const py::array& range_stop,
               const py::array& range_block, const py::array& path_offsets, const py::array& path_ranges,
               float scaling, float softcap, std::int64_t window, int threads, const py::array& workspace) {
+    check_threads(threads);
     const auto tensors = tensors_of<std::uint16_t>(query, key, value, out);
     const TreeLayout layout = layout_of(query_offsets, range_start, range_stop, range_block, path_offsets,
                                         path_ranges, tensors.query.tokens, tensors.key.tokens);
     std::uint8_t* space = vector_of<std::uint8_t>("workspace", workspace, -1, true);
-    const std::int64_t needed = amx_tree_attention_workspace(layout.blocks(), tensors.key.heads, tensors.head_size);
-    if (workspace.shape(0) < needed || reinterpret_cast<std::uintptr_t>(space) % 64 != 0) {
+    const std::int64_t needed = workspace_of(layout.blocks(), tensors.key.heads, tensors.head_size);
+    const bool aligned = needed == 0 || reinterpret_cast<std::uintptr_t>(space) % 64 == 0;
+    if (workspace.shape(0) < needed || !aligned) {
         refuse("workspace", std::to_string(needed) + " bytes aligned to 64");
     }
+    const AttentionShape shape{tensors.head_size, scaling, softcap, window_of(window)};
+    check_apart({{"out", out}, {"workspace", workspace}},
+                {{"query", query}, {"key", key}, {"value", value}, {"query_offsets", query_offsets},
+                 {"range_start", range_start}, {"range_stop", range_stop}, {"range_block", range_block},
+                 {"path_offsets", path_offsets}, {"path_ranges", path_ranges}});
     py::gil_scoped_release release;
     amx_tree_attention(constant(tensors.query), constant(tensors.key), constant(tensors.value), tensors.out, layout,
-                       {tensors.head_size, scaling, softcap, window}, space, threads);
+                       shape, space, threads);
 }
 
 void bind_float(const py::array& query, const py::array& key, const py::array& value, const py::array& out,
                 const py::array& query_offsets, const py::array& range_start, const py::array& range_stop,
                 const py::array& range_block, const py::array& path_offsets, const py::array& path_ranges,
                 float scaling, float softcap, std::int64_t window, int threads) {
+    check_threads(threads);
     const auto tensors = tensors_of<float>(query, key, value, out);
     const TreeLayout layout = layout_of(query_offsets, range_start, range_stop, range_block, path_offsets,
                                         path_ranges, tensors.query.tokens, tensors.key.tokens);
+    const AttentionShape shape{tensors.head_size, scaling, softcap, window_of(window)};
+    check_apart({{"out", out}},
+                {{"query", query}, {"key", key}, {"value", value}, {"query_offsets", query_offsets},
+                 {"range_start", range_start}, {"range_stop", range_stop}, {"range_block", range_block},
+                 {"path_offsets", path_offsets}, {"path_ranges", path_ranges}});
     py::gil_scoped_release release;
     float_tree_attention(constant(tensors.query), constant(tensors.key), constant(tensors.value), tensors.out, layout,
-                         {tensors.head_size, scaling, softcap, window}, threads);
+                         shape, threads);
 }
 
 }  // namespace
 
 void bind_tree_attention(py::module_& m) {
     using py::arg;
-    m.def("amx_tree_attention_workspace", &amx_tree_attention_workspace, arg("blocks"), arg("key_heads"),
+    m.def("amx_tree_attention_workspace", &workspace_of, arg("blocks"), arg("key_heads"),
           arg("head_size"));
     m.def("amx_tree_attention", &bind_amx, arg("query"), arg("key"), arg("value"), arg("out"), arg("query_offsets"),
           arg("range_start"), arg("range_stop"), arg("range_block"), arg("path_offsets"), arg("path_ranges"),

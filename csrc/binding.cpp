@@ -1,6 +1,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <limits>
 #include <vector>
 
 #include "amx_linear_logsumexp.h"
@@ -16,10 +17,15 @@ void bind_accumulate(const py::array& chunk, std::int64_t first_column, const py
                      float softcap, const py::array& max, const py::array& sum, const py::object& argmax, int threads,
                      const std::string& instruction_set) {
     const InstructionSet instructions = choose_instruction_set(instruction_set);
+    check_threads(threads);
     with_element(element_type("chunk", chunk), [&](auto element) {
         const auto matrix = matrix_of<decltype(element)>("chunk", chunk);
         const HeadTransform head = head_of(bias, scale, softcap, matrix.columns);
         const RowStates states = states_of(max, sum, argmax, matrix.rows);
+        if (first_column < 0 || first_column > std::numeric_limits<std::int64_t>::max() - matrix.columns) {
+            refuse("first_column", "a position in a vocabulary");
+        }
+        check_apart({{"max", max}, {"sum", sum}, {"argmax", argmax}}, {{"chunk", chunk}, {"bias", bias}});
         py::gil_scoped_release release;
         accumulate<decltype(element)>({matrix.data, matrix.rows, matrix.columns, matrix.row_stride, first_column},
                                       head, nullptr, states, threads, instructions);
@@ -32,20 +38,21 @@ void bind_row_logprob(const py::array& logits, const py::array& rows, const py::
                       const py::array& logprobs, const py::array& logsumexps, const py::object& argmax, int threads,
                       const std::string& instruction_set) {
     const InstructionSet instructions = choose_instruction_set(instruction_set);
+    check_threads(threads);
     with_element(element_type("logits", logits), [&](auto element) {
         const auto matrix = matrix_of<decltype(element)>("logits", logits);
         const HeadTransform head = head_of(bias, scale, softcap, matrix.columns);
         const Pairs pairs = pairs_of(rows, targets, mask, matrix.rows, matrix.columns);
         float* out = vector_of<float>("logprobs", logprobs, pairs.count, true);
         float* row_out = vector_of<float>("logsumexps", logsumexps, matrix.rows, true);
+        std::int64_t* best = optional_argmax(argmax, matrix.rows);
+        check_apart({{"logprobs", logprobs}, {"logsumexps", logsumexps}, {"argmax", argmax}},
+                    {{"logits", logits}, {"rows", rows}, {"targets", targets}, {"mask", mask}, {"bias", bias}});
         std::vector<float> largest(matrix.rows, -std::numeric_limits<float>::infinity());
         std::vector<double> sum(matrix.rows, 0.0);
-        RowStates states{largest.data(), sum.data(), nullptr};
-        if (!argmax.is_none()) {
-            states.argmax = vector_of<std::int64_t>("argmax", py::cast<py::array>(argmax), matrix.rows, true);
-            std::fill(states.argmax, states.argmax + matrix.rows, -1);
-        }
+        const RowStates states{largest.data(), sum.data(), best};
         py::gil_scoped_release release;
+        if (best != nullptr) std::fill(best, best + matrix.rows, -1);
         std::vector<std::uint8_t> needed(matrix.rows);
         mark_needed_rows(pairs, matrix.rows, needed.data());
         accumulate<decltype(element)>({matrix.data, matrix.rows, matrix.columns, matrix.row_stride, 0}, head,
@@ -59,14 +66,19 @@ void bind_row_logprob(const py::array& logits, const py::array& rows, const py::
 void bind_amx_linear_logsumexp(const py::array& hidden, const py::array& weight, const py::object& bias, float scale,
                                float softcap, const py::array& max, const py::array& sum, const py::object& argmax,
                                int threads) {
+    check_threads(threads);
     for (const auto& [name, array] : {std::pair("hidden", hidden), std::pair("weight", weight)}) {
         if (element_type(name, array) != ElementType::bfloat16) refuse(name, "uint16 (the bits of bfloat16)");
     }
     const auto left = matrix_of<bfloat16>("hidden", hidden);
     const auto right = matrix_of<bfloat16>("weight", weight);
     if (left.columns != right.columns) refuse("weight", "as many columns as hidden");
+    if (left.columns == 0) refuse("hidden", "at least one column");
+    if (right.rows > std::numeric_limits<std::int32_t>::max()) refuse("weight", "fewer than 2^31 rows");
     const HeadTransform head = head_of(bias, scale, softcap, right.rows);
     const RowStates states = states_of(max, sum, argmax, left.rows);
+    check_apart({{"max", max}, {"sum", sum}, {"argmax", argmax}},
+                {{"hidden", hidden}, {"weight", weight}, {"bias", bias}});
     py::gil_scoped_release release;
     amx_linear_logsumexp(left, right, head, states, threads);
 }
@@ -78,6 +90,7 @@ void bind_pair_logprobs(const py::array& hidden, const py::array& weight, const 
                         const py::array& logprobs, const py::array& logsumexps, int threads,
                         const std::string& instruction_set) {
     const InstructionSet instructions = choose_instruction_set(instruction_set);
+    check_threads(threads);
     if (element_type("hidden", hidden) != element_type("weight", weight)) refuse("weight", "the type of hidden");
     with_element(element_type("hidden", hidden), [&](auto element) {
         const auto left = matrix_of<decltype(element)>("hidden", hidden);
@@ -88,6 +101,9 @@ void bind_pair_logprobs(const py::array& hidden, const py::array& weight, const 
         const RowStates states = states_of(max, sum, argmax, left.rows);
         float* out = vector_of<float>("logprobs", logprobs, pairs.count, true);
         float* row_out = vector_of<float>("logsumexps", logsumexps, left.rows, true);
+        check_apart({{"logprobs", logprobs}, {"logsumexps", logsumexps}, {"argmax", argmax}},
+                    {{"hidden", hidden}, {"weight", weight}, {"rows", rows}, {"targets", targets}, {"mask", mask},
+                     {"bias", bias}, {"max", max}, {"sum", sum}});
         py::gil_scoped_release release;
         pair_logprobs_from_hidden(left, right, pairs, head, states, out, threads, instructions);
         finish_rows(states, left.rows, nullptr, row_out);

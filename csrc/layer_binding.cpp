@@ -6,11 +6,15 @@
 namespace instsel {
 namespace {
 
-// A contiguous writeable block of elements with the given number of dimensions.
+template <class Element>
+constexpr ElementType element_type_of = sizeof(Element) == 4 ? ElementType::float32 : ElementType::bfloat16;
+
+// A contiguous block of elements with the given number of dimensions.
 template <class Element>
 Element* block_of(const std::string& name, const py::array& array, py::ssize_t dimensions, bool writeable) {
     if (array.ndim() != dimensions) refuse(name, std::to_string(dimensions) + " dimensions");
-    if (array.itemsize() != py::ssize_t(sizeof(Element))) refuse(name, "the element type of the first argument");
+    if (element_type(name, array) != element_type_of<Element>) refuse(name, "the element type of x");
+    check_alignment(name, array);
     if ((array.flags() & py::array::c_style) == 0) refuse(name, "a contiguous array");
     if (writeable && !array.writeable()) refuse(name, "a writeable array");
     return static_cast<Element*>(const_cast<void*>(array.data()));
@@ -33,12 +37,13 @@ void same_shape(const std::string& name, const py::array& array, const py::array
 void bind_rms_norm(const py::array& x, const py::object& update, const py::array& weight, float weight_offset,
                    float epsilon, const py::array& out, int threads, const std::string& instruction_set) {
     const InstructionSet instructions = choose_instruction_set(instruction_set);
+    check_threads(threads);
     with_layer_element(x, [&](auto element) {
         using Element = decltype(element);
         Element* data = block_of<Element>("x", x, 2, !update.is_none());
         const Element* added = nullptr;
         if (!update.is_none()) {
-            const auto array = py::cast<py::array>(update);
+            const auto array = given_array("update", update);
             same_shape("update", array, x);
             added = block_of<Element>("update", array, 2, false);
         }
@@ -46,6 +51,12 @@ void bind_rms_norm(const py::array& x, const py::object& update, const py::array
         if (weight.ndim() != 1 || weight.shape(0) != x.shape(1)) refuse("weight", "one entry per column of x");
         const Element* factors = block_of<Element>("weight", weight, 1, false);
         Element* result = block_of<Element>("out", out, 2, true);
+        if (update.is_none()) {
+            check_apart({{"out", out}}, {{"x", x}, {"weight", weight}});
+        } else {
+            check_apart({{"x", x}, {"out", out}}, {{"update", update}, {"weight", weight}});
+        }
+        if (x.size() == 0) return;  // however many rows of nothing
         const std::int64_t rows = x.shape(0), columns = x.shape(1);
         py::gil_scoped_release release;
         rms_norm(data, added, factors, weight_offset, epsilon, rows, columns, result, threads, instructions);
@@ -55,6 +66,7 @@ void bind_rms_norm(const py::array& x, const py::object& update, const py::array
 void bind_gate(const py::array& x, const py::array& up, const std::string& activation, int threads,
                const std::string& instruction_set) {
     const InstructionSet instructions = choose_instruction_set(instruction_set);
+    check_threads(threads);
     if (activation != "silu" && activation != "gelu_tanh") refuse("activation", "\"silu\" or \"gelu_tanh\"");
     const Activation function = activation == "silu" ? Activation::silu : Activation::gelu_tanh;
     with_layer_element(x, [&](auto element) {
@@ -62,6 +74,7 @@ void bind_gate(const py::array& x, const py::array& up, const std::string& activ
         same_shape("up", up, x);
         Element* gate = block_of<Element>("x", x, 2, true);
         const Element* factor = block_of<Element>("up", up, 2, false);
+        check_apart({{"x", x}}, {{"up", up}});
         const std::int64_t count = x.size();
         py::gil_scoped_release release;
         gate_in_place(gate, factor, count, function, threads, instructions);
@@ -71,6 +84,7 @@ void bind_gate(const py::array& x, const py::array& up, const std::string& activ
 void bind_rotate(const py::array& x, const py::array& cos, const py::array& sin, int threads,
                  const std::string& instruction_set) {
     const InstructionSet instructions = choose_instruction_set(instruction_set);
+    check_threads(threads);
     with_layer_element(x, [&](auto element) {
         using Element = decltype(element);
         Element* data = block_of<Element>("x", x, 3, true);
@@ -82,6 +96,8 @@ void bind_rotate(const py::array& x, const py::array& cos, const py::array& sin,
         if (x.shape(2) % 2 != 0) refuse("x", "an even head size");
         const Element* cosines = block_of<Element>("cos", cos, 2, false);
         const Element* sines = block_of<Element>("sin", sin, 2, false);
+        check_apart({{"x", x}}, {{"cos", cos}, {"sin", sin}});
+        if (x.size() == 0) return;
         const std::int64_t rows = x.shape(0), heads = x.shape(1), size = x.shape(2);
         py::gil_scoped_release release;
         rotate_in_place(data, cosines, sines, rows, heads, size, threads, instructions);
