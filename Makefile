@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow lint types bench sanitize clean
+.PHONY: setup demo test test-slow lint types bench sanitize fuzz clean
 
 setup: $(READY)
 
@@ -45,6 +45,25 @@ sanitize:
 		-fno-sanitize-recover=all -fno-omit-frame-pointer -Wno-maybe-uninitialized -Icsrc tests/native/*.cpp \
 		$(filter-out %binding.cpp,$(wildcard csrc/*.cpp)) -o build/check_kernels
 	build/check_kernels
+
+# The module with its binding, under the same sanitizers, called with right and wrong arguments for a minute; a longer run
+# by hand: make fuzz FUZZ_SECONDS=3600 FUZZ_SEED=7. Faults made on purpose must be reported first.
+FUZZ_SECONDS ?= 60
+FUZZ_SEED ?= 0
+FUZZ_FLAGS := -std=c++17 -O1 -g1 -Wall -Wextra -fopenmp -fno-math-errno -fno-trapping-math -fsanitize=address,undefined \
+	-fno-sanitize-recover=all -fno-omit-frame-pointer -Wno-uninitialized -Wno-maybe-uninitialized \
+	-D_GLIBCXX_ASSERTIONS -fPIC -shared -fvisibility=hidden
+
+build/fuzz/_native.so: $(READY) $(wildcard csrc/*)
+	mkdir -p build/fuzz
+	$(CXX) $(FUZZ_FLAGS) $$($(BIN)/python -m pybind11 --includes) -Icsrc csrc/*.cpp -o $@
+
+build/fuzz/control.so: tests/fuzz_control.cpp
+	mkdir -p build/fuzz
+	$(CXX) $(FUZZ_FLAGS) -fvisibility=default $< -o $@
+
+fuzz: build/fuzz/_native.so build/fuzz/control.so
+	$(BIN)/python tests/fuzz_binding.py --prove --seconds $(FUZZ_SECONDS) --seed $(FUZZ_SEED)
 
 clean:
 	rm -rf build dist

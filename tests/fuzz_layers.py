@@ -1,0 +1,155 @@
+"""Right calls of the layer operations and of tree attention, and float64 references for what they return."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+from fuzz_arrays import GuardedMemory, decode, draw_numbers, encode
+from fuzz_calls import EPS, ROUNDING, Call, close, machine
+
+TINY = 1e-30
+
+
+def draw_element(rng: np.random.Generator) -> str:
+    return str(rng.choice(["float32", "bfloat16"]))
+
+
+def rms_norm(rng: np.random.Generator, memory: GuardedMemory) -> Call:
+    element = draw_element(rng)
+    shape = (int(rng.choice([0, 1, 3, 8])), int(rng.choice([0, 1, 7, 255, 256, 257, 600])))
+    x = memory.place(rng, encode(draw_numbers(rng, *shape), element))
+    update = memory.place(rng, encode(draw_numbers(rng, *shape), element)) if rng.random() < 0.5 else None
+    weight = memory.place(rng, encode(rng.standard_normal(shape[1]), element))
+    out = memory.place(rng, np.zeros_like(x))
+    offset, epsilon = float(rng.choice([0.0, 1.0])), float(rng.choice([1e-6, 1e-5]))
+    before = decode(x)
+    # fmt: off
+    arguments = {"x": x, "update": update, "weight": weight, "weight_offset": offset, "epsilon": epsilon, "out": out,
+                 **machine(rng)}
+    # fmt: on
+    def check(_: object) -> None:
+        with np.errstate(all="ignore"):
+            total = before if update is None else (before + decode(update)).astype(np.float32).astype(np.float64)
+            close("x", decode(x), decode(encode(total, element)), 0.0)
+            given = decode(x)
+            mean = (given * given).sum(axis=1, keepdims=True) / max(1, shape[1])
+            exact = given / np.sqrt(mean + epsilon) * (decode(weight) + offset)
+        close("out", decode(out), exact, (ROUNDING[element] + (16 + shape[1] / 8) * EPS) * np.abs(exact) + TINY)
+
+    return Call(arguments, ("x", "out") if update is not None else ("out",), check)
+
+
+def gate_in_place(rng: np.random.Generator, memory: GuardedMemory) -> Call:
+    element, activation = draw_element(rng), str(rng.choice(["silu", "gelu_tanh"]))
+    shape = (int(rng.choice([0, 1, 3, 70])), int(rng.choice([0, 1, 255, 256, 257])))
+    x, up = (memory.place(rng, encode(draw_numbers(rng, *shape), element)) for _ in range(2))
+    before = decode(x)
+
+    def check(_: object) -> None:
+        u, got = decode(up), decode(x)
+        finite = np.isfinite(before) & np.isfinite(u)
+        with np.errstate(all="ignore"):
+            cubic = np.sqrt(2 / np.pi) * (before + 0.044715 * before**3)
+            share = 1 / (1 + np.exp(-before)) if activation == "silu" else 0.5 * (1 + np.tanh(cubic))
+            exact = before * share * u
+            bound = ROUNDING[element] * np.abs(exact) + 128 * EPS * np.abs(exact) + TINY * (1 + np.abs(u))
+            # 1 + tanh cancels where the activation is nearly nothing.
+            bound = bound + (8 * EPS * np.abs(before * u) if activation == "gelu_tanh" else 0.0)
+        close("x", got[finite], exact[finite], bound[finite])
+        assert np.isnan(got[np.isnan(before) | np.isnan(u)]).all(), "NaN is lost"
+
+    return Call({"x": x, "up": up, "activation": activation, **machine(rng)}, ("x",), check)
+
+
+def rotate_in_place(rng: np.random.Generator, memory: GuardedMemory) -> Call:
+    element = draw_element(rng)
+    rows, heads, size = (int(rng.choice(choices)) for choices in ([0, 1, 4], [0, 1, 3], [0, 2, 8, 64, 514]))
+    x = memory.place(rng, encode(draw_numbers(rng, rows, heads, size), element))
+    cos, sin = (memory.place(rng, encode(rng.uniform(-1, 1, (rows, size)), element)) for _ in range(2))
+    before = decode(x)
+
+    def check(_: object) -> None:
+        with np.errstate(all="ignore"):
+            turned = np.concatenate([-before[..., size // 2 :], before[..., : size // 2]], axis=-1)
+            parts = before * decode(cos)[:, None], turned * decode(sin)[:, None]
+            exact = parts[0] + parts[1]
+            bound = ROUNDING[element] * np.abs(exact) + 4 * EPS * (np.abs(parts[0]) + np.abs(parts[1])) + TINY
+        close("x", decode(x), exact, bound)
+
+    return Call({"x": x, "cos": cos, "sin": sin, **machine(rng)}, ("x",), check)
+
+
+def draw_tree(rng: np.random.Generator) -> tuple[dict[str, np.ndarray], list[np.ndarray], int]:
+    """The plan's arrays of a random tree behind some cached keys, and the key indices of every node's path."""
+    nodes, cached = int(rng.integers(1, 6)), int(rng.choice([0, 0, 1, 40]))
+    parents = [int(rng.integers(-1, node)) if node else -1 for node in range(nodes)]
+    lengths = rng.choice([0, 1, 2, 5, 31, 32, 33, 70], size=nodes)
+    queries = np.concatenate([[0], np.cumsum(lengths)])
+    ranges = [(int(a) + cached, int(b) + cached) for a, b in itertools.pairwise(queries)]
+    ranges.append((0, cached))
+    paths: list[list[int]] = []
+    for node, parent in enumerate(parents):
+        paths.append([*(paths[parent] if parent >= 0 else [nodes] if cached else []), node])
+    sizes = np.array([stop - start for start, stop in ranges])
+    plan = {
+        "query_offsets": queries,
+        "range_start": np.array([start for start, _ in ranges]),
+        "range_stop": np.array([stop for _, stop in ranges]),
+        "range_block": np.concatenate([[0], np.cumsum(-(-sizes // 32))]),
+        "path_offsets": np.concatenate([[0], np.cumsum([len(path) for path in paths])]),
+        "path_ranges": np.concatenate(paths),
+    }
+    keys = [np.concatenate([np.arange(*ranges[index]) for index in path]) for path in paths]
+    return {name: array.astype(np.int32) for name, array in plan.items()}, keys, cached
+
+
+def attention(rng: np.random.Generator, memory: GuardedMemory, element: str, needed: Callable[..., int] | None) -> Call:
+    plan, paths, cached = draw_tree(rng)
+    tokens = int(plan["query_offsets"][-1])
+    size = int(rng.choice([1, 2, 7, 8, 24, 32, 33, 64, 77] if rng.random() < 0.95 else [128, 256]))
+    key_heads, group = int(rng.integers(1, 3)), int(rng.integers(1, 5))
+    odd = rng.random() < 0.1  # with infinities and NaN: nothing must break
+    shapes = ((tokens, key_heads * group, size), *2 * [(cached + tokens, key_heads, size)])
+    query, key, value = (
+        memory.place_strided(rng, encode(draw_numbers(rng, *s) if odd else rng.standard_normal(s), element), 2)
+        for s in shapes
+    )
+    out = memory.place_strided(rng, encode(np.zeros(query.shape), element), 2)
+    scaling, softcap = float(size**-0.5), float(rng.choice([0.0, 0.0, 5.0]))
+    window = int(rng.choice([0, 0, 1, 20, 2**40]))
+    plan = {name: memory.place(rng, array) for name, array in plan.items()}
+    # fmt: off
+    arguments = {"query": query, "key": key, "value": value, "out": out, **plan, "scaling": scaling,
+                 "softcap": softcap, "window": window, "threads": int(rng.integers(1, 3))}
+    # fmt: on
+    written = ("out",)
+    if needed is not None:
+        count = needed(int(plan["range_block"][-1]), key_heads, size)
+        exact_size = memory.empty(rng, count, np.dtype(np.uint8))
+        raw = np.empty(count + 64, np.uint8)
+        skip = -raw.ctypes.data % 64
+        aligned = exact_size.ctypes.data % 64 == 0
+        arguments["workspace"] = exact_size if aligned else raw[skip : skip + count]
+        written = ("out", "workspace")
+
+    def check(_: object) -> None:
+        if odd:
+            return
+        q, k, v = decode(query), np.repeat(decode(key), group, 1), np.repeat(decode(value), group, 1)
+        largest = np.abs(v).max(initial=0.0)
+        score_error = 2 * EPS * (size + 16) * np.abs(q).max(initial=0.0) * np.abs(k).max(initial=0.0) * size * scaling
+        bound = (3e-5 + 2 * score_error + (3 * ROUNDING[element] if element == "bfloat16" else 0.0)) * (largest + TINY)
+        for node, path in enumerate(paths):
+            first, last = plan["query_offsets"][node : node + 2]
+            scores = np.einsum("qhd,khd->hqk", q[first:last], k[path]) * scaling
+            scores = scores if softcap == 0.0 else softcap * np.tanh(scores / softcap)
+            distance = (np.arange(last - first) + len(path) - (last - first))[:, None] - np.arange(len(path))
+            seen = (distance >= 0) & ((window == 0) | (distance < window))
+            scores = np.where(seen, scores, -np.inf)
+            weights = np.exp(scores - scores.max(axis=2, keepdims=True, initial=-1e30))
+            exact = np.einsum("hqk,khd->qhd", weights / weights.sum(axis=2, keepdims=True), v[path])
+            close(f"out of node {node}", decode(out[first:last]), exact, bound)
+
+    return Call(arguments, written, check)
