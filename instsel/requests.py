@@ -47,13 +47,18 @@ class Prepared:
         return int((self.lengths - 1)[self.first_scored > 0].sum())
 
 
-def prepare(tokenizer: Any, model: CausalModel, requests: Iterable[Request], max_length: int | None) -> Prepared:
-    """Token ids of all requests; those with nothing to score or too long for the model get their status."""
+def token_limit(model: CausalModel, max_length: int | None) -> int | None:
+    """Longest sequence in tokens: what was asked for and at most the model's context; None where nothing limits it."""
     if max_length is not None and (isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 2):
         raise ValueError(f"max_length: expected an integer of at least 2, got {max_length!r}")
+    return min((length for length in (max_length, model.max_length) if length is not None), default=None)
+
+
+def prepare(tokenizer: Any, model: CausalModel, requests: Iterable[Request], max_length: int | None) -> Prepared:
+    """Token ids of all requests; those with nothing to score or too long for the model get their status."""
+    limit = token_limit(model, max_length)
     if isinstance(requests, (str, bytes)) or not isinstance(requests, Iterable):
         raise TypeError(f"requests: expected a list of (context, continuation) pairs, got {type(requests).__name__}")
-    limit = min((x for x in (max_length, model.max_length) if x is not None), default=None)
     pairs = list(requests)
     encoded = encode_pairs(tokenizer, pairs, empty_context_token=model.first_token(), max_tokens=limit)
     prepared = Prepared.from_ids([e.ids for e in encoded], [e.start for e in encoded])

@@ -126,3 +126,33 @@ def test_what_is_refused(scorer: instsel.Scorer) -> None:
     without_end.eos_token = None
     with pytest.raises(ValueError, match="include_eos=True needs a tokenizer with an EOS token"):
         instsel.grape(instsel.Scorer(tiny_model_folder(), tokenizer=without_end), groups(), include_eos=True)
+
+
+def test_what_is_surely_too_long_is_not_tokenised_with_an_end_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder())
+    read: list[int] = []
+
+    class Watched(type(tokenizer)):  # type: ignore[misc]
+        def __call__(self, text: Any, *args: Any, **kwargs: Any) -> Any:
+            read.append(sum(map(len, text)) if isinstance(text, list) else len(text))
+            return super().__call__(text, *args, **kwargs)
+
+    watched = Watched(tokenizer_object=tokenizer.backend_tokenizer, bos_token="<s>", eos_token="</s>")
+    scorer = instsel.Scorer(tiny_model_folder(), tokenizer=watched, device="cpu", dtype="float32")
+    rows = [Group("say", responses=("the king", "the " * 250_000)), Group("the " * 250_000, responses=("a", ""))]
+    for include_eos in (False, True):
+        found = instsel.grape(scorer, rows, include_eos=include_eos)
+        assert found.status.tolist() == ["ok", "too_long"]
+        assert np.isfinite(found.scores[0]).tolist() == [True, False]
+        assert np.isnan(found.scores[1]).all()
+    assert 0 < max(read) < 200, "a megabyte is not read"
+
+
+def test_the_end_counts_towards_the_limit(scorer: instsel.Scorer, truth: OneByOne) -> None:
+    rows = [Group("say", responses=("the king",))]
+    length = truth.length("say\nthe king")
+    assert instsel.grape(scorer, rows, max_length=length).status.tolist() == ["ok"]
+    assert instsel.grape(scorer, rows, max_length=length, include_eos=True).status.tolist() == ["too_long"]
+    assert instsel.grape(scorer, rows, max_length=length + 1, include_eos=True).status.tolist() == ["ok"]
+    with pytest.raises(ValueError, match="max_length: expected an integer of at least 2, got 'long'"):
+        instsel.grape(scorer, rows, max_length="long", include_eos=True)  # type: ignore[arg-type]

@@ -42,7 +42,8 @@ def _requests(session: Session, rows: range) -> list[Request]:
     from instsel.methods.grape import grape_requests
 
     args = session.args
-    return grape_requests(session.scorer, session.groups(rows), args.template, args.include_eos)
+    groups = dict(zip(rows, session.groups(rows), strict=True))
+    return grape_requests(session.scorer, groups, rows, args.template, args.include_eos, args.max_length)
 
 
 def _stages(session: Session) -> Iterator[Stage]:

@@ -122,6 +122,7 @@ def _complexity_rows(session: Session, rows: range) -> tuple[Arrays, dict[str, f
         template=args.template,
         max_length=args.max_length,
         complexity_scorer=session.rating_scorer,
+        first_row=rows.start,
         progress=session.tokens,
     )
     return {"complexity": values}, stats_of(stats)

@@ -36,7 +36,8 @@ def _requests(session: Session, rows: range) -> list[Request]:
     from instsel.prompts import prompt_and_answer
 
     template, tokenizer = session.args.template, session.scorer.tokenizer
-    return [prompt_and_answer(template, example, tokenizer=tokenizer) for example in session.examples(rows)]
+    numbered = zip(rows, session.examples(rows), strict=True)
+    return [prompt_and_answer(template, example, tokenizer=tokenizer, row=row) for row, example in numbered]
 
 
 def _stages(session: Session) -> Iterator[Stage]:

@@ -11,6 +11,7 @@ from instsel.methods.chunks import Columns, in_chunks
 from instsel.methods.difficulty import CHUNK_ROWS, difficulty_rows, request
 from instsel.prompts import embedding_text, encode_pairs
 from instsel.records import Example, open_rows
+from instsel.requests import token_limit
 from instsel.results import ScoreStats
 from instsel.scorer import Request, Scorer, score_batch
 from instsel.token_progress import ProgressLike
@@ -35,6 +36,7 @@ def complexity_values(
     max_length: int | None = None,
     complexity_scorer: Scorer | None = None,
     rating_prompt: str = RATING_PROMPT,
+    first_row: int = 0,
     progress: ProgressLike = None,
 ) -> tuple[np.ndarray, ScoreStats]:
     """The complexity of examples, float64 `[n]`, higher is more complex, and what it cost.
@@ -47,6 +49,8 @@ def complexity_values(
       continuation of `rating_prompt` with the instruction and input in place of "{request}". The model is
       `complexity_scorer`, or `scorer` itself; the ratings mean what that model was trained to mean by them;
     - numbers `[n]`, or a function from the examples to numbers `[n]`.
+
+    `first_row` is the number of the first example, for an error to name its row.
 
     An example that could not be measured, or for "length" could not be scored because it has no answer or does not
     fit `max_length`, has NaN: below every number.
@@ -64,11 +68,12 @@ def complexity_values(
     def compute(rows: range, progress: ProgressLike) -> tuple[Columns, ScoreStats]:
         part = examples[rows.start : rows.stop]
         if complexity == "length":
-            return {"complexity": _lengths(scorer, part, template, max_length)}, ScoreStats()
+            return {"complexity": _lengths(scorer, part, template, max_length, first_row + rows.start)}, ScoreStats()
         if complexity == "deita":
             return rating_rows(rater, part, rating_prompt=rating_prompt, progress=progress)
+        numbered = dict(enumerate(part, first_row + rows.start))
         columns, stats = difficulty_rows(
-            scorer, examples, rows, template=template, max_length=max_length, progress=progress
+            scorer, numbered, numbered, template=template, max_length=max_length, progress=progress
         )
         return {"complexity": columns["ifd"]}, stats
 
@@ -137,9 +142,11 @@ def rating_rows(
     return {"complexity": np.where(usable, expected, np.nan)}, batch.stats
 
 
-def _lengths(scorer: Scorer, examples: Sequence[Example], template: str, max_length: int | None) -> np.ndarray:
-    limit = min((length for length in (max_length, scorer.max_length) if length is not None), default=None)
-    pairs = [request(scorer, example, template) for example in examples]
+def _lengths(
+    scorer: Scorer, examples: Sequence[Example], template: str, max_length: int | None, first_row: int
+) -> np.ndarray:
+    limit = token_limit(scorer.model, max_length)
+    pairs = [request(scorer, example, template, row=row) for row, example in enumerate(examples, first_row)]
     encoded = encode_pairs(scorer.tokenizer, pairs, max_tokens=limit)
     return np.array(
         [

@@ -2,51 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from instsel.methods.difficulty import request
 from instsel.prompts import encode_pairs
 from instsel.records import Example
+from instsel.requests import token_limit
 from instsel.scorer import Scorer
 
 Pair = tuple[Example, Example]  # demonstration, example
 
 
-def cut_to_fit(scorer: Scorer, pairs: Sequence[Pair], template: str, max_length: int | None) -> list[Example | None]:
+def cut_to_fit(
+    scorer: Scorer,
+    pairs: Sequence[Pair],
+    template: str,
+    max_length: int | None,
+    rows: Sequence[tuple[int, int]] | None = None,
+) -> list[Example | None]:
     """For each pair the demonstration with just so much taken from its left that the whole sequence fits.
 
     First its earlier turns go, then characters of its instruction, its input and its answer. None where it fits as it
-    is, or where no part of its answer would be left: there the pair is too long.
+    is, or where no part of its answer would be left: there the pair is too long. `rows` are the pairs' numbers, for
+    an error to name.
     """
-    limit = min((length for length in (max_length, scorer.max_length) if length is not None), default=None)
+    limit = token_limit(scorer.model, max_length)
     out: list[Example | None] = [None] * len(pairs)
     if limit is None:
         return out
-    too_long = [i for i, fits in enumerate(_fit(scorer, pairs, template, limit)) if not fits]
+
+    def fit(tried: Mapping[int, Pair]) -> list[bool]:
+        numbers = [(None, None) if rows is None else rows[i] for i in tried]
+        texts = [
+            request(scorer, example, template, demonstration, row=row, demonstration_row=demonstration_row)
+            for (demonstration, example), (demonstration_row, row) in zip(tried.values(), numbers, strict=True)
+        ]
+        encoded = encode_pairs(scorer.tokenizer, texts, max_tokens=limit)
+        return [not one.too_long and len(one.ids) <= limit for one in encoded]
+
+    too_long = [i for i, fits in enumerate(fit(dict(enumerate(pairs)))) if not fits]
     # Bisection on the number of characters cut: with fewer than `low` it does not fit, with `high` it does.
     low = dict.fromkeys(too_long, 0)
     high = {i: _size(pairs[i][0]) - 1 for i in too_long}
-    shortest = [(_cut(pairs[i][0], high[i]), pairs[i][1]) for i in too_long]
-    open_pairs = [i for i, fits in zip(too_long, _fit(scorer, shortest, template, limit), strict=True) if fits]
+    shortest = {i: (_cut(pairs[i][0], high[i]), pairs[i][1]) for i in too_long}
+    open_pairs = [i for i, fits in zip(too_long, fit(shortest), strict=True) if fits]
     for i in open_pairs:
-        out[i] = _cut(pairs[i][0], high[i])
+        out[i] = shortest[i][0]
     while open_pairs:
         middle = {i: (low[i] + high[i]) // 2 for i in open_pairs}
-        tried = [(_cut(pairs[i][0], middle[i]), pairs[i][1]) for i in open_pairs]
-        for i, (demonstration, _), fits in zip(open_pairs, tried, _fit(scorer, tried, template, limit), strict=True):
+        tried = {i: (_cut(pairs[i][0], middle[i]), pairs[i][1]) for i in open_pairs}
+        for i, fits in zip(open_pairs, fit(tried), strict=True):
             if fits:
-                high[i], out[i] = middle[i], demonstration
+                high[i], out[i] = middle[i], tried[i][0]
             else:
                 low[i] = middle[i] + 1
         open_pairs = [i for i in open_pairs if low[i] < high[i]]
     return out
-
-
-def _fit(scorer: Scorer, pairs: Sequence[Pair], template: str, limit: int) -> list[bool]:
-    texts = [request(scorer, example, template, demonstration) for demonstration, example in pairs]
-    encoded = encode_pairs(scorer.tokenizer, texts, max_tokens=limit)
-    return [not one.too_long and len(one.ids) <= limit for one in encoded]
 
 
 def _size(example: Example) -> int:

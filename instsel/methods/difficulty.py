@@ -137,18 +137,33 @@ def direct_rows(
 
 def direct_requests(scorer: Scorer, examples: Examples, rows: Iterable[int], template: str) -> list[Request]:
     """The answers alone, as requests."""
-    return [("", request(scorer, examples[row], template)[1]) for row in rows]
+    return [("", request(scorer, examples[row], template, row=row)[1]) for row in rows]
 
 
 def difficulty_requests(scorer: Scorer, examples: Examples, rows: Iterable[int], template: str) -> list[Request]:
     """The answers alone, then the answers after their prompts, as requests."""
-    prompted: list[Request] = [request(scorer, examples[row], template) for row in rows]
+    prompted: list[Request] = [request(scorer, examples[row], template, row=row) for row in rows]
     return [("", answer) for _, answer in prompted] + prompted
 
 
-def request(scorer: Scorer, example: Example, template: str, demonstration: Example | None = None) -> tuple[str, str]:
+def request(
+    scorer: Scorer,
+    example: Example,
+    template: str,
+    demonstration: Example | None = None,
+    *,
+    row: int | None = None,
+    demonstration_row: int | None = None,
+) -> tuple[str, str]:
     """An answer after its prompt, and before that a demonstration; an answer of nothing but white space is none."""
-    context, answer = prompt_and_answer(template, example, demonstration=demonstration, tokenizer=scorer.tokenizer)
+    context, answer = prompt_and_answer(
+        template,
+        example,
+        demonstration=demonstration,
+        tokenizer=scorer.tokenizer,
+        row=row,
+        demonstration_row=demonstration_row,
+    )
     return context, answer if example.response.strip() else ""
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from instsel.methods.chunks import Columns, Groups, in_chunks
 from instsel.methods.difficulty import request
 from instsel.prompts import encode_pairs
-from instsel.records import Example, Group, to_groups
+from instsel.records import Example, to_groups
+from instsel.requests import token_limit
 from instsel.results import ScoreStats
 from instsel.scorer import Request, Scorer, score_batch
 from instsel.token_progress import ProgressLike
@@ -105,8 +106,9 @@ def grape_rows(
     progress: ProgressLike = None,
 ) -> tuple[Columns, ScoreStats]:
     """The columns mean_logprob, sum_logprob (a float64 array a group) and status of some rows, and what they cost."""
+    rows = list(rows)
     members = [groups[row] for row in rows]
-    requests = grape_requests(scorer, members, template, include_eos)
+    requests = grape_requests(scorer, groups, rows, template, include_eos, max_length)
     batch = score_batch(scorer, requests, max_length=max_length, progress=progress)
     stop = np.cumsum([len(group.responses) for group in members], dtype=np.int64)
     start = stop - [len(group.responses) for group in members]
@@ -121,14 +123,22 @@ def grape_rows(
     return {**columns, "status": status}, batch.stats
 
 
-def grape_requests(scorer: Scorer, groups: Iterable[Group], template: str, include_eos: bool = False) -> list[Request]:
-    """All answers of all groups after their prompts, as requests.
+def grape_requests(
+    scorer: Scorer,
+    groups: Groups,
+    rows: Iterable[int],
+    template: str,
+    include_eos: bool = False,
+    max_length: int | None = None,
+) -> list[Request]:
+    """All answers of some rows' groups after their prompts, as requests.
 
-    Raises ValueError where EOS is to be included and the tokenizer has none.
+    Raises ValueError where EOS is to be included and the tokenizer has none, or a chat template refuses a row.
     """
     requests: list[Request] = [
-        request(scorer, Example(group.instruction, group.input, response, group.history), template)
-        for group in groups
+        request(scorer, Example(group.instruction, group.input, response, group.history), template, row=row)
+        for row in rows
+        for group in [groups[row]]
         for response in group.responses
     ]
     if not include_eos:
@@ -137,11 +147,13 @@ def grape_requests(scorer: Scorer, groups: Iterable[Group], template: str, inclu
     if end is None:
         raise ValueError("include_eos=True needs a tokenizer with an EOS token, and this one has none")
     # As ids, so that no tokenizer can make anything else of the token's text. What is to be scored stays joint.
-    encoded = encode_pairs(scorer.tokenizer, requests)
-    return [
-        (one.ids[: one.start].tolist(), [*one.ids[one.start :].tolist(), int(end)]) if answer else ("", "")
-        for one, (_, answer) in zip(encoded, requests, strict=True)
-    ]
+    encoded = encode_pairs(scorer.tokenizer, requests, max_tokens=token_limit(scorer.outline, max_length))
+    for i, one in enumerate(encoded):
+        if not requests[i][1]:
+            requests[i] = ("", "")
+        elif not one.too_long:  # what is surely too long stays text, of which `score_batch` finds the same
+            requests[i] = (one.ids[: one.start].tolist(), [*one.ids[one.start :].tolist(), int(end)])
+    return requests
 
 
 def combine_grape(columns: Mapping[str, np.ndarray], normalize: str = "mean") -> tuple[np.ndarray, list[np.ndarray]]:

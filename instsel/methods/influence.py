@@ -69,24 +69,23 @@ def influence_requests(
     A pair has a request where there is a probe and both demonstration and probe have an answer.
     """
     rows = np.asarray(list(rows), np.int64)
-    own: list[Request] = [request(scorer, examples[int(row)], template) for row in rows]
+    own: list[Request] = [request(scorer, examples[int(row)], template, row=int(row)) for row in rows]
     answered = np.array([bool(answer) for _, answer in own], bool)
     needed = np.unique(probes[rows][probes[rows] >= 0])
     has_answer = np.array([bool(examples[int(probe)].response.strip()) for probe in needed], bool)
     scorable = np.isin(probes[rows], needed[has_answer]) & answered[:, None]
     where = np.nonzero(scorable)
-    pairs = [
-        (examples[int(rows[row])], examples[int(probes[rows[row], place])]) for row, place in zip(*where, strict=True)
-    ]
+    numbers = [(int(rows[row]), int(probes[rows[row], place])) for row, place in zip(*where, strict=True)]
+    pairs = [(examples[row], examples[probe]) for row, probe in numbers]
     shown = [demonstration for demonstration, _ in pairs]
     cut = np.zeros(len(pairs), bool)
     if cut_demonstration:
-        for i, shorter in enumerate(cut_to_fit(scorer, pairs, template, max_length)):
+        for i, shorter in enumerate(cut_to_fit(scorer, pairs, template, max_length, numbers)):
             if shorter is not None:
                 shown[i], cut[i] = shorter, True
     texts: list[Request] = [
-        request(scorer, example, template, demonstration)
-        for demonstration, (_, example) in zip(shown, pairs, strict=True)
+        request(scorer, example, template, demonstration, row=probe, demonstration_row=row)
+        for demonstration, (_, example), (row, probe) in zip(shown, pairs, numbers, strict=True)
     ]
     return own, where, texts, cut
 

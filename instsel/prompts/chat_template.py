@@ -15,6 +15,10 @@ from instsel.records import Example
 STAND_IN = "\ue000the answer\ue000"  # a text that templates copy as it is and that data does not hold
 
 
+class TemplateRefusalError(ValueError):
+    """What a chat template makes of one example cannot be scored."""
+
+
 def chat_prompt(tokenizer: Any, example: Example, demonstration: Example | None = None) -> str:
     """What the chat template writes before the example's answer."""
     return _around_answer(tokenizer, _prompt_messages(example, demonstration))[0]
@@ -23,8 +27,8 @@ def chat_prompt(tokenizer: Any, example: Example, demonstration: Example | None 
 def chat_prompt_and_answer(tokenizer: Any, example: Example, demonstration: Example | None = None) -> tuple[str, str]:
     """What the chat template writes before the example's answer, and the answer as it writes it.
 
-    Raises ValueError where the tokenizer has no chat template, the template refuses the turns, or it changes more of
-    the answer than its blanks.
+    Raises ValueError where the tokenizer has no chat template, and TemplateRefusalError where the template refuses
+    the turns or changes more of the answer than its blanks.
     """
     messages = _prompt_messages(example, demonstration)
     before, after = _around_answer(tokenizer, messages)
@@ -36,7 +40,7 @@ def chat_prompt_and_answer(tokenizer: Any, example: Example, demonstration: Exam
         before = _render(tokenizer, messages, add_generation_prompt=True)
     answer = whole[len(before) : len(whole) - len(after)] if _encloses(whole, before, after) else ""
     if answer.split() != example.response.split():
-        raise ValueError(
+        raise TemplateRefusalError(
             "template 'chat': the tokenizer's chat template changes more than blanks in the answer "
             f"{_cut(example.response)}; use template 'plain' or 'alpaca'"
         )
@@ -66,7 +70,9 @@ def _around_answer(tokenizer: Any, messages: list[dict[str, str]]) -> tuple[str,
     whole = _render(tokenizer, [*messages, _message("assistant", STAND_IN)])
     before, found, after = whole.rpartition(STAND_IN)
     if not found:
-        raise ValueError("template 'chat': the tokenizer's chat template leaves out or changes the last assistant turn")
+        raise TemplateRefusalError(
+            "template 'chat': the tokenizer's chat template leaves out or changes the last assistant turn"
+        )
     return before, after
 
 
@@ -82,7 +88,7 @@ def _render(tokenizer: Any, messages: list[dict[str, str]], *, add_generation_pr
     except (TemplateError, ValueError, TypeError, KeyError) as error:
         roles = ", ".join(message["role"] for message in messages)
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(
+        raise TemplateRefusalError(
             f"template 'chat': the tokenizer's chat template refuses the turns {roles} (the first is "
             f"{_cut(messages[0]['content'])}): {reason}"
         ) from None

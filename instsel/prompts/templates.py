@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from instsel.prompts.chat_template import chat_prompt, chat_prompt_and_answer
+from instsel.prompts.chat_template import TemplateRefusalError, chat_prompt, chat_prompt_and_answer
 from instsel.records import Example
 
 TEMPLATES = ("plain", "alpaca", "chat")
@@ -39,12 +39,19 @@ def context_text(
 
 
 def prompt_and_answer(
-    template: str, example: Example, *, demonstration: Example | None = None, tokenizer: Any = None
+    template: str,
+    example: Example,
+    *,
+    demonstration: Example | None = None,
+    tokenizer: Any = None,
+    row: int | None = None,
+    demonstration_row: int | None = None,
 ) -> tuple[str, str]:
     """The context and the continuation of an example, ready for ``score_batch``.
 
     template: one of :data:`TEMPLATES`. demonstration: an example shown with its answer before the prompt.
-    tokenizer: needed for "chat" only. The token that ends a turn is not part of the answer.
+    tokenizer: needed for "chat" only. row, demonstration_row: the examples' numbers, for an error to name. The token
+    that ends a turn is not part of the answer.
 
     Raises ValueError for an unknown template, a tokenizer without a chat template, or turns that it refuses.
 
@@ -53,7 +60,13 @@ def prompt_and_answer(
     ('Add 1 and 2.\\n3Add up.\\n2, 3\\n', '5')
     """
     if template == "chat":
-        return chat_prompt_and_answer(tokenizer, example, demonstration)
+        try:
+            return chat_prompt_and_answer(tokenizer, example, demonstration)
+        except TemplateRefusalError as error:
+            if row is None:
+                raise
+            after = "" if demonstration_row is None else f" after the demonstration of row {demonstration_row}"
+            raise TemplateRefusalError(f"row {row}{after} (counting from 0): {error}") from None
     return context_text(template, example, demonstration=demonstration), example.response
 
 
