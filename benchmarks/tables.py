@@ -98,12 +98,14 @@ def scaling_text(results: list[dict[str, Any]]) -> str:
 def drift_table(results: list[dict[str, Any]]) -> str:
     """By how much scores move with the composition of their batch, one row each, without what was refused."""
     head = ["model", "dtype", "backend", "largest", "median", "ranks", "one at a time from fp32", "same call twice"]
-    cells = [cell for r in sorted(results, key=lambda r: r["device"]) for cell in r["results"] if "refused" not in cell]
+    cells = [cell for r in results for cell in r["results"] if "refused" not in cell]
+    dtypes = ("float32", "bfloat16", "float16")
+    cells.sort(key=lambda c: (c["device"], c["model"], dtypes.index(c["dtype"]), c["backend"]))
     rows = [
         [
             c["model"],
             SHORT[c["dtype"]],
-            f"{c['backend']}, {c['environment'].get('gpu', 'CPU')}",
+            f"{c['backend']} on {c['device']}",
             f"{c['largest']:.1e}",
             f"{c['median']:.1e}",
             f"{c['largest_rank_change']} of {c['requests']}",

@@ -100,6 +100,6 @@ def test_the_command_writes_what_the_table_shows(tmp_path, monkeypatch, capsys):
     again = json.loads((tmp_path / "drift_cpu.json").read_text())["results"]
     assert again[:2] == [cell, refused] and again[2]["backend"] == "reference", "only what was missing is measured"
     content = tables.drift_table(tables.load(tmp_path)["drift"])
-    assert f"| tiny | bf16 | cpu, CPU | {cell['largest']:.1e} |" in content and "triton" not in content
+    assert f"| tiny | bf16 | cpu on cpu | {cell['largest']:.1e} |" in content and "triton" not in content
     document = tables.insert("a\n<!-- drift:begin -->\nold\n<!-- drift:end -->\nb\n", content, "drift")
     assert document.startswith("a\n") and document.endswith("\nb\n") and "old" not in document
