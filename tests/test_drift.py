@@ -99,6 +99,13 @@ def test_the_command_writes_what_the_table_shows(tmp_path, monkeypatch, capsys):
     drift.main()
     again = json.loads((tmp_path / "drift_cpu.json").read_text())["results"]
     assert again[:2] == [cell, refused] and again[2]["backend"] == "reference", "only what was missing is measured"
+    stale = {**again[2], "backend": "cpu", "weights_sha256": "of a demo model that is no more"}
+    (tmp_path / "drift_cpu.json").write_text(json.dumps({**result, "results": [stale, *again]}))
+    drift.main()
+    assert json.loads((tmp_path / "drift_cpu.json").read_text())["results"][0] == stale, "nothing to measure or write"
+    (tmp_path / "drift_cpu.json").write_text(json.dumps({**result, "results": [stale]}))
+    drift.main()
+    assert stale not in json.loads((tmp_path / "drift_cpu.json").read_text())["results"], "measured anew"
     content = tables.drift_table(tables.load(tmp_path)["drift"])
     assert f"| tiny | bf16 | cpu on cpu | {cell['largest']:.1e} |" in content and "triton" not in content
     document = tables.insert("a\n<!-- drift:begin -->\nold\n<!-- drift:end -->\nb\n", content, "drift")
