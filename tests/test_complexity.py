@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 from one_by_one import OneByOne
-from tiny_model import tiny_model_folder
 
 import instsel
 from instsel.methods.complexity import RATING_PROMPT, complexity_values, named_complexity
@@ -20,16 +19,6 @@ EXAMPLES = [
     Example("say", "", "the " * 400),
     Example("say the king", "", "the king sings"),
 ]
-
-
-@pytest.fixture(scope="module")
-def scorer() -> instsel.Scorer:
-    return instsel.Scorer(tiny_model_folder(), device="cpu", dtype="float32")
-
-
-@pytest.fixture(scope="module")
-def truth() -> OneByOne:
-    return OneByOne(tiny_model_folder())
 
 
 def test_length_is_tokens_of_the_answer(scorer: instsel.Scorer, truth: OneByOne) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from one_by_one import OneByOne
-from tiny_model import CONTEXT, tiny_model_folder
+from tiny_model import CONTEXT
 
 import instsel
 from instsel.methods.demonstrations import cut_to_fit
@@ -16,16 +16,6 @@ from instsel.records import Example
 SHORT = Example("say the king", "", "the king")
 MIDDLING = Example("name every thing " * 4, "in a theory " * 4, "a thing, the king, " * 6)
 LONG = Example("say", "in the thing " * 10, "the answer is a long one, " * 14)
-
-
-@pytest.fixture(scope="module")
-def scorer() -> instsel.Scorer:
-    return instsel.Scorer(tiny_model_folder(), device="cpu", dtype="float32")
-
-
-@pytest.fixture(scope="module")
-def truth() -> OneByOne:
-    return OneByOne(tiny_model_folder())
 
 
 def text(example: Example) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from example_rows import example_rows
 from one_by_one import OneByOne, plain
-from tiny_model import tiny_model_folder
 
 import instsel
 from instsel.methods import difficulty
@@ -18,30 +18,8 @@ from instsel.records import Example
 TOLERANCE = 1e-4  # relative, as the parity with the published program is held to
 
 
-def rows(count: int) -> list[dict[str, str]]:
-    words = ["the", "thing", "in", "a", "king", "sing", "answer", "the", "theory"]
-    return [
-        {
-            "instruction": f"say the {words[i % 9]} {i}",
-            "input": "in the thing " * (i % 3),
-            "output": " ".join(words[(i * j) % 9] for j in range(1, 3 + i % 7)),
-        }
-        for i in range(count)
-    ]
-
-
-@pytest.fixture(scope="module")
-def scorer() -> instsel.Scorer:
-    return instsel.Scorer(tiny_model_folder(), device="cpu", dtype="float32")
-
-
-@pytest.fixture(scope="module")
-def truth() -> OneByOne:
-    return OneByOne(tiny_model_folder())
-
-
 def test_both_kinds_are_what_they_say(scorer: instsel.Scorer, truth: OneByOne) -> None:
-    examples = rows(12)
+    examples = example_rows(12)
     alone = np.array([truth.token_logprobs("", row["output"]).mean() for row in examples])
     prompted = np.array([truth.token_logprobs(plain(row), row["output"]).mean() for row in examples])
     by_kind = {kind: instsel.ifd(scorer, examples, kind=kind) for kind in ("ppl", "loss")}
@@ -58,7 +36,7 @@ def test_both_kinds_are_what_they_say(scorer: instsel.Scorer, truth: OneByOne) -
 
 
 def test_order_and_company_do_not_matter_and_copies_are_equal(scorer: instsel.Scorer) -> None:
-    examples = rows(10)
+    examples = example_rows(10)
     examples[7] = dict(examples[2])
     whole = instsel.ifd(scorer, examples)
     assert whole.ifd[7] == whole.ifd[2]
@@ -71,7 +49,7 @@ def test_order_and_company_do_not_matter_and_copies_are_equal(scorer: instsel.Sc
 
 def test_every_row_has_a_status_and_no_number_without_ok(scorer: instsel.Scorer, truth: OneByOne) -> None:
     examples: list[dict[str, Any]] = [
-        *rows(2),
+        *example_rows(2),
         {"instruction": "say a thing", "input": "", "output": ""},
         {"instruction": "say a thing", "input": "", "output": " \n\t "},
         {"instruction": "say a thing", "input": "", "output": None},
@@ -89,7 +67,7 @@ def test_every_row_has_a_status_and_no_number_without_ok(scorer: instsel.Scorer,
 
 
 def test_max_length_counts_the_whole_sequence(scorer: instsel.Scorer, truth: OneByOne) -> None:
-    row = rows(1)[0]
+    row = example_rows(1)[0]
     tokens = truth.length(plain(row) + row["output"])
     assert instsel.ifd(scorer, [row], max_length=tokens).status.tolist() == ["ok"]
     assert instsel.ifd(scorer, [row], max_length=tokens - 1).status.tolist() == ["too_long"]
@@ -98,7 +76,7 @@ def test_max_length_counts_the_whole_sequence(scorer: instsel.Scorer, truth: One
 
 
 def test_slices_are_the_whole(scorer: instsel.Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
-    examples = rows(11)
+    examples = example_rows(11)
     whole = instsel.ifd(scorer, examples)
     seen: list[tuple[int, int]] = []
     monkeypatch.setattr(difficulty, "CHUNK_ROWS", 4)
@@ -128,8 +106,8 @@ def test_a_number_that_is_none_is_nonfinite(scorer: instsel.Scorer, monkeypatch:
         return batch
 
     monkeypatch.setattr(difficulty, "score_batch", certain)
-    assert instsel.ifd(scorer, rows(3), kind="loss").status.tolist() == ["nonfinite", "ok", "ok"]
-    found = instsel.ifd(scorer, rows(3), kind="ppl")
+    assert instsel.ifd(scorer, example_rows(3), kind="loss").status.tolist() == ["nonfinite", "ok", "ok"]
+    found = instsel.ifd(scorer, example_rows(3), kind="ppl")
     assert found.status.tolist() == ["ok", "nonfinite", "ok"]
     assert np.isnan(found.ifd[1])
 
@@ -141,11 +119,11 @@ def test_no_examples(scorer: instsel.Scorer) -> None:
 
 def test_what_is_refused(scorer: instsel.Scorer) -> None:
     with pytest.raises(ValueError, match="kind must be one of ppl, loss, got 'perplexity'"):
-        instsel.ifd(scorer, rows(1), kind="perplexity")
+        instsel.ifd(scorer, example_rows(1), kind="perplexity")
     with pytest.raises(ValueError, match="template must be one of plain, alpaca, chat, got 'other'"):
-        instsel.ifd(scorer, rows(1), template="other")
+        instsel.ifd(scorer, example_rows(1), template="other")
     with pytest.raises(ValueError, match="chat template"):
-        instsel.ifd(scorer, rows(1), template="chat")
+        instsel.ifd(scorer, example_rows(1), template="chat")
 
 
 def test_first_failure() -> None:

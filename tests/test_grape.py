@@ -32,16 +32,6 @@ def groups() -> list[dict[str, Any]]:
     ]
 
 
-@pytest.fixture(scope="module")
-def scorer() -> instsel.Scorer:
-    return instsel.Scorer(tiny_model_folder(), device="cpu", dtype="float32")
-
-
-@pytest.fixture(scope="module")
-def truth() -> OneByOne:
-    return OneByOne(tiny_model_folder())
-
-
 @pytest.mark.parametrize("include_eos", [False, True])
 def test_as_one_forward_an_answer(scorer: instsel.Scorer, truth: OneByOne, include_eos: bool) -> None:
     by_mean = instsel.grape(scorer, groups(), include_eos=include_eos)
