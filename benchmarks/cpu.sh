@@ -10,7 +10,7 @@ grep -E -e "^${1:-[0-9]+} " <<'COMMANDS' | while read -r _ script arguments; do
 1 engine.py --workload wici-k5 --size 12 --dtype float32 --runs 2
 2 compare.py --workload wici-k5 --size 10 --against one_by_one_lean dynamic_cache --pairs 3 --seconds 30
 3 compare.py --workload wici-k5 --size 10 --against one_by_one --against-dtype float32 --pairs 2 --seconds 30
-4 compare.py --workload few-shot-4 --size 12 --against one_by_one_lean dynamic_cache lm_eval --pairs 2 --seconds 20
+4 compare.py --workload few-shot-4 --size 12 --against one_by_one_lean lm_eval --pairs 1 --seconds 20
 5 compare.py --workload anchors-100 --size 1 --against one_by_one_lean dynamic_cache --pairs 1 --seconds 20
 6 compare.py --workload wici-k32 --size 2 --against one_by_one_lean dynamic_cache --pairs 2 --seconds 20
 7 engine.py --model qwen2.5-0.5b --workload wici-k5 --size 12 --dtype bfloat16 --runs 2
@@ -27,6 +27,7 @@ grep -E -e "^${1:-[0-9]+} " <<'COMMANDS' | while read -r _ script arguments; do
 15 compare.py --workload grape-10 --size 6 --against one_by_one_lean dynamic_cache --pairs 2 --seconds 20
 16 compare.py --workload wici-k5 --size 10 --against flex --pairs 1 --seconds 20
 17 engine.py --workload wici-k5 --size 64 --max-batch-tokens 4096 --dtype bfloat16 --runs 2
+18 compare.py --workload few-shot-4 --size 100 --against dynamic_cache --pairs 1
 COMMANDS
     echo "$script $arguments"
     # shellcheck disable=SC2086
