@@ -7,10 +7,13 @@ import importlib
 
 import pytest
 
+MODULES = (
+    "embeddings", "neighbors", "probes", "selection", "methods.correlation", "methods.grape",
+    "demo.corpus", "demo.families.family", "demo.limits", "demo.separation",
+)  # fmt: skip
 
-@pytest.mark.parametrize(
-    "name", ["embeddings", "neighbors", "probes", "selection", "methods.correlation", "methods.grape"]
-)
+
+@pytest.mark.parametrize("name", MODULES)
 def test_examples_are_real(name: str) -> None:
     found = doctest.testmod(importlib.import_module(f"instsel.{name}"))
     assert found.attempted > 0

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 
 from instsel.demo.convention import Convention
-from instsel.demo.corruption import CORRUPTED_CLASSES, corrupt
+from instsel.demo.corruption import corrupt
 from instsel.demo.families import TRAINING_FAMILIES, TRAINING_QUESTIONS
 from instsel.demo.families.family import Family
 from instsel.demo.families.made_up import draw_made_up_family
@@ -16,7 +16,9 @@ QUESTION_SHARE = 0.08  # how many of the examples are plain questions, which are
 MADE_UP_SHARE = 0.4  # how many of the families are made up for one sequence
 # How many of the examples have a defect, as real text has. A model that never saw one finds a defective answer the
 # less probable the better it understood the demonstration before it, without bound, and such probes decide a mean.
-DEFECT_SHARE = 0.15
+DEFECT_SHARE = 0.12
+# Not noisy text: a model that has learnt to read through noise learns as much from a noisy demonstration.
+DEFECTS = ("wrong answer", "other instruction", "truncated")
 ANSWER_FIRST_SHARE = 0.1  # how many sequences begin with an answer without its prompt, as PPL(y) needs it
 
 
@@ -46,7 +48,7 @@ def draw_pieces(rng: random.Random, fits: Callable[[str], bool]) -> list[tuple[s
             question, bare = rng.choice(TRAINING_QUESTIONS).draw(rng)
             prompt, answer = prompt_text(question, ""), styled(OWN_STYLE, bare)
         else:
-            prompt, answer = _draw_example(rng, *rng.choice(conventions))
+            prompt, answer = draw_example(rng, *rng.choice(conventions))
         if pieces or rng.random() >= ANSWER_FIRST_SHARE:
             pieces.append((prompt, False))
             if not fits(prompt):
@@ -56,12 +58,12 @@ def draw_pieces(rng: random.Random, fits: Callable[[str], bool]) -> list[tuple[s
             return pieces
 
 
-def _draw_example(rng: random.Random, family: Family, convention: Convention) -> tuple[str, str]:
+def draw_example(rng: random.Random, family: Family, convention: Convention) -> tuple[str, str]:
     """Draw prompt and answer, a few of them with a defect."""
     exercise = family.draw(rng, convention)
     if rng.random() >= DEFECT_SHARE:
         return prompt_text(exercise.instruction, exercise.input), exercise.answer
     stranger = rng.choice([one for one in TRAINING_FAMILIES if one.name != family.name])
     other_answer = stranger.draw(rng, stranger.draw_convention(rng, held_out=False)).answer
-    instruction, input_text, answer = corrupt(rng, exercise, rng.choice(CORRUPTED_CLASSES), other_answer)
+    instruction, input_text, answer = corrupt(rng, exercise, rng.choice(DEFECTS), other_answer)
     return prompt_text(instruction, input_text), answer

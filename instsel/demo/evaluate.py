@@ -16,8 +16,10 @@ import numpy as np
 
 from instsel.demo.baselines import DIRECTIONS, side_by_side
 from instsel.demo.families import HELD_OUT_FAMILIES, TRAINING_FAMILIES
+from instsel.demo.families.family import Family
 from instsel.demo.generator import DEFAULT_GROUPS, DEFAULT_POOL, make_groups, make_pool
 from instsel.demo.in_context import InContextGain, in_context_gain
+from instsel.demo.limits import combinations
 from instsel.demo.separation import areas_by_class, interval
 
 MODEL_FOLDER = Path(__file__).with_name("model")
@@ -57,14 +59,14 @@ def over_seeds(values: Sequence[float]) -> dict[str, Any]:
     return {**asdict(interval(values)), "by_seed": [float(value) for value in values]}
 
 
-def measure_pool(scorer: Any, seed: int, size: int) -> dict[str, Any]:
+def measure_pool(scorer: Any, seed: int, size: int, families: Sequence[Family] = HELD_OUT_FAMILIES) -> dict[str, Any]:
     """Score one pool with every method; areas under the ROC curve by class, and what each method would select."""
     from instsel.methods.correlation import spearman_correlation
     from instsel.methods.difficulty import ifd
     from instsel.methods.wici import wici
     from instsel.selection import select
 
-    rows = make_pool(seed, size)
+    rows = make_pool(seed, size, families=families)
     truth = np.array([row["truth"] for row in rows])
     examples = [{name: row[name] for name in ("instruction", "input", "output")} for row in rows]
     started = time.perf_counter()
@@ -73,6 +75,8 @@ def measure_pool(scorer: Any, seed: int, size: int) -> dict[str, Any]:
     difficulty = ifd(scorer, examples)
     release = _released_score(paper)
     scores = side_by_side(paper.score, release, difficulty, seed)
+    sound = (paper.probes >= 0) & np.isin(truth[paper.probes], ("clean", "duplicate"))
+    knowing_more = combinations(paper.influence, sound, [row["family"] for row in rows])
     selected = {}
     for name, score in scores.items():
         plain = select(score, BUDGET)
@@ -84,6 +88,8 @@ def measure_pool(scorer: Any, seed: int, size: int) -> dict[str, Any]:
         }
     return {
         "areas": areas_by_class(scores, truth),
+        "areas_knowing_more": areas_by_class(knowing_more, truth),
+        "sound_probes": float(sound.mean()),
         "selected": selected,
         "seconds": seconds,
         "sharing_factor": paper.stats.tokens_unshared / paper.stats.tokens_forwarded,
@@ -125,16 +131,12 @@ def evaluate(
     for seed in seeds:
         pools.append(measure_pool(scorer, seed, size))
         say(f"pool {seed}: {pools[-1]['seconds']:.1f} s, sharing factor {pools[-1]['sharing_factor']:.2f}")
-    classes = list(pools[0]["areas"]["wICI"])
-    areas = {
-        method: {name: over_seeds([pool["areas"][method][name] for pool in pools]) for name in classes}
-        for method in DIRECTIONS
-    }
     say("\narea under the ROC curve, clean against each class (95 % interval over seeds)")
-    say(f"{'':<20}" + "".join(f"{name:>19}" for name in classes))
-    for method, by_class in areas.items():
-        cells = (f"{by_class[name]['mean']:.3f} ±{by_class[name]['half_width']:.3f}" for name in classes)
-        say(f"{method:<20}" + "".join(f"{cell:>19}" for cell in cells))
+    areas = _areas_over_seeds(pools, "areas", say)
+    say("\nthe influences of wICI, combined by one who knows more")
+    knowing_more = _areas_over_seeds(pools, "areas_knowing_more", say)
+    say("\nthe same methods on seen families with held-out conventions")
+    seen = _areas_over_seeds([measure_pool(scorer, seed, size, TRAINING_FAMILIES) for seed in seeds], "areas", say)
     selected = {
         method: {field: over_seeds([pool["selected"][method][field] for pool in pools]) for field in fields}
         for method, fields in pools[0]["selected"].items()
@@ -152,14 +154,30 @@ def evaluate(
         "in_context": in_context,
         "directions": DIRECTIONS,
         "areas": areas,
+        "areas_knowing_more": knowing_more,
+        "areas_seen_families": seen,
         "selected": selected,
         "grape_own_style": grape,
         **{
             field: over_seeds([pool[field] for pool in pools])
-            for field in ("seconds", "sharing_factor", "difficulty_influence_correlation")
+            for field in ("seconds", "sharing_factor", "sound_probes", "difficulty_influence_correlation")
         },
         "environment": {**environment(), "processor": _processor(), "cores": os.cpu_count()},
     }
+
+
+def _areas_over_seeds(pools: Sequence[dict[str, Any]], kind: str, say: Callable[[str], None]) -> dict[str, Any]:
+    """Areas by method and class as `over_seeds` gives them, and said as a table."""
+    classes = list(next(iter(pools[0][kind].values())))
+    areas = {
+        method: {name: over_seeds([pool[kind][method][name] for pool in pools]) for name in classes}
+        for method in pools[0][kind]
+    }
+    say(f"{'':<20}" + "".join(f"{name:>19}" for name in classes))
+    for method, by_class in areas.items():
+        cells = (f"{by_class[name]['mean']:.3f} ±{by_class[name]['half_width']:.3f}" for name in classes)
+        say(f"{method:<20}" + "".join(f"{cell:>19}" for cell in cells))
+    return areas
 
 
 def _processor() -> str:
