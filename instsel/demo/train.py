@@ -217,7 +217,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(prog="python -m instsel.demo.train", description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder to write weights and tokenizer to")
-    parser.add_argument("--steps", type=int, default=5600, help="of 4,096 tokens (default: as the packaged weights)")
+    parser.add_argument("--steps", type=int, default=4214, help="of 4,096 tokens (default: as the packaged weights)")
     parser.add_argument("--minutes", type=float, default=120.0, help="finish by then, with fewer steps if need be")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--learning-rate", type=float, default=6e-3, help="Muon's; AdamW has half of it")
