@@ -58,7 +58,9 @@ def builders_of(module: Any) -> dict[str, Builder]:
 
 def can_change(array: np.ndarray) -> bool:
     """Whether an array, which may have been changed before, can be changed again."""
-    return array.ndim > 0 and array.nbytes < LARGEST and array.dtype.kind not in "OV"
+    # An array of no bytes may have an axis of any length, which NumPy would walk along.
+    small = array.nbytes < LARGEST and max(array.shape, default=0) < LARGEST
+    return array.ndim > 0 and small and array.dtype.kind not in "OV"
 
 
 def spoil(rng: np.random.Generator, memory: GuardedMemory, arguments: dict[str, Any]) -> None:
