@@ -88,14 +88,10 @@ INSTSEL_AMX_BF16 void softmax_chunk(const PathBlock* blocks, std::int64_t count,
         block_maxima(scratch.scores, block, blocks[block], sight.whole(blocks[block], last_position), sight, largest);
     }
     for (int half = 0; half < 2; ++half) {
-        // A finite floor: a row that sees nothing in this chunk would meet -inf - -inf.
-        const __m512 chunk_max = _mm512_mul_ps(largest[half], factor);
-        const __m512 bounded = _mm512_max_ps(chunk_max, _mm512_set1_ps(std::numeric_limits<float>::lowest()));
-        const __m512 before = rows.max[half];
-        rows.max[half] = _mm512_max_ps(before, bounded);
-        const __mmask16 raised = _mm512_cmp_ps_mask(rows.max[half], before, _CMP_GT_OQ);
+        __m512 fall;
+        const __mmask16 raised = raise_maxima(rows.max[half], largest[half], factor, fall);
         if (first_chunk || raised == 0) continue;
-        const __m512 shrink = exp2_16(_mm512_sub_ps(before, rows.max[half]));
+        const __m512 shrink = exp2_16(fall, coarse_exp2_coefficients);
         rows.sum[half] = _mm512_mask_mul_ps(rows.sum[half], raised, rows.sum[half], shrink);
         for (std::int64_t tile = half; tile < 4 * depth; tile += 2) {
             for (int i = 0; i < 256; i += 16) {
@@ -119,22 +115,9 @@ INSTSEL_AMX_BF16 void attend(const HeadsView<const std::uint16_t>& query, const 
                              const HeadsView<std::uint16_t>& out, const TreeLayout& layout,
                              const AttentionShape& shape, const RowBlock& work, std::vector<PathBlock>& blocks,
                              Scratch& scratch, std::int64_t group) {
-    const std::int64_t token = layout.query_offsets[work.node];
-    const std::int64_t node_rows = (layout.query_offsets[work.node + 1] - token) * group;
-    const RowRange rows{token, work.key_head * group, group, work.first_row,
-                        std::min<std::int64_t>(rows_at_once, node_rows - work.first_row)};
-    const std::int64_t context = context_length(layout, work.node);
-    const std::int64_t first_position = context + rows.first / group;
-    const std::int64_t last_position = context + (rows.first + rows.count - 1) / group;
-    // Rows need not start at a token's first head: the run of lanes is counted from that head's place.
-    path_blocks(layout, work.node, first_position, last_position, shape.window, blocks);
+    const auto [rows, last_position, sight] = start_block(layout, shape, work, group, blocks);
     pack_queries(query, rows, shape.head_size, scratch.query);
-    const Sight sight{first_position, rows.first % group, group, shape.window};
-    SoftmaxRows softmax;
-    for (int half = 0; half < 2; ++half) {
-        softmax.max[half] = _mm512_set1_ps(std::numeric_limits<float>::lowest());
-        softmax.sum[half] = _mm512_setzero_ps();
-    }
+    SoftmaxRows softmax = empty_softmax();
     const std::int64_t total = std::int64_t(blocks.size());
     for (std::int64_t start = 0; start < total; start += chunk_blocks) {
         const std::int64_t count = std::min(chunk_blocks, total - start);

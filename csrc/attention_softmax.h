@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <limits>
+#include <vector>
 
 #include "amx_tiles.h"
 #include "avx512_math.h"
@@ -42,18 +43,49 @@ struct SoftmaxRows {
     __m512 sum[2];
 };
 
-// 2^t for t <= 0 to 3e-6 relative, far finer than the bfloat16 that it is rounded to.
-INSTSEL_AVX512 INSTSEL_INLINE __m512 exp2_16(__m512 t) {
-    const __m512 magic = _mm512_set1_ps(12582912.0f + 127.0f);
-    const __m512 bounded = _mm512_max_ps(_mm512_set1_ps(-126.0f), t);
-    const __m512 shifted = _mm512_add_ps(bounded, magic);
-    const __m512 f = _mm512_sub_ps(bounded, _mm512_sub_ps(shifted, magic));
-    __m512 p = _mm512_set1_ps(0.00958285f);
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.05590643f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.24024099f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.69312419f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
-    return _mm512_mul_ps(p, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(shifted), 23)));
+// Coefficients for `exp2_16` to 3e-6 relative, far finer than the bfloat16 that it is rounded to.
+constexpr float coarse_exp2_coefficients[] = {0.00958285f, 0.05590643f, 0.24024099f, 0.69312419f, 1.0f};
+
+INSTSEL_AVX512 INSTSEL_INLINE SoftmaxRows empty_softmax() {
+    SoftmaxRows rows;
+    for (int half = 0; half < 2; ++half) {
+        rows.max[half] = _mm512_set1_ps(std::numeric_limits<float>::lowest());
+        rows.sum[half] = _mm512_setzero_ps();
+    }
+    return rows;
+}
+
+// Raises the running maxima of 16 rows to a chunk's largest scores: which were raised, and in `fall` by how much what
+// was added before falls, in units of log2.
+INSTSEL_AVX512 INSTSEL_INLINE __mmask16 raise_maxima(__m512& maxima, __m512 largest, __m512 factor, __m512& fall) {
+    // A finite floor: a row that sees nothing in this chunk would meet -inf - -inf.
+    const __m512 bounded =
+        _mm512_max_ps(_mm512_mul_ps(largest, factor), _mm512_set1_ps(std::numeric_limits<float>::lowest()));
+    const __m512 before = maxima;
+    maxima = _mm512_max_ps(before, bounded);
+    fall = _mm512_sub_ps(before, maxima);
+    return _mm512_cmp_ps_mask(maxima, before, _CMP_GT_OQ);
+}
+
+// A row block as both kernels begin it; the blocks of keys that it sees go into `blocks`.
+struct BlockStart {
+    RowRange rows;
+    std::int64_t last_position;
+    Sight sight;
+};
+
+inline BlockStart start_block(const TreeLayout& layout, const AttentionShape& shape, const RowBlock& work,
+                              std::int64_t group, std::vector<PathBlock>& blocks) {
+    const std::int64_t token = layout.query_offsets[work.node];
+    const std::int64_t node_rows = (layout.query_offsets[work.node + 1] - token) * group;
+    const RowRange rows{token, work.key_head * group, group, work.first_row,
+                        std::min<std::int64_t>(rows_at_once, node_rows - work.first_row)};
+    const std::int64_t context = context_length(layout, work.node);
+    const std::int64_t first_position = context + rows.first / group;
+    const std::int64_t last_position = context + (rows.first + rows.count - 1) / group;
+    path_blocks(layout, work.node, first_position, last_position, shape.window, blocks);
+    // Rows need not start at a token's first head: the run of lanes is counted from that head's place.
+    return {rows, last_position, {first_position, rows.first % group, group, shape.window}};
 }
 
 INSTSEL_INLINE float* score_vector(float* scores, std::int64_t block, int key, int half) {
@@ -98,7 +130,7 @@ INSTSEL_AMX_BF16 INSTSEL_INLINE void block_probabilities(float* scores, std::int
             __m512 p[2];
             for (int k = 0; k < 2; ++k) {
                 const __m512 z = _mm512_load_ps(score_vector(scores, index, key + k, half));
-                p[k] = exp2_16(_mm512_fmsub_ps(z, factor, rows.max[half]));
+                p[k] = exp2_16(_mm512_fmsub_ps(z, factor, rows.max[half]), coarse_exp2_coefficients);
                 if (!whole) p[k] = _mm512_maskz_mov_ps(__mmask16(seen[k] >> (16 * half)), p[k]);
             }
             rows.sum[half] = _mm512_add_ps(rows.sum[half], _mm512_add_ps(p[0], p[1]));

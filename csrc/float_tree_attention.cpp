@@ -58,21 +58,6 @@ INSTSEL_AVX512 void multiply(const float* a, std::int64_t rows, std::int64_t row
     }
 }
 
-// 2^t for t <= 0 to 2e-7 relative (see exponential.h).
-INSTSEL_AVX512 INSTSEL_INLINE __m512 exp2_float(__m512 t) {
-    const __m512 magic = _mm512_set1_ps(12582912.0f + 127.0f);
-    const __m512 bounded = _mm512_max_ps(_mm512_set1_ps(-126.0f), t);
-    const __m512 shifted = _mm512_add_ps(bounded, magic);
-    const __m512 f = _mm512_sub_ps(bounded, _mm512_sub_ps(shifted, magic));
-    __m512 p = _mm512_set1_ps(0.001326472725f);
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.009671512786f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.05550733744f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.2402224208f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.6931469776f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
-    return _mm512_mul_ps(p, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(shifted), 23)));
-}
-
 // Scores of a chunk into probabilities relative to the running maximum; what was added before is scaled to it.
 INSTSEL_AVX512 void softmax_chunk(const PathBlock* blocks, std::int64_t count, const Sight& sight,
                                   std::int64_t last_position, const AttentionShape& shape, SoftmaxRows& rows,
@@ -99,14 +84,10 @@ INSTSEL_AVX512 void softmax_chunk(const PathBlock* blocks, std::int64_t count, c
         }
     }
     for (int half = 0; half < 2; ++half) {
-        // A finite floor: a row that sees nothing in this chunk would meet -inf - -inf.
-        const __m512 bounded = _mm512_max_ps(_mm512_mul_ps(largest[half], factor),
-                                             _mm512_set1_ps(std::numeric_limits<float>::lowest()));
-        const __m512 before = rows.max[half];
-        rows.max[half] = _mm512_max_ps(before, bounded);
-        const __mmask16 raised = _mm512_cmp_ps_mask(rows.max[half], before, _CMP_GT_OQ);
+        __m512 fall;
+        const __mmask16 raised = raise_maxima(rows.max[half], largest[half], factor, fall);
         if (first_chunk || raised == 0) continue;
-        const __m512 shrink = exp2_float(_mm512_sub_ps(before, rows.max[half]));
+        const __m512 shrink = exp2_16(fall, exp2_coefficients);
         rows.sum[half] = _mm512_mask_mul_ps(rows.sum[half], raised, rows.sum[half], shrink);
         for (std::int64_t d = 0; d < shape.head_size; ++d) {
             float* out = scratch.out + 32 * d + 16 * half;
@@ -121,7 +102,7 @@ INSTSEL_AVX512 void softmax_chunk(const PathBlock* blocks, std::int64_t count, c
             for (int half = 0; half < 2; ++half) {
                 float* place = scratch.scores + (block * key_block + k) * 32 + 16 * half;
                 const __m512 t = _mm512_fmsub_ps(_mm512_load_ps(place), factor, rows.max[half]);
-                const __m512 p = _mm512_maskz_mov_ps(__mmask16(seen >> (16 * half)), exp2_float(t));
+                const __m512 p = _mm512_maskz_mov_ps(__mmask16(seen >> (16 * half)), exp2_16(t, exp2_coefficients));
                 rows.sum[half] = _mm512_add_ps(rows.sum[half], p);
                 _mm512_store_ps(place, p);
             }
@@ -133,26 +114,14 @@ INSTSEL_AVX512 void attend(const HeadsView<const float>& query, const HeadsView<
                            const HeadsView<const float>& value, const HeadsView<float>& out, const TreeLayout& layout,
                            const AttentionShape& shape, const RowBlock& work, std::vector<PathBlock>& blocks,
                            Scratch& scratch, std::int64_t group) {
-    const std::int64_t token = layout.query_offsets[work.node];
-    const std::int64_t node_rows = (layout.query_offsets[work.node + 1] - token) * group;
-    const RowRange rows{token, work.key_head * group, group, work.first_row,
-                        std::min<std::int64_t>(rows_at_once, node_rows - work.first_row)};
-    const std::int64_t context = context_length(layout, work.node);
-    const std::int64_t first_position = context + rows.first / group;
-    const std::int64_t last_position = context + (rows.first + rows.count - 1) / group;
-    path_blocks(layout, work.node, first_position, last_position, shape.window, blocks);
+    const auto [rows, last_position, sight] = start_block(layout, shape, work, group, blocks);
     std::fill(scratch.query, scratch.query + shape.head_size * rows_at_once, 0.0f);
     for (std::int64_t lane = 0; lane < rows.count; ++lane) {
         const std::int64_t row = rows.first + lane;
         const float* from = query.at(rows.token + row / group, rows.head + row % group);
         for (std::int64_t d = 0; d < shape.head_size; ++d) scratch.query[32 * d + lane] = from[d];
     }
-    const Sight sight{first_position, rows.first % group, group, shape.window};
-    SoftmaxRows softmax;
-    for (int half = 0; half < 2; ++half) {
-        softmax.max[half] = _mm512_set1_ps(std::numeric_limits<float>::lowest());
-        softmax.sum[half] = _mm512_setzero_ps();
-    }
+    SoftmaxRows softmax = empty_softmax();
     const std::int64_t total = std::int64_t(blocks.size());
     for (std::int64_t start = 0; start < total; start += chunk_blocks) {
         const std::int64_t count = std::min(chunk_blocks, total - start);

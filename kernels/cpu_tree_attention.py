@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -29,11 +31,9 @@ def tree_attention(
 
     if query.shape[0] == 0:
         return torch.empty_like(query, memory_format=torch.contiguous_format)
-    small = query.shape[2] <= LARGEST_HEAD
-    if small and query.dtype == torch.bfloat16 and _native.has_amx_bfloat16():
-        return _by_tiles(query, key, value, segments, scaling, window, softcap)
-    if small and _native.has_float_tree_attention():
-        return _by_floats(query, key, value, segments, scaling, window, softcap)
+    tiles = query.dtype == torch.bfloat16 and _native.has_amx_bfloat16()
+    if query.shape[2] <= LARGEST_HEAD and (tiles or _native.has_float_tree_attention()):
+        return _in_one_call(query, key, value, segments, scaling, window, softcap, tiles=tiles)
     if softcap is not None:
         return tree_attention_reference.tree_attention(
             query, key, value, segments, scaling=scaling, window=window, softcap=softcap
@@ -59,7 +59,7 @@ def _workspace(segments: TreeSegments, num_bytes: int) -> np.ndarray:
     return kept
 
 
-def _by_tiles(
+def _in_one_call(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -67,61 +67,24 @@ def _by_tiles(
     scaling: float,
     window: int | None,
     softcap: float | None,
+    *,
+    tiles: bool,
 ) -> Tensor:
+    """The whole pack in C++: bfloat16 by tiles over packed keys and values, or any dtype in float32."""
     from . import _native
 
     plan = _plan(segments, key.shape[0] - query.shape[0])
-    out = torch.empty(query.shape, dtype=query.dtype)
-    needed = _native.amx_tree_attention_workspace(plan.num_blocks, key.shape[1], query.shape[2])
-    _native.amx_tree_attention(
-        array_of(query),
-        array_of(key),
-        array_of(value),
-        array_of(out),
-        plan.query_offsets,
-        plan.range_start,
-        plan.range_stop,
-        plan.range_block,
-        plan.path_offsets,
-        plan.path_ranges,
-        scaling,
-        softcap or 0.0,
-        window or 0,
-        torch.get_num_threads(),
-        _workspace(segments, needed),
-    )
-    return out
-
-
-def _by_floats(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    segments: TreeSegments,
-    scaling: float,
-    window: int | None,
-    softcap: float | None,
-) -> Tensor:
-    from . import _native
-
-    plan = _plan(segments, key.shape[0] - query.shape[0])
-    out = torch.empty(query.shape, dtype=torch.float32)
-    _native.float_tree_attention(
-        array_of(query.float()),
-        array_of(key.float()),
-        array_of(value.float()),
-        array_of(out),
-        plan.query_offsets,
-        plan.range_start,
-        plan.range_stop,
-        plan.range_block,
-        plan.path_offsets,
-        plan.path_ranges,
-        scaling,
-        softcap or 0.0,
-        window or 0,
-        torch.get_num_threads(),
-    )
+    dtype = query.dtype if tiles else torch.float32
+    out = torch.empty(query.shape, dtype=dtype)
+    arguments: list[Any] = [array_of(x.to(dtype)) for x in (query, key, value)]
+    arguments += (array_of(out), *plan.arrays)
+    arguments += (scaling, softcap or 0.0, window or 0, torch.get_num_threads())
+    if tiles:
+        needed = _native.amx_tree_attention_workspace(plan.num_blocks, key.shape[1], query.shape[2])
+        arguments.append(_workspace(segments, needed))
+        _native.amx_tree_attention(*arguments)
+    else:
+        _native.float_tree_attention(*arguments)
     return out.to(query.dtype)
 
 

@@ -23,6 +23,18 @@ class TreePlan:
     path_ranges: np.ndarray
 
     @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """All of them, in the order in which the C++ functions take them."""
+        return (
+            self.query_offsets,
+            self.range_start,
+            self.range_stop,
+            self.range_block,
+            self.path_offsets,
+            self.path_ranges,
+        )
+
+    @property
     def num_blocks(self) -> int:
         return int(self.range_block[-1])
 

@@ -59,12 +59,14 @@ def over_seeds(values: Sequence[float]) -> dict[str, Any]:
     return {**asdict(interval(values)), "by_seed": [float(value) for value in values]}
 
 
-def measure_pool(scorer: Any, seed: int, size: int, families: Sequence[Family] = HELD_OUT_FAMILIES) -> dict[str, Any]:
+def measure_pool(
+    scorer: Any, seed: int, size: int, families: Sequence[Family] = HELD_OUT_FAMILIES, *, selecting: bool = True
+) -> dict[str, Any]:
     """Score one pool with every method; areas under the ROC curve by class, and what each method would select."""
     from instsel.methods.correlation import spearman_correlation
     from instsel.methods.difficulty import ifd
+    from instsel.methods.influence import weighted_mean
     from instsel.methods.wici import wici
-    from instsel.selection import select
 
     rows = make_pool(seed, size, families=families)
     truth = np.array([row["truth"] for row in rows])
@@ -73,36 +75,37 @@ def measure_pool(scorer: Any, seed: int, size: int, families: Sequence[Family] =
     paper = wici(scorer, examples, seed=seed)
     seconds = time.perf_counter() - started
     difficulty = ifd(scorer, examples)
-    release = _released_score(paper)
+    # The released program leaves out what it finds harder with its prompt than without.
+    easier = (paper.status == "ok") & (paper.ifd <= 1)
+    release = np.where(easier, weighted_mean(paper.influence, paper.similarity, "release"), np.nan)
     scores = side_by_side(paper.score, release, difficulty, seed)
     sound = (paper.probes >= 0) & np.isin(truth[paper.probes], ("clean", "duplicate"))
     knowing_more = combinations(paper.influence, sound, [row["family"] for row in rows])
-    selected = {}
-    for name, score in scores.items():
-        plain = select(score, BUDGET)
-        diverse = select(score, BUDGET, embeddings=paper.embeddings)
-        selected[name] = {
-            "clean_share": float((truth[plain] == "clean").mean()),
-            "rows_with_diversity": len(diverse),
-            "clean_share_with_diversity": float((truth[diverse] == "clean").mean()),
-        }
     return {
         "areas": areas_by_class(scores, truth),
         "areas_knowing_more": areas_by_class(knowing_more, truth),
         "sound_probes": float(sound.mean()),
-        "selected": selected,
+        "selected": measure_selection(scores, truth, paper) if selecting else None,
         "seconds": seconds,
         "sharing_factor": paper.stats.tokens_unshared / paper.stats.tokens_forwarded,
         "difficulty_influence_correlation": spearman_correlation(paper.ifd, paper.score).rho,
     }
 
 
-def _released_score(result: Any) -> np.ndarray:
-    """Combine the influences of a result by the released program's rule."""
-    positive = (result.influence > 0) & (result.probes >= 0)
-    weighted = np.where(positive, (1 - result.similarity) * result.influence, 0.0).sum(1)
-    score = weighted / np.maximum(positive.sum(1), 1)
-    return np.where((result.status == "ok") & (result.ifd <= 1), score, np.nan)
+def measure_selection(scores: dict[str, np.ndarray], truth: np.ndarray, result: Any) -> dict[str, Any]:
+    """Share of clean rows among those that each method selects, without and with diversity."""
+    from instsel.selection import select
+
+    selected = {}
+    for name, score in scores.items():
+        plain = select(score, BUDGET)
+        diverse = select(score, BUDGET, embeddings=result.embeddings)
+        selected[name] = {
+            "clean_share": float((truth[plain] == "clean").mean()),
+            "rows_with_diversity": len(diverse),
+            "clean_share_with_diversity": float((truth[diverse] == "clean").mean()),
+        }
+    return selected
 
 
 def measure_groups(scorer: Any, seed: int, size: int) -> float:
@@ -136,7 +139,8 @@ def evaluate(
     say("\nthe influences of wICI, combined by one who knows more")
     knowing_more = _areas_over_seeds(pools, "areas_knowing_more", say)
     say("\nthe same methods on seen families with held-out conventions")
-    seen = _areas_over_seeds([measure_pool(scorer, seed, size, TRAINING_FAMILIES) for seed in seeds], "areas", say)
+    pools_seen = [measure_pool(scorer, seed, size, TRAINING_FAMILIES, selecting=False) for seed in seeds]
+    seen = _areas_over_seeds(pools_seen, "areas", say)
     selected = {
         method: {field: over_seeds([pool["selected"][method][field] for pool in pools]) for field in fields}
         for method, fields in pools[0]["selected"].items()

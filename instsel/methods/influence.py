@@ -132,11 +132,8 @@ def combine_influence(
         scored = pair_status == "ok"
         one_shot_ifd = np.where(scored, one_shot_ifd, np.nan)
         influence = np.where(scored, own[probes] - one_shot_ifd, np.nan)
-        far = 1 - similarity
-        counted = scored & (influence > 0) if rule == "release" else scored
-        terms = np.where(counted, far * influence if rule == "release" else far / 2 * influence, 0.0)
     has_score = scored.any(1)
-    score = np.where(has_score, terms.sum(1) / np.maximum(counted.sum(1), 1), np.nan)
+    score = weighted_mean(influence, similarity, rule)
     status = np.where(own_status != "ok", own_status, first_failure(*pair_status.T))
     status = np.where(has_score, "ok", status)
     status = np.where(has_score & ~np.isfinite(score), "nonfinite", status)
@@ -150,6 +147,19 @@ def combine_influence(
         "selectable": selectable,
         "status": status,
     }
+
+
+def weighted_mean(influence: np.ndarray, similarity: np.ndarray, rule: str) -> np.ndarray:
+    """Scores float64 `[n]` by a rule of `combine_influence`, from influences and cosines `[n, k]`.
+
+    A pair without an influence (NaN) is left out of the mean; a row with none at all has NaN.
+    """
+    scored = ~np.isnan(influence)
+    with np.errstate(over="ignore", invalid="ignore"):
+        far = 1 - similarity
+        counted = scored & (influence > 0) if rule == "release" else scored
+        terms = np.where(counted, far * influence if rule == "release" else far / 2 * influence, 0.0)
+    return np.where(scored.any(1), terms.sum(1) / np.maximum(counted.sum(1), 1), np.nan)
 
 
 def check_rule(rule: str) -> None:
