@@ -3,17 +3,13 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <memory>
-#include <new>
 #include <stdexcept>
 #include <vector>
 
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
-
+#include "aligned_buffer.h"
 #include "amx_tiles.h"
 #include "lane_logsumexp.h"
+#include "threads.h"
 
 namespace instsel {
 
@@ -27,17 +23,9 @@ constexpr std::int64_t panel_bytes = 512 << 10;
 // Packed hidden states and states of segments of one pass over the rows, so that memory does not grow with the rows.
 constexpr std::int64_t pass_bytes = 16 << 20;
 
-struct FreeAligned {
-    void operator()(std::uint8_t* pointer) const { ::operator delete(pointer, std::align_val_t(64)); }
-};
-using Buffer = std::unique_ptr<std::uint8_t, FreeAligned>;
-
-Buffer allocate(std::int64_t bytes) {
-    return Buffer(static_cast<std::uint8_t*>(::operator new(std::size_t(bytes), std::align_val_t(64))));
-}
-
 // 32 entries times 32 rows over the whole depth into `block.z`, while the logits of the block before are added up:
-// tile products and vector arithmetic run side by side.
+// tile products and vector arithmetic run side by side. The weights pass through the first-level cache with a hint not to
+// stay there, where they would displace the hidden states.
 template <bool transform, bool argmax>
 INSTSEL_AMX void multiply_block(const std::uint8_t* weights, const std::uint8_t* hidden, std::int64_t tiles,
                                 const LogitsBlock& block, const LogitsBlock& before, const HeadTransform& head) {
@@ -49,10 +37,10 @@ INSTSEL_AMX void multiply_block(const std::uint8_t* weights, const std::uint8_t*
     _tile_zero(3);
     int entry = 0;
     for (std::int64_t tile = 0; tile < tiles; ++tile) {
-        _tile_loadd(4, weights + 2 * tile * tile_bytes, 64);
+        _tile_stream_loadd(4, weights + 2 * tile * tile_bytes, 64);
         _tile_loadd(6, hidden + 2 * tile * tile_bytes, 64);
         _tile_loadd(7, hidden + (2 * tile + 1) * tile_bytes, 64);
-        _tile_loadd(5, weights + (2 * tile + 1) * tile_bytes, 64);
+        _tile_stream_loadd(5, weights + (2 * tile + 1) * tile_bytes, 64);
         _tile_dpbf16ps(0, 4, 6);
         _tile_dpbf16ps(1, 4, 7);
         _tile_dpbf16ps(2, 5, 6);
@@ -114,14 +102,6 @@ INSTSEL_AMX void multiply_segment(const PackedHidden& hidden, const Matrix<bfloa
     if (before.entries > 0) finish_block<transform, argmax>(before, head);
 }
 
-int thread_number() {
-#if defined(_OPENMP)
-    return omp_get_thread_num();
-#else
-    return 0;
-#endif
-}
-
 using SegmentFunction = void (*)(const PackedHidden&, const Matrix<bfloat16>&, std::int64_t, std::int64_t,
                                  const HeadTransform&, LaneStates*, std::uint8_t*);
 
@@ -155,8 +135,8 @@ INSTSEL_AMX void run_pass(const Matrix<bfloat16>& hidden, std::int64_t first_row
     const std::int64_t groups = (rows + block_rows - 1) / block_rows;
     const std::int64_t group_bytes = 2 * tiles * tile_bytes;
     const std::int64_t segments = (weight.rows + segment_entries - 1) / segment_entries;
-    const Buffer packed = allocate(groups * group_bytes);
-    const Buffer state_buffer = allocate(segments * groups * 2 * std::int64_t(sizeof(LaneStates)));
+    const AlignedBuffer packed = allocate_aligned(groups * group_bytes);
+    const AlignedBuffer state_buffer = allocate_aligned(segments * groups * 2 * std::int64_t(sizeof(LaneStates)));
     LaneStates* states = reinterpret_cast<LaneStates*>(state_buffer.get());
     const bool transform = !head.is_identity();
     const bool argmax = out.argmax != nullptr;
@@ -165,7 +145,7 @@ INSTSEL_AMX void run_pass(const Matrix<bfloat16>& hidden, std::int64_t first_row
                                                          : multiply_segment<false, false>);
     // Allocated here, as an exception must not leave a thread.
     const std::int64_t panels_size = std::max<std::int64_t>(1, panel_bytes / group_bytes) * group_bytes;
-    const Buffer panels = allocate(threads * panels_size);
+    const AlignedBuffer panels = allocate_aligned(threads * panels_size);
 #pragma omp parallel num_threads(threads)
     {
         std::uint8_t* own_panels = panels.get() + thread_number() * panels_size;

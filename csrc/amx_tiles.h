@@ -32,8 +32,8 @@ INSTSEL_AMX inline void configure_tiles() { _tile_loadconfig(&tile_configuration
 INSTSEL_AMX inline void release_tiles() { _tile_release(); }
 
 // Left operand: 16 rows, 32 numbers of each, as they are. Missing rows and numbers are zero.
-inline void pack_left(const std::uint16_t* source, std::int64_t row_stride, std::int64_t rows, std::int64_t depth,
-                      std::int64_t tile_stride, std::uint8_t* target) {
+INSTSEL_AVX512 inline void pack_left(const std::uint16_t* source, std::int64_t row_stride, std::int64_t rows,
+                                     std::int64_t depth, std::int64_t tile_stride, std::uint8_t* target) {
     const std::int64_t whole = depth / tile_depth;
     for (std::int64_t tile = 0; tile < depth_tiles(depth); ++tile) {
         std::uint8_t* out = target + tile * tile_stride;
@@ -50,20 +50,49 @@ inline void pack_left(const std::uint16_t* source, std::int64_t row_stride, std:
     }
 }
 
+// 16 vectors of 16 words each, rows made columns.
+INSTSEL_AVX512 INSTSEL_INLINE void transpose16(__m512i* rows) {
+    __m512i t[16];
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) {
+        rows[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+        rows[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+        rows[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+        rows[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+    for (int i = 0; i < 4; ++i) {
+        t[i] = _mm512_shuffle_i32x4(rows[i], rows[i + 4], 0x88);
+        t[i + 4] = _mm512_shuffle_i32x4(rows[i], rows[i + 4], 0xdd);
+        t[i + 8] = _mm512_shuffle_i32x4(rows[i + 8], rows[i + 12], 0x88);
+        t[i + 12] = _mm512_shuffle_i32x4(rows[i + 8], rows[i + 12], 0xdd);
+    }
+    for (int i = 0; i < 4; ++i) {
+        rows[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
+        rows[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
+        rows[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
+        rows[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
+    }
+}
+
 // Right operand: 16 columns given as rows of the source; the tile holds pairs of numbers of one column side by side.
-inline void pack_right(const std::uint16_t* source, std::int64_t row_stride, std::int64_t columns, std::int64_t depth,
-                       std::int64_t tile_stride, std::uint8_t* target) {
+INSTSEL_AVX512 inline void pack_right(const std::uint16_t* source, std::int64_t row_stride, std::int64_t columns,
+                                      std::int64_t depth, std::int64_t tile_stride, std::uint8_t* target) {
     for (std::int64_t tile = 0; tile < depth_tiles(depth); ++tile) {
-        std::uint32_t* out = reinterpret_cast<std::uint32_t*>(target + tile * tile_stride);
-        const std::int64_t left = std::min(tile_depth, depth - tile * tile_depth);
-        if (columns < 16 || left < tile_depth) std::memset(out, 0, tile_bytes);
-        for (std::int64_t column = 0; column < columns; ++column) {
-            const std::uint16_t* from = source + column * row_stride + tile * tile_depth;
-            for (std::int64_t pair = 0; pair < left / 2; ++pair) {
-                std::memcpy(out + pair * 16 + column, from + 2 * pair, 4);
+        const std::int64_t left = depth - tile * tile_depth;
+        const __mmask32 mask = left >= tile_depth ? ~__mmask32(0) : (__mmask32(1) << left) - 1;
+        __m512i words[16];
+        for (std::int64_t column = 0; column < 16; ++column) {
+            words[column] = _mm512_setzero_si512();
+            if (column < columns) {
+                words[column] = _mm512_maskz_loadu_epi16(mask, source + column * row_stride + tile * tile_depth);
             }
-            if (left % 2 != 0) std::memcpy(out + (left / 2) * 16 + column, from + left - 1, 2);
         }
+        transpose16(words);
+        std::uint8_t* out = target + tile * tile_stride;
+        for (int pair = 0; pair < 16; ++pair) _mm512_store_si512(out + pair * 64, words[pair]);
     }
 }
 

@@ -60,5 +60,18 @@ INSTSEL_AVX512 INSTSEL_INLINE __m512 tanh16(__m512 x) {
     return _mm512_or_ps(magnitude, sign);
 }
 
+INSTSEL_AVX512 INSTSEL_INLINE __m512 silu16(__m512 x) {
+    const __m512 negated = _mm512_min_ps(_mm512_sub_ps(_mm512_setzero_ps(), x), _mm512_set1_ps(80.0f));
+    return _mm512_div_ps(x, _mm512_add_ps(_mm512_set1_ps(1.0f), exp16(negated)));
+}
+
+INSTSEL_AVX512 INSTSEL_INLINE __m512 gelu_tanh16(__m512 x) {
+    const __m512 cube = _mm512_mul_ps(_mm512_mul_ps(x, x), x);
+    const __m512 inner = _mm512_mul_ps(_mm512_set1_ps(0.7978845608f),
+                                       _mm512_fmadd_ps(_mm512_set1_ps(0.044715f), cube, x));
+    const __m512 half = _mm512_mul_ps(_mm512_set1_ps(0.5f), x);
+    return _mm512_fmadd_ps(half, tanh16(inner), half);
+}
+
 }  // namespace instsel
 #endif

@@ -1,5 +1,6 @@
 #include "layer_binding.h"
 
+#include "amx_linear.h"
 #include "arrays.h"
 #include "layer_operations.h"
 
@@ -63,12 +64,16 @@ void bind_rms_norm(const py::array& x, const py::object& update, const py::array
     });
 }
 
+Activation activation_of(const std::string& name) {
+    if (name != "silu" && name != "gelu_tanh") refuse("activation", "\"silu\" or \"gelu_tanh\"");
+    return name == "silu" ? Activation::silu : Activation::gelu_tanh;
+}
+
 void bind_gate(const py::array& x, const py::array& up, const std::string& activation, int threads,
                const std::string& instruction_set) {
     const InstructionSet instructions = choose_instruction_set(instruction_set);
     check_threads(threads);
-    if (activation != "silu" && activation != "gelu_tanh") refuse("activation", "\"silu\" or \"gelu_tanh\"");
-    const Activation function = activation == "silu" ? Activation::silu : Activation::gelu_tanh;
+    const Activation function = activation_of(activation);
     with_layer_element(x, [&](auto element) {
         using Element = decltype(element);
         same_shape("up", up, x);
@@ -104,6 +109,50 @@ void bind_rotate(const py::array& x, const py::array& cos, const py::array& sin,
     });
 }
 
+// The bits of bfloat16 as a matrix with contiguous rows.
+Matrix<bfloat16> bfloat16_matrix(const std::string& name, const py::array& array) {
+    if (element_type(name, array) != ElementType::bfloat16) refuse(name, "uint16 (the bits of bfloat16)");
+    return matrix_of<bfloat16>(name, array);
+}
+
+// What a product of x [T, K] with weights [N, K] is written to: [T, N] without gaps.
+bfloat16* product_of(const Matrix<bfloat16>& x, const Matrix<bfloat16>& weight, const py::array& out, int threads) {
+    check_threads(threads);
+    if (x.columns == 0 || x.columns % 32 != 0) refuse("x", "a multiple of 32 columns, not 0");
+    if (weight.columns != x.columns) refuse("weight", "as many columns as x");
+    if (out.ndim() != 2 || out.shape(0) != x.rows || out.shape(1) != weight.rows) refuse("out", "shape [rows, outputs]");
+    return block_of<bfloat16>("out", out, 2, true);
+}
+
+void bind_linear(const py::array& x, const py::array& weight, const py::object& bias, const py::array& out,
+                 int threads) {
+    const Matrix<bfloat16> rows = bfloat16_matrix("x", x), weights = bfloat16_matrix("weight", weight);
+    bfloat16* result = product_of(rows, weights, out, threads);
+    const bfloat16* addends = nullptr;
+    if (!bias.is_none()) {
+        const auto array = given_array("bias", bias);
+        addends = block_of<bfloat16>("bias", array, 1, false);
+        if (array.shape(0) != weights.rows) refuse("bias", "one entry per row of weight");
+    }
+    check_apart({{"out", out}}, {{"x", x}, {"weight", weight}, {"bias", bias}});
+    if (out.size() == 0) return;
+    py::gil_scoped_release release;
+    amx_linear(rows, weights, addends, result, threads);
+}
+
+void bind_gated_linear(const py::array& x, const py::array& gate, const py::array& up, const std::string& activation,
+                       const py::array& out, int threads) {
+    const Activation function = activation_of(activation);
+    const Matrix<bfloat16> rows = bfloat16_matrix("x", x), gates = bfloat16_matrix("gate", gate);
+    const Matrix<bfloat16> ups = bfloat16_matrix("up", up);
+    bfloat16* result = product_of(rows, gates, out, threads);
+    if (ups.rows != gates.rows || ups.columns != gates.columns) refuse("up", "the shape of gate");
+    check_apart({{"out", out}}, {{"x", x}, {"gate", gate}, {"up", up}});
+    if (out.size() == 0) return;
+    py::gil_scoped_release release;
+    amx_gated_linear(rows, gates, ups, function, result, threads);
+}
+
 }  // namespace
 
 void bind_layer_operations(py::module_& module) {
@@ -112,6 +161,10 @@ void bind_layer_operations(py::module_& module) {
                arg("epsilon"), arg("out"), arg("threads"), arg("instruction_set"));
     module.def("gate_in_place", &bind_gate, arg("x"), arg("up"), arg("activation"), arg("threads"),
                arg("instruction_set"));
+    module.def("amx_linear", &bind_linear, arg("x"), arg("weight"), arg("bias").none(true), arg("out"),
+               arg("threads"));
+    module.def("amx_gated_linear", &bind_gated_linear, arg("x"), arg("gate"), arg("up"), arg("activation"), arg("out"),
+               arg("threads"));
     module.def("rotate_in_place", &bind_rotate, arg("x"), arg("cos"), arg("sin"), arg("threads"),
                arg("instruction_set"));
 }

@@ -1,4 +1,4 @@
-"""A model's norms, gates, rotary embeddings and residual sums in one pass each, while it runs on a CPU.
+"""A model's norms, products, gates, rotary embeddings and residual sums in one pass each, while it runs on a CPU.
 
 Each is recognised by what it computes on random numbers, not by its name, and put back when a run ends.
 """
@@ -14,7 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from instsel.kernels.layer_operations import ACTIVATIONS, DTYPES, gate_in_place, rms_norm, rotate_in_place
+from instsel.kernels.layer_operations import (
+    ACTIVATIONS,
+    DTYPES,
+    can_multiply,
+    gate_in_place,
+    gated_linear,
+    linear,
+    rms_norm,
+    rotate_in_place,
+)
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": nn.functional.silu,
@@ -37,10 +46,14 @@ class FusedLayers:
             return
         norms = {module: norm for module in model.modules() if (norm := _find_norm(module))}
         for module in model.modules():
+            if "forward" in vars(module):
+                continue  # somebody else has put in their own
             if module in norms:
                 self._forwards.append((module, _norm_forward(module, norms[module])))
             elif activation := _find_activation(module):
                 self._forwards.append((module, partial(_gated_forward, module, activation)))
+            elif type(module) is nn.Linear and can_multiply(module.weight):
+                self._forwards.append((module, partial(_linear_forward, module)))
             elif _is_pre_norm_layer(module, norms):
                 self._forwards.append((module, partial(_pre_norm_forward, module, norms)))
         for source in {sys.modules[type(module).__module__] for module in model.modules()}:
@@ -107,9 +120,28 @@ def _find_activation(module: Any) -> str | None:
 
 
 def _gated_forward(module: Any, activation: str, x: Tensor) -> Tensor:
-    gate, up = module.gate_proj(x), module.up_proj(x)
+    projections = module.gate_proj, module.up_proj
+    if all(_is_bare_product(projection) for projection in projections) and x.dtype == module.gate_proj.weight.dtype:
+        flat = x.reshape(-1, x.shape[-1])
+        gated = gated_linear(flat, module.gate_proj.weight, module.up_proj.weight, activation)
+        return module.down_proj(gated.view(*x.shape[:-1], -1))
+    gate, up = (projection(x) for projection in projections)
     gate_in_place(gate.view(-1, gate.shape[-1]), up.view(-1, up.shape[-1]), activation)
     return module.down_proj(gate)
+
+
+def _is_bare_product(module: nn.Module) -> bool:
+    """Whether a projection is a product with a weight and nothing else, so that it need not be called."""
+    if type(module) is not nn.Linear or module.bias is not None or not can_multiply(module.weight):
+        return False
+    return not (module._forward_hooks or module._forward_pre_hooks)
+
+
+def _linear_forward(module: nn.Linear, x: Tensor) -> Tensor:
+    if x.dtype != module.weight.dtype:
+        return nn.functional.linear(x, module.weight, module.bias)
+    flat = x.reshape(-1, x.shape[-1])
+    return linear(flat, module.weight, module.bias).view(*x.shape[:-1], module.out_features)
 
 
 def _is_pre_norm_layer(layer: Any, norms: dict[nn.Module, Norm]) -> bool:

@@ -1,7 +1,9 @@
-"""The elementwise parts of a decoder layer on the CPU, each in one pass: norm, gate and rotary embedding.
+"""The parts of a decoder layer on the CPU, each in one pass: norm, products, gate and rotary embedding.
 
 What PyTorch does in five to seven passes over memory, each with a fresh result, takes longer on a CPU with fast matrix
-products than the products between them. float32 or bfloat16, contiguous; sums and functions are float32.
+products than the products between them. float32 or bfloat16, contiguous; sums and functions are float32. The products
+are for bfloat16 on a processor with AMX tiles: a row's result does not depend on how many rows come with it, and the
+gate is applied while the next tiles are multiplied.
 """
 
 from __future__ import annotations
@@ -50,3 +52,32 @@ def rotate_in_place(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
     _native.rotate_in_place(array_of(x), array_of(cos), array_of(sin), torch.get_num_threads(), instruction_set())
     return x
+
+
+def can_multiply(weight: Tensor) -> bool:
+    """Whether `linear` and `gated_linear` take a weight [N, H]: AMX, bfloat16, H a multiple of 32."""
+    from . import _native
+
+    suits = weight.ndim == 2 and weight.dtype == torch.bfloat16 and weight.shape[1] % 32 == 0 < weight.shape[1]
+    return suits and weight.stride(1) == 1 and _native.has_amx_bfloat16()
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`x weight^T + bias` of rows x [T, H] and a weight [N, H] that `can_multiply`, rounded once."""
+    from . import _native
+
+    out = x.new_empty(x.shape[0], weight.shape[0])
+    added = None if bias is None else array_of(bias)
+    _native.amx_linear(array_of(x), array_of(weight), added, array_of(out), torch.get_num_threads())
+    return out
+
+
+def gated_linear(x: Tensor, gate: Tensor, up: Tensor, activation: str) -> Tensor:
+    """`activation(x gate^T) * (x up^T)` of rows x [T, H] and weights [I, H] that `can_multiply`, rounded once."""
+    from . import _native
+
+    out = x.new_empty(x.shape[0], gate.shape[0])
+    _native.amx_gated_linear(
+        array_of(x), array_of(gate), array_of(up), activation, array_of(out), torch.get_num_threads()
+    )
+    return out

@@ -81,6 +81,52 @@ def rotate_in_place(rng: np.random.Generator, memory: GuardedMemory) -> Call:
     return Call({"x": x, "cos": cos, "sin": sin, **machine(rng)}, ("x",), check)
 
 
+def draw_weights(rng: np.random.Generator, memory: GuardedMemory, *rows: int) -> list[np.ndarray]:
+    """Matrices of bfloat16 with as many columns, one of each number of rows."""
+    depth = int(rng.choice([32, 64, 96, 672]))
+    return [memory.place_strided(rng, encode(rng.standard_normal((count, depth)), "bfloat16"), 1) for count in rows]
+
+
+def product_bound(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """What a float32 sum of the terms of x weight^T may be off by."""
+    return EPS * x.shape[1] * (np.abs(x) @ np.abs(weight).T)
+
+
+def amx_linear(rng: np.random.Generator, memory: GuardedMemory) -> Call:
+    rows, outputs = int(rng.choice([0, 1, 16, 31, 33, 140])), int(rng.choice([0, 1, 16, 17, 32, 50]))
+    x, weight = draw_weights(rng, memory, rows, outputs)
+    bias = memory.place(rng, encode(rng.standard_normal(outputs), "bfloat16")) if rng.random() < 0.5 else None
+    out = memory.place(rng, np.zeros((rows, outputs), np.uint16))
+
+    def check(_: object) -> None:
+        exact = decode(x) @ decode(weight).T + (0.0 if bias is None else decode(bias))
+        bound = ROUNDING["bfloat16"] * np.abs(exact) + product_bound(decode(x), decode(weight)) + TINY
+        close("out", decode(out), exact, bound)
+
+    arguments = {"x": x, "weight": weight, "bias": bias, "out": out, "threads": int(rng.integers(1, 3))}
+    return Call(arguments, ("out",), check)
+
+
+def amx_gated_linear(rng: np.random.Generator, memory: GuardedMemory) -> Call:
+    rows, outputs = int(rng.choice([0, 1, 16, 31, 33, 140])), int(rng.choice([0, 1, 15, 16, 17, 40]))
+    x, gate, up = draw_weights(rng, memory, rows, outputs, outputs)
+    out = memory.place(rng, np.zeros((rows, outputs), np.uint16))
+
+    def check(_: object) -> None:
+        g, u = decode(x) @ decode(gate).T, decode(x) @ decode(up).T
+        exact = g / (1 + np.exp(-g)) * u
+        bound = 1.2 * product_bound(decode(x), decode(gate)) * np.abs(u)
+        bound += np.abs(g) * product_bound(decode(x), decode(up))
+        close(
+            "out", decode(out), exact, bound + ROUNDING["bfloat16"] * np.abs(exact) + 128 * EPS * np.abs(g * u) + TINY
+        )
+
+    # fmt: off
+    arguments = {"x": x, "gate": gate, "up": up, "activation": "silu", "out": out, "threads": int(rng.integers(1, 3))}
+    # fmt: on
+    return Call(arguments, ("out",), check)
+
+
 def draw_tree(rng: np.random.Generator) -> tuple[dict[str, np.ndarray], list[np.ndarray], int]:
     """The plan's arrays of a random tree behind some cached keys, and the key indices of every node's path."""
     nodes, cached = int(rng.integers(1, 6)), int(rng.choice([0, 0, 1, 40]))

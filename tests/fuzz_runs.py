@@ -43,12 +43,15 @@ def builders_of(module: Any) -> dict[str, Builder]:
         "gate_in_place": fuzz_layers.gate_in_place,
         "rotate_in_place": fuzz_layers.rotate_in_place,
         "amx_linear_logsumexp": fuzz_calls.amx_linear_logsumexp,
+        "amx_linear": fuzz_layers.amx_linear,
+        "amx_gated_linear": fuzz_layers.amx_gated_linear,
         "amx_tree_attention": lambda rng, memory: fuzz_layers.attention(rng, memory, "bfloat16", workspace),
         "float_tree_attention": lambda rng, memory: fuzz_layers.attention(rng, memory, "float32", None),
     }
     exported = {name for name in dir(module) if not name.startswith("__")}
     assert exported == set(builders), f"functions without a fuzzer, or none: {sorted(exported ^ set(builders))}"
-    missing = {"amx_linear_logsumexp", "amx_tree_attention"} if not module.has_amx_bfloat16() else set()
+    needs_amx = {"amx_linear", "amx_gated_linear", "amx_linear_logsumexp", "amx_tree_attention"}
+    missing = needs_amx if not module.has_amx_bfloat16() else set()
     missing |= {"float_tree_attention"} if not module.has_float_tree_attention() else set()
     for name in sorted(missing):
         print(f"{name}: left out, this processor has no such instructions")

@@ -8,6 +8,7 @@ import transformers
 from transformers.models.llama import modeling_llama
 
 from instsel.fused_layers import FusedLayers
+from instsel.kernels import _native
 
 SMALL = {
     "vocab_size": 97,
@@ -18,6 +19,7 @@ SMALL = {
     "num_key_value_heads": 2,
     "initializer_range": 0.15,
 }
+needs_amx = pytest.mark.skipif(not _native.has_amx_bfloat16(), reason="needs a processor with AMX tiles")
 IDS = torch.randint(0, 97, (1, 40), generator=torch.Generator().manual_seed(0))
 
 
@@ -69,6 +71,48 @@ def test_bfloat16_is_nearer_to_the_truth_than_the_model_itself() -> None:
         with FusedLayers(half).active():
             ours = half(IDS).logits.float()
     assert (ours - exact).norm() <= 1.1 * (own - exact).norm()
+
+
+@needs_amx
+def test_products_on_amx_are_found_and_a_row_is_the_same_bits_in_any_company() -> None:
+    model = build("Llama").bfloat16()
+    fused = FusedLayers(model)
+    assert found(fused) == {"LlamaRMSNorm", "LlamaMLP", "LlamaDecoderLayer", "Linear"}
+    rows = torch.randn(70, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+    projection, mlp = model.model.layers[0].self_attn.q_proj, model.model.layers[0].mlp
+    with torch.inference_mode(), fused.active():
+        for module in (projection, mlp):
+            together = module(rows[None])[0]
+            for chosen in ([0], [69], list(range(5, 38)), list(range(70))[::-1]):
+                assert torch.equal(module(rows[chosen][None])[0], together[chosen])
+
+
+@needs_amx
+def test_a_projection_with_something_more_is_called() -> None:
+    """A hook on a projection must see it called; a projection of another kind must not be read as a bare product."""
+    seen: list[str] = []
+    model = build("Llama").bfloat16()
+    mlp = model.model.layers[0].mlp
+    mlp.up_proj.register_forward_hook(lambda *_: seen.append("up"))
+
+    class Doubled(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * super().forward(x)
+
+    other = model.model.layers[1].mlp
+    doubled = Doubled(64, 96, bias=False).bfloat16()
+    doubled.weight.data.copy_(other.gate_proj.weight.data)
+    other.gate_proj = doubled
+    x = torch.randn(1, 9, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+    with torch.inference_mode():
+        expected = [mlp(x).float(), other(x).float()]
+        fused = FusedLayers(model)
+        seen.clear()
+        with fused.active():
+            got = [mlp(x).float(), other(x).float()]
+    assert seen == ["up"]
+    for own, ours in zip(expected, got, strict=True):
+        assert (own - ours).norm() <= 0.02 * own.norm()
 
 
 def test_rotary_function_is_put_back() -> None:

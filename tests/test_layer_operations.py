@@ -8,10 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from instsel.kernels.layer_operations import gate_in_place, rms_norm, rotate_in_place
+from instsel.kernels import _native
+from instsel.kernels.layer_operations import (
+    can_multiply,
+    gate_in_place,
+    gated_linear,
+    linear,
+    rms_norm,
+    rotate_in_place,
+)
 
 DTYPES = (torch.float32, torch.bfloat16)
 SETS = ("plain", "avx2", "avx512")
+needs_amx = pytest.mark.skipif(not _native.has_amx_bfloat16(), reason="needs a processor with AMX tiles")
 
 
 @pytest.fixture(params=SETS)
@@ -97,6 +106,87 @@ def test_rotation_is_the_formula(rows: int, heads: int, size: int, dtype: torch.
     a, b = x.double() * cos.double()[:, None], turned * sin.double()[:, None]
     got = rotate_in_place(x.clone(), cos, sin)
     assert ((got.double() - (a + b)).abs() <= torch.finfo(dtype).eps * (a.abs() + b.abs())).all()
+
+
+# Rows and outputs around the 16 and 32 of a tile; depths of one tile, of several, and of more than one pass.
+PRODUCTS = [(1, 1, 32), (31, 15, 64), (32, 32, 96), (33, 17, 640), (130, 50, 672), (300, 97, 1312)]
+
+
+def product_and_error(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """x weight^T in float64, and what a float32 sum of its terms may be off by."""
+    terms = x.double().abs() @ weight.double().abs().T
+    return x.double() @ weight.double().T, terms * x.shape[1] * torch.finfo(torch.float32).eps
+
+
+@needs_amx
+@pytest.mark.parametrize(("rows", "outputs", "depth"), PRODUCTS)
+def test_linear_is_the_formula(rows: int, outputs: int, depth: int) -> None:
+    x = random(rows, depth + 32, dtype=torch.bfloat16)[:, :depth]  # rows with a gap between them
+    weight, bias = random(outputs, depth, dtype=torch.bfloat16), random(outputs, dtype=torch.bfloat16)
+    product, error = product_and_error(x, weight)
+    for added in (None, bias):
+        exact = product if added is None else product + bias.double()
+        got = linear(x, weight, added)
+        assert ((got.double() - exact).abs() <= torch.finfo(torch.bfloat16).eps * exact.abs() + error).all()
+
+
+@needs_amx
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
+@pytest.mark.parametrize(("rows", "outputs", "depth"), PRODUCTS)
+def test_gated_linear_is_the_formula(rows: int, outputs: int, depth: int, activation: str) -> None:
+    x = random(rows, depth, dtype=torch.bfloat16)
+    gate = random(outputs, depth, dtype=torch.bfloat16, scale=4 / math.sqrt(depth))
+    up = random(outputs, depth, dtype=torch.bfloat16).flip(0)
+    (g, gate_error), (u, up_error) = product_and_error(x, gate), product_and_error(x, up)
+    share = torch.sigmoid(g) if activation == "silu" else torch.nn.functional.gelu(g, approximate="tanh") / g
+    exact = g * share * u
+    # The activations' slopes stay below 1.2; x (1 + tanh(...)) / 2 cancels where x is far below 0.
+    error = 1.2 * gate_error * u.abs() + g.abs() * up_error + 16 * torch.finfo(torch.float32).eps * (g * u).abs()
+    got = gated_linear(x, gate, up, activation)
+    assert ((got.double() - exact).abs() <= torch.finfo(torch.bfloat16).eps * exact.abs() + error).all()
+
+
+@needs_amx
+def test_a_row_of_a_product_is_the_same_bits_in_any_company() -> None:
+    x = random(150, 1312, dtype=torch.bfloat16)
+    weight, up = random(40, 1312, dtype=torch.bfloat16), random(40, 1312, dtype=torch.bfloat16).flip(0)
+    for product in (lambda rows: linear(rows, weight), lambda rows: gated_linear(rows, weight, up, "silu")):
+        together = product(x)
+        for chosen in ([0], [149], list(range(7, 45)), list(range(150))[::-1]):
+            assert torch.equal(product(x[chosen]), together[chosen])
+        one = x.clone()
+        one[3] = float("nan")
+        spoilt = product(one)
+        assert spoilt[3].isnan().all()
+        assert torch.equal(spoilt[4:], together[4:])
+
+
+@needs_amx
+def test_a_product_in_lower_precision_is_not_within_the_bound() -> None:
+    """Negative control: one term left out of 1,312 is seen."""
+    x, weight = random(4, 1312, dtype=torch.bfloat16), random(9, 1312, dtype=torch.bfloat16)
+    exact, error = product_and_error(x, weight)
+    got = linear(x, torch.cat([weight[:, :-1], torch.zeros(9, 1)], 1).bfloat16())
+    assert ((got.double() - exact).abs() > torch.finfo(torch.bfloat16).eps * exact.abs() + error).any()
+
+
+@needs_amx
+def test_what_can_be_multiplied() -> None:
+    assert can_multiply(torch.zeros(3, 64).bfloat16())
+    for other in (torch.zeros(3, 64), torch.zeros(3, 40).bfloat16(), torch.zeros(3, 0).bfloat16()):
+        assert not can_multiply(other)
+    assert not can_multiply(torch.zeros(64, 3).bfloat16().T)
+    assert linear(torch.zeros(0, 64).bfloat16(), torch.zeros(3, 64).bfloat16()).shape == (0, 3)
+    with pytest.raises(ValueError, match="multiple of 32"):
+        linear(torch.zeros(1, 40).bfloat16(), torch.zeros(3, 40).bfloat16())
+    with pytest.raises(ValueError, match="as many columns"):
+        linear(torch.zeros(1, 64).bfloat16(), torch.zeros(3, 32).bfloat16())
+    with pytest.raises(ValueError, match="bias"):
+        linear(torch.zeros(1, 64).bfloat16(), torch.zeros(3, 64).bfloat16(), torch.zeros(2).bfloat16())
+    with pytest.raises(ValueError, match="up"):
+        gated_linear(
+            torch.zeros(1, 64).bfloat16(), torch.zeros(3, 64).bfloat16(), torch.zeros(4, 64).bfloat16(), "silu"
+        )
 
 
 def test_the_bound_sees_another_formula() -> None:

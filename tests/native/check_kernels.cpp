@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "amx_linear.h"
 #include "amx_linear_logsumexp.h"
 #include "checks.h"
 #include "layer_operations.h"
@@ -117,6 +118,36 @@ void check_amx_head(std::int64_t rows, std::int64_t size, std::int64_t vocabular
     }
 }
 
+// Products with and without a gate, over depths that are and are not multiplied at once.
+void check_amx_linear(std::int64_t rows, std::int64_t size, std::int64_t outputs) {
+    const auto x = random_matrix<bfloat16>(rows, size, 1.0f);
+    const auto gate = random_matrix<bfloat16>(outputs, size, 0.1f), up = random_matrix<bfloat16>(outputs, size, 0.3f);
+    const auto bias = random_matrix<bfloat16>(1, outputs, 1.0f);
+    const auto product = [&](const std::vector<bfloat16>& weight, std::int64_t row, std::int64_t output) {
+        double sum = 0.0;
+        for (std::int64_t k = 0; k < size; ++k) {
+            sum += double(to_float(x[std::size_t(row * size + k)])) *
+                   double(to_float(weight[std::size_t(output * size + k)]));
+        }
+        return sum;
+    };
+    std::vector<bfloat16> plain(x.size() / std::size_t(size) * std::size_t(outputs)), gated(plain.size());
+    const Matrix<bfloat16> view{x.data(), rows, size, size}, gates{gate.data(), outputs, size, size};
+    amx_linear(view, gates, bias.data(), plain.data(), 2);
+    amx_gated_linear(view, gates, {up.data(), outputs, size, size}, Activation::silu, gated.data(), 2);
+    for (std::int64_t row = 0; row < rows; ++row) {
+        for (std::int64_t output = 0; output < outputs; ++output) {
+            const std::size_t i = std::size_t(row * outputs + output);
+            const double g = product(gate, row, output);
+            expect(std::fabs(to_float(plain[i]) - (g + to_float(bias[std::size_t(output)]))) <= 0.01 * (1 + std::fabs(g)),
+                   "amx_linear " + std::to_string(size));
+            const double exact = g / (1.0 + std::exp(-g)) * product(up, row, output);
+            expect(std::fabs(to_float(gated[i]) - exact) <= 0.01 * (1 + std::fabs(exact)),
+                   "amx_gated_linear " + std::to_string(size));
+        }
+    }
+}
+
 }  // namespace
 
 // The last column of the last row is the last element of each buffer: a step too far is seen.
@@ -183,6 +214,8 @@ int main() {
         for (const std::int64_t size : {1, 31, 33, 64}) {
             check_amx_head(33, size, 257, {});
             check_amx_head(1, size, 4099, {bias.data(), 0.5f, 9.0f});
+            check_amx_linear(33, 32 * size, 17);
+            check_amx_linear(150, 64, size + 32);
         }
     } else {
         std::printf("no AMX on this processor: its kernels were not run\n");

@@ -1,0 +1,241 @@
+#include "amx_linear.h"
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "aligned_buffer.h"
+#include "amx_tiles.h"
+#include "avx512_math.h"
+#include "threads.h"
+
+namespace instsel {
+
+#if defined(__x86_64__)
+namespace {
+
+// A block is 32 rows of x times 32 rows of weights: four tiles of sums.
+constexpr std::int64_t block_rows = 32;
+constexpr std::int64_t block_sums = 1024;
+// Tiles of the depth that are multiplied at once, so that 32 rows of them stay in the first-level cache.
+constexpr std::int64_t largest_depth = 20;
+// Weights of that depth that stay in half of a 2 MB second-level cache while a chunk of rows passes by.
+constexpr std::int64_t panel_bytes = 1 << 20;
+// Rows of a chunk, a unit of parallel work: short, as cores are not equally fast; longer where the depth is taken in
+// several passes, each of which fetches its weights again.
+constexpr std::int64_t chunk_rows = 128;
+constexpr std::int64_t deep_chunk_rows = 256;
+
+// Sums of a block, [rows 0-15, 16-31][halves of its columns][16][16], and where they go.
+struct Block {
+    const float* sums;
+    std::int64_t row;
+    std::int64_t index;  // of 32 weight rows
+    int rows;            // 0: nothing to do
+};
+
+struct StoreLinear {
+    bfloat16* out;
+    const bfloat16* bias;
+    std::int64_t columns;
+
+    INSTSEL_AMX_BF16 INSTSEL_INLINE void operator()(const Block& block, int row) const {
+        const float* sums = block.sums + row / 16 * 512 + row % 16 * 16;
+        const std::int64_t column = 32 * block.index, left = columns - column;
+        const __mmask32 mask = left >= 32 ? ~__mmask32(0) : (__mmask32(1) << left) - 1;
+        __m512 low = _mm512_load_ps(sums), high = _mm512_load_ps(sums + 256);
+        if (bias != nullptr) {
+            const __m512i bits = _mm512_maskz_loadu_epi16(mask, bias + column);
+            low = _mm512_add_ps(low, widen(_mm512_castsi512_si256(bits)));
+            high = _mm512_add_ps(high, widen(_mm512_extracti64x4_epi64(bits, 1)));
+        }
+        const __m512i rounded = (__m512i)_mm512_cvtne2ps_pbh(high, low);
+        _mm512_mask_storeu_epi16(out + (block.row + row) * columns + column, mask, rounded);
+    }
+
+    INSTSEL_AMX_BF16 INSTSEL_INLINE static __m512 widen(__m256i bits) {
+        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+    }
+};
+
+template <Activation activation>
+struct StoreGated {
+    bfloat16* out;
+    std::int64_t columns;
+
+    INSTSEL_AMX_BF16 INSTSEL_INLINE void operator()(const Block& block, int row) const {
+        const float* sums = block.sums + row / 16 * 512 + row % 16 * 16;
+        const std::int64_t column = 16 * block.index, left = columns - column;
+        const __mmask16 mask = left >= 16 ? __mmask16(0xffff) : __mmask16((1u << left) - 1);
+        const __m512 gate = activation == Activation::silu ? silu16(_mm512_load_ps(sums))
+                                                           : gelu_tanh16(_mm512_load_ps(sums));
+        const __m256i rounded = (__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(gate, _mm512_load_ps(sums + 256)));
+        _mm256_mask_storeu_epi16(out + (block.row + row) * columns + column, mask, rounded);
+    }
+};
+
+INSTSEL_AMX_BF16 INSTSEL_INLINE void load_sums(const float* sums) {
+    _tile_loadd(0, sums, 64);
+    _tile_loadd(1, sums + 256, 64);
+    _tile_loadd(2, sums + 512, 64);
+    _tile_loadd(3, sums + 768, 64);
+}
+
+// 32 packed rows of x times a packed block of weights over some of the depth, added to `sums` unless they are new, while
+// the block before is stored: tile products and vector arithmetic run side by side. The weights pass through the
+// first-level cache with a hint not to stay there, where they would displace the rows.
+template <class Store>
+INSTSEL_AMX_BF16 void multiply_block(const std::uint8_t* x, const std::uint8_t* weights, std::int64_t tiles,
+                                     bool new_sums, float* sums, const Block& before, const Store& store) {
+    if (new_sums) {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    } else {
+        load_sums(sums);
+    }
+    int row = 0;
+    std::int64_t due = 0;
+    for (std::int64_t tile = 0; tile < tiles; ++tile) {
+        _tile_loadd(4, x + 2 * tile * tile_bytes, 64);
+        _tile_stream_loadd(6, weights + 2 * tile * tile_bytes, 64);
+        _tile_stream_loadd(7, weights + (2 * tile + 1) * tile_bytes, 64);
+        _tile_loadd(5, x + (2 * tile + 1) * tile_bytes, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+        for (due += before.rows; due >= tiles; due -= tiles) store(before, row++);
+    }
+    _tile_stored(0, sums, 64);
+    _tile_stored(1, sums + 256, 64);
+    _tile_stored(2, sums + 512, 64);
+    _tile_stored(3, sums + 768, 64);
+}
+
+struct PackedWeights {
+    const std::uint8_t* data;  // [blocks][depth tiles][2][tile]
+    std::int64_t blocks;
+    std::int64_t tiles;
+
+    std::int64_t block_bytes() const { return 2 * tiles * tile_bytes; }
+};
+
+// What a thread needs beside the packed weights.
+struct Scratch {
+    std::uint8_t* rows;  // 32 packed rows of some of the depth
+    float* sums;         // of all blocks of a task
+};
+
+// Rows [first, last) of x times a panel of weights.
+template <class Store>
+INSTSEL_AMX_BF16 void multiply_panel(const Matrix<bfloat16>& x, std::int64_t first, std::int64_t last,
+                                     const PackedWeights& weights, std::int64_t first_block, std::int64_t last_block,
+                                     const Store& store, const Scratch& scratch) {
+    const std::int64_t passes = (weights.tiles + largest_depth - 1) / largest_depth;
+    Block before{scratch.sums, 0, 0, 0};
+    for (std::int64_t pass = 0; pass < passes; ++pass) {
+        const std::int64_t tile = weights.tiles * pass / passes;
+        const std::int64_t tiles = weights.tiles * (pass + 1) / passes - tile;
+        float* sums = scratch.sums;
+        for (std::int64_t row = first; row < last; row += block_rows) {
+            const int count = int(std::min(block_rows, last - row));
+            for (int half = 0; half < 2; ++half) {
+                pack_left(reinterpret_cast<const std::uint16_t*>(x.data) + (row + 16 * half) * x.row_stride +
+                              tile * tile_depth,
+                          x.row_stride, std::clamp(count - 16 * half, 0, 16), tiles * tile_depth, 2 * tile_bytes,
+                          scratch.rows + half * tile_bytes);
+            }
+            for (std::int64_t block = first_block; block < last_block; ++block, sums += block_sums) {
+                multiply_block(scratch.rows, weights.data + block * weights.block_bytes() + 2 * tile * tile_bytes,
+                               tiles, pass == 0, sums, before, store);
+                before = {sums, row, block, pass + 1 == passes ? count : 0};
+            }
+        }
+    }
+    for (int row = 0; row < before.rows; ++row) store(before, row);
+}
+
+// One half of every block of `weights` from consecutive 16 rows of a matrix, `step` rows apart.
+struct WeightHalf {
+    Matrix<bfloat16> matrix;
+    std::int64_t first_row;
+    std::int64_t step;
+};
+
+template <class Store>
+INSTSEL_AMX_BF16 void multiply(const Matrix<bfloat16>& x, const WeightHalf (&halves)[2], std::int64_t blocks,
+                               const Store& store, int threads) {
+    const std::int64_t tiles = x.columns / tile_depth, block_bytes = 2 * tiles * tile_bytes, row_bytes = 2 * x.columns;
+    const AlignedBuffer packed = allocate_aligned(blocks * block_bytes);
+    const PackedWeights weights{packed.get(), blocks, tiles};
+    const std::int64_t rows_bytes = 2 * std::min(tiles, largest_depth) * tile_bytes, panel = panel_bytes / rows_bytes;
+    const std::int64_t chunk = tiles > largest_depth ? deep_chunk_rows : chunk_rows;
+    const std::int64_t panels = (blocks + panel - 1) / panel, chunks = (x.rows + chunk - 1) / chunk;
+    const std::int64_t scratch_bytes = rows_bytes + panel * (chunk / block_rows) * block_sums * std::int64_t(sizeof(float));
+    // Allocated here, as an exception must not leave a thread.
+    const AlignedBuffer scratch = allocate_aligned(threads * scratch_bytes);
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for schedule(static)
+        for (std::int64_t half = 0; half < 2 * blocks; ++half) {
+            const WeightHalf& from = halves[half % 2];
+            const std::int64_t row = from.first_row + half / 2 * from.step;
+            pack_right(reinterpret_cast<const std::uint16_t*>(from.matrix.data) + row * from.matrix.row_stride,
+                       from.matrix.row_stride, std::clamp<std::int64_t>(from.matrix.rows - row, 0, 16), x.columns,
+                       2 * tile_bytes, packed.get() + half / 2 * block_bytes + half % 2 * tile_bytes);
+        }
+        configure_tiles();
+#pragma omp for schedule(dynamic, 1)
+        for (std::int64_t task = 0; task < panels * chunks; ++task) {
+            const std::int64_t block = task / chunks * panel, row = task % chunks * chunk;
+            std::uint8_t* own = scratch.get() + thread_number() * scratch_bytes;
+            multiply_panel(x, row, std::min(x.rows, row + chunk), weights, block, std::min(blocks, block + panel),
+                           store, {own, reinterpret_cast<float*>(own + rows_bytes)});
+        }
+        release_tiles();
+    }
+}
+
+void check(const Matrix<bfloat16>& x) {
+    if (!has_amx_bfloat16()) throw std::runtime_error("this processor has no bfloat16 tile products (AMX)");
+    if (x.columns == 0 || x.columns % tile_depth != 0) {
+        throw std::invalid_argument("x: expected a multiple of 32 columns, not 0");
+    }
+}
+
+}  // namespace
+
+void amx_linear(const Matrix<bfloat16>& x, const Matrix<bfloat16>& weight, const bfloat16* bias, bfloat16* out,
+                int threads) {
+    check(x);
+    multiply(x, {{weight, 0, 32}, {weight, 16, 32}}, (weight.rows + 31) / 32, StoreLinear{out, bias, weight.rows},
+             threads);
+}
+
+void amx_gated_linear(const Matrix<bfloat16>& x, const Matrix<bfloat16>& gate, const Matrix<bfloat16>& up,
+                      Activation activation, bfloat16* out, int threads) {
+    check(x);
+    const WeightHalf halves[2] = {{gate, 0, 16}, {up, 0, 16}};
+    const std::int64_t blocks = (gate.rows + 15) / 16;
+    if (activation == Activation::silu) {
+        multiply(x, halves, blocks, StoreGated<Activation::silu>{out, gate.rows}, threads);
+    } else {
+        multiply(x, halves, blocks, StoreGated<Activation::gelu_tanh>{out, gate.rows}, threads);
+    }
+}
+
+#else
+
+void amx_linear(const Matrix<bfloat16>&, const Matrix<bfloat16>&, const bfloat16*, bfloat16*, int) {
+    throw std::runtime_error("this processor has no bfloat16 tile products (AMX)");
+}
+
+void amx_gated_linear(const Matrix<bfloat16>&, const Matrix<bfloat16>&, const Matrix<bfloat16>&, Activation, bfloat16*,
+                      int) {
+    throw std::runtime_error("this processor has no bfloat16 tile products (AMX)");
+}
+
+#endif
+
+}  // namespace instsel
