@@ -71,9 +71,24 @@ INSTSEL_INLINE BlockSum strip_sum(const float* z, std::int64_t count, float offs
     return {largest, sum};
 }
 
-INSTSEL_INLINE BlockSum block_sum(const float* z, std::int64_t count, float offset) {
+// The logits behind a block, fetched into the second-level cache strip by strip while the block is summed: a core's own
+// prefetcher stops at every page, and all at once they would wait for each other.
+struct Following {
+    const void* logits;
+    std::int64_t element_bytes;
+};
+
+INSTSEL_INLINE void fetch_strip(const Following& following, std::int64_t first) {
+    const char* from = static_cast<const char*>(following.logits) + first * following.element_bytes;
+    for (std::int64_t byte = 0; byte < strip_size * following.element_bytes; byte += 64) {
+        __builtin_prefetch(from + byte, 0, 2);
+    }
+}
+
+INSTSEL_INLINE BlockSum block_sum(const float* z, std::int64_t count, float offset, const Following& following) {
     BlockSum total{-infinity, 0.0f};
     for (std::int64_t j = 0; j < count; j += strip_size) {
+        fetch_strip(following, j);
         const BlockSum strip = strip_sum(z + j, std::min(strip_size, count - j), offset);
         total.max = strip.max > total.max ? strip.max : total.max;
         total.sum += strip.sum;
@@ -89,7 +104,8 @@ struct RunningSum {
     std::int64_t argmax;
 };
 
-INSTSEL_INLINE void accumulate_block(const float* z, std::int64_t count, std::int64_t column, RunningSum& row) {
+INSTSEL_INLINE void accumulate_block(const float* z, std::int64_t count, std::int64_t column, const Following& following,
+                                     RunningSum& row) {
     if (row.offset == -infinity) {
         row.offset = block_max(z, count);
         if (row.offset == -infinity) {
@@ -100,12 +116,12 @@ INSTSEL_INLINE void accumulate_block(const float* z, std::int64_t count, std::in
             return;
         }
     }
-    BlockSum block = block_sum(z, count, row.offset);
+    BlockSum block = block_sum(z, count, row.offset, following);
     if (block.max > row.max) {
         if (block.max > row.offset + largest_lag) {
             row.sum *= std::exp(double(row.offset) - double(block.max));
             row.offset = block.max;
-            block = block_sum(z, count, row.offset);
+            block = block_sum(z, count, row.offset, following);
         }
         row.max = block.max;
         row.argmax = column + (std::find(z, z + count, block.max) - z);
@@ -127,7 +143,8 @@ INSTSEL_INLINE void accumulate_row(const LogitsChunk<Element>& chunk, const Head
             transform_block(logits + start, count, start, head, converted);
             z = converted;
         }
-        accumulate_block(z, count, chunk.first_column + start, row);
+        const Following following{logits + start + block_size, std::int64_t(sizeof(Element))};
+        accumulate_block(z, count, chunk.first_column + start, following, row);
     }
     if (row.offset != row.max) row.sum *= std::exp(double(row.offset) - double(row.max));
     states.max[index] = row.max;

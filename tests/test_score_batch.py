@@ -20,6 +20,7 @@ from random_models import (
 )
 
 import instsel
+from instsel.kernels import _native
 from instsel.results import STATUSES
 from instsel.scorer import plan_batch
 
@@ -125,6 +126,22 @@ def test_the_same_call_gives_the_same_bits(scorer: instsel.Scorer) -> None:
     assert first.mean_logprob.tobytes() == second.mean_logprob.tobytes()
     assert first.token_logprobs is not None and second.token_logprobs is not None
     assert b"".join(x.tobytes() for x in first.token_logprobs) == b"".join(x.tobytes() for x in second.token_logprobs)
+
+
+@pytest.mark.skipif(not _native.has_amx_bfloat16(), reason="needs a processor with AMX tiles")
+def test_bfloat16_on_amx_gives_the_same_bits_in_packs_of_any_size() -> None:
+    """Every product, attention and log-sum-exp of a row is the same, whatever rows come with it."""
+    pairs = tree_requests(np.random.default_rng(3))
+    models = {name: new_llama().bfloat16() for name in ("auto", "reference")}
+    bits = {
+        name: [
+            instsel.score_batch(scorer_of(model, budget, dtype="bfloat16", backend=name), pairs).mean_logprob.tobytes()
+            for budget in (7, 48, 200, 4096)
+        ]
+        for name, model in models.items()
+    }
+    assert len(set(bits["auto"])) == 1
+    assert len(set(bits["reference"])) > 1, "a control: attention by torch's own products depends on their sizes"
 
 
 def test_the_model_is_as_it_was_before() -> None:
