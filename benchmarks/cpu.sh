@@ -26,8 +26,7 @@ grep -E -e "^${1:-[0-9]+} " <<'COMMANDS' | while read -r _ script arguments; do
 14 compare.py --workload grape-5 --size 12 --against one_by_one_lean dynamic_cache --pairs 2 --seconds 20
 15 compare.py --workload grape-10 --size 6 --against one_by_one_lean dynamic_cache --pairs 2 --seconds 20
 16 compare.py --workload wici-k5 --size 10 --against flex --pairs 1 --seconds 20
-17 engine.py --workload wici-k5 --size 64 --max-batch-tokens 4096 --dtype bfloat16 --runs 2
-18 compare.py --workload few-shot-4 --size 100 --against dynamic_cache --pairs 1
+17 compare.py --workload few-shot-4 --size 100 --against dynamic_cache --pairs 1
 COMMANDS
     echo "$script $arguments"
     # shellcheck disable=SC2086

@@ -28,7 +28,7 @@ class Scorer:
     dtype             "auto" (as the checkpoint is stored; float16 becomes float32 on a CPU), "float32", "bfloat16",
                       "float16" or a torch dtype
     backend           of the kernels: "auto", "reference", "cpu" or "triton"
-    max_batch_tokens  tokens in one forward; "auto" is 2,048 on a CPU, where caches favour small packs, and 16,384 on
+    max_batch_tokens  tokens in one forward; "auto" is 4,096 on a CPU, where caches favour small packs, and 16,384 on
                       a GPU. Halved for what follows where memory does not suffice
     revision          of a hub model
     trust_remote_code whether code that comes with a hub model may run
@@ -98,7 +98,7 @@ class Scorer:
             return self._budget
         if isinstance(self.max_batch_tokens, int):
             return self.max_batch_tokens
-        return 2048 if self.source.resolved_device().type == "cpu" else 16_384
+        return 4096 if self.source.resolved_device().type == "cpu" else 16_384
 
     def mean_hidden_states(self, texts: Sequence[str], *, progress: ProgressLike = None) -> np.ndarray:
         """Mean over a text's tokens of the model's final hidden states, float32 [n, hidden]; NaN for an empty text.
