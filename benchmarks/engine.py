@@ -3,8 +3,9 @@
     python benchmarks/engine.py --model smollm2-135m --workload wici-k5 --size 64 --dtype bfloat16 float32
 
 Each run is one call with everything as a user would call it, tokens given as ids. The matrix rate is measured before
-and after each run; a run is judged by the higher of the two, and the median of the runs is reported. `--profile`
-prints where one run's time went.
+and after each run; a run is judged by the higher of the two, and the median of the runs is reported. Beside it stands
+the rate of torch's own products with the layers' weights and nothing else. `--profile` prints where one run's time
+went.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 import models
 import workloads
 from environment import environment
-from floor import best_rate
+from floor import best_rate, layers_rate
 from memory import peak_memory
 
 import instsel
@@ -66,6 +67,7 @@ def measure(
         "packs": plan.packs,
         "floor_flops": plan.estimated_flops,
         "matrix_rates": rates,
+        "layers_rate": layers_rate(scorer.model.model, min(scorer.budget, 2048)),
         "seconds": seconds,
         "fractions_of_floor": fractions,
         "fraction_of_floor": statistics.median(fractions),
@@ -82,7 +84,8 @@ def summary(result: dict[str, Any]) -> str:
         f"{result['model']} {result['workload']} x {result['size']} {result['dtype']}: {seconds:.2f} s, "
         f"{result['tokens_forwarded'] / seconds:,.0f} tokens/s, {result['packs']} packs, "
         f"{result['fraction_of_floor']:.1%} of the floor "
-        f"({result['floor_flops'] / 1e12:.2f} TFLOP at {max(result['matrix_rates']) / 1e12:.2f} TFLOP/s)"
+        f"({result['floor_flops'] / 1e12:.2f} TFLOP at {max(result['matrix_rates']) / 1e12:.2f} TFLOP/s; "
+        f"torch's products of the layers alone run at {result['layers_rate'] / 1e12:.2f})"
         + (f", {peak / 2**20:,.0f} MiB beyond the weights" if peak is not None else "")
     )
 

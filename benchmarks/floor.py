@@ -45,6 +45,29 @@ def best_rate(dtype: str, device: str = "cpu", *, seconds: float = 4.0) -> float
     return max(matrix_rate(dtype, device, seconds=seconds).values())
 
 
+@torch.inference_mode()
+def layers_rate(model: torch.nn.Module, rows: int, *, runs: int = 3) -> float:
+    """FLOP/s of torch's own products with all weights of the layers in turn, the median over runs.
+
+    It is what a forward of `rows` tokens would reach if it did nothing but these products: each meets weights that the
+    caches have lost since the last pass, unlike the square ones of `matrix_rate`.
+    """
+    weights = [part.weight for name, part in model.named_modules() if isinstance(part, torch.nn.Linear) and "." in name]
+    device = weights[0].device
+    inputs = {
+        size: torch.randn(rows, size, device=device).to(weights[0].dtype) for size in {w.shape[1] for w in weights}
+    }
+    samples = []
+    for _ in range(runs):
+        _wait(str(device))
+        begin = time.perf_counter()
+        for weight in weights:
+            torch.nn.functional.linear(inputs[weight.shape[1]], weight)
+        _wait(str(device))
+        samples.append(time.perf_counter() - begin)
+    return 2.0 * rows * sum(weight.numel() for weight in weights) / statistics.median(samples)
+
+
 def _wait(device: str) -> None:
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize()

@@ -133,6 +133,19 @@ def test_the_floor_is_the_formula_of_the_plan(monkeypatch):
     assert list(floor.matrix_rate("float32", seconds=0.01, shapes=(shape,))) == ["64x32x16"]
 
 
+def test_the_layers_rate_counts_every_product_of_the_layers_and_no_other(monkeypatch):
+    import itertools
+
+    import floor
+    import models
+
+    clock = itertools.count()
+    monkeypatch.setattr(floor.time, "perf_counter", lambda: next(clock))  # each pass takes a second
+    hidden, inner, layers = 64, 128, 2
+    products = layers * (hidden * (64 + 2 * 32) + 64 * hidden + 3 * hidden * inner)
+    assert floor.layers_rate(models.make_model("tiny", "float32"), 10) == 2 * 10 * products
+
+
 def _tree(requests):
     """The distinct prefixes that predict something, one a tree token; each token attends to its prefix's length."""
     return {tuple((c + a)[:n]) for c, a in requests for n in range(1, len(c) + len(a))}
