@@ -1,5 +1,5 @@
 #!/bin/sh
-# All results of a CPU, in slices of at most three minutes on two cores with bfloat16 matrix instructions:
+# All results of a CPU, in slices of at most five minutes on two cores with bfloat16 matrix instructions:
 # `benchmarks/cpu.sh` takes them all, `benchmarks/cpu.sh 3` the third. PYTHON is the interpreter.
 set -u
 cd "$(dirname "$0")/.."
@@ -9,10 +9,10 @@ grep -E -e "^${1:-[0-9]+} " <<'COMMANDS' | while read -r _ script arguments; do
 1 engine.py --workload wici-k5 --size 64 --dtype bfloat16 --runs 2
 1 engine.py --workload wici-k5 --size 12 --dtype float32 --runs 2
 2 compare.py --workload wici-k5 --size 10 --against one_by_one_lean dynamic_cache --pairs 3 --seconds 30
-3 compare.py --workload wici-k5 --size 10 --against one_by_one --against-dtype float32 --pairs 2 --seconds 30
+3 compare.py --workload wici-k5 --size 10 --against one_by_one --against-dtype float32 --pairs 3 --seconds 100
 4 compare.py --workload few-shot-4 --size 12 --against one_by_one_lean lm_eval --pairs 1 --seconds 20
-5 compare.py --workload anchors-100 --size 1 --against one_by_one_lean dynamic_cache --pairs 1 --seconds 20
-6 compare.py --workload wici-k32 --size 2 --against one_by_one_lean dynamic_cache --pairs 2 --seconds 20
+5 compare.py --workload anchors-100 --size 1 --against one_by_one_lean dynamic_cache --pairs 2 --seconds 80
+6 compare.py --workload wici-k32 --size 2 --against one_by_one_lean dynamic_cache --pairs 3 --seconds 50
 7 engine.py --model qwen2.5-0.5b --workload wici-k5 --size 12 --dtype bfloat16 --runs 2
 7 engine.py --model qwen2.5-0.5b --workload wici-k5 --size 3 --dtype float32 --runs 2
 8 engine.py --workload few-shot-4 --size 100 --dtype bfloat16
@@ -26,7 +26,7 @@ grep -E -e "^${1:-[0-9]+} " <<'COMMANDS' | while read -r _ script arguments; do
 14 compare.py --workload grape-5 --size 12 --against one_by_one_lean dynamic_cache --pairs 2 --seconds 20
 15 compare.py --workload grape-10 --size 6 --against one_by_one_lean dynamic_cache --pairs 2 --seconds 20
 16 compare.py --workload wici-k5 --size 10 --against flex --pairs 1 --seconds 20
-17 compare.py --workload few-shot-4 --size 100 --against dynamic_cache --pairs 1
+17 compare.py --workload few-shot-4 --size 100 --against dynamic_cache --pairs 3 --seconds 140
 COMMANDS
     echo "$script $arguments"
     # shellcheck disable=SC2086
