@@ -19,62 +19,66 @@ struct alignas(64) Scratch {
     float out[largest_head * rows_at_once];  // [head/16][2][16, 16 rows]
 };
 
+// `halves` is 1 where a row block has at most 16 rows, as one of a short answer has: its second half is left out.
+template <int halves>
 INSTSEL_AMX void score_block(const std::uint8_t* keys, const std::uint8_t* query, std::int64_t depth, float* scores) {
     _tile_zero(0);
-    _tile_zero(1);
     _tile_zero(2);
-    _tile_zero(3);
+    if (halves == 2) _tile_zero(1);
+    if (halves == 2) _tile_zero(3);
     for (std::int64_t tile = 0; tile < depth; ++tile) {
         _tile_loadd(4, keys + 2 * tile * tile_bytes, 64);
         _tile_loadd(6, query + 2 * tile * tile_bytes, 64);
-        _tile_loadd(7, query + (2 * tile + 1) * tile_bytes, 64);
+        if (halves == 2) _tile_loadd(7, query + (2 * tile + 1) * tile_bytes, 64);
         _tile_loadd(5, keys + (2 * tile + 1) * tile_bytes, 64);
         _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(1, 4, 7);
+        if (halves == 2) _tile_dpbf16ps(1, 4, 7);
         _tile_dpbf16ps(2, 5, 6);
-        _tile_dpbf16ps(3, 5, 7);
+        if (halves == 2) _tile_dpbf16ps(3, 5, 7);
     }
     _tile_stored(0, scores, 64);
-    _tile_stored(1, scores + 256, 64);
     _tile_stored(2, scores + 512, 64);
-    _tile_stored(3, scores + 768, 64);
+    if (halves == 2) _tile_stored(1, scores + 256, 64);
+    if (halves == 2) _tile_stored(3, scores + 768, 64);
 }
 
 // out += values^T probabilities, over the blocks of a chunk.
+template <int halves>
 INSTSEL_AMX void add_values(const PackedHeads& packed, std::int64_t head, const PathBlock* blocks, std::int64_t count,
                             bool first_chunk, Scratch& scratch) {
     for (std::int64_t part = 0; part < packed.depth; ++part) {
         float* out = scratch.out + part * 1024;
         if (first_chunk) {
             _tile_zero(0);
-            _tile_zero(1);
             _tile_zero(2);
-            _tile_zero(3);
+            if (halves == 2) _tile_zero(1);
+            if (halves == 2) _tile_zero(3);
         } else {
             _tile_loadd(0, out, 64);
-            _tile_loadd(1, out + 256, 64);
             _tile_loadd(2, out + 512, 64);
-            _tile_loadd(3, out + 768, 64);
+            if (halves == 2) _tile_loadd(1, out + 256, 64);
+            if (halves == 2) _tile_loadd(3, out + 768, 64);
         }
         for (std::int64_t block = 0; block < count; ++block) {
             const std::uint8_t* values = packed.values(head, blocks[block].index) + 2 * part * tile_bytes;
             const std::uint8_t* probabilities = scratch.probabilities + 2 * block * tile_bytes;
             _tile_loadd(4, values, 64);
             _tile_loadd(6, probabilities, 64);
-            _tile_loadd(7, probabilities + tile_bytes, 64);
+            if (halves == 2) _tile_loadd(7, probabilities + tile_bytes, 64);
             _tile_loadd(5, values + tile_bytes, 64);
             _tile_dpbf16ps(0, 4, 6);
-            _tile_dpbf16ps(1, 4, 7);
+            if (halves == 2) _tile_dpbf16ps(1, 4, 7);
             _tile_dpbf16ps(2, 5, 6);
-            _tile_dpbf16ps(3, 5, 7);
+            if (halves == 2) _tile_dpbf16ps(3, 5, 7);
         }
         _tile_stored(0, out, 64);
-        _tile_stored(1, out + 256, 64);
         _tile_stored(2, out + 512, 64);
-        _tile_stored(3, out + 768, 64);
+        if (halves == 2) _tile_stored(1, out + 256, 64);
+        if (halves == 2) _tile_stored(3, out + 768, 64);
     }
 }
 
+template <int halves>
 INSTSEL_AMX_BF16 void softmax_chunk(const PathBlock* blocks, std::int64_t count, const Sight& sight,
                                     std::int64_t last_position, const AttentionShape& shape, std::int64_t depth,
                                     SoftmaxRows& rows, bool first_chunk, Scratch& scratch) {
@@ -85,9 +89,9 @@ INSTSEL_AMX_BF16 void softmax_chunk(const PathBlock* blocks, std::int64_t count,
     for (auto& vector : largest) vector = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
     for (std::int64_t block = 0; block < count; ++block) {
         if (capped) softcap_block(scratch.scores + block * 1024, shape.scaling, shape.softcap);
-        block_maxima(scratch.scores, block, blocks[block], sight.whole(blocks[block], last_position), sight, largest);
+        block_maxima<halves>(scratch.scores, block, blocks[block], sight.whole(blocks[block], last_position), sight, largest);
     }
-    for (int half = 0; half < 2; ++half) {
+    for (int half = 0; half < halves; ++half) {
         __m512 fall;
         const __mmask16 raised = raise_maxima(rows.max[half], largest[half], factor, fall);
         if (first_chunk || raised == 0) continue;
@@ -104,32 +108,42 @@ INSTSEL_AMX_BF16 void softmax_chunk(const PathBlock* blocks, std::int64_t count,
     for (std::int64_t block = 0; block < count; ++block) {
         std::uint8_t* tiles = scratch.probabilities + 2 * block * tile_bytes;
         if (sight.whole(blocks[block], last_position)) {
-            block_probabilities<true>(scratch.scores, block, blocks[block], sight, factor, rows, tiles);
+            block_probabilities<true, halves>(scratch.scores, block, blocks[block], sight, factor, rows, tiles);
         } else {
-            block_probabilities<false>(scratch.scores, block, blocks[block], sight, factor, rows, tiles);
+            block_probabilities<false, halves>(scratch.scores, block, blocks[block], sight, factor, rows, tiles);
         }
     }
 }
 
+template <int halves>
+INSTSEL_AMX_BF16 SoftmaxRows walk_path(const PackedHeads& packed, std::int64_t head, const AttentionShape& shape,
+                                       const BlockStart& start, const std::vector<PathBlock>& path, Scratch& scratch) {
+    SoftmaxRows softmax = empty_softmax();
+    const std::int64_t total = std::int64_t(path.size());
+    for (std::int64_t first = 0; first < total; first += chunk_blocks) {
+        const PathBlock* blocks = path.data() + first;
+        const std::int64_t count = std::min(chunk_blocks, total - first);
+        for (std::int64_t block = 0; block < count; ++block) {
+            score_block<halves>(packed.keys(head, blocks[block].index), scratch.query, packed.depth,
+                                scratch.scores + block * 1024);
+        }
+        softmax_chunk<halves>(blocks, count, start.sight, start.last_position, shape, packed.depth, softmax, first == 0,
+                              scratch);
+        add_values<halves>(packed, head, blocks, count, first == 0, scratch);
+    }
+    return softmax;
+}
+
 INSTSEL_AMX_BF16 void attend(const HeadsView<const std::uint16_t>& query, const PackedHeads& packed,
                              const HeadsView<std::uint16_t>& out, const TreeLayout& layout,
-                             const AttentionShape& shape, const RowBlock& work, std::vector<PathBlock>& blocks,
+                             const AttentionShape& shape, const RowBlock& work, std::vector<PathBlock>& path,
                              Scratch& scratch, std::int64_t group) {
-    const auto [rows, last_position, sight] = start_block(layout, shape, work, group, blocks);
-    pack_queries(query, rows, shape.head_size, scratch.query);
-    SoftmaxRows softmax = empty_softmax();
-    const std::int64_t total = std::int64_t(blocks.size());
-    for (std::int64_t start = 0; start < total; start += chunk_blocks) {
-        const std::int64_t count = std::min(chunk_blocks, total - start);
-        for (std::int64_t block = 0; block < count; ++block) {
-            score_block(packed.keys(work.key_head, blocks[start + block].index), scratch.query, packed.depth,
-                        scratch.scores + block * 1024);
-        }
-        softmax_chunk(blocks.data() + start, count, sight, last_position, shape, packed.depth, softmax, start == 0,
-                      scratch);
-        add_values(packed, work.key_head, blocks.data() + start, count, start == 0, scratch);
-    }
-    store_rows(out, rows, shape.head_size, softmax.sum, scratch.out);
+    const BlockStart start = start_block(layout, shape, work, group, path);
+    pack_queries(query, start.rows, shape.head_size, scratch.query);
+    const SoftmaxRows softmax = start.rows.count <= 16
+                                    ? walk_path<1>(packed, work.key_head, shape, start, path, scratch)
+                                    : walk_path<2>(packed, work.key_head, shape, start, path, scratch);
+    store_rows(out, start.rows, shape.head_size, softmax.sum, scratch.out);
 }
 
 }  // namespace

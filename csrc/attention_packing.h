@@ -60,10 +60,10 @@ INSTSEL_AVX512 inline void pack_block(const HeadsView<const std::uint16_t>& key,
     }
 }
 
-// 32 rows of queries as right operands [head/32][2][tile].
+// Up to 32 rows of queries as right operands [head/32][2][tile]; of 16 rows or fewer only the first half is made.
 INSTSEL_AVX512 inline void pack_queries(const HeadsView<const std::uint16_t>& query, const RowRange& rows,
                                  std::int64_t head_size, std::uint8_t* tiles) {
-    for (int half = 0; half < 2; ++half) {
+    for (int half = 0; 16 * half < rows.count; ++half) {
         for (std::int64_t tile = 0; tile < depth_tiles(head_size); ++tile) {
             __m512i words[16];
             const std::int64_t left = head_size - tile * tile_depth;
@@ -86,7 +86,7 @@ INSTSEL_AVX512 inline void pack_queries(const HeadsView<const std::uint16_t>& qu
 // Divides the sums of values [head/16][2][16, 16 rows] by the sums of probabilities and rounds them to bfloat16.
 INSTSEL_AMX_BF16 inline void store_rows(const HeadsView<std::uint16_t>& out, const RowRange& rows, std::int64_t head_size,
                                  const __m512* sums, const float* sums_of_values) {
-    for (int half = 0; half < 2; ++half) {
+    for (int half = 0; 16 * half < rows.count; ++half) {
         const __m512 factor = _mm512_div_ps(_mm512_set1_ps(1.0f), sums[half]);
         for (std::int64_t column = 0; column < head_size; column += 16) {
             __m512i lanes[16];

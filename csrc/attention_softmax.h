@@ -101,11 +101,13 @@ INSTSEL_AVX512 inline void softcap_block(float* scores, float scaling, float sof
     }
 }
 
+// `halves` is 1 where only the first 16 rows are wanted.
+template <int halves>
 INSTSEL_AVX512 INSTSEL_INLINE void block_maxima(float* scores, std::int64_t index, const PathBlock& block, bool whole,
                                                 const Sight& sight, __m512* largest) {
     for (int key = 0; key < block.keys; ++key) {
         const std::uint32_t seen = whole ? ~0u : sight.rows(block.position + key);
-        for (int half = 0; half < 2; ++half) {
+        for (int half = 0; half < halves; ++half) {
             const __m512 z = _mm512_load_ps(score_vector(scores, index, key, half));
             largest[half] = _mm512_mask_max_ps(largest[half], __mmask16(seen >> (16 * half)), z, largest[half]);
         }
@@ -113,7 +115,7 @@ INSTSEL_AVX512 INSTSEL_INLINE void block_maxima(float* scores, std::int64_t inde
 }
 
 // Turns a block of scores into probabilities relative to `rows.max`, two keys side by side as a right operand wants it.
-template <bool whole>
+template <bool whole, int halves>
 INSTSEL_AMX_BF16 INSTSEL_INLINE void block_probabilities(float* scores, std::int64_t index, const PathBlock& block,
                                                          const Sight& sight, __m512 factor, SoftmaxRows& rows,
                                                          std::uint8_t* tiles) {
@@ -126,7 +128,7 @@ INSTSEL_AMX_BF16 INSTSEL_INLINE void block_probabilities(float* scores, std::int
         if (!whole) {
             for (int k = 0; k < 2; ++k) seen[k] = key + k < block.keys ? sight.rows(block.position + key + k) : 0u;
         }
-        for (int half = 0; half < 2; ++half) {
+        for (int half = 0; half < halves; ++half) {
             __m512 p[2];
             for (int k = 0; k < 2; ++k) {
                 const __m512 z = _mm512_load_ps(score_vector(scores, index, key + k, half));
