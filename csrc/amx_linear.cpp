@@ -29,7 +29,7 @@ constexpr std::int64_t deep_chunk_rows = 256;
 struct Block {
     const float* sums;
     std::int64_t row;
-    std::int64_t index;  // of 32 weight rows
+    std::int64_t index;  // of two halves of 16 weight rows
     int rows;            // 0: nothing to do
 };
 
@@ -80,8 +80,8 @@ INSTSEL_AMX_BF16 INSTSEL_INLINE void load_sums(const float* sums) {
     _tile_loadd(3, sums + 768, 64);
 }
 
-// 32 packed rows of x times a packed block of weights over some of the depth, added to `sums` unless they are new, while
-// the block before is stored: tile products and vector arithmetic run side by side. The weights pass through the
+// 32 packed rows of x times a packed block of weights over some of the depth, added to `sums` unless they are new,
+// while the block before is stored: tile products and vector arithmetic run side by side. The weights pass through the
 // first-level cache with a hint not to stay there, where they would displace the rows.
 template <class Store>
 INSTSEL_AMX_BF16 void multiply_block(const std::uint8_t* x, const std::uint8_t* weights, std::int64_t tiles,
@@ -166,13 +166,15 @@ struct WeightHalf {
 template <class Store>
 INSTSEL_AMX_BF16 void multiply(const Matrix<bfloat16>& x, const WeightHalf (&halves)[2], std::int64_t blocks,
                                const Store& store, int threads) {
-    const std::int64_t tiles = x.columns / tile_depth, block_bytes = 2 * tiles * tile_bytes, row_bytes = 2 * x.columns;
+    const std::int64_t tiles = x.columns / tile_depth, block_bytes = 2 * tiles * tile_bytes;
     const AlignedBuffer packed = allocate_aligned(blocks * block_bytes);
     const PackedWeights weights{packed.get(), blocks, tiles};
-    const std::int64_t rows_bytes = 2 * std::min(tiles, largest_depth) * tile_bytes, panel = panel_bytes / rows_bytes;
+    const std::int64_t rows_bytes = 2 * std::min(tiles, largest_depth) * tile_bytes;
+    const std::int64_t panel = panel_bytes / rows_bytes;  // blocks
     const std::int64_t chunk = tiles > largest_depth ? deep_chunk_rows : chunk_rows;
     const std::int64_t panels = (blocks + panel - 1) / panel, chunks = (x.rows + chunk - 1) / chunk;
-    const std::int64_t scratch_bytes = rows_bytes + panel * (chunk / block_rows) * block_sums * std::int64_t(sizeof(float));
+    const std::int64_t sums_bytes = panel * (chunk / block_rows) * block_sums * std::int64_t(sizeof(float));
+    const std::int64_t scratch_bytes = rows_bytes + sums_bytes;
     // Allocated here, as an exception must not leave a thread.
     const AlignedBuffer scratch = allocate_aligned(threads * scratch_bytes);
 #pragma omp parallel num_threads(threads)

@@ -24,8 +24,8 @@ constexpr std::int64_t panel_bytes = 512 << 10;
 constexpr std::int64_t pass_bytes = 16 << 20;
 
 // 32 entries times 32 rows over the whole depth into `block.z`, while the logits of the block before are added up:
-// tile products and vector arithmetic run side by side. The weights pass through the first-level cache with a hint not to
-// stay there, where they would displace the hidden states.
+// tile products and vector arithmetic run side by side. The weights pass through the first-level cache with a hint not
+// to stay there, where they would displace the hidden states.
 template <bool transform, bool argmax>
 INSTSEL_AMX void multiply_block(const std::uint8_t* weights, const std::uint8_t* hidden, std::int64_t tiles,
                                 const LogitsBlock& block, const LogitsBlock& before, const HeadTransform& head) {
@@ -130,7 +130,8 @@ void join_segments(const LaneStates* states, std::int64_t segments, std::int64_t
 }
 
 INSTSEL_AMX void run_pass(const Matrix<bfloat16>& hidden, std::int64_t first_row, std::int64_t rows,
-                          const Matrix<bfloat16>& weight, const HeadTransform& head, const RowStates& out, int threads) {
+                          const Matrix<bfloat16>& weight, const HeadTransform& head, const RowStates& out,
+                          int threads) {
     const std::int64_t tiles = depth_tiles(hidden.columns);
     const std::int64_t groups = (rows + block_rows - 1) / block_rows;
     const std::int64_t group_bytes = 2 * tiles * tile_bytes;

@@ -89,7 +89,8 @@ INSTSEL_AMX_BF16 void softmax_chunk(const PathBlock* blocks, std::int64_t count,
     for (auto& vector : largest) vector = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
     for (std::int64_t block = 0; block < count; ++block) {
         if (capped) softcap_block(scratch.scores + block * 1024, shape.scaling, shape.softcap);
-        block_maxima<halves>(scratch.scores, block, blocks[block], sight.whole(blocks[block], last_position), sight, largest);
+        block_maxima<halves>(scratch.scores, block, blocks[block], sight.whole(blocks[block], last_position), sight,
+                             largest);
     }
     for (int half = 0; half < halves; ++half) {
         __m512 fall;

@@ -34,9 +34,10 @@ INSTSEL_AVX512 INSTSEL_INLINE __m256i load_half(const std::uint16_t* source, std
     return _mm256_maskz_loadu_epi16(mask, source);
 }
 
-INSTSEL_AVX512 inline void pack_block(const HeadsView<const std::uint16_t>& key, const HeadsView<const std::uint16_t>& value,
-                               std::int64_t head, std::int64_t first, std::int64_t count, std::int64_t head_size,
-                               std::uint8_t* keys, std::uint8_t* values) {
+INSTSEL_AVX512 inline void pack_block(const HeadsView<const std::uint16_t>& key,
+                                      const HeadsView<const std::uint16_t>& value, std::int64_t head,
+                                      std::int64_t first, std::int64_t count, std::int64_t head_size,
+                                      std::uint8_t* keys, std::uint8_t* values) {
     for (std::int64_t half = 0; half < 2; ++half) {
         const std::int64_t rows = std::clamp<std::int64_t>(count - 16 * half, 0, 16);
         pack_left(key.at(first, head) + 16 * half * key.token_stride, key.token_stride, rows, head_size,
@@ -84,8 +85,8 @@ INSTSEL_AVX512 inline void pack_queries(const HeadsView<const std::uint16_t>& qu
 }
 
 // Divides the sums of values [head/16][2][16, 16 rows] by the sums of probabilities and rounds them to bfloat16.
-INSTSEL_AMX_BF16 inline void store_rows(const HeadsView<std::uint16_t>& out, const RowRange& rows, std::int64_t head_size,
-                                 const __m512* sums, const float* sums_of_values) {
+INSTSEL_AMX_BF16 inline void store_rows(const HeadsView<std::uint16_t>& out, const RowRange& rows,
+                                        std::int64_t head_size, const __m512* sums, const float* sums_of_values) {
     for (int half = 0; 16 * half < rows.count; ++half) {
         const __m512 factor = _mm512_div_ps(_mm512_set1_ps(1.0f), sums[half]);
         for (std::int64_t column = 0; column < head_size; column += 16) {

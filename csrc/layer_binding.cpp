@@ -120,7 +120,9 @@ bfloat16* product_of(const Matrix<bfloat16>& x, const Matrix<bfloat16>& weight, 
     check_threads(threads);
     if (x.columns == 0 || x.columns % 32 != 0) refuse("x", "a multiple of 32 columns, not 0");
     if (weight.columns != x.columns) refuse("weight", "as many columns as x");
-    if (out.ndim() != 2 || out.shape(0) != x.rows || out.shape(1) != weight.rows) refuse("out", "shape [rows, outputs]");
+    if (out.ndim() != 2 || out.shape(0) != x.rows || out.shape(1) != weight.rows) {
+        refuse("out", "shape [rows, outputs]");
+    }
     return block_of<bfloat16>("out", out, 2, true);
 }
 

@@ -104,8 +104,8 @@ struct RunningSum {
     std::int64_t argmax;
 };
 
-INSTSEL_INLINE void accumulate_block(const float* z, std::int64_t count, std::int64_t column, const Following& following,
-                                     RunningSum& row) {
+INSTSEL_INLINE void accumulate_block(const float* z, std::int64_t count, std::int64_t column,
+                                     const Following& following, RunningSum& row) {
     if (row.offset == -infinity) {
         row.offset = block_max(z, count);
         if (row.offset == -infinity) {
