@@ -7,14 +7,14 @@ PYTHON=${PYTHON:-.venv/bin/python}
 OUT=${OUT:-benchmarks/results}
 grep -E -e "^${1:-[0-9]+} " <<'COMMANDS' | while read -r _ script arguments; do
 1 engine.py --workload wici-k5 --size 64 --dtype bfloat16 --runs 2
-1 engine.py --workload wici-k5 --size 12 --dtype float32 --runs 2
+1 engine.py --workload wici-k5 --size 12 --dtype float32 --runs 3
 2 compare.py --workload wici-k5 --size 10 --against one_by_one_lean dynamic_cache --pairs 3 --seconds 30
 3 compare.py --workload wici-k5 --size 10 --against one_by_one --against-dtype float32 --pairs 3 --seconds 100
 4 compare.py --workload few-shot-4 --size 12 --against one_by_one_lean lm_eval --pairs 1 --seconds 20
 5 compare.py --workload anchors-100 --size 1 --against one_by_one_lean dynamic_cache --pairs 2 --seconds 80
 6 compare.py --workload wici-k32 --size 2 --against one_by_one_lean dynamic_cache --pairs 3 --seconds 50
 7 engine.py --model qwen2.5-0.5b --workload wici-k5 --size 12 --dtype bfloat16 --runs 2
-7 engine.py --model qwen2.5-0.5b --workload wici-k5 --size 3 --dtype float32 --runs 2
+7 engine.py --model qwen2.5-0.5b --workload wici-k5 --size 3 --dtype float32 --runs 3
 8 engine.py --workload few-shot-4 --size 100 --dtype bfloat16
 8 engine.py --workload wici-k32 --size 8 --dtype bfloat16 --runs 2
 8 engine.py --workload anchors-100 --size 2 --dtype bfloat16 --runs 2

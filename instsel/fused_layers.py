@@ -44,10 +44,10 @@ class FusedLayers:
         parameter = next(model.parameters())
         if parameter.device.type != "cpu" or parameter.dtype not in DTYPES:
             return
-        norms = {module: norm for module in model.modules() if (norm := _find_norm(module))}
-        for module in model.modules():
-            if "forward" in vars(module):
-                continue  # somebody else has put in their own
+        # A forward that somebody has put into a module is theirs.
+        modules = [module for module in model.modules() if "forward" not in vars(module)]
+        norms = {module: norm for module in modules if (norm := _find_norm(module))}
+        for module in modules:
             if module in norms:
                 self._forwards.append((module, _norm_forward(module, norms[module])))
             elif activation := _find_activation(module):
