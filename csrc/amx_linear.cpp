@@ -73,13 +73,6 @@ struct StoreGated {
     }
 };
 
-INSTSEL_AMX_BF16 INSTSEL_INLINE void load_sums(const float* sums) {
-    _tile_loadd(0, sums, 64);
-    _tile_loadd(1, sums + 256, 64);
-    _tile_loadd(2, sums + 512, 64);
-    _tile_loadd(3, sums + 768, 64);
-}
-
 // 32 packed rows of x times a packed block of weights over some of the depth, added to `sums` unless they are new,
 // while the block before is stored: tile products and vector arithmetic run side by side. The weights pass through the
 // first-level cache with a hint not to stay there, where they would displace the rows.
@@ -87,10 +80,7 @@ template <class Store>
 INSTSEL_AMX_BF16 void multiply_block(const std::uint8_t* x, const std::uint8_t* weights, std::int64_t tiles,
                                      bool new_sums, float* sums, const Block& before, const Store& store) {
     if (new_sums) {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
+        zero_sums();
     } else {
         load_sums(sums);
     }
@@ -101,16 +91,10 @@ INSTSEL_AMX_BF16 void multiply_block(const std::uint8_t* x, const std::uint8_t* 
         _tile_stream_loadd(6, weights + 2 * tile * tile_bytes, 64);
         _tile_stream_loadd(7, weights + (2 * tile + 1) * tile_bytes, 64);
         _tile_loadd(5, x + (2 * tile + 1) * tile_bytes, 64);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_dpbf16ps(3, 5, 7);
+        add_products();
         for (due += before.rows; due >= tiles; due -= tiles) store(before, row++);
     }
-    _tile_stored(0, sums, 64);
-    _tile_stored(1, sums + 256, 64);
-    _tile_stored(2, sums + 512, 64);
-    _tile_stored(3, sums + 768, 64);
+    store_sums(sums);
 }
 
 struct PackedWeights {

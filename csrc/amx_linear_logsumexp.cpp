@@ -31,28 +31,19 @@ INSTSEL_AMX void multiply_block(const std::uint8_t* weights, const std::uint8_t*
                                 const LogitsBlock& block, const LogitsBlock& before, const HeadTransform& head) {
     BlockWalk walk;
     if (before.entries > 0) start_walk(before, walk);
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
+    zero_sums();
     int entry = 0;
     for (std::int64_t tile = 0; tile < tiles; ++tile) {
         _tile_stream_loadd(4, weights + 2 * tile * tile_bytes, 64);
         _tile_loadd(6, hidden + 2 * tile * tile_bytes, 64);
         _tile_loadd(7, hidden + (2 * tile + 1) * tile_bytes, 64);
         _tile_stream_loadd(5, weights + (2 * tile + 1) * tile_bytes, 64);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_dpbf16ps(3, 5, 7);
+        add_products();
         const int due = int((tile + 1) * before.entries / tiles);
         for (; entry < due; ++entry) walk_entry<transform>(before, entry, head, walk);
     }
     if (before.entries > 0) finish_walk<argmax>(before, walk);
-    _tile_stored(0, block.z, 64);
-    _tile_stored(1, block.z + 256, 64);
-    _tile_stored(2, block.z + 512, 64);
-    _tile_stored(3, block.z + 768, 64);
+    store_sums(block.z);
 }
 
 template <bool transform, bool argmax>

@@ -31,6 +31,40 @@ inline const TileConfiguration tile_configuration;
 INSTSEL_AMX inline void configure_tiles() { _tile_loadconfig(&tile_configuration); }
 INSTSEL_AMX inline void release_tiles() { _tile_release(); }
 
+// A block of sums is four tiles in registers 0 to 3, of two left operands (registers 4 and 5) and two right ones (6 and
+// 7): [left][right][16][16] floats in memory. With `rights` 1 the second right operand is left out.
+template <int rights = 2>
+INSTSEL_AMX INSTSEL_INLINE void zero_sums() {
+    _tile_zero(0);
+    _tile_zero(2);
+    if (rights == 2) _tile_zero(1);
+    if (rights == 2) _tile_zero(3);
+}
+
+template <int rights = 2>
+INSTSEL_AMX INSTSEL_INLINE void load_sums(const float* sums) {
+    _tile_loadd(0, sums, 64);
+    _tile_loadd(2, sums + 512, 64);
+    if (rights == 2) _tile_loadd(1, sums + 256, 64);
+    if (rights == 2) _tile_loadd(3, sums + 768, 64);
+}
+
+template <int rights = 2>
+INSTSEL_AMX INSTSEL_INLINE void store_sums(float* sums) {
+    _tile_stored(0, sums, 64);
+    _tile_stored(2, sums + 512, 64);
+    if (rights == 2) _tile_stored(1, sums + 256, 64);
+    if (rights == 2) _tile_stored(3, sums + 768, 64);
+}
+
+template <int rights = 2>
+INSTSEL_AMX INSTSEL_INLINE void add_products() {
+    _tile_dpbf16ps(0, 4, 6);
+    if (rights == 2) _tile_dpbf16ps(1, 4, 7);
+    _tile_dpbf16ps(2, 5, 6);
+    if (rights == 2) _tile_dpbf16ps(3, 5, 7);
+}
+
 // Left operand: 16 rows, 32 numbers of each, as they are. Missing rows and numbers are zero.
 INSTSEL_AVX512 inline void pack_left(const std::uint16_t* source, std::int64_t row_stride, std::int64_t rows,
                                      std::int64_t depth, std::int64_t tile_stride, std::uint8_t* target) {
@@ -77,6 +111,12 @@ INSTSEL_AVX512 INSTSEL_INLINE void transpose16(__m512i* rows) {
     }
 }
 
+// 16 vectors of 16 words as a tile whose rows were their columns.
+INSTSEL_AVX512 INSTSEL_INLINE void store_transposed(__m512i* vectors, std::uint8_t* tile) {
+    transpose16(vectors);
+    for (int row = 0; row < 16; ++row) _mm512_store_si512(tile + row * 64, vectors[row]);
+}
+
 // Right operand: 16 columns given as rows of the source; the tile holds pairs of numbers of one column side by side.
 INSTSEL_AVX512 inline void pack_right(const std::uint16_t* source, std::int64_t row_stride, std::int64_t columns,
                                       std::int64_t depth, std::int64_t tile_stride, std::uint8_t* target) {
@@ -90,9 +130,7 @@ INSTSEL_AVX512 inline void pack_right(const std::uint16_t* source, std::int64_t 
                 words[column] = _mm512_maskz_loadu_epi16(mask, source + column * row_stride + tile * tile_depth);
             }
         }
-        transpose16(words);
-        std::uint8_t* out = target + tile * tile_stride;
-        for (int pair = 0; pair < 16; ++pair) _mm512_store_si512(out + pair * 64, words[pair]);
+        store_transposed(words, target + tile * tile_stride);
     }
 }
 

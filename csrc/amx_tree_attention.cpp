@@ -22,24 +22,15 @@ struct alignas(64) Scratch {
 // `halves` is 1 where a row block has at most 16 rows, as one of a short answer has: its second half is left out.
 template <int halves>
 INSTSEL_AMX void score_block(const std::uint8_t* keys, const std::uint8_t* query, std::int64_t depth, float* scores) {
-    _tile_zero(0);
-    _tile_zero(2);
-    if (halves == 2) _tile_zero(1);
-    if (halves == 2) _tile_zero(3);
+    zero_sums<halves>();
     for (std::int64_t tile = 0; tile < depth; ++tile) {
         _tile_loadd(4, keys + 2 * tile * tile_bytes, 64);
         _tile_loadd(6, query + 2 * tile * tile_bytes, 64);
         if (halves == 2) _tile_loadd(7, query + (2 * tile + 1) * tile_bytes, 64);
         _tile_loadd(5, keys + (2 * tile + 1) * tile_bytes, 64);
-        _tile_dpbf16ps(0, 4, 6);
-        if (halves == 2) _tile_dpbf16ps(1, 4, 7);
-        _tile_dpbf16ps(2, 5, 6);
-        if (halves == 2) _tile_dpbf16ps(3, 5, 7);
+        add_products<halves>();
     }
-    _tile_stored(0, scores, 64);
-    _tile_stored(2, scores + 512, 64);
-    if (halves == 2) _tile_stored(1, scores + 256, 64);
-    if (halves == 2) _tile_stored(3, scores + 768, 64);
+    store_sums<halves>(scores);
 }
 
 // out += values^T probabilities, over the blocks of a chunk.
@@ -49,15 +40,9 @@ INSTSEL_AMX void add_values(const PackedHeads& packed, std::int64_t head, const 
     for (std::int64_t part = 0; part < packed.depth; ++part) {
         float* out = scratch.out + part * 1024;
         if (first_chunk) {
-            _tile_zero(0);
-            _tile_zero(2);
-            if (halves == 2) _tile_zero(1);
-            if (halves == 2) _tile_zero(3);
+            zero_sums<halves>();
         } else {
-            _tile_loadd(0, out, 64);
-            _tile_loadd(2, out + 512, 64);
-            if (halves == 2) _tile_loadd(1, out + 256, 64);
-            if (halves == 2) _tile_loadd(3, out + 768, 64);
+            load_sums<halves>(out);
         }
         for (std::int64_t block = 0; block < count; ++block) {
             const std::uint8_t* values = packed.values(head, blocks[block].index) + 2 * part * tile_bytes;
@@ -66,15 +51,9 @@ INSTSEL_AMX void add_values(const PackedHeads& packed, std::int64_t head, const 
             _tile_loadd(6, probabilities, 64);
             if (halves == 2) _tile_loadd(7, probabilities + tile_bytes, 64);
             _tile_loadd(5, values + tile_bytes, 64);
-            _tile_dpbf16ps(0, 4, 6);
-            if (halves == 2) _tile_dpbf16ps(1, 4, 7);
-            _tile_dpbf16ps(2, 5, 6);
-            if (halves == 2) _tile_dpbf16ps(3, 5, 7);
+            add_products<halves>();
         }
-        _tile_stored(0, out, 64);
-        _tile_stored(2, out + 512, 64);
-        if (halves == 2) _tile_stored(1, out + 256, 64);
-        if (halves == 2) _tile_stored(3, out + 768, 64);
+        store_sums<halves>(out);
     }
 }
 

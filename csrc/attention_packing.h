@@ -56,8 +56,7 @@ INSTSEL_AVX512 inline void pack_block(const HeadsView<const std::uint16_t>& key,
             }
             pairs[pair] = words;
         }
-        transpose16(pairs);
-        for (int row = 0; row < 16; ++row) _mm512_store_si512(values + column / 16 * tile_bytes + row * 64, pairs[row]);
+        store_transposed(pairs, values + column / 16 * tile_bytes);
     }
 }
 
@@ -77,9 +76,7 @@ INSTSEL_AVX512 inline void pack_queries(const HeadsView<const std::uint16_t>& qu
                     words[lane] = _mm512_maskz_loadu_epi16(mask, from + tile * tile_depth);
                 }
             }
-            transpose16(words);
-            std::uint8_t* to = tiles + (2 * tile + half) * tile_bytes;
-            for (int pair = 0; pair < 16; ++pair) _mm512_store_si512(to + pair * 64, words[pair]);
+            store_transposed(words, tiles + (2 * tile + half) * tile_bytes);
         }
     }
 }
