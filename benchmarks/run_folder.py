@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import instsel.scorer as scoring
+import instsel.engine.scorer as scoring
 from instsel.cli import main
 from instsel.runs.manifest import environment
 

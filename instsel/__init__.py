@@ -6,16 +6,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from instsel.scorer import Scorer, score_batch
+    from instsel.engine.scorer import Scorer, score_batch
 
 __version__ = "0.1.0"
 
 # PyTorch and transformers take seconds to import: each name loads its module when first used.
 _MODULES = {
-    "Scorer": "instsel.scorer",
-    "score_batch": "instsel.scorer",
-    "plan_batch": "instsel.scorer",
-    "ScoreBatch": "instsel.results",
+    "Scorer": "instsel.engine.scorer",
+    "score_batch": "instsel.engine.scorer",
+    "plan_batch": "instsel.engine.scorer",
+    "ScoreBatch": "instsel.engine.results",
     "ifd": "instsel.methods.difficulty",
     "wici": "instsel.methods.wici",
     "grape": "instsel.methods.grape",

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from instsel.embeddings import cosine, unit_rows
+from instsel.neighbors.embeddings import cosine, unit_rows
 
 BLOCK = 1024  # candidates compared with the accepted rows at a time,
 BLOCK_PAIRS = 1 << 25  # or fewer, so that their similarities stay within 128 MiB

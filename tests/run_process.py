@@ -18,7 +18,7 @@ _SERVER = """
 import json, os, sys, time
 import torch, transformers, pyarrow.parquet
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
-import instsel.cli, instsel.scorer, instsel.commands.scoring
+import instsel.cli, instsel.engine.scorer, instsel.commands.scoring
 import instsel.runs.shards
 
 torch.set_num_threads(1)  # a pool of threads would not survive the fork

@@ -13,8 +13,8 @@ from architectures import ARCHITECTURES, NotSmallError, build_model
 from random_models import new_llama, tree_requests
 
 import instsel
+from instsel.engine.model_checks import ScoringWarning
 from instsel.kernels import TreeSegments
-from instsel.model_checks import ScoringWarning
 
 TOLERANCE = 2e-5  # nats a token, float32
 ROPE = {"rope_theta": 1e4}
@@ -180,7 +180,7 @@ def with_sibling(segments: TreeSegments) -> TreeSegments:
 
 @pytest.mark.parametrize("broken", [without_context, with_sibling])
 def test_a_wrong_mask_moves_scores_by_far_more_than_the_tolerance(broken: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import instsel.attention as attention
+    import instsel.engine.attention as attention
 
     model, pairs = new_llama(), tree_requests(np.random.default_rng(7))
     want = one_by_one(model, pairs)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from instsel.embeddings import cosine, embed, unit_rows
+from instsel.neighbors.embeddings import cosine, embed, unit_rows
 
 
 class CommonDirection:

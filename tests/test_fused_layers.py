@@ -7,7 +7,7 @@ import torch
 import transformers
 from transformers.models.llama import modeling_llama
 
-from instsel.fused_layers import FusedLayers
+from instsel.engine.fused_layers import FusedLayers
 from instsel.kernels import _native
 
 SMALL = {

@@ -37,11 +37,11 @@ instsel.runs.shards.ShardFolder.write = stuck
 """
 
 _SLOW_LOADING = """
-import instsel.scorer
+import instsel.engine.scorer
 def slow(source):
     open({mark!r}, "w").close()
     time.sleep(30)
-instsel.scorer.load_model = slow
+instsel.engine.scorer.load_model = slow
 """
 
 

@@ -15,8 +15,8 @@ from random_models import means_one_by_one, new_llama, shared_llama
 from tiny_model import tiny_model_folder
 
 import instsel
-from instsel.model_checks import ScoringWarning
-from instsel.scorer import plan_batch
+from instsel.engine.model_checks import ScoringWarning
+from instsel.engine.scorer import plan_batch
 
 PAIRS = [([5, 6, 7], [8, 9]), ([5, 6], [10]), ([5, 6, 7], [9])]
 

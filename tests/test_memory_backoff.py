@@ -11,8 +11,8 @@ import torch
 from random_models import distinct_prefixes, means_one_by_one, new_llama, random_ids, shared_llama, tree_requests
 
 import instsel
-from instsel.layout import Layout
-from instsel.model_checks import ScoringWarning
+from instsel.engine.layout import Layout
+from instsel.engine.model_checks import ScoringWarning
 
 TOLERANCE = 2e-5
 
@@ -122,7 +122,7 @@ def test_models_that_cannot_share_lose_only_the_sequence_that_does_not_fit() -> 
 
 
 def test_memory_that_runs_out_in_the_head_splits_the_pack_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    import instsel.scorer as module
+    import instsel.engine.scorer as module
 
     pairs = tree_requests(np.random.default_rng(4))
     real, rows_seen = module.pair_logprobs, []

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from instsel import neighbors
-from instsel.embeddings import cosine, unit_rows
-from instsel.neighbors import nearest_neighbors
+from instsel.neighbors import nearest as neighbors
+from instsel.neighbors.embeddings import cosine, unit_rows
+from instsel.neighbors.nearest import nearest_neighbors
 
 
 def every_pair(embeddings: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instsel.packing import Step, plan_steps, split_step
-from instsel.prefix_tree import PrefixTree, build_prefix_tree, concatenate
+from instsel.engine.packing import Step, plan_steps, split_step
+from instsel.engine.prefix_tree import PrefixTree, build_prefix_tree, concatenate
 
 SEQUENCES = st.lists(st.lists(st.integers(0, 2), max_size=12), max_size=24)
 BUDGETS = st.integers(1, 40)

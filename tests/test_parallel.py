@@ -5,8 +5,8 @@ import pytest
 from tiny_model import tiny_model_folder
 
 import instsel
-from instsel.parallel import ParallelScorer, divide
-from instsel.prefix_tree import build_prefix_tree, concatenate
+from instsel.engine.parallel import ParallelScorer, divide
+from instsel.engine.prefix_tree import build_prefix_tree, concatenate
 
 
 def groups(number, suffixes, prefix, suffix, *, bos=False, seed=0):

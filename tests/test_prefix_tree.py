@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instsel.prefix_tree import PrefixTree, build_prefix_tree, concatenate
+from instsel.engine.prefix_tree import PrefixTree, build_prefix_tree, concatenate
 
 # Few different ids, so that prefixes are shared; ids around 256 and 65,536 tell a byte order that sorts wrongly.
 SEQUENCES = st.lists(st.lists(st.sampled_from([0, 1, 2, 255, 256, 65_535, 65_536, 2**31 - 1]), max_size=9), max_size=24)

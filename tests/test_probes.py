@@ -10,9 +10,9 @@ import pytest
 from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
-from instsel.embeddings import unit_rows
-from instsel.neighbors import nearest_neighbors
-from instsel.probes import find_probes, kmeans
+from instsel.neighbors.embeddings import unit_rows
+from instsel.neighbors.nearest import nearest_neighbors
+from instsel.neighbors.probes import find_probes, kmeans
 
 
 def sets_of_points(count: int, dimension: int, spread: float, seed: int = 0) -> np.ndarray:

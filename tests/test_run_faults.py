@@ -59,7 +59,7 @@ def failing_at(call: int, real: Callable[..., Any], error: Exception) -> Callabl
 def test_a_fault_in_a_kernel_call_ends_the_run_and_the_same_command_continues_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
 ) -> None:
-    import instsel.scorer as scoring
+    import instsel.engine.scorer as scoring
 
     assert main(command(tmp_path, "straight")) == 0
     with monkeypatch.context() as patch:
@@ -84,7 +84,7 @@ def test_a_fault_in_a_kernel_call_ends_the_run_and_the_same_command_continues_it
 def test_rows_that_do_not_fit_into_memory_are_counted_and_fail_the_run_beyond_the_threshold(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from instsel.model import CausalModel
+    from instsel.engine.model import CausalModel
 
     assert main(command(tmp_path, "straight")) == 0
     real, room = CausalModel.forward_pack, 42

@@ -20,9 +20,9 @@ from random_models import (
 )
 
 import instsel
+from instsel.engine.results import STATUSES
+from instsel.engine.scorer import plan_batch
 from instsel.kernels import _native
-from instsel.results import STATUSES
-from instsel.scorer import plan_batch
 
 TOLERANCE = 2e-5  # nats a token, float32 against float64
 

@@ -9,8 +9,8 @@ import pytest
 from example_rows import example_rows
 
 import instsel
-from instsel.embeddings import unit_rows
-from instsel.probes import find_probes
+from instsel.neighbors.embeddings import unit_rows
+from instsel.neighbors.probes import find_probes
 
 
 def test_probes_are_found_where_none_are_given(scorer: instsel.Scorer) -> None:

@@ -68,7 +68,7 @@ _loaded: dict[str, Any] = {}
 
 def load_models_once(monkeypatch: Any) -> None:
     """Keep models and tokenizers from one command in this process to the next: loading would be most of its time."""
-    import instsel.scorer as scorer
+    import instsel.engine.scorer as scorer
 
     def cached(load: Callable[[Any], Any]) -> Callable[[Any], Any]:
         def once(source: Any) -> Any:

@@ -11,7 +11,7 @@ from instsel.commands.session import Method, Session, stats_of
 from instsel.runs.shards import Stage
 
 if TYPE_CHECKING:
-    from instsel.scorer import Request
+    from instsel.engine.scorer import Request
 
 
 def add_parser(commands: Any) -> None:

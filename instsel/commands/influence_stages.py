@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from instsel.commands.session import Session, stats_of
-from instsel.embeddings import centred, cosine, embed, unit_rows
 from instsel.methods.complexity import ORDERINGS, complexity_values, given_complexity
 from instsel.methods.correlation import spearman_correlation
 from instsel.methods.difficulty import direct_rows
 from instsel.methods.influence import combine_influence, influence_rows
 from instsel.methods.wici import checked_probes, checked_similarity
-from instsel.probes import find_probes
+from instsel.neighbors.embeddings import centred, cosine, embed, unit_rows
+from instsel.neighbors.probes import find_probes
 from instsel.prompts import embedding_text
 from instsel.runs.shards import Stage
 

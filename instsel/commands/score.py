@@ -11,7 +11,7 @@ from instsel.commands.session import Method, Session, stats_of
 from instsel.runs.shards import Stage
 
 if TYPE_CHECKING:
-    from instsel.scorer import Request
+    from instsel.engine.scorer import Request
 
 _COLUMNS = ("mean_logprob", "sum_logprob", "num_tokens", "is_greedy", "status")
 
@@ -41,7 +41,7 @@ def _requests(session: Session, rows: range) -> list[Request]:
 
 
 def _stages(session: Session) -> Iterator[Stage]:
-    from instsel.scorer import score_batch
+    from instsel.engine.scorer import score_batch
 
     def compute(rows: range) -> Any:
         batch = score_batch(

@@ -18,8 +18,8 @@ from instsel.runs.row_store import RowStore
 from instsel.runs.shards import ShardInfo, Stage
 
 if TYPE_CHECKING:
-    from instsel.results import ScoreStats
-    from instsel.scorer import Request, Scorer
+    from instsel.engine.results import ScoreStats
+    from instsel.engine.scorer import Request, Scorer
 
 
 class Session:
@@ -47,7 +47,7 @@ class Session:
         return self._rating_scorer
 
     def _open_scorer(self, model: str, revision: str | None) -> Scorer:
-        from instsel.scorer import Scorer
+        from instsel.engine.scorer import Scorer
 
         args = self.args
         return Scorer(

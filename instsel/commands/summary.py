@@ -70,7 +70,7 @@ def failure(manifest: Mapping[str, Any], allowed: float) -> int:
 
 def print_plan(method: Method, session: Session) -> None:
     """Plan every slice of rows as it would be scored and print the sum."""
-    from instsel.scorer import plan_batch
+    from instsel.engine.scorer import plan_batch
 
     total: collections.Counter[str] = collections.Counter()
     for rows in Stage("plan", len(session.rows), session.args.shard_rows, lambda rows: ({}, {})).slices():

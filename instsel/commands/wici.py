@@ -10,7 +10,7 @@ from instsel.commands.options import add_input_options, add_model_options, add_r
 from instsel.commands.session import Method, Session
 
 if TYPE_CHECKING:
-    from instsel.scorer import Request
+    from instsel.engine.scorer import Request
 
 
 def add_parser(commands: Any) -> None:

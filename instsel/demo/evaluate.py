@@ -121,8 +121,8 @@ def evaluate(
     model_folder: Path, seeds: Sequence[int], *, size: int, num_groups: int, dtype: str, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """Measure everything over the seeds of the pool and say it as tables."""
+    from instsel.engine.scorer import Scorer
     from instsel.runs.manifest import environment
-    from instsel.scorer import Scorer
 
     in_context = measure_in_context(model_folder, seeds)
     for name, measured in in_context.items():

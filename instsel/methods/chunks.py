@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from instsel.engine.results import ScoreStats
+from instsel.engine.token_progress import ProgressLike
 from instsel.records import Example, Group
-from instsel.results import ScoreStats
-from instsel.token_progress import ProgressLike
 
 Examples = Sequence[Example] | Mapping[int, Example]  # by row; a mapping need hold only the rows that are asked for
 Groups = Sequence[Group] | Mapping[int, Group]

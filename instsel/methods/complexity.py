@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from instsel.engine.requests import token_limit
+from instsel.engine.results import ScoreStats
+from instsel.engine.scorer import Request, Scorer, score_batch
+from instsel.engine.token_progress import ProgressLike
 from instsel.methods.chunks import Columns, in_chunks
 from instsel.methods.difficulty import CHUNK_ROWS, difficulty_rows, request
 from instsel.prompts import embedding_text, encode_pairs
 from instsel.records import Example, open_rows
-from instsel.requests import token_limit
-from instsel.results import ScoreStats
-from instsel.scorer import Request, Scorer, score_batch
-from instsel.token_progress import ProgressLike
 
 ORDERINGS = ("length", "ifd", "deita")
 RATINGS = ("1", "2", "3", "4", "5", "6")

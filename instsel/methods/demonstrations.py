@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from instsel.engine.requests import token_limit
+from instsel.engine.scorer import Scorer
 from instsel.methods.difficulty import request
 from instsel.prompts import encode_pairs
 from instsel.records import Example
-from instsel.requests import token_limit
-from instsel.scorer import Scorer
 
 Pair = tuple[Example, Example]  # demonstration, example
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from instsel.engine.results import ScoreStats
+from instsel.engine.scorer import Request, Scorer, score_batch
+from instsel.engine.token_progress import ProgressLike
 from instsel.methods.chunks import Columns, Examples, in_chunks
 from instsel.prompts import prompt_and_answer
 from instsel.records import Example, to_examples
-from instsel.results import ScoreStats
-from instsel.scorer import Request, Scorer, score_batch
-from instsel.token_progress import ProgressLike
 
 KINDS = ("ppl", "loss")
 CHUNK_ROWS = 2048
@@ -27,7 +27,7 @@ class DifficultyResult:
     conditional  float64 [n], nats a token: mean log-probability of the answer after its prompt
     ifd          float64 [n], as `kind` says
     num_tokens   int64 [n], tokens of the answer after its prompt
-    status       str [n], one of `instsel.results.STATUSES`
+    status       str [n], one of `instsel.engine.results.STATUSES`
     """
 
     direct: np.ndarray

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from instsel.engine.requests import token_limit
+from instsel.engine.results import ScoreStats
+from instsel.engine.scorer import Request, Scorer, score_batch
+from instsel.engine.token_progress import ProgressLike
 from instsel.methods.chunks import Columns, Groups, in_chunks
 from instsel.methods.difficulty import request
 from instsel.prompts import encode_pairs
 from instsel.records import Example, to_groups
-from instsel.requests import token_limit
-from instsel.results import ScoreStats
-from instsel.scorer import Request, Scorer, score_batch
-from instsel.token_progress import ProgressLike
 
 NORMALIZATIONS = ("mean", "sum")
 CHUNK_ROWS = 512

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from instsel.engine.results import ScoreStats
+from instsel.engine.scorer import Request, Scorer, score_batch
+from instsel.engine.token_progress import ProgressLike
 from instsel.methods.chunks import Columns, Examples
 from instsel.methods.demonstrations import cut_to_fit
 from instsel.methods.difficulty import first_failure, request
-from instsel.results import ScoreStats
-from instsel.scorer import Request, Scorer, score_batch
-from instsel.token_progress import ProgressLike
 
 RULES = ("paper", "release")
 NO_ANSWER = "empty_target"  # status of a pair without a probe, or whose demonstration or probe has no answer

@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from instsel.embeddings import Embedder, cosine, embed
+from instsel.engine.results import ScoreStats
+from instsel.engine.scorer import Scorer
+from instsel.engine.token_progress import ProgressLike
 from instsel.methods.chunks import Columns, in_chunks
 from instsel.methods.complexity import RATING_PROMPT, Complexity, check_complexity, complexity_values, named_complexity
 from instsel.methods.difficulty import CHUNK_ROWS, direct_rows
 from instsel.methods.influence import check_rule, combine_influence, influence_rows
-from instsel.probes import check_sizes, find_probes
+from instsel.neighbors.embeddings import Embedder, cosine, embed
+from instsel.neighbors.probes import check_sizes, find_probes
 from instsel.prompts import embedding_text
 from instsel.records import Example, to_examples
-from instsel.results import ScoreStats
-from instsel.scorer import Scorer
-from instsel.token_progress import ProgressLike
 
 PAIR_CHUNK_ROWS = 512  # candidates a call of score_batch, each with its probes
 
@@ -89,7 +89,7 @@ def wici(
     template           "plain", "alpaca" or "chat": how prompts and demonstrations are written
     max_length         longest sequence in tokens, demonstration, prompt and answer together; by default and at most
                        the model's context. A longer pair is missing from the mean
-    embedder           what embeds instructions: see `instsel.embeddings.embed`
+    embedder           what embeds instructions: see `instsel.neighbors.embeddings.embed`
     complexity         what orders the members of a cluster: "length", "ifd", "deita", the name of a column of
                        `examples`, numbers [n] or a function; see `instsel.methods.complexity.complexity_values`, also
                        for `complexity_scorer` and `rating_prompt`

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from instsel.engine.model import Head
 from instsel.kernels import Logprobs, linear_logprob, row_logprob
-from instsel.model import Head
 
 PairValues = Callable[[], tuple[np.ndarray, np.ndarray]]
 

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from instsel.layout import Layout, ScoredSpans, find_spans, lay_out
-from instsel.model import CausalModel, KeysValues
-from instsel.packing import Step, plan_steps, split_step
-from instsel.prefix_tree import PrefixTree, build_prefix_tree
+from instsel.engine.layout import Layout, ScoredSpans, find_spans, lay_out
+from instsel.engine.model import CausalModel, KeysValues
+from instsel.engine.packing import Step, plan_steps, split_step
+from instsel.engine.prefix_tree import PrefixTree, build_prefix_tree
 
 OUT_OF_MEMORY_TEXT = ("can't allocate memory", "out of memory")
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from instsel.model import CausalModel
-from instsel.prefix_tree import concatenate
+from instsel.engine.model import CausalModel
+from instsel.engine.prefix_tree import concatenate
 from instsel.prompts import encode_pairs
 
 Request = tuple[str | Sequence[int], str | Sequence[int]]

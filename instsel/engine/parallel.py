@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from instsel.prefix_tree import PrefixTree, build_prefix_tree
-from instsel.requests import Request, prepare
-from instsel.results import ScoreBatch, ScoreStats
-from instsel.scorer import Scorer, score_batch
+from instsel.engine.prefix_tree import PrefixTree, build_prefix_tree
+from instsel.engine.requests import Request, prepare
+from instsel.engine.results import ScoreBatch, ScoreStats
+from instsel.engine.scorer import Scorer, score_batch
 
 _scorer: Scorer | None = None  # in a worker process: its own
 

@@ -13,10 +13,10 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from instsel.engine.model import CausalModel
+from instsel.engine.model_checks import check_model
+from instsel.engine.process_memory import keep_freed_memory
 from instsel.kernels import BACKENDS
-from instsel.model import CausalModel
-from instsel.model_checks import check_model
-from instsel.process_memory import keep_freed_memory
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 

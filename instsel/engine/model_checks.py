@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from instsel.fused_layers import FusedLayers
-from instsel.model import CausalModel, Head
-from instsel.sharing_checks import hidden_tolerance, length_dependence, sharing_limit
+from instsel.engine.fused_layers import FusedLayers
+from instsel.engine.model import CausalModel, Head
+from instsel.engine.sharing_checks import hidden_tolerance, length_dependence, sharing_limit
 
 CHECK_TOKENS = 24
 

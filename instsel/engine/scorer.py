@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from instsel.execution import Execution, Work, plan_work
-from instsel.layout import Layout
-from instsel.loading import ModelSource, load_model, load_tokenizer, outline_model
-from instsel.logprob import PairValues, pair_logprobs, pair_logprobs_of_logits
-from instsel.model import CausalModel
-from instsel.requests import Prepared, Request, prepare
-from instsel.results import Plan, ScoreBatch, ScoreStats
-from instsel.token_progress import ProgressLike, open_progress
+from instsel.engine.execution import Execution, Work, plan_work
+from instsel.engine.layout import Layout
+from instsel.engine.loading import ModelSource, load_model, load_tokenizer, outline_model
+from instsel.engine.logprob import PairValues, pair_logprobs, pair_logprobs_of_logits
+from instsel.engine.model import CausalModel
+from instsel.engine.requests import Prepared, Request, prepare
+from instsel.engine.results import Plan, ScoreBatch, ScoreStats
+from instsel.engine.token_progress import ProgressLike, open_progress
 
 
 class Scorer:

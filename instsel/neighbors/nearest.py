@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from instsel.embeddings import cosine, unit_rows
+from instsel.neighbors.embeddings import cosine, unit_rows
 
 EXACT_LIMIT = 200_000  # distinct rows up to which every pair is compared
 SPARE = 8  # candidates kept beyond those asked for, so that rounding near the last place seldom needs a second look

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from instsel.arithmetic import Arithmetic, arithmetic_of
-from instsel.attention import PackState, running, tree_attention_of
-from instsel.fused_layers import FusedLayers
-from instsel.layout import Layout
+from instsel.engine.arithmetic import Arithmetic, arithmetic_of
+from instsel.engine.attention import PackState, running, tree_attention_of
+from instsel.engine.fused_layers import FusedLayers
+from instsel.engine.layout import Layout
 
 KeysValues = list[tuple[Tensor, Tensor]]  # one (key, value) [tokens, kv_heads, d] per layer
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from instsel.scorer import Scorer
-    from instsel.token_progress import ProgressLike
+    from instsel.engine.scorer import Scorer
+    from instsel.engine.token_progress import ProgressLike
 
 Embedder = str | os.PathLike[str] | np.ndarray | None
 

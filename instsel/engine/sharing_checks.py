@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from instsel.layout import find_spans, lay_out
-from instsel.model import CausalModel, KeysValues
-from instsel.packing import plan_steps
-from instsel.prefix_tree import PrefixTree, build_prefix_tree, concatenate
+from instsel.engine.layout import find_spans, lay_out
+from instsel.engine.model import CausalModel, KeysValues
+from instsel.engine.packing import plan_steps
+from instsel.engine.prefix_tree import PrefixTree, build_prefix_tree, concatenate
 
 _KNOWN_LAYER_TYPES = {"full_attention", "sliding_attention", "attention"}
 # Largest relative difference by which the two ways may differ: rounding of the dtype through many layers. A wrong
