@@ -8,7 +8,7 @@ import importlib
 import pytest
 
 MODULES = (
-    "embeddings", "neighbors", "probes", "selection", "methods.correlation", "methods.grape",
+    "neighbors.embeddings", "neighbors.nearest", "neighbors.probes", "selection", "methods.correlation", "methods.grape",
     "demo.corpus", "demo.families.family", "demo.limits", "demo.separation",
 )  # fmt: skip
 
