@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import instsel
+from instsel.commands import method_command
+from instsel.methods.registry import OLDER_NAMES, find_methods
 from instsel.runs import RunError
 from instsel.runs.interrupts import Interrupted, Interrupts
 from instsel.runs.lock import FolderInUseError
 from instsel.terminal import complain, show_own_warnings
 
-COMMANDS = ("score", "ifd", "wici", "grape", "select", "demo", "status", "merge")
+COMMANDS = ("select", "demo", "status", "merge")  # besides the methods, of which each is a command
 FAILED, WRONG_USE = 1, 2
 _QUIET_LIBRARIES = {
     "TRANSFORMERS_VERBOSITY": "error",
@@ -33,14 +35,34 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(WRONG_USE)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
+def build_parser(plugins: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The parser of all commands, with those of the methods in the files `plugins`."""
     parser = Parser(prog="instsel", description="Score instruction-tuning data under a language model; select from it.")
     parser.add_argument("--version", action="version", version=f"instsel {instsel.__version__}")
+    _add_plugin_option(parser)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    methods = find_methods(plugins)
+    for method in methods.values():
+        if method.name in COMMANDS:
+            raise ValueError(f"a plug-in registers the method {method.name!r}, which is a command of instsel")
+        method_command.add_parser(commands, method)
+    for older, name in OLDER_NAMES.items():
+        method_command.add_parser(commands, methods[name], older)
     for name in COMMANDS:
         importlib.import_module(f"instsel.commands.{name}").add_parser(commands)
     return parser
+
+
+def _add_plugin_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--plugin", action="append", default=[], metavar="FILE", help="a Python file with methods")
+
+
+def _plugins(arguments: Sequence[str]) -> list[str]:
+    """The files named by --plugin before the command, whose methods are commands too."""
+    parser = Parser(prog="instsel", add_help=False, allow_abbrev=False)
+    _add_plugin_option(parser)
+    parser.add_argument("rest", nargs=argparse.REMAINDER)
+    return list(parser.parse_known_args(list(arguments))[0].plugin)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,7 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     show_own_warnings()
     with Interrupts() as interrupts:
         try:
-            parsed = build_parser().parse_args(arguments)
+            arguments = sys.argv[1:] if arguments is None else arguments
+            parsed = build_parser(_plugins(arguments)).parse_args(arguments)
             return int(parsed.run(parsed, interrupts))
         except SystemExit as leaving:
             return leaving.code if isinstance(leaving.code, int) else 0

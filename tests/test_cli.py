@@ -70,7 +70,7 @@ def test_score_writes_what_score_batch_gives(rows: Path, scorer: instsel.Scorer,
 
 @pytest.mark.parametrize("kind", ["ppl", "loss"])
 def test_ifd_writes_what_the_library_gives(rows: Path, scorer: instsel.Scorer, tmp_path: Path, kind: str) -> None:
-    from instsel.methods.difficulty import ifd
+    from instsel.methods.ifd import ifd
 
     assert main(command("ifd", rows, tmp_path / "run", "--kind", kind)) == 0
     table = pq.read_table(tmp_path / "run/scores.parquet")

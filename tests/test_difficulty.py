@@ -12,7 +12,7 @@ from one_by_one import OneByOne, plain
 
 import instsel
 from instsel.methods import difficulty
-from instsel.methods.difficulty import difficulty_rows, direct_rows, first_failure
+from instsel.methods.ifd import difficulty_rows, direct_rows, first_failure
 from instsel.records import Example
 
 TOLERANCE = 1e-4  # relative, as the parity with the published program is held to

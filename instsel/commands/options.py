@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 from instsel.prompts import TEMPLATES
@@ -66,6 +68,28 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
     return value
+
+
+def bounded(number: type[int] | type[float], minimum: float | None, maximum: float | None) -> Callable[[str], float]:
+    """A reader of numbers within bounds."""
+    whole = "a whole number" if number is int else "a number"
+    limits = [
+        (f"at least {minimum:g}" if minimum is not None else ""),
+        (f"at most {maximum:g}" if maximum is not None else ""),
+    ]
+    expected = " and ".join(limit for limit in limits if limit)
+
+    def read(text: str) -> float:
+        try:
+            value = number(text)
+        except ValueError:
+            value = math.nan
+        low, high = -math.inf if minimum is None else minimum, math.inf if maximum is None else maximum
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"expected {whole}{' of ' + expected if expected else ''}, got {text!r}")
+        return value
+
+    return read
 
 
 def batch_tokens(text: str) -> int | str:

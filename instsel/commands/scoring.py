@@ -6,12 +6,16 @@ import argparse
 import contextlib
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import instsel
-from instsel.commands.session import Method, Session
-from instsel.commands.summary import closing_summary, count_by_status, failure, print_plan
+from instsel.commands.method_flags import read_parameters, recorded
+from instsel.commands.plan import print_plan
+from instsel.commands.session import Session, open_scorer
+from instsel.commands.summary import closing_summary, count_by_status, failure
+from instsel.methods.definition import Method, Outcome
 from instsel.records.formats import detect_layout
 from instsel.runs import RunError, RunFolder
 from instsel.runs.durable_files import digest_file
@@ -27,8 +31,9 @@ from instsel.terminal import complain
 _CHECKED_ROWS = 4096  # converted at a time when the input is checked
 
 
-def run_scoring(method: Method, args: argparse.Namespace, interrupts: Interrupts) -> int:
+def run_scoring(method: Method[Any], args: argparse.Namespace, interrupts: Interrupts) -> int:
     """Run a method over an input into a run folder; returns the exit code."""
+    read_parameters(method, args, partial(open_scorer, args))  # what is wrong with them is said first
     source = open_input(args.input, args.limit)
     if args.dry_run:
         return _dry_run(method, args, source, interrupts)
@@ -52,7 +57,7 @@ def run_scoring(method: Method, args: argparse.Namespace, interrupts: Interrupts
 
 
 def _run(
-    method: Method, args: argparse.Namespace, source: InputSource, folder: RunFolder, interrupts: Interrupts
+    method: Method[Any], args: argparse.Namespace, source: InputSource, folder: RunFolder, interrupts: Interrupts
 ) -> int:
     result = f"scores.{args.format}"
     if folder.is_finished(result):
@@ -61,27 +66,41 @@ def _run(
     for change in folder.environment_changes:
         complain("warning", f"this run was begun with another environment: {change}; last digits may differ")
     rows = folder.rows(lambda: input_batches(source, interrupts))
-    session = Session(args, rows, detect_layout(folder.manifest["columns"], args.columns, kind=method.kind), interrupts)
+    session = _session(method, args, rows, folder.manifest["columns"], interrupts)
     session.folder = folder
     if not folder.manifest.get("input_checked"):
-        _check_rows(method, session)
+        _check_rows(session)
         folder.save(input_checked=True)
     _check_resolved(session, folder)
-    stages = []
-    for stage in method.stages(session):
-        stages.append(stage)
-        folder.save(stages=[[one.name, one.rows, one.shard_rows] for one in stages])
+    done: list[Stage] = []
+    for stage in session.stages:
+        done.append(session.shards_of(stage))
+        folder.save(stages=[[one.name, one.rows, one.shard_rows] for one in done])
         session.run(stage)
+        session.forget(stage.name)
     for name in folder.damaged:
         complain("warning", f"{name} was damaged; it was set aside in {folder.path / 'damaged'} and computed again")
     folder.save(stages_complete=True)
-    finish(folder, rows, stages[-1], result, method.findings(session), stages)
+    outcome = Outcome(session.columns(session.stages[-1].name), session.parameters, len(rows))
+    finish(folder, rows, done[-1], result, method.findings(outcome), done, method.score)
     closing_summary(folder, args.quiet)
     return failure(folder.manifest, args.max_failures)
 
 
+def _session(
+    method: Method[Any], args: argparse.Namespace, rows: RowStore, columns: list[str], interrupts: Interrupts
+) -> Session:
+    return Session(method, args, rows, columns, detect_layout(columns, args.columns, kind=method.rows), interrupts)
+
+
 def finish(
-    folder: RunFolder, rows: RowStore, last: Stage, result: str, findings: dict[str, Any], stages: list[Stage]
+    folder: RunFolder,
+    rows: RowStore,
+    last: Stage,
+    result: str,
+    findings: dict[str, Any],
+    stages: list[Stage],
+    score: str,
 ) -> None:
     """Merge the result and close the manifest over it."""
     folder.interrupts.check()
@@ -90,17 +109,17 @@ def finish(
         path = folder.path / result
         output = {"name": result, "bytes": path.stat().st_size, "digest": digest_file(path)}
     counts, stats = count_by_status(folder, last, stages)
-    folder.save(state="finished", output=output, counts=counts, stats=stats, findings=findings)
+    folder.save(state="finished", output=output, counts=counts, stats=stats, findings=findings, score=score)
 
 
 def _describe(
-    method: Method, args: argparse.Namespace, source: InputSource, fingerprint: dict[str, Any]
+    method: Method[Any], args: argparse.Namespace, source: InputSource, fingerprint: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The settings that decide the numbers, and what else the manifest says."""
     settings = {
         "version": instsel.__version__,
         "method": method.name,
-        "parameters": method.parameters(args),
+        "parameters": recorded(method, args),
         "template": args.template,
         "seed": args.seed,
         "input_digest": source.digest,
@@ -126,12 +145,11 @@ def _describe(
     return settings, about
 
 
-def _check_rows(method: Method, session: Session) -> None:
+def _check_rows(session: Session) -> None:
     """Read every row as its format before any is scored: better an error now than after a day."""
-    read = session.groups if method.kind == "group" else session.examples
     for start in range(0, len(session.rows), _CHECKED_ROWS):
         session.interrupts.check()
-        read(range(start, min(start + _CHECKED_ROWS, len(session.rows))))
+        session.numbered(range(start, min(start + _CHECKED_ROWS, len(session.rows))))
     if len(session.rows) == 0:
         raise ValueError(f"{session.args.input} has no rows")
 
@@ -155,15 +173,15 @@ def _note_state(folder: RunFolder, state: str) -> None:
             folder.save(state=state)
 
 
-def _dry_run(method: Method, args: argparse.Namespace, source: InputSource, interrupts: Interrupts) -> int:
+def _dry_run(method: Method[Any], args: argparse.Namespace, source: InputSource, interrupts: Interrupts) -> int:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "rows.arrow"
         with open(path, "wb") as file:
             _, columns = write_rows(file, source.read())
         rows = RowStore(path)
-        session = Session(args, rows, detect_layout(columns, args.columns, kind=method.kind), interrupts)
-        _check_rows(method, session)
-        print_plan(method, session)
+        session = _session(method, args, rows, columns, interrupts)
+        _check_rows(session)
+        print_plan(session)
         rows.close()
     return 0
 

@@ -1,15 +1,18 @@
-"""What a method's stages work with: the input's rows as records, the scorer, the run folder, the progress bar."""
+"""What a method's stages work with in a run folder: the input's rows, the scorer, the folder, the progress bar."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from instsel.records import Example, Group, to_examples, to_groups
+from instsel.commands.method_flags import read_parameters
+from instsel.methods.definition import Method
+from instsel.methods.parameters import numbers_of_column
+from instsel.methods.stages import Columns, Slice, columns_for
+from instsel.methods.stages import Stage as MethodStage
+from instsel.records import to_examples, to_groups
 from instsel.records.formats import Layout
 from instsel.runs import RunFolder
 from instsel.runs.interrupts import Interrupts
@@ -19,68 +22,63 @@ from instsel.runs.shards import ShardInfo, Stage
 
 if TYPE_CHECKING:
     from instsel.engine.results import ScoreStats
-    from instsel.engine.scorer import Request, Scorer
+    from instsel.engine.scorer import Scorer
+
+_COLUMN_ROWS = 4096  # rows read at a time for one of their columns
 
 
 class Session:
     """One run of a method, from opening the input to the last shard."""
 
-    def __init__(self, args: argparse.Namespace, rows: RowStore, layout: Layout, interrupts: Interrupts) -> None:
-        self.args, self.rows, self.layout, self.interrupts = args, rows, layout, interrupts
+    def __init__(
+        self,
+        method: Method[Any],
+        args: argparse.Namespace,
+        rows: RowStore,
+        columns: list[str],
+        layout: Layout,
+        interrupts: Interrupts,
+    ) -> None:
+        self.method, self.args, self.rows, self.layout, self.interrupts = method, args, rows, layout, interrupts
+        self.columns_present = columns
         self.folder: RunFolder | None = None
         self._scorer: Scorer | None = None
-        self._rating_scorer: Scorer | None = None
         self._progress: StageProgress | None = None
+        self._known: dict[str, Columns] = {}  # whole columns of stages that later ones read
+        self.parameters = read_parameters(method, args, self.open_scorer, self._column).for_rows(len(rows))
+        self.stages = method.stages_for(self.parameters)
+        self.lengths = {stage.name: stage.length(self.parameters, len(rows)) for stage in self.stages}
 
     @property
     def scorer(self) -> Scorer:
         """The scorer that the flags describe; its weights load when first needed."""
         if self._scorer is None:
-            self._scorer = self._open_scorer(self.args.model, self.args.revision)
+            self._scorer = self.open_scorer(self.args.model, self.args.revision)
         return self._scorer
 
-    @property
-    def rating_scorer(self) -> Scorer | None:
-        """The model named to rate complexity, if one is."""
-        if self._rating_scorer is None and self.args.complexity_model is not None:
-            self._rating_scorer = self._open_scorer(self.args.complexity_model, None)
-        return self._rating_scorer
+    def open_scorer(self, model: str, revision: str | None = None) -> Scorer:
+        """A scorer of a model, with the device and dtype that the flags say."""
+        return open_scorer(self.args, model, revision)
 
-    def _open_scorer(self, model: str, revision: str | None) -> Scorer:
-        from instsel.engine.scorer import Scorer
-
-        args = self.args
-        return Scorer(
-            model,
-            device=args.device,
-            dtype=args.dtype,
-            backend=args.backend,
-            max_batch_tokens=args.max_batch_tokens,
-            revision=revision,
-            trust_remote_code=args.trust_remote_code,
-        )
-
-    @property
-    def columns_present(self) -> list[str]:
-        """The columns of the input."""
-        assert self.folder is not None
-        return list(self.folder.manifest["columns"])
-
-    def examples(self, rows: range) -> list[Example]:
-        """A slice of the rows as examples."""
-        return self._records(to_examples, self.rows.rows(rows.start, rows.stop), rows.start)
-
-    def numbered_examples(self, numbers: Iterable[int]) -> dict[int, Example]:
-        """Some rows as examples, by their number."""
+    def numbered(self, numbers: Iterable[int]) -> dict[int, Any]:
+        """Some rows as examples, or as groups, by their number."""
         wanted = sorted(set(numbers))
-        return dict(zip(wanted, self._records(to_examples, self.rows.take(wanted), 0), strict=True))
+        if wanted and wanted[-1] - wanted[0] == len(wanted) - 1:
+            return dict(zip(wanted, self._read(self.rows.rows(wanted[0], wanted[-1] + 1), wanted[0]), strict=True))
+        return dict(zip(wanted, self._read(self.rows.take(wanted), 0), strict=True))
 
-    def groups(self, rows: range) -> list[Group]:
-        """A slice of the rows as groups of candidate answers."""
-        return self._records(to_groups, self.rows.rows(rows.start, rows.stop), rows.start)
-
-    def _records(self, read: Callable[..., list[Any]], rows: list[dict[str, Any]], first: int) -> list[Any]:
+    def _read(self, rows: list[dict[str, Any]], first: int) -> list[Any]:
+        read: Callable[..., list[Any]] = to_groups if self.method.rows == "group" else to_examples
         return read(rows, columns=self.args.columns, layout=self.layout, first_row=first)
+
+    def _column(self, parameter: str, name: str, words: tuple[str, ...]) -> Any:
+        """The numbers of a column of the input."""
+
+        def read(column: str) -> list[Any]:
+            starts = range(0, len(self.rows), _COLUMN_ROWS)
+            return [row.get(column) for start in starts for row in self.rows.rows(start, start + _COLUMN_ROWS)]
+
+        return numbers_of_column(parameter, name, words, self.columns_present, read)
 
     def tokens(self, done: int, total: int) -> None:
         """The progress callback for `score_batch`; a signal is noticed here if a library swallowed it."""
@@ -88,14 +86,47 @@ class Session:
         if self._progress is not None:
             self._progress.tokens(done, total)
 
-    def run(self, stage: Stage) -> None:
-        """Compute what a stage lacks, with a bar."""
-        folder = self.folder
+    def slice(self, stage: MethodStage[Any], rows: range, known: dict[str, Columns] | None = None) -> Slice[Any]:
+        """The slice of a stage that its function is given, with its columns and examples."""
+        if known is None:
+            known = {name: self.columns(name) for name in (*stage.reads, *stage.reads_whole) if name in self.lengths}
+        columns = columns_for(stage, rows, self.lengths, known)
+        part = Slice(rows, len(self.rows), self.parameters, self.scorer, {}, columns, self.tokens)
+        part.examples = self.numbered(stage.needed(part))
+        return part
+
+    def shards_of(self, stage: MethodStage[Any]) -> Stage:
+        """A stage of the method as the run folder keeps it."""
+        length = self.lengths[stage.name]
+        shard_rows = self.args.shard_rows if length == len(self.rows) else stage.slice_rows
+
+        def compute(rows: range) -> tuple[Columns, dict[str, float]]:
+            part = self.slice(stage, rows)
+            return stage.checked(part, stage.compute(part)), stats_of(part.stats)
+
+        if not stage.whole:
+            return Stage(stage.name, length, shard_rows, compute)
+        # Its rows depend on all rows: computed at once, when the first missing shard is asked for.
+        found = functools.cache(lambda: compute(range(length)))
+        spent: list[dict[str, float]] = []
+
+        def part_of(rows: range) -> tuple[Columns, dict[str, float]]:
+            columns, cost = found()
+            spent.append(cost)
+            cut = {name: values[rows.start : rows.stop] for name, values in columns.items()}
+            return cut, cost if len(spent) == 1 else {}
+
+        return Stage(stage.name, length, shard_rows, part_of)
+
+    def run(self, stage: MethodStage[Any]) -> Stage:
+        """Compute what a stage lacks, with a bar; gives it as the folder keeps it."""
+        folder, shards = self.folder, self.shards_of(stage)
         assert folder is not None
-        folder.run(stage, on_start=self._begin, on_shard=self._end)
+        folder.run(shards, on_start=self._begin, on_shard=self._end)
         if self._progress is not None:
             self._progress.close()
             self._progress = None
+        return shards
 
     def _begin(self, stage: Stage, rows: range, done_rows: int) -> None:
         if self._progress is None:
@@ -106,27 +137,35 @@ class Session:
         if self._progress is not None:
             self._progress.end()
 
-    def columns(self, stage: Stage) -> dict[str, np.ndarray]:
-        """The columns of a stage that has run."""
+    def columns(self, name: str) -> Columns:
+        """The whole columns of a stage that has run."""
         assert self.folder is not None
-        return self.folder.shards.columns(stage)
+        if name not in self._known:
+            stage = next(stage for stage in self.stages if stage.name == name)
+            self._known[name] = dict(self.folder.shards.columns(self.shards_of(stage)))
+        return self._known[name]
+
+    def forget(self, name: str) -> None:
+        """Give up the columns of the stages that no stage after `name` reads."""
+        names = [stage.name for stage in self.stages]
+        later = self.stages[names.index(name) + 1 :]
+        read = {one for stage in later for one in (*stage.reads, *stage.reads_whole)}
+        self._known = {name: columns for name, columns in self._known.items() if name in read}
 
 
-@dataclass(frozen=True, slots=True)
-class Method:
-    """A method as the command line runs it.
+def open_scorer(args: argparse.Namespace, model: str, revision: str | None = None) -> Scorer:
+    """A scorer of a model, with the device, dtype and backend that the flags say."""
+    from instsel.engine.scorer import Scorer
 
-    stages    the stages in order; each is run before the next is asked for, and the last one holds the result
-    requests  requests of a slice of rows as `score_batch` would get them, for --dry-run
-    findings  what the summary and the manifest say besides counts and cost, when all stages have run
-    """
-
-    name: str
-    kind: str  # "example" or "group": what a row is
-    parameters: Callable[[argparse.Namespace], dict[str, Any]]
-    stages: Callable[[Session], Iterator[Stage]]
-    requests: Callable[[Session, range], list[Request]]
-    findings: Callable[[Session], dict[str, Any]] = lambda session: {}
+    return Scorer(
+        model,
+        device=args.device,
+        dtype=args.dtype,
+        backend=args.backend,
+        max_batch_tokens=args.max_batch_tokens,
+        revision=revision,
+        trust_remote_code=args.trust_remote_code,
+    )
 
 
 def stats_of(stats: ScoreStats) -> dict[str, float]:

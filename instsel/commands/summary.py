@@ -1,4 +1,4 @@
-"""What a run says at its end, and before it begins when asked for its plan."""
+"""What a run says at its end."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import collections
 from collections.abc import Mapping
 from typing import Any
 
-from instsel.commands.session import Method, Session
 from instsel.runs import RunFolder
 from instsel.runs.shards import Stage, infos
 from instsel.terminal import complain, escaped, say
@@ -66,26 +65,6 @@ def failure(manifest: Mapping[str, Any], allowed: float) -> int:
     hint = "; does the model have NaN weights, or is its dtype too narrow?" if failed.get("nonfinite") else ""
     complain("error", f"{named} of {rows:,} rows: more than --max-failures {allowed:.1%} failed{hint}")
     return 1
-
-
-def print_plan(method: Method, session: Session) -> None:
-    """Plan every slice of rows as it would be scored and print the sum."""
-    from instsel.engine.scorer import plan_batch
-
-    total: collections.Counter[str] = collections.Counter()
-    for rows in Stage("plan", len(session.rows), session.args.shard_rows, lambda rows: ({}, {})).slices():
-        session.interrupts.check()
-        plan = plan_batch(session.scorer, method.requests(session, rows), max_length=session.args.max_length)
-        for name in ("sequences", "tokens_forwarded", "tokens_unshared", "packs", "estimated_flops"):
-            total[name] += getattr(plan, name)
-    factor = total["tokens_unshared"] / max(total["tokens_forwarded"], 1)
-    say(f"{method.name}: plan for {len(session.rows):,} rows, nothing is forwarded")
-    say(f"  sequences        {total['sequences']:>20,}")
-    say(f"  tree tokens      {total['tokens_forwarded']:>20,}")
-    say(f"  unshared tokens  {total['tokens_unshared']:>20,}")
-    say(f"  sharing factor   {factor:>20.2f}")
-    say(f"  packs            {total['packs']:>20,}")
-    say(f"  estimated FLOPs  {total['estimated_flops']:>20.3g}")
 
 
 def duration(seconds: float) -> str:

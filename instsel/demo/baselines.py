@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from instsel.methods.difficulty import DifficultyResult
+    from instsel.methods.ifd import DifficultyResult
 
 # What each method would select first, as it is published or commonly used.
 DIRECTIONS = {

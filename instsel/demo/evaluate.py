@@ -64,7 +64,7 @@ def measure_pool(
 ) -> dict[str, Any]:
     """Score one pool with every method; areas under the ROC curve by class, and what each method would select."""
     from instsel.methods.correlation import spearman_correlation
-    from instsel.methods.difficulty import ifd
+    from instsel.methods.ifd import ifd
     from instsel.methods.influence import weighted_mean
     from instsel.methods.wici import wici
 

@@ -1,0 +1,1 @@
+"""The methods, one file each; what each is follows from its definition (`instsel.methods.definition`)."""

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from instsel.engine.requests import token_limit
-from instsel.engine.results import ScoreStats
-from instsel.engine.scorer import Request, Scorer, score_batch
-from instsel.engine.token_progress import ProgressLike
-from instsel.methods.chunks import Columns, in_chunks
-from instsel.methods.difficulty import CHUNK_ROWS, difficulty_rows, request
+from instsel.methods.ifd import difficulty_columns, difficulty_requests
+from instsel.methods.stages import Columns, Slice
 from instsel.prompts import embedding_text, encode_pairs
-from instsel.records import Example, open_rows
+
+if TYPE_CHECKING:
+    from instsel.engine.requests import Request
+    from instsel.engine.scorer import Scorer
 
 ORDERINGS = ("length", "ifd", "deita")
 RATINGS = ("1", "2", "3", "4", "5", "6")
@@ -24,130 +22,71 @@ RATING_PROMPT = (
     "##Complexity: "
 )
 
-Complexity = str | Callable[[Sequence[Example]], Any] | Sequence[float] | np.ndarray
 
-
-def complexity_values(
-    complexity: Complexity,
-    scorer: Scorer,
-    examples: Sequence[Example],
-    *,
-    template: str = "plain",
-    max_length: int | None = None,
-    complexity_scorer: Scorer | None = None,
-    rating_prompt: str = RATING_PROMPT,
-    first_row: int = 0,
-    progress: ProgressLike = None,
-) -> tuple[np.ndarray, ScoreStats]:
-    """The complexity of examples, float64 `[n]`, higher is more complex, and what it cost.
+def complexity_columns(
+    part: Slice[Any], complexity: Any, rater: Scorer | None = None, rating_prompt: str = RATING_PROMPT
+) -> Columns:
+    """The column complexity of a slice, float64 `[r]`, higher is more complex.
 
     `complexity` is one of
 
     - "length": tokens of the answer after its prompt;
     - "ifd": the example's own difficulty, `PPL(y|x) / PPL(y)`;
     - "deita": what a rating model expects, `sum_r r * p(r) / sum_r p(r)` over the ratings r = 1 to 6, each a
-      continuation of `rating_prompt` with the instruction and input in place of "{request}". The model is
-      `complexity_scorer`, or `scorer` itself; the ratings mean what that model was trained to mean by them;
-    - numbers `[n]`, or a function from the examples to numbers `[n]`.
-
-    `first_row` is the number of the first example, for an error to name its row.
+      continuation of `rating_prompt` with the instruction and input in place of "{request}". The model is `rater`, or
+      the slice's own scorer; the ratings mean what that model was trained to mean by them;
+    - numbers over all rows.
 
     An example that could not be measured, or for "length" could not be scored because it has no answer or does not
-    fit `max_length`, has NaN: below every number.
-
-    Raises ValueError or TypeError naming `complexity` where it is none of these.
+    fit, has NaN: below every number.
 
     Source of the ratings: DEITA, arXiv 2312.15685.
     """
-    check_complexity(complexity, len(examples))
     if not isinstance(complexity, str):
-        values = complexity(examples) if callable(complexity) else complexity
-        return given_complexity(values, len(examples)), ScoreStats()
-    rater = complexity_scorer or scorer
-
-    def compute(rows: range, progress: ProgressLike) -> tuple[Columns, ScoreStats]:
-        part = examples[rows.start : rows.stop]
-        if complexity == "length":
-            return {"complexity": _lengths(scorer, part, template, max_length, first_row + rows.start)}, ScoreStats()
-        if complexity == "deita":
-            return rating_rows(rater, part, rating_prompt=rating_prompt, progress=progress)
-        numbered = dict(enumerate(part, first_row + rows.start))
-        columns, stats = difficulty_rows(
-            scorer, numbered, numbered, template=template, max_length=max_length, progress=progress
-        )
-        return {"complexity": columns["ifd"]}, stats
-
-    columns, stats = in_chunks(compute, len(examples), CHUNK_ROWS, progress)
-    return columns["complexity"], stats
+        return {"complexity": np.asarray(complexity, np.float64)[part.rows.start : part.rows.stop]}
+    if complexity == "length":
+        return {"complexity": _lengths(part)}
+    if complexity == "ifd":
+        return {"complexity": difficulty_columns(part)["ifd"]}
+    return {"complexity": expected_ratings(part, rating_prompt, rater)}
 
 
-def named_complexity(name: str, rows: Any) -> str | np.ndarray:
-    """An ordering of `complexity_values` by its name, or the column of that name of rows as numbers.
-
-    Raises ValueError naming the columns where it is neither.
-    """
-    if name in ORDERINGS:
-        return name
-    names, batches = open_rows(rows)
-    if name not in names:
-        raise ValueError(
-            f"complexity must be one of {', '.join(ORDERINGS)}, numbers or a column, got {name!r}; "
-            f"the columns are {', '.join(names) or 'none'}"
-        )
-    values = [row.get(name) for batch in batches for row in batch]
-    return given_complexity(values, len(values))
+def complexity_requests(part: Slice[Any], complexity: Any, rating_prompt: str = RATING_PROMPT) -> list[Request]:
+    """What `complexity_columns` will score."""
+    if not isinstance(complexity, str) or complexity == "length":
+        return []
+    return difficulty_requests(part) if complexity == "ifd" else _rating_requests(part, rating_prompt)
 
 
-def check_complexity(complexity: Complexity, count: int) -> None:
-    """Raise what `complexity_values` would, as far as that can be said without a model."""
-    if isinstance(complexity, str):
-        if complexity not in ORDERINGS:
-            raise ValueError(f"complexity must be one of {', '.join(ORDERINGS)} or numbers, got {complexity!r}")
-    elif not callable(complexity):
-        given_complexity(complexity, count)
-
-
-def given_complexity(values: Any, count: int) -> np.ndarray:
-    """Numbers as float64 `[n]`; raises ValueError where they are not numbers or not one for each example."""
-    try:
-        array = np.asarray(values, np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(f"complexity must be numbers [{count}], got {type(values).__name__} of other things") from None
-    if array.shape != (count,):
-        raise ValueError(f"complexity must be numbers [{count}], one for each example, got shape {list(array.shape)}")
-    return array
-
-
-def rating_rows(
-    scorer: Scorer,
-    examples: Sequence[Example],
-    *,
-    rating_prompt: str = RATING_PROMPT,
-    progress: ProgressLike = None,
-) -> tuple[Columns, ScoreStats]:
-    """The column complexity: the expected rating of each example, NaN where it cannot be scored; and what it cost."""
-    if "{request}" not in rating_prompt:
-        raise ValueError(f'rating_prompt must contain "{{request}}", got {rating_prompt!r}')
-    requests: list[Request] = [
-        (rating_prompt.replace("{request}", embedding_text(example)), rating)
-        for example in examples
-        for rating in RATINGS
-    ]
-    batch = score_batch(scorer, requests, progress=progress)
-    logprob = batch.sum_logprob.reshape(len(examples), len(RATINGS))
+def expected_ratings(part: Slice[Any], rating_prompt: str, rater: Scorer | None = None) -> np.ndarray:
+    """The expected rating of each example, float64 `[r]`, NaN where it cannot be scored."""
+    batch = part.score(_rating_requests(part, rating_prompt), scorer=rater)
+    logprob = batch.sum_logprob.reshape(len(part.rows), len(RATINGS))
     usable = np.isfinite(logprob).all(1)
     logprob = np.where(usable[:, None], logprob, 0.0)
     share = np.exp(logprob - logprob.max(1, keepdims=True, initial=-np.inf))
     expected = (share * np.arange(1, len(RATINGS) + 1)).sum(1) / share.sum(1)
-    return {"complexity": np.where(usable, expected, np.nan)}, batch.stats
+    return np.where(usable, expected, np.nan)
 
 
-def _lengths(
-    scorer: Scorer, examples: Sequence[Example], template: str, max_length: int | None, first_row: int
-) -> np.ndarray:
-    limit = token_limit(scorer.model, max_length)
-    pairs = [request(scorer, example, template, row=row) for row, example in enumerate(examples, first_row)]
-    encoded = encode_pairs(scorer.tokenizer, pairs, max_tokens=limit)
+def check_rating_prompt(rating_prompt: Any) -> None:
+    """Raise ValueError unless there is a place for the example."""
+    if not isinstance(rating_prompt, str) or "{request}" not in rating_prompt:
+        raise ValueError(f'rating_prompt must contain "{{request}}", got {rating_prompt!r}')
+
+
+def _rating_requests(part: Slice[Any], rating_prompt: str) -> list[Request]:
+    return [
+        (rating_prompt.replace("{request}", embedding_text(part.examples[row])), rating)
+        for row in part.rows
+        for rating in RATINGS
+    ]
+
+
+def _lengths(part: Slice[Any]) -> np.ndarray:
+    limit = part.token_limit
+    pairs = [part.request(row) for row in part.rows]
+    encoded = encode_pairs(part.scorer.tokenizer, pairs, max_tokens=limit)
     return np.array(
         [
             np.nan if not answer or one.too_long or (limit is not None and len(one.ids) > limit) else length

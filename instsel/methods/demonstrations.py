@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
-from instsel.engine.requests import token_limit
-from instsel.engine.scorer import Scorer
-from instsel.methods.difficulty import request
+from instsel.methods.stages import Slice
 from instsel.prompts import encode_pairs
 from instsel.records import Example
 
@@ -15,11 +14,7 @@ Pair = tuple[Example, Example]  # demonstration, example
 
 
 def cut_to_fit(
-    scorer: Scorer,
-    pairs: Sequence[Pair],
-    template: str,
-    max_length: int | None,
-    rows: Sequence[tuple[int, int]] | None = None,
+    part: Slice[Any], pairs: Sequence[Pair], rows: Sequence[tuple[int, int]] | None = None
 ) -> list[Example | None]:
     """For each pair the demonstration with just so much taken from its left that the whole sequence fits.
 
@@ -27,7 +22,7 @@ def cut_to_fit(
     is, or where no part of its answer would be left: there the pair is too long. `rows` are the pairs' numbers, for
     an error to name.
     """
-    limit = token_limit(scorer.model, max_length)
+    limit = part.token_limit
     out: list[Example | None] = [None] * len(pairs)
     if limit is None:
         return out
@@ -35,10 +30,10 @@ def cut_to_fit(
     def fit(tried: Mapping[int, Pair]) -> list[bool]:
         numbers = [(None, None) if rows is None else rows[i] for i in tried]
         texts = [
-            request(scorer, example, template, demonstration, row=row, demonstration_row=demonstration_row)
+            part.request_of(example, demonstration, row=row, demonstration_row=demonstration_row)
             for (demonstration, example), (demonstration_row, row) in zip(tried.values(), numbers, strict=True)
         ]
-        encoded = encode_pairs(scorer.tokenizer, texts, max_tokens=limit)
+        encoded = encode_pairs(part.scorer.tokenizer, texts, max_tokens=limit)
         return [not one.too_long and len(one.ids) <= limit for one in encoded]
 
     too_long = [i for i, fits in enumerate(fit(dict(enumerate(pairs)))) if not fits]

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from instsel.engine.requests import token_limit
 from instsel.engine.results import ScoreStats
-from instsel.engine.scorer import Request, Scorer, score_batch
-from instsel.engine.token_progress import ProgressLike
-from instsel.methods.chunks import Columns, Groups, in_chunks
-from instsel.methods.difficulty import request
+from instsel.methods.definition import Outcome, method
+from instsel.methods.parameters import Parameters, parameter
+from instsel.methods.stages import Columns, Slice, Stage
 from instsel.prompts import encode_pairs
-from instsel.records import Example, to_groups
+from instsel.records import Example
+
+if TYPE_CHECKING:
+    from instsel.engine.requests import Request
 
 NORMALIZATIONS = ("mean", "sum")
-CHUNK_ROWS = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrapeParameters(Parameters):
+    """What `grape` can be told."""
+
+    normalize: str = parameter("mean", "log-probability a token, or of the whole answer", choices=NORMALIZATIONS)
+    include_eos: bool = parameter(False, "whether the tokenizer's EOS ends each answer and is scored with it")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,29 +47,77 @@ class GrapeResult:
     stats: ScoreStats
 
 
-def grape(
-    scorer: Scorer,
-    groups: Iterable[Any],
-    *,
-    normalize: str = "mean",
-    template: str = "plain",
-    include_eos: bool = False,
-    max_length: int | None = None,
-    columns: Mapping[str, str] | None = None,
-    progress: ProgressLike = None,
-) -> GrapeResult:
+def _compute(part: Slice[GrapeParameters]) -> Columns:
+    batch = part.score(_requests(part))
+    sizes = [len(part.examples[row].responses) for row in part.rows]
+    stop = np.cumsum(sizes, dtype=np.int64)
+    status = np.full(len(part.rows), "empty_target", "<U13")
+    scores = np.empty(len(part.rows), object)
+    each = batch.mean_logprob if part.parameters.normalize == "mean" else batch.sum_logprob
+    for i, (low, high) in enumerate(zip(stop - sizes, stop, strict=True)):
+        scores[i] = each[low:high]
+        if high > low:
+            found = batch.status[low:high]
+            status[i] = "ok" if (found == "ok").any() else found[0]
+    return {"best": best_of(scores), "scores": scores, "status": status}
+
+
+def _requests(part: Slice[GrapeParameters]) -> list[Request]:
+    """All answers of the groups after their prompts.
+
+    Raises ValueError where EOS is to be included and the tokenizer has none, or a chat template refuses a row.
+    """
+    requests: list[Request] = [
+        part.request_of(Example(group.instruction, group.input, response, group.history), row=row)
+        for row in part.rows
+        for group in [part.examples[row]]
+        for response in group.responses
+    ]
+    if not part.parameters.include_eos:
+        return requests
+    tokenizer = part.scorer.tokenizer
+    end = getattr(tokenizer, "eos_token_id", None)
+    if end is None:
+        raise ValueError("include_eos=True needs a tokenizer with an EOS token, and this one has none")
+    # As ids, so that no tokenizer can make anything else of the token's text. What is to be scored stays joint.
+    encoded = encode_pairs(tokenizer, requests, max_tokens=part.token_limit)
+    for i, one in enumerate(encoded):
+        if not requests[i][1]:
+            requests[i] = ("", "")
+        elif not one.too_long:  # what is surely too long stays text, of which `score_batch` finds the same
+            requests[i] = (one.ids[: one.start].tolist(), [*one.ids[one.start :].tolist(), int(end)])
+    return requests
+
+
+def best_of(scores: np.ndarray) -> np.ndarray:
+    """The place of the best answer of each group, int64 `[g]`, -1 where none was scored; ties by place.
+
+    >>> best_of([np.array([-2.0, -1.0, -1.0]), np.array([np.nan] * 3)])
+    array([ 1, -1])
+    """
+    best = [int(np.nanargmax(group)) if np.isfinite(group).any() else -1 for group in scores]
+    return np.array(best, np.int64)
+
+
+@method(
+    "grape",
+    help="of several answers, the one that the model finds likeliest",
+    parameters=GrapeParameters,
+    stages=(Stage("grape", _compute, requests=_requests, slice_rows=512),),
+    rows="group",
+    score="best",
+)
+def grape(outcome: Outcome[GrapeParameters]) -> GrapeResult:
     """Choose of each group the answer with the highest log-probability after its prompt; ties by place.
 
         normalize="mean":  score(y) = mean_t log p(y_t | x, y_<t)
         normalize="sum":   score(y) = sum_t log p(y_t | x, y_<t)      (the first version of the paper)
 
-    groups       dicts with `instruction`, `input` and `candidates: [{"response": ...}, ...]`, or `Group`s
-    template     "plain", "alpaca" or "chat": how a prompt is written
-    include_eos  whether the tokenizer's EOS ends each answer and is scored with it
-    max_length   longest sequence in tokens, prompt and answer together; an answer is never cut, a longer one has no
-                 score and is not chosen
-    columns      which column holds which field, where the format is not to be found by itself
-    progress     None, True for a bar on stderr, or a function of (tokens done, tokens in all)
+    A group is a dict with `instruction`, `input` and `candidates: [{"response": ...}, ...]`, or a `Group`.
+
+    {parameters}
+
+    An answer is never cut; one that does not fit has no score and is not chosen.
 
     Raises ValueError or TypeError naming the parameter, or the row that cannot be read.
 
@@ -76,100 +131,13 @@ def grape(
     >>> found.best.tolist(), found.scores[0].round(2).tolist()  # doctest: +SKIP
     ([1], [-4.75, -0.66])
     """
-    check_normalize(normalize)
-    records = to_groups(groups, columns=columns)
-
-    def compute(rows: range, progress: ProgressLike) -> tuple[Columns, ScoreStats]:
-        return grape_rows(
-            scorer,
-            records,
-            rows,
-            template=template,
-            include_eos=include_eos,
-            max_length=max_length,
-            progress=progress,
-        )
-
-    found, stats = in_chunks(compute, len(records), CHUNK_ROWS, progress)
-    best, scores = combine_grape(found, normalize)
-    return GrapeResult(best, scores, found["status"], normalize, template, include_eos, stats)
-
-
-def grape_rows(
-    scorer: Scorer,
-    groups: Groups,
-    rows: Iterable[int],
-    *,
-    template: str = "plain",
-    include_eos: bool = False,
-    max_length: int | None = None,
-    progress: ProgressLike = None,
-) -> tuple[Columns, ScoreStats]:
-    """The columns mean_logprob, sum_logprob (a float64 array a group) and status of some rows, and what they cost."""
-    rows = list(rows)
-    members = [groups[row] for row in rows]
-    requests = grape_requests(scorer, groups, rows, template, include_eos, max_length)
-    batch = score_batch(scorer, requests, max_length=max_length, progress=progress)
-    stop = np.cumsum([len(group.responses) for group in members], dtype=np.int64)
-    start = stop - [len(group.responses) for group in members]
-    status = np.full(len(members), "empty_target", "<U13")
-    columns: Columns = {"mean_logprob": np.empty(len(members), object), "sum_logprob": np.empty(len(members), object)}
-    for i, (low, high) in enumerate(zip(start, stop, strict=True)):
-        columns["mean_logprob"][i] = batch.mean_logprob[low:high]
-        columns["sum_logprob"][i] = batch.sum_logprob[low:high]
-        if high > low:
-            each = batch.status[low:high]
-            status[i] = "ok" if (each == "ok").any() else each[0]
-    return {**columns, "status": status}, batch.stats
-
-
-def grape_requests(
-    scorer: Scorer,
-    groups: Groups,
-    rows: Iterable[int],
-    template: str,
-    include_eos: bool = False,
-    max_length: int | None = None,
-) -> list[Request]:
-    """All answers of some rows' groups after their prompts, as requests.
-
-    Raises ValueError where EOS is to be included and the tokenizer has none, or a chat template refuses a row.
-    """
-    requests: list[Request] = [
-        request(scorer, Example(group.instruction, group.input, response, group.history), template, row=row)
-        for row in rows
-        for group in [groups[row]]
-        for response in group.responses
-    ]
-    if not include_eos:
-        return requests
-    end = getattr(scorer.tokenizer, "eos_token_id", None)
-    if end is None:
-        raise ValueError("include_eos=True needs a tokenizer with an EOS token, and this one has none")
-    # As ids, so that no tokenizer can make anything else of the token's text. What is to be scored stays joint.
-    encoded = encode_pairs(scorer.tokenizer, requests, max_tokens=token_limit(scorer.outline, max_length))
-    for i, one in enumerate(encoded):
-        if not requests[i][1]:
-            requests[i] = ("", "")
-        elif not one.too_long:  # what is surely too long stays text, of which `score_batch` finds the same
-            requests[i] = (one.ids[: one.start].tolist(), [*one.ids[one.start :].tolist(), int(end)])
-    return requests
-
-
-def combine_grape(columns: Mapping[str, np.ndarray], normalize: str = "mean") -> tuple[np.ndarray, list[np.ndarray]]:
-    """The place of the best answer of each group, int64 `[g]`, -1 where none was scored; and all scores.
-
-    >>> columns = {"mean_logprob": np.array([[-2.0, -1.0, -1.0], [np.nan] * 3])}
-    >>> combine_grape(columns)[0]
-    array([ 1, -1])
-    """
-    check_normalize(normalize)
-    scores = [np.asarray(group, np.float64) for group in columns[f"{normalize}_logprob"]]
-    best = [int(np.nanargmax(group)) if np.isfinite(group).any() else -1 for group in scores]
-    return np.array(best, np.int64), scores
-
-
-def check_normalize(normalize: str) -> None:
-    """Raise ValueError unless `normalize` is known."""
-    if normalize not in NORMALIZATIONS:
-        raise ValueError(f"normalize must be one of {', '.join(NORMALIZATIONS)}, got {normalize!r}")
+    columns, parameters = outcome.columns, outcome.parameters
+    return GrapeResult(
+        columns["best"],
+        list(columns["scores"]),
+        columns["status"],
+        parameters.normalize,
+        parameters.template,
+        parameters.include_eos,
+        outcome.stats,
+    )

@@ -2,90 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from instsel.engine.results import ScoreStats
-from instsel.engine.scorer import Request, Scorer, score_batch
-from instsel.engine.token_progress import ProgressLike
-from instsel.methods.chunks import Columns, Examples
 from instsel.methods.demonstrations import cut_to_fit
-from instsel.methods.difficulty import first_failure, request
+from instsel.methods.stages import Columns, Slice, first_failure
+
+if TYPE_CHECKING:
+    from instsel.engine.requests import Request
 
 RULES = ("paper", "release")
 NO_ANSWER = "empty_target"  # status of a pair without a probe, or whose demonstration or probe has no answer
 
 
-def influence_rows(
-    scorer: Scorer,
-    examples: Examples,
-    rows: Iterable[int],
-    probes: np.ndarray,
-    *,
-    template: str = "plain",
-    max_length: int | None = None,
-    cut_demonstration: bool = False,
-    progress: ProgressLike = None,
-) -> tuple[Columns, ScoreStats]:
+def direct_requests(part: Slice[Any]) -> list[Request]:
+    """The answers alone."""
+    return [("", part.request(row)[1]) for row in part.rows]
+
+
+def direct_columns(part: Slice[Any]) -> Columns:
+    """The columns direct (mean log-probability of the answer alone) and direct_status."""
+    batch = part.score(direct_requests(part))
+    return {"direct": batch.mean_logprob, "direct_status": batch.status}
+
+
+def shown_rows(part: Slice[Any]) -> list[int]:
+    """The rows of a slice and their probes."""
+    probes = part.columns["probes"]
+    return [*part.rows, *probes[probes >= 0].tolist()]
+
+
+def influence_columns(part: Slice[Any], *, cut_demonstration: bool = False) -> Columns:
     """Score the answers of some rows and of their probes, after their prompts; all in one call of `score_batch`.
 
     A row's own prompt and answer are the very prefix that its probes share, so they cost nothing beyond it.
 
-    `probes` is int64 `[n, k]` over all rows, -1 for none. Gives the columns conditional, conditional_status and
+    Reads the column probes, int64 `[r, k]`, -1 for none. Gives the columns conditional, conditional_status and
     num_tokens `[r]` of the rows' own answers, and of their pairs one_shot (mean log-probability of the probe's answer
-    after demonstration and prompt), one_shot_status and demonstration_cut `[r, k]`; and what it all cost.
+    after demonstration and prompt), one_shot_status and demonstration_cut `[r, k]`.
     """
-    rows = np.asarray(list(rows), np.int64)
-    own, where, pairs, cut = influence_requests(scorer, examples, rows, probes, template, max_length, cut_demonstration)
-    batch = score_batch(scorer, own + pairs, max_length=max_length, progress=progress)
-    one_shot = np.full((len(rows), probes.shape[1]), np.nan)
+    own, where, pairs, cut = _pairs(part, cut_demonstration)
+    batch = part.score(own + pairs)
+    count = len(part.rows)
+    one_shot = np.full(part.columns["probes"].shape, np.nan)
     status = np.full(one_shot.shape, NO_ANSWER, batch.status.dtype)
     was_cut = np.zeros(one_shot.shape, bool)
-    one_shot[where] = batch.mean_logprob[len(rows) :]
-    status[where] = batch.status[len(rows) :]
+    one_shot[where] = batch.mean_logprob[count:]
+    status[where] = batch.status[count:]
     was_cut[where] = cut
     return {
-        "conditional": batch.mean_logprob[: len(rows)],
-        "conditional_status": batch.status[: len(rows)],
-        "num_tokens": batch.num_tokens[: len(rows)],
+        "conditional": batch.mean_logprob[:count],
+        "conditional_status": batch.status[:count],
+        "num_tokens": batch.num_tokens[:count],
         "one_shot": one_shot,
         "one_shot_status": status,
         "demonstration_cut": was_cut,
-    }, batch.stats
+    }
 
 
-def influence_requests(
-    scorer: Scorer,
-    examples: Examples,
-    rows: Iterable[int],
-    probes: np.ndarray,
-    template: str,
-    max_length: int | None = None,
-    cut_demonstration: bool = False,
+def influence_requests(part: Slice[Any], *, cut_demonstration: bool = False) -> list[Request]:
+    """What `influence_columns` will score."""
+    own, _, pairs, _ = _pairs(part, cut_demonstration)
+    return own + pairs
+
+
+def _pairs(
+    part: Slice[Any], cut_demonstration: bool
 ) -> tuple[list[Request], tuple[np.ndarray, ...], list[Request], np.ndarray]:
     """Requests for the rows' own answers, the places `[r, k]` of their pairs, the pairs' requests, and which were cut.
 
     A pair has a request where there is a probe and both demonstration and probe have an answer.
     """
-    rows = np.asarray(list(rows), np.int64)
-    own: list[Request] = [request(scorer, examples[int(row)], template, row=int(row)) for row in rows]
+    probes, examples = part.columns["probes"], part.examples
+    own = [part.request(row) for row in part.rows]
     answered = np.array([bool(answer) for _, answer in own], bool)
-    needed = np.unique(probes[rows][probes[rows] >= 0])
+    needed = np.unique(probes[probes >= 0])
     has_answer = np.array([bool(examples[int(probe)].response.strip()) for probe in needed], bool)
-    scorable = np.isin(probes[rows], needed[has_answer]) & answered[:, None]
+    scorable = np.isin(probes, needed[has_answer]) & answered[:, None]
     where = np.nonzero(scorable)
-    numbers = [(int(rows[row]), int(probes[rows[row], place])) for row, place in zip(*where, strict=True)]
-    pairs = [(examples[row], examples[probe]) for row, probe in numbers]
-    shown = [demonstration for demonstration, _ in pairs]
-    cut = np.zeros(len(pairs), bool)
+    numbers = [(part.rows[row], int(probes[row, place])) for row, place in zip(*where, strict=True)]
+    shown = [examples[row] for row, _ in numbers]
+    cut = np.zeros(len(numbers), bool)
     if cut_demonstration:
-        for i, shorter in enumerate(cut_to_fit(scorer, pairs, template, max_length, numbers)):
+        pairs = [(examples[row], examples[probe]) for row, probe in numbers]
+        for i, shorter in enumerate(cut_to_fit(part, pairs, numbers)):
             if shorter is not None:
                 shown[i], cut[i] = shorter, True
-    texts: list[Request] = [
-        request(scorer, example, template, demonstration, row=probe, demonstration_row=row)
-        for demonstration, (_, example), (row, probe) in zip(shown, pairs, numbers, strict=True)
+    texts = [
+        part.request(probe, demonstration, row) for demonstration, (row, probe) in zip(shown, numbers, strict=True)
     ]
     return own, where, texts, cut
 
@@ -112,14 +117,12 @@ def combine_influence(
 
     A pair that was not scored has no influence (NaN) and is left out of the mean.
 
-    Takes the columns of `direct_rows` and `influence_rows` for all rows, `probes` int64 and `similarity` float64
+    Takes the columns of `direct_columns` and `influence_columns` for all rows, `probes` int64 and `similarity` float64
     `[n, k]`. Gives score, ifd, selectable, status `[n]` and one_shot_ifd, influence `[n, k]`. A row's status is "ok"
     where it has a score, that is, where at least one pair was scored; else it is the row's own failure or, where it
     has none, that of its first pair. A row without any probe is "empty_target": there is no answer to be lowered.
 
-    Raises ValueError for an unknown rule.
     """
-    check_rule(rule)
     with np.errstate(over="ignore", invalid="ignore"):
         own = np.exp(direct - conditional)
         own_status = first_failure(conditional_status, direct_status)
@@ -160,9 +163,3 @@ def weighted_mean(influence: np.ndarray, similarity: np.ndarray, rule: str) -> n
         counted = scored & (influence > 0) if rule == "release" else scored
         terms = np.where(counted, far * influence if rule == "release" else far / 2 * influence, 0.0)
     return np.where(scored.any(1), terms.sum(1) / np.maximum(counted.sum(1), 1), np.nan)
-
-
-def check_rule(rule: str) -> None:
-    """Raise ValueError unless `rule` is known."""
-    if rule not in RULES:
-        raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")

@@ -2,25 +2,93 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from instsel.engine.results import ScoreStats
-from instsel.engine.scorer import Scorer
-from instsel.engine.token_progress import ProgressLike
-from instsel.methods.chunks import Columns, in_chunks
-from instsel.methods.complexity import RATING_PROMPT, Complexity, check_complexity, complexity_values, named_complexity
-from instsel.methods.difficulty import CHUNK_ROWS, direct_rows
-from instsel.methods.influence import check_rule, combine_influence, influence_rows
-from instsel.neighbors.embeddings import Embedder, cosine, embed
+from instsel.methods.complexity import (
+    ORDERINGS,
+    RATING_PROMPT,
+    check_rating_prompt,
+    complexity_columns,
+    complexity_requests,
+)
+from instsel.methods.correlation import spearman_correlation
+from instsel.methods.definition import Outcome, method
+from instsel.methods.embedding_stages import EMBEDDING_STAGES, EmbeddingParameters
+from instsel.methods.influence import (
+    RULES,
+    combine_influence,
+    direct_columns,
+    direct_requests,
+    influence_columns,
+    influence_requests,
+    shown_rows,
+)
+from instsel.methods.parameters import numbers_for_rows, parameter, replaced
+from instsel.methods.stages import Columns, Slice, Stage
+from instsel.neighbors.embeddings import cosine
 from instsel.neighbors.probes import check_sizes, find_probes
-from instsel.prompts import embedding_text
-from instsel.records import Example, to_examples
 
-PAIR_CHUNK_ROWS = 512  # candidates a call of score_batch, each with its probes
+if TYPE_CHECKING:
+    from instsel.engine.requests import Request
+
+_RESAMPLES, _RESAMPLES_OF_MANY, _MANY = 1000, 100, 100_000  # bootstrap: of many rows the interval is narrow anyway
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfluenceParameters(EmbeddingParameters):
+    """What `wici` can be told."""
+
+    rule: str = parameter("paper", "how influences are combined", choices=RULES)
+    probes: Any = parameter(
+        None, "rows [n, k] to show each example to, -1 for none; found where not given", kind="array"
+    )
+    similarity: Any = parameter(
+        None, "cosines [n, k] to given probes; computed from the embeddings where not given", kind="array"
+    )
+    num_neighbors: int = parameter(32, "nearest rows to choose probes from", minimum=1)
+    num_probes: int = parameter(5, "probes of each row: of each k-means cluster the most complex member", minimum=1)
+    complexity: Any = parameter(
+        "length", "what orders the members of a cluster: a word, a column, numbers [n] or a function of the examples",
+        kind="numbers", choices=ORDERINGS, metavar="ORDER",
+    )  # fmt: skip
+    complexity_scorer: Any = parameter(
+        None, 'rating model for complexity="deita"', kind="model", flag="complexity-model"
+    )
+    rating_prompt: str = parameter(RATING_PROMPT, "its prompt, with {request} where the example goes", flag=None)
+    seed: int = parameter(0, "of k-means", flag=None)
+    cut_demonstration: bool = parameter(False, "cut a demonstration from its left where a pair is too long otherwise")
+
+    @property
+    def needs_embeddings(self) -> bool:
+        return self.probes is None or self.similarity is None
+
+    def check(self) -> None:
+        super().check()
+        check_sizes(self.num_neighbors, self.num_probes)
+        check_rating_prompt(self.rating_prompt)
+        if isinstance(self.complexity, str) and self.complexity not in ORDERINGS:
+            raise ValueError(
+                f"complexity must be one of {', '.join(ORDERINGS)}, numbers or a column, got {self.complexity!r}"
+            )
+        if self.similarity is not None and self.probes is None:
+            raise ValueError("similarity was given without the probes that it belongs to")
+        if self.complexity_scorer is not None and self.complexity != "deita":
+            raise ValueError('complexity_scorer is for complexity="deita" only')
+
+    def for_rows(self, count: int) -> InfluenceParameters:
+        super().for_rows(count)
+        values: dict[str, Any] = {}
+        if self.probes is not None:
+            values["probes"] = checked_probes(self.probes, count)
+            if self.similarity is not None:
+                values["similarity"] = checked_similarity(self.similarity, values["probes"])
+        if not isinstance(self.complexity, str):
+            values["complexity"] = numbers_for_rows("complexity", self.complexity, count)
+        return replaced(self, **values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,26 +122,90 @@ class InfluenceResult:
     stats: ScoreStats
 
 
-def wici(
-    scorer: Scorer,
-    examples: Iterable[Any],
-    *,
-    probes: Any = None,
-    similarity: Any = None,
-    rule: str = "paper",
-    template: str = "plain",
-    max_length: int | None = None,
-    num_neighbors: int = 32,
-    num_probes: int = 5,
-    embedder: Embedder = None,
-    complexity: Complexity = "length",
-    complexity_scorer: Scorer | None = None,
-    rating_prompt: str = RATING_PROMPT,
-    seed: int = 0,
-    cut_demonstration: bool = False,
-    columns: Mapping[str, str] | None = None,
-    progress: ProgressLike = None,
-) -> InfluenceResult:
+def _complexity(part: Slice[InfluenceParameters]) -> Columns:
+    told = part.parameters
+    return complexity_columns(part, told.complexity, told.complexity_scorer, told.rating_prompt)
+
+
+def _complexity_requests(part: Slice[InfluenceParameters]) -> list[Request]:
+    return complexity_requests(part, part.parameters.complexity, part.parameters.rating_prompt)
+
+
+def _probes(part: Slice[InfluenceParameters]) -> Columns:
+    """The probes of each row, found or as given, and their cosines."""
+    told, columns = part.parameters, part.columns
+    if told.probes is None:
+        found = find_probes(
+            columns["embedding"],
+            columns["complexity"],
+            num_neighbors=told.num_neighbors,
+            num_probes=told.num_probes,
+            seed=told.seed,
+        )
+        return {"probes": found.index, "similarity": found.similarity}
+    if told.similarity is not None:
+        return {"probes": told.probes, "similarity": told.similarity}
+    cosines = cosine(columns["embedding"], np.arange(part.count)[:, None], told.probes)
+    return {"probes": told.probes, "similarity": np.where(told.probes >= 0, cosines, np.nan)}
+
+
+def _some_probes(parameters: InfluenceParameters, count: int) -> Columns:
+    """As many probes as there will be; which rows they are takes a forward to know, so the next ones stand in."""
+    if parameters.probes is not None:
+        return {"probes": parameters.probes}
+    width = max(min(parameters.num_probes, count - 1), 0)
+    probes = np.full((count, parameters.num_probes), -1)
+    probes[:, :width] = (np.arange(count)[:, None] + 1 + np.arange(width)) % max(count, 1)
+    return {"probes": probes}
+
+
+def _influence(part: Slice[InfluenceParameters]) -> Columns:
+    return influence_columns(part, cut_demonstration=part.parameters.cut_demonstration)
+
+
+def _influence_requests(part: Slice[InfluenceParameters]) -> list[Request]:
+    return influence_requests(part, cut_demonstration=part.parameters.cut_demonstration)
+
+
+def _combine(part: Slice[InfluenceParameters]) -> Columns:
+    columns = dict(part.columns)
+    cut, _ = columns.pop("demonstration_cut"), columns.pop("num_tokens")
+    scores = combine_influence(**columns, rule=part.parameters.rule)
+    status = scores.pop("status")
+    shown = {"probes": columns["probes"], "similarity": columns["similarity"], "demonstration_cut": cut}
+    return {**scores, **shown, "status": status}
+
+
+def _findings(outcome: Outcome[InfluenceParameters]) -> dict[str, Any]:
+    """The rank correlation of difficulty and influence, the paper's second question."""
+    columns = outcome.columns
+    resamples = _RESAMPLES if outcome.count <= _MANY else _RESAMPLES_OF_MANY
+    found = spearman_correlation(columns["ifd"], columns["score"], resamples=resamples, seed=outcome.parameters.seed)
+    if np.isnan(found.rho):
+        return {}
+    text = f"Spearman {found.rho:.3f}, 95 % interval {found.low:.3f} to {found.high:.3f} over {found.count:,} rows"
+    figures = {"rho": found.rho, "low": found.low, "high": found.high, "rows": found.count}
+    return {"difficulty (ifd) and influence (score)": {**figures, "text": text}}
+
+
+STAGES = (
+    *EMBEDDING_STAGES,
+    Stage("complexity", _complexity, requests=_complexity_requests, when=lambda told: told.probes is None),
+    Stage("probes", _probes, reads=("embeddings", "complexity"), whole=True, guess=_some_probes),
+    Stage("direct", direct_columns, requests=direct_requests, slice_rows=2048),
+    Stage("influence", _influence, reads=("probes",), needs=shown_rows, requests=_influence_requests, slice_rows=512),
+    Stage("wici", _combine, reads=("probes", "direct", "influence"), whole=True),
+)
+
+
+@method(
+    "wici",
+    help="weighted in-context influence",
+    parameters=InfluenceParameters,
+    stages=STAGES,
+    findings=_findings,
+)
+def wici(outcome: Outcome[InfluenceParameters]) -> InfluenceResult:
     """Weighted in-context influence (wICI) of examples: how much each, shown before others, makes them easier.
 
         influence(a, b) = PPL(y_b|x_b) / PPL(y_b) - PPL(y_b|a, x_b) / PPL(y_b)
@@ -81,22 +213,11 @@ def wici(
         rule="release":  score(a) = mean over probes b with influence(a, b) > 0 of (1 - cos(a, b)) * influence(a, b),
                          0 where there is none, and examples with an ifd above 1 are not selectable
 
-    examples           dicts in any known format, a `Dataset`, or `Example`s
-    probes             int [n, k], the rows to show each example to, -1 for none; found where not given: the
-                       `num_neighbors` nearest rows by cosine, clustered into `num_probes` clusters by k-means, of each
-                       the most complex member
-    similarity         float [n, k], the cosines to given probes; computed from the embeddings where not given
-    template           "plain", "alpaca" or "chat": how prompts and demonstrations are written
-    max_length         longest sequence in tokens, demonstration, prompt and answer together; by default and at most
-                       the model's context. A longer pair is missing from the mean
-    embedder           what embeds instructions: see `instsel.neighbors.embeddings.embed`
-    complexity         what orders the members of a cluster: "length", "ifd", "deita", the name of a column of
-                       `examples`, numbers [n] or a function; see `instsel.methods.complexity.complexity_values`, also
-                       for `complexity_scorer` and `rating_prompt`
-    seed               of k-means
-    cut_demonstration  whether a demonstration may be cut from its left where a pair is too long otherwise
-    columns            which column holds which field, where the format is not to be found by itself
-    progress           None, True for bars on stderr, or a function of (tokens done, tokens in all) of each stage
+    {parameters}
+
+    Probes that are not given are found: the `num_neighbors` nearest rows by cosine, clustered into `num_probes`
+    clusters by k-means, of each the most complex member (see `instsel.methods.complexity.complexity_columns`). A pair
+    longer than `max_length` is missing from the mean.
 
     A row is "ok" where at least one of its pairs was scored; otherwise it has the status of its own failure or of its
     first pair's, and "empty_target" where it has no probe at all (there is no other row, or it has no embedding).
@@ -114,77 +235,22 @@ def wici(
     >>> found.influence.round(3).tolist(), found.score.round(3).tolist()  # doctest: +SKIP
     ([[-0.19], [0.02]], [-0.066, 0.007])
     """
-    check_rule(rule)
-    check_sizes(num_neighbors, num_probes)
-    if isinstance(examples, Iterator):
-        examples = list(examples)
-    if isinstance(complexity, str):
-        complexity = named_complexity(complexity, examples)
-    records = to_examples(examples, columns=columns)
-    check_complexity(complexity, len(records))
-    stats = ScoreStats()
-    unit = None
-    if probes is None:
-        if similarity is not None:
-            raise ValueError("similarity was given without the probes that it belongs to")
-        unit = _embeddings(records, embedder, scorer, progress)
-        values, stats = complexity_values(
-            complexity,
-            scorer,
-            records,
-            template=template,
-            max_length=max_length,
-            complexity_scorer=complexity_scorer,
-            rating_prompt=rating_prompt,
-            progress=progress,
-        )
-        found = find_probes(unit, values, num_neighbors=num_neighbors, num_probes=num_probes, seed=seed)
-        probes, similarity = found.index, found.similarity
-    else:
-        probes = checked_probes(probes, len(records))
-        if similarity is None:
-            unit = _embeddings(records, embedder, scorer, progress)
-            similarity = np.where(probes >= 0, cosine(unit, np.arange(len(records))[:, None], probes), np.nan)
-        else:
-            similarity = checked_similarity(similarity, probes)
-
-    def direct(rows: range, progress: ProgressLike) -> tuple[Columns, ScoreStats]:
-        return direct_rows(scorer, records, rows, template=template, max_length=max_length, progress=progress)
-
-    def pairs(rows: range, progress: ProgressLike) -> tuple[Columns, ScoreStats]:
-        return influence_rows(
-            scorer,
-            records,
-            rows,
-            probes,
-            template=template,
-            max_length=max_length,
-            cut_demonstration=cut_demonstration,
-            progress=progress,
-        )
-
-    alone, cost = in_chunks(direct, len(records), CHUNK_ROWS, progress)
-    shown, more = in_chunks(pairs, len(records), PAIR_CHUNK_ROWS, progress)
-    cut = shown.pop("demonstration_cut")
-    shown.pop("num_tokens")
-    scores = combine_influence(**alone, **shown, probes=probes, similarity=similarity, rule=rule)
+    told, columns = outcome.parameters, outcome.columns
+    own = (
+        "score", "ifd", "one_shot_ifd", "influence", "probes", "similarity", "status", "selectable",
+        "demonstration_cut",
+    )  # fmt: skip
     return InfluenceResult(
-        **scores,
-        probes=probes,
-        similarity=similarity,
-        demonstration_cut=cut,
-        embeddings=unit,
-        rule=rule,
-        template=template,
-        stats=stats + cost + more,
+        **{name: columns[name] for name in own},
+        embeddings=columns.get("embedding"),
+        rule=told.rule,
+        template=told.template,
+        stats=outcome.stats,
     )
 
 
-def _embeddings(records: list[Example], embedder: Embedder, scorer: Scorer, progress: ProgressLike) -> np.ndarray:
-    return embed([embedding_text(example) for example in records], embedder, scorer=scorer, progress=progress)
-
-
 def checked_probes(probes: Any, count: int) -> np.ndarray:
+    """Probes as int64 `[n, k]`; raises ValueError where they are not rows of the pool."""
     array = np.asarray(probes)
     if array.size == 0 and count == 0:
         array = array.astype(np.int64)
@@ -200,6 +266,7 @@ def checked_probes(probes: Any, count: int) -> np.ndarray:
 
 
 def checked_similarity(similarity: Any, probes: np.ndarray) -> np.ndarray:
+    """Cosines float64 `[n, k]`; raises ValueError where they are none or not one a probe."""
     array = np.asarray(similarity, np.float64)
     if array.shape != probes.shape:
         raise ValueError(f"similarity must have the shape of probes, {list(probes.shape)}, got {list(array.shape)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,31 +48,54 @@ def embed(
     array([[0.6, 0.8],
            [0. , 1. ]], dtype=float32)
     """
-    if isinstance(embedder, np.ndarray):
-        return unit_rows(_one_row_a_text(embedder, len(texts), "embedder"), "embedder")
-    if isinstance(embedder, os.PathLike):
-        embedder = os.fspath(embedder)
-    if isinstance(embedder, str) and embedder.endswith(".npy"):
-        array = _read_array(Path(embedder))
-        return unit_rows(_one_row_a_text(array, len(texts), f"embedder {embedder!r}"), "embedder")
-    if embedder is not None and not isinstance(embedder, str):
-        raise TypeError(
-            "embedder must be None, the name of a sentence-transformers model, an array [n, d] or the path of a .npy "
-            f"file, got {type(embedder).__name__}"
-        )
+    given = given_vectors(embedder, len(texts))
+    if given is not None:
+        return given
+    assert not isinstance(embedder, np.ndarray)
     # Each distinct text is embedded once: less work, and copies cannot come apart by the rounding of their batches.
     first: dict[str, int] = {}
     place = np.fromiter((first.setdefault(text, len(first)) for text in texts), np.int64, len(texts))
     distinct = list(first)
     if not distinct:
         return np.zeros((0, 1), np.float32)
+    vectors = text_vectors(distinct, embedder, scorer=scorer, batch_size=batch_size, progress=progress)
+    return unit_rows(vectors if embedder is not None else centred(vectors), "embedder")[place]
+
+
+def given_vectors(embedder: Any, count: int) -> np.ndarray | None:
+    """Unit vectors of an embedder that is an array or a .npy file; None of one that is a model.
+
+    Raises TypeError or ValueError as `embed` does.
+    """
+    if isinstance(embedder, np.ndarray):
+        return unit_rows(_one_row_a_text(embedder, count, "embedder"), "embedder")
+    if isinstance(embedder, os.PathLike):
+        embedder = os.fspath(embedder)
+    if isinstance(embedder, str) and embedder.endswith(".npy"):
+        array = _read_array(Path(embedder))
+        return unit_rows(_one_row_a_text(array, count, f"embedder {embedder!r}"), "embedder")
+    if embedder is not None and not isinstance(embedder, str):
+        raise TypeError(
+            "embedder must be None, the name of a sentence-transformers model, an array [n, d] or the path of a .npy "
+            f"file, got {type(embedder).__name__}"
+        )
+    return None
+
+
+def text_vectors(
+    texts: Sequence[str],
+    embedder: str | os.PathLike[str] | None,
+    *,
+    scorer: Scorer | None = None,
+    batch_size: int = 64,
+    progress: ProgressLike = None,
+) -> np.ndarray:
+    """Vectors of texts as the model gives them, float32 [n, d]: neither centred nor of unit length."""
     if embedder is not None:
-        vectors = _sentence_vectors(distinct, embedder, batch_size, bool(progress))
-    elif scorer is None:
+        return _sentence_vectors(list(texts), os.fspath(embedder), batch_size, progress is True)
+    if scorer is None:
         raise ValueError("embedder=None embeds with the scoring model: give scorer, or name another embedder")
-    else:
-        vectors = centred(np.asarray(scorer.mean_hidden_states(distinct, progress=progress), np.float32))
-    return unit_rows(vectors, "embedder")[place]
+    return np.asarray(scorer.mean_hidden_states(texts, progress=progress), np.float32)
 
 
 def unit_rows(array: Any, name: str = "embeddings") -> np.ndarray:
@@ -136,6 +160,12 @@ def _read_array(path: Path) -> np.ndarray:
 
 
 def _sentence_vectors(texts: list[str], name: str, batch_size: int, progress: bool) -> np.ndarray:
+    model = _sentence_model(name)
+    return model.encode(texts, batch_size=batch_size, convert_to_numpy=True, show_progress_bar=progress)
+
+
+@functools.lru_cache(maxsize=1)  # a run asks for it slice by slice
+def _sentence_model(name: str) -> Any:
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError:
@@ -144,11 +174,10 @@ def _sentence_vectors(texts: list[str], name: str, batch_size: int, progress: bo
             "to embed with the scoring model itself"
         ) from None
     try:
-        model = SentenceTransformer(name, trust_remote_code=False, model_kwargs={"use_safetensors": True})
+        return SentenceTransformer(name, trust_remote_code=False, model_kwargs={"use_safetensors": True})
     except Exception as error:  # the package raises what its many parts raise
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(f"embedder={name!r} cannot be loaded as a sentence-transformers model: {reason[0]}") from error
-    return model.encode(texts, batch_size=batch_size, convert_to_numpy=True, show_progress_bar=progress)
 
 
 def centred(vectors: np.ndarray) -> np.ndarray:

@@ -1,0 +1,158 @@
+"""A method, defined once: its parameters, its stages, its result. Functions and commands follow from it."""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar, cast
+
+import numpy as np
+
+from instsel.engine.results import ScoreStats
+from instsel.methods.parameters import Parameters, fields_of
+from instsel.methods.stages import Stage
+
+if TYPE_CHECKING:
+    from instsel.engine.scorer import Scorer
+
+K = ParamSpec("K")
+R = TypeVar("R", covariant=True)
+P = TypeVar("P", bound=Parameters)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Generic[P]):
+    """What the stages of a method have computed: the columns of all of them by name, and what it cost."""
+
+    columns: Mapping[str, np.ndarray]
+    parameters: P
+    count: int
+    stats: ScoreStats = field(default_factory=ScoreStats)
+
+
+@dataclass(frozen=True, slots=True)
+class Method(Generic[P]):
+    """A method: what stands in its file, and all that its function, its command and its plan need to know.
+
+    name        its word in Python and on the command line
+    help        what it is, in a few words
+    parameters  a subclass of `Parameters`
+    stages      in order; the last one's columns are the result's, with a column "status"
+    build       from the outcome to the Python result
+    rows        what a row is: an example with one answer, or a group of candidate answers
+    score       the column by which rows are selected, highest first
+    findings    what the summary says besides counts and cost, from the last stage's columns
+    """
+
+    name: str
+    help: str
+    parameters: type[P]
+    stages: tuple[Stage[P], ...]
+    build: Callable[[Outcome[P]], Any]
+    rows: Literal["example", "group"] = "example"
+    score: str = "score"
+    findings: Callable[[Outcome[P]], dict[str, Any]] = lambda outcome: {}
+
+    def stages_for(self, parameters: P) -> tuple[Stage[P], ...]:
+        """The stages that these parameters call for."""
+        return tuple(stage for stage in self.stages if stage.when(parameters))
+
+
+class MethodFunction(Protocol[K, R]):
+    """The Python function of a method; `method` is its definition."""
+
+    method: Method[Any]
+
+    def __call__(self, scorer: Scorer, rows: Iterable[Any], /, *args: K.args, **kwargs: K.kwargs) -> R: ...
+
+
+def method(
+    name: str,
+    *,
+    help: str,
+    parameters: Callable[K, P],
+    stages: tuple[Stage[Any], ...],
+    rows: Literal["example", "group"] = "example",
+    score: str = "score",
+    findings: Callable[[Outcome[Any]], dict[str, Any]] = lambda outcome: {},
+) -> Callable[[Callable[[Outcome[P]], R]], MethodFunction[K, R]]:
+    """Make a method of the function that builds its result; arguments as the fields of `Method`.
+
+    The function that it gives takes a scorer, rows and the fields of `parameters` as keywords. Its docstring is the
+    builder's, with the parameters' own help in place of a line "{parameters}".
+
+    Raises ValueError for stages that read what no earlier stage computes.
+    """
+    kind = cast(type[P], parameters)
+    _check_stages(name, stages)
+
+    def define(build: Callable[[Outcome[P]], R]) -> MethodFunction[K, R]:
+        definition = Method(name, help, kind, stages, build, rows, score, findings)
+        argument = "groups" if rows == "group" else "examples"
+
+        def function(scorer: Any, /, *given: Any, **keywords: Any) -> Any:
+            from instsel.methods.in_memory import run_in_memory
+
+            if argument in keywords and not given:
+                given = (keywords.pop(argument),)
+            if len(given) != 1:
+                expected = f"{name}(scorer, {argument}, *, keyword=value, ...)"
+                raise TypeError(f"{expected}: expected one argument after scorer, got {len(given)}")
+            unknown = [word for word in keywords if word not in known]
+            if unknown:
+                raise TypeError(
+                    f"{name}() has no keyword {unknown[0]!r}; it has {', '.join(word for word, _, _ in fields)}"
+                )
+            return build(run_in_memory(definition, scorer, given[0], kind(**keywords)))
+
+        fields = fields_of(kind)
+        known = {word for word, _, _ in fields}
+        function.__name__, function.__qualname__, function.__module__ = name, name, build.__module__
+        function.__doc__ = _documented(build.__doc__ or "", fields, argument)
+        function.__signature__ = _signature(kind, argument, build)  # type: ignore[attr-defined]
+        function.method = definition  # type: ignore[attr-defined]
+        return cast(MethodFunction[K, R], function)
+
+    return define
+
+
+def _check_stages(name: str, stages: tuple[Stage[Any], ...]) -> None:
+    seen: list[str] = []
+    if not stages:
+        raise ValueError(f"method {name}: expected at least one stage, got none")
+    for stage in stages:
+        missing = [one for one in (*stage.reads, *stage.reads_whole) if one not in seen]
+        if missing:
+            raise ValueError(f"method {name}: stage {stage.name} reads {missing[0]!r}, which no earlier stage computes")
+        if stage.name in seen:
+            raise ValueError(f"method {name}: two stages are called {stage.name!r}")
+        if not stage.name.isascii() or not stage.name.replace("_", "a").isalpha() or not stage.name.islower():
+            raise ValueError(f"method {name}: a stage's name is lower-case letters and underscores, got {stage.name!r}")
+        seen.append(stage.name)
+
+
+def _documented(text: str, fields: list[tuple[str, str, Any]], argument: str) -> str:
+    """The docstring with a line for each parameter where it says "{parameters}"."""
+    rows = "candidate groups" if argument == "groups" else "dicts in any known format, a `Dataset`, a table"
+    described = [(argument, rows), *((name, _with_choices(about)) for name, _, about in fields)]
+    width = max(len(name) for name, _ in described) + 2
+    lines = [
+        textwrap.fill(f"{name:<{width}}{help}", 116, initial_indent="    ", subsequent_indent=" " * (width + 4))
+        for name, help in described
+    ]
+    return text.replace("    {parameters}", "\n".join(lines))
+
+
+def _with_choices(about: Any) -> str:
+    return f"{about.help} ({', '.join(about.choices)})" if about.choices else str(about.help)
+
+
+def _signature(parameters: type[Parameters], argument: str, build: Callable[..., Any]) -> inspect.Signature:
+    kinds = inspect.Parameter
+    keywords = [one.replace(kind=kinds.KEYWORD_ONLY) for one in inspect.signature(parameters).parameters.values()]
+    order = {name: place for place, (name, _, _) in enumerate(fields_of(parameters))}
+    keywords.sort(key=lambda one: order[one.name])
+    first = [kinds(one, kinds.POSITIONAL_OR_KEYWORD) for one in ("scorer", argument)]
+    return inspect.Signature([*first, *keywords], return_annotation=build.__annotations__.get("return"))

@@ -1,0 +1,127 @@
+"""A method run in memory: its stages over all rows, a slice at a time, with one progress over each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from instsel.engine.results import ScoreStats
+from instsel.engine.token_progress import ProgressLike
+from instsel.methods.definition import Method, Outcome
+from instsel.methods.parameters import Parameters, fields_of, numbers_of_column, replaced
+from instsel.methods.stages import Columns, Slice, Stage, columns_for
+from instsel.records import open_rows, to_examples, to_groups
+
+if TYPE_CHECKING:
+    from instsel.engine.scorer import Scorer
+
+P = TypeVar("P", bound=Parameters)
+
+
+def run_in_memory(method: Method[P], scorer: Scorer, rows: Any, parameters: P) -> Outcome[P]:
+    """Run all stages of a method over rows; raises what reading a row or scoring raises."""
+    if isinstance(rows, Iterator):
+        rows = list(rows)
+    parameters = _with_columns(parameters, rows)
+    read = to_groups if method.rows == "group" else to_examples
+    records: Sequence[Any] = read(rows, columns=parameters.columns)
+    count = len(records)
+    parameters = _with_functions(parameters, records).for_rows(count)
+    known: dict[str, Columns] = {}
+    lengths: dict[str, int] = {}
+    stats = ScoreStats()
+    for stage in method.stages_for(parameters):
+        lengths[stage.name] = stage.length(parameters, count)
+        known[stage.name], cost = _run_stage(stage, parameters, scorer, records, lengths, known)
+        stats += cost
+    columns = {name: values for part in known.values() for name, values in part.items()}
+    return Outcome(columns, parameters, count, stats)
+
+
+def _run_stage(
+    stage: Stage[P],
+    parameters: P,
+    scorer: Scorer,
+    records: Sequence[Any],
+    lengths: Mapping[str, int],
+    known: Mapping[str, Columns],
+) -> tuple[Columns, ScoreStats]:
+    length = lengths[stage.name]
+    step = max(length, 1) if stage.whole else stage.slice_rows
+    parts: list[Columns] = []
+    stats = ScoreStats()
+    with _StageProgress(parameters.progress, length) as progress:
+        for start in range(0, max(length, 1), step):
+            rows = range(start, min(start + step, length))
+            part = Slice(rows, len(records), parameters, scorer, {}, columns_for(stage, rows, lengths, known))
+            part.examples = {row: records[row] for row in stage.needed(part)}
+            part.progress = progress.of(rows)
+            parts.append(stage.checked(part, stage.compute(part)))
+            progress.done(part.stats.tokens_forwarded)
+            stats += part.stats
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, stats
+
+
+class _StageProgress:
+    """The progress of a stage whose later slices' tokens are not known yet: reckoned from the rows done so far."""
+
+    def __init__(self, progress: ProgressLike, num_rows: int) -> None:
+        self.progress, self.num_rows, self.before = progress, num_rows, 0
+        self.bar: Any = None
+
+    def __enter__(self) -> _StageProgress:
+        if self.progress is True:
+            from tqdm.auto import tqdm
+
+            self.bar = tqdm(total=1, unit="tok", unit_scale=True, delay=3.0, dynamic_ncols=True)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def of(self, rows: range) -> Callable[[int, int], None] | None:
+        """The callback of one slice; None where nobody asked for progress."""
+        if not self.progress:
+            return None
+
+        def report(done: int, total: int) -> None:
+            expected = max(self.before + total, round((self.before + total) * self.num_rows / max(rows.stop, 1)))
+            if self.bar is not None:
+                self.bar.total = expected
+                self.bar.update(self.before + done - self.bar.n)
+            elif callable(self.progress):
+                self.progress(self.before + done, expected)
+
+        return report
+
+    def done(self, tokens: int) -> None:
+        """A slice is through."""
+        self.before += tokens
+
+
+def _with_columns(parameters: P, rows: Any) -> P:
+    """Parameters that name a column of the rows, with its numbers in place of the name."""
+    values = {}
+    for name, _, about in fields_of(type(parameters)):
+        given = getattr(parameters, name)
+        if about.kind == "numbers" and isinstance(given, str) and given not in about.choices:
+            names, batches = open_rows(rows)
+
+            def read(column: str, batches: Any = batches) -> list[Any]:
+                return [row.get(column) for batch in batches for row in batch]
+
+            values[name] = numbers_of_column(name, given, about.choices, names, read)
+    return replaced(parameters, **values)
+
+
+def _with_functions(parameters: P, records: Sequence[Any]) -> P:
+    """Parameters that are functions of the examples, with the numbers that they give."""
+    values = {
+        name: getattr(parameters, name)(records)
+        for name, _, about in fields_of(type(parameters))
+        if about.kind == "numbers" and callable(getattr(parameters, name))
+    }
+    return replaced(parameters, **values)

@@ -1,0 +1,164 @@
+"""The parts that a method is made of: stages, and the slice of rows that a stage's function works on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import numpy as np
+
+from instsel.engine.results import ScoreStats
+from instsel.engine.token_progress import ProgressLike
+from instsel.methods.parameters import Parameters
+from instsel.prompts import prompt_and_answer
+
+if TYPE_CHECKING:
+    from instsel.engine.requests import Request
+    from instsel.engine.results import ScoreBatch
+    from instsel.engine.scorer import Scorer
+    from instsel.records import Example
+
+Columns = dict[str, np.ndarray]  # each with one entry a row; a two-dimensional one is a list in each row
+P = TypeVar("P", bound=Parameters)
+
+
+@dataclass(slots=True)
+class Slice(Generic[P]):
+    """What a stage's function sees: some rows of the stage, and what it needs to compute their columns.
+
+    rows        of the stage; all of them for one that is `whole`
+    count       rows in the pool
+    parameters  of the method, checked
+    scorer      the model
+    examples    by row: those that the stage says it needs, by default `rows`
+    columns     of the earlier stages that it reads, at these rows (or at all rows, for `reads_whole`)
+    stats       what has been spent so far
+    """
+
+    rows: range
+    count: int
+    parameters: P
+    scorer: Scorer
+    examples: Mapping[int, Any] = field(default_factory=dict)
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+    progress: ProgressLike = None
+    stats: ScoreStats = field(default_factory=ScoreStats)
+
+    def request(self, row: int, demonstration: Example | None = None, demonstration_row: int | None = None) -> Request:
+        """Row `row`'s answer after its prompt, and before that a demonstration; a blank answer is none."""
+        return self.request_of(self.examples[row], demonstration, row=row, demonstration_row=demonstration_row)
+
+    def request_of(
+        self,
+        example: Example,
+        demonstration: Example | None = None,
+        *,
+        row: int | None = None,
+        demonstration_row: int | None = None,
+    ) -> Request:
+        """The same for an example that is no row of the pool, or is one in another form."""
+        context, answer = prompt_and_answer(
+            self.parameters.template,
+            example,
+            demonstration=demonstration,
+            tokenizer=self.scorer.tokenizer,
+            row=row,
+            demonstration_row=demonstration_row,
+        )
+        return context, answer if example.response.strip() else ""
+
+    @property
+    def token_limit(self) -> int | None:
+        """Longest sequence in tokens that will be scored; None where nothing limits it."""
+        from instsel.engine.requests import token_limit
+
+        return token_limit(self.scorer.outline, self.parameters.max_length)
+
+    def score(
+        self, requests: Iterable[Request], *, scorer: Scorer | None = None, token_logprobs: bool = False
+    ) -> ScoreBatch:
+        """`instsel.score_batch` of these requests, under the slice's scorer or another, its cost noted."""
+        from instsel.engine.scorer import score_batch
+
+        batch = score_batch(
+            scorer or self.scorer,
+            requests,
+            token_logprobs=token_logprobs,
+            max_length=self.parameters.max_length if scorer in (None, self.scorer) else None,
+            progress=self.progress,
+        )
+        self.stats += batch.stats
+        return batch
+
+
+@dataclass(frozen=True, slots=True)
+class Stage(Generic[P]):
+    """A part of a method: columns computed from a slice of rows, kept once they are whole.
+
+    name         of its files in a run folder: lower-case letters and underscores
+    compute      from a slice to its columns, each with one entry a row; a column "status" is counted
+    reads        earlier stages whose columns it needs at its own rows
+    reads_whole  earlier stages whose columns it needs at all rows
+    whole        whether its rows depend on all rows, so that it is computed at once
+    needs        the rows whose examples it works with; by default its own, and none where it is `whole`
+    requests     what a slice will score, for a plan; None where a stage scores nothing
+    guess        stand-ins for its columns, by which a plan can go on without computing it
+    when         whether these parameters call for it
+    length       its rows, given the parameters and the pool's; by default the pool's
+    slice_rows   rows at a time
+    """
+
+    name: str
+    compute: Callable[[Slice[P]], Columns]
+    reads: tuple[str, ...] = ()
+    reads_whole: tuple[str, ...] = ()
+    whole: bool = False
+    needs: Callable[[Slice[P]], Iterable[int]] | None = None
+    requests: Callable[[Slice[P]], list[Request]] | None = None
+    guess: Callable[[P, int], Columns] | None = None
+    when: Callable[[P], bool] = lambda parameters: True
+    length: Callable[[P, int], int] = lambda parameters, count: count
+    slice_rows: int = 512
+
+    def needed(self, part: Slice[P]) -> list[int]:
+        """The rows whose examples a slice needs, in rising order."""
+        if self.needs is not None:
+            return sorted({int(row) for row in self.needs(part)})
+        return [] if self.whole else list(part.rows)
+
+    def checked(self, part: Slice[P], columns: Any) -> Columns:
+        """What `compute` gave; ValueError where it is not columns with one entry a row."""
+        if not isinstance(columns, Mapping):
+            raise ValueError(f"stage {self.name}: expected columns, a mapping of arrays, got {type(columns).__name__}")
+        for name, values in columns.items():
+            if not hasattr(values, "__len__") or len(values) != len(part.rows):
+                found = len(values) if hasattr(values, "__len__") else type(values).__name__
+                raise ValueError(
+                    f"stage {self.name}: column {name!r} must have an entry for each of {len(part.rows)} rows, "
+                    f"got {found}"
+                )
+        return dict(columns)
+
+
+def columns_for(
+    stage: Stage[Any], rows: range, lengths: Mapping[str, int], known: Mapping[str, Mapping[str, np.ndarray]]
+) -> Columns:
+    """The columns that a stage reads, at `rows` of it, from the whole columns of earlier stages.
+
+    A stage that the parameters did not call for has no columns. Later stages' columns stand for earlier ones' of the
+    same name.
+    """
+    found: Columns = {}
+    for name in (*stage.reads_whole, *stage.reads):
+        for column, values in known.get(name, {}).items():
+            found[column] = values if name in stage.reads_whole else values[rows.start : rows.stop]
+    return found
+
+
+def first_failure(*statuses: np.ndarray) -> np.ndarray:
+    """Elementwise the first status that is not "ok"; "ok" where all are."""
+    out = statuses[-1]
+    for status in statuses[-2::-1]:
+        out = np.where(status != "ok", status, out)
+    return out
