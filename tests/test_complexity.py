@@ -7,9 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 from one_by_one import OneByOne
+from slices import slice_of
 
 import instsel
-from instsel.methods.complexity import RATING_PROMPT, complexity_values, named_complexity
+from instsel.methods.complexity import RATING_PROMPT, complexity_columns
+from instsel.methods.in_memory import run_in_memory
+from instsel.methods.parameters import Parameters
+from instsel.methods.wici import InfluenceParameters
 from instsel.records import Example
 
 EXAMPLES = [
@@ -19,6 +23,13 @@ EXAMPLES = [
     Example("say", "", "the " * 400),
     Example("say the king", "", "the king sings"),
 ]
+
+
+def complexity_values(
+    complexity: Any, scorer: instsel.Scorer, examples: Any, *, max_length: int | None = None, **options: Any
+) -> tuple[np.ndarray, Any]:
+    part = slice_of(scorer, examples, parameters=Parameters(max_length=max_length))
+    return complexity_columns(part, complexity, **options)["complexity"], part.stats
 
 
 def test_length_is_tokens_of_the_answer(scorer: instsel.Scorer, truth: OneByOne) -> None:
@@ -57,30 +68,40 @@ def test_a_rating_model_and_prompt_of_ones_own(scorer: instsel.Scorer) -> None:
     other, _ = complexity_values("deita", scorer, EXAMPLES, rating_prompt="{request}\n##Complexity: ")
     assert np.abs(plain - other).max() > 1e-3
     broken = instsel.Scorer("no/such/folder")
-    rated, _ = complexity_values("deita", broken, EXAMPLES, complexity_scorer=scorer)
+    rated, _ = complexity_values("deita", broken, EXAMPLES, rater=scorer)
     assert rated.tolist() == plain.tolist()
     long = [Example("the " * 400), EXAMPLES[0]]
     assert np.isnan(complexity_values("deita", scorer, long)[0]).tolist() == [True, False]
     with pytest.raises(ValueError, match=r'rating_prompt must contain "\{request\}", got \'how hard\?\''):
-        complexity_values("deita", scorer, EXAMPLES, rating_prompt="how hard?")
+        instsel.wici(scorer, EXAMPLES, complexity="deita", rating_prompt="how hard?")
 
 
-def test_numbers_functions_and_columns(scorer: instsel.Scorer) -> None:
-    assert complexity_values([5, 4, 3, 2, 1], scorer, EXAMPLES)[0].tolist() == [5, 4, 3, 2, 1]
-    by_function, _ = complexity_values(lambda examples: [len(e.instruction) for e in examples], scorer, EXAMPLES)
-    assert by_function.tolist() == [13, 13, 3, 3, 12]
-    rows: list[dict[str, Any]] = [{"rank": 2}, {"rank": None}, {"other": 1}]
-    column = named_complexity("rank", rows)
-    assert isinstance(column, np.ndarray)
-    assert column[0] == 2
-    assert np.isnan(column[1:]).all()
-    assert named_complexity("length", [{"length": 5}]) == "length"
+@pytest.mark.parametrize(
+    ("complexity", "expected"),
+    [([5, 4, 3, 2, 1], [5, 4, 3, 2, 1]), (lambda found: [len(e.instruction) for e in found], [13, 13, 3, 3, 12])],
+)
+def test_numbers_and_functions(scorer: instsel.Scorer, complexity: Any, expected: list[int]) -> None:
+    """The probe of a cluster is the member with the highest number, so one probe is the neighbour with it."""
+    embeddings = np.eye(5, 3) + 1.0
+    found = instsel.wici(scorer, EXAMPLES, embedder=embeddings, complexity=complexity, num_neighbors=4, num_probes=1)
+    for row, probe in enumerate(found.probes[:, 0].tolist()):
+        others = [value for other, value in enumerate(expected) if other != row]
+        assert expected[probe] == max(others)
+
+
+def test_a_column_of_numbers(scorer: instsel.Scorer) -> None:
+    rows = [{"instruction": f"say {i}", "output": "a king", "rank": rank} for i, rank in enumerate((2, 7, None, 3))]
+    told = InfluenceParameters(complexity="rank", num_neighbors=3, num_probes=1, embedder=np.ones((4, 2)))
+    outcome = run_in_memory(instsel.wici.method, scorer, rows, told)
+    assert outcome.columns["complexity"][[0, 1, 3]].tolist() == [2, 7, 3]
+    assert np.isnan(outcome.columns["complexity"][2])
+    assert outcome.columns["probes"][:, 0].tolist() == [1, 3, 1, 1], "a row without a number is below all others"
 
 
 @pytest.mark.parametrize(
     ("complexity", "message"),
     [
-        ("size", "complexity must be one of length, ifd, deita or numbers, got 'size'"),
+        ("size", "complexity must be one of length, ifd, deita, numbers or a column, got 'size'; the columns are none"),
         ([1, 2], r"complexity must be numbers \[5\], one for each example, got shape \[2\]"),
         (["a"] * 5, r"complexity must be numbers \[5\], got list of other things"),
         (lambda examples: [[1]] * 5, r"got shape \[5, 1\]"),
@@ -88,4 +109,4 @@ def test_numbers_functions_and_columns(scorer: instsel.Scorer) -> None:
 )
 def test_what_is_refused(scorer: instsel.Scorer, complexity: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        complexity_values(complexity, scorer, EXAMPLES)
+        instsel.wici(scorer, EXAMPLES, complexity=complexity)

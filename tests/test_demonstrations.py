@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from one_by_one import OneByOne
+from slices import slice_of
 from tiny_model import CONTEXT
 
 import instsel
 from instsel.methods.demonstrations import cut_to_fit
+from instsel.methods.parameters import Parameters
 from instsel.records import Example
 
 SHORT = Example("say the king", "", "the king")
@@ -22,16 +25,20 @@ def text(example: Example) -> str:
     return "\n".join([example.instruction, *([example.input] if example.input.strip() else []), example.response])
 
 
+def cut(scorer: instsel.Scorer, pairs: list[Any], max_length: int | None = None) -> list[Example | None]:
+    return cut_to_fit(slice_of(scorer, [], parameters=Parameters(max_length=max_length)), pairs)
+
+
 def test_just_enough_is_cut_from_the_left(scorer: instsel.Scorer, truth: OneByOne) -> None:
     uncut = truth.length(text(MIDDLING) + text(SHORT))
     for limit in range(truth.length(text(SHORT)) + 12, uncut, 7):
-        (cut,) = cut_to_fit(scorer, [(MIDDLING, SHORT)], "plain", limit)
-        assert cut is not None
+        (shorter,) = cut(scorer, [(MIDDLING, SHORT)], limit)
+        assert shorter is not None
         whole = MIDDLING.instruction + MIDDLING.input + MIDDLING.response
-        rest = cut.instruction + cut.input + cut.response
+        rest = shorter.instruction + shorter.input + shorter.response
         assert whole.endswith(rest)
-        assert len(cut.response) == len(MIDDLING.response) or not cut.instruction + cut.input
-        assert truth.length(text(cut) + text(SHORT)) <= limit
+        assert len(shorter.response) == len(MIDDLING.response) or not shorter.instruction + shorter.input
+        assert truth.length(text(shorter) + text(SHORT)) <= limit
         # With one more character it would not fit; two where the characters are one token.
         removed = len(whole) - len(rest)
         more = [_with_removed(MIDDLING, removed - extra) for extra in (1, 2, 3, 4, 5, 6) if removed >= extra]
@@ -48,15 +55,15 @@ def _with_removed(example: Example, count: int) -> Example:
 
 def test_what_fits_is_left_alone_and_what_cannot_fit_too(scorer: instsel.Scorer) -> None:
     pairs = [(SHORT, SHORT), (SHORT, LONG), (MIDDLING, SHORT), (LONG, SHORT)]
-    cut = cut_to_fit(scorer, pairs, "plain", None)
-    assert [one is None for one in cut] == [True, True, True, False], "the longest example leaves no room"
-    assert cut_to_fit(scorer, [], "plain", 100) == []
+    shorter = cut(scorer, pairs)
+    assert [one is None for one in shorter] == [True, True, True, False], "the longest example leaves no room"
+    assert cut(scorer, [], 100) == []
 
 
 def test_earlier_turns_go_first(scorer: instsel.Scorer, truth: OneByOne) -> None:
     talkative = replace(MIDDLING, history=(("user", "hello " * 20), ("assistant", "yes")))
     limit = truth.length(text(MIDDLING) + text(SHORT))
-    assert cut_to_fit(scorer, [(talkative, SHORT)], "plain", limit) == [MIDDLING]
+    assert cut(scorer, [(talkative, SHORT)], limit) == [MIDDLING]
 
 
 def test_only_where_asked_for_and_the_row_says_so(scorer: instsel.Scorer, truth: OneByOne) -> None:
@@ -72,9 +79,9 @@ def test_only_where_asked_for_and_the_row_says_so(scorer: instsel.Scorer, truth:
     assert found.status.tolist() == ["ok", "ok", "ok"]
     np.testing.assert_allclose(found.score[[0, 2]], without.score[[0, 2]], rtol=1e-5)
     assert np.isnan(found.ifd[1]), "its own answer is never cut"
-    (cut,) = cut_to_fit(scorer, [(LONG, SHORT)], "plain", None)
-    assert cut is not None
-    ratio = truth.perplexity(text(cut) + SHORT.instruction + "\n", SHORT.response) / truth.perplexity(
+    (shorter,) = cut(scorer, [(LONG, SHORT)])
+    assert shorter is not None
+    ratio = truth.perplexity(text(shorter) + SHORT.instruction + "\n", SHORT.response) / truth.perplexity(
         "", SHORT.response
     )
     assert found.one_shot_ifd[1, 0] == pytest.approx(ratio, rel=1e-4)

@@ -8,8 +8,8 @@ import importlib
 import pytest
 
 MODULES = (
-    "neighbors.embeddings", "neighbors.nearest", "neighbors.probes", "selection", "methods.correlation", "methods.grape",
-    "demo.corpus", "demo.families.family", "demo.limits", "demo.separation",
+    "neighbors.embeddings", "neighbors.nearest", "neighbors.probes", "selection", "methods.correlation",
+    "methods.grape", "demo.corpus", "demo.families.family", "demo.limits", "demo.separation",
 )  # fmt: skip
 
 

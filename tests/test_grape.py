@@ -11,9 +11,8 @@ from tiny_model import tiny_model_folder
 from transformers import AutoTokenizer
 
 import instsel
-from instsel.methods import grape as grape_module
-from instsel.methods.grape import combine_grape, grape_rows
-from instsel.records import Group, to_groups
+from instsel.methods import in_memory
+from instsel.records import Group
 
 TOLERANCE = 2e-5  # nats a token
 
@@ -80,17 +79,12 @@ def test_order_company_and_slices_do_not_matter(scorer: instsel.Scorer, monkeypa
     assert moved.best.tolist() == whole.best[order].tolist()
     for place, row in enumerate(order):
         np.testing.assert_allclose(moved.scores[place], whole.scores[row], atol=TOLERANCE)
-    monkeypatch.setattr(grape_module, "CHUNK_ROWS", 2)
+    monkeypatch.setattr(in_memory, "rows_at_a_time", lambda stage, length: 2)
     chunked = instsel.grape(scorer, rows)
     for a, b in zip(chunked.scores, whole.scores, strict=True):
         np.testing.assert_allclose(a, b, atol=TOLERANCE)
-    records = to_groups(rows)
-    columns, stats = grape_rows(scorer, {row: records[row] for row in (5, 2)}, [5, 2])
-    assert columns["status"].tolist() == ["ok", "ok"]
-    best, scores = combine_grape(columns)
-    assert best.tolist() == whole.best[[5, 2]].tolist()
-    np.testing.assert_allclose(scores[0], whole.scores[5], atol=TOLERANCE)
-    assert stats.sequences == len(records[5].responses) + len(records[2].responses)
+    assert chunked.best.tolist() == whole.best.tolist()
+    assert chunked.stats.sequences == whole.stats.sequences
     turned = dict(rows[3], candidates=rows[3]["candidates"][::-1])
     assert instsel.grape(scorer, [turned]).best[0] == len(turned["candidates"]) - 1 - whole.best[3]
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from example_rows import example_rows
 from one_by_one import OneByOne, plain
+from slices import slice_of
 from tiny_model import CONTEXT, tiny_model_folder
 from transformers import AutoTokenizer
 
 import instsel
-from instsel.methods import influence, wici
-from instsel.methods.difficulty import direct_rows
-from instsel.methods.influence import combine_influence, influence_rows
+from instsel.methods import in_memory
+from instsel.methods.influence import combine_influence, direct_columns, influence_columns
 from instsel.records import Example, to_examples
 
 TOLERANCE = 1e-4  # relative, as the parity with the published program is held to
@@ -161,8 +161,7 @@ def test_its_own_answer_costs_nothing_and_answers_alone_are_scored_once(
         calls.append(list(requests))
         return real(scorer, calls[-1], **options)
 
-    monkeypatch.setattr(influence, "score_batch", recorded)
-    monkeypatch.setattr("instsel.methods.difficulty.score_batch", recorded)
+    monkeypatch.setattr("instsel.engine.scorer.score_batch", recorded)
     found = instsel.wici(scorer, examples, probes=probes, similarity=np.zeros((8, 3)))
     assert [len(call) for call in calls] == [8, 8 + 24], "all pairs of a chunk go in one call"
     assert sorted(calls[0]) == sorted(("", row["output"]) for row in examples)
@@ -178,20 +177,21 @@ def test_slices_are_the_whole(scorer: instsel.Scorer, monkeypatch: pytest.Monkey
     examples = example_rows(10)
     probes, similarity = drawn_probes(10, 2, seed=2)
     whole = instsel.wici(scorer, examples, probes=probes, similarity=similarity)
-    monkeypatch.setattr(wici, "PAIR_CHUNK_ROWS", 3)
-    chunked = instsel.wici(scorer, examples, probes=probes, similarity=similarity)
+    with monkeypatch.context() as patched:
+        patched.setattr(in_memory, "rows_at_a_time", lambda stage, length: length if stage.whole else 3)
+        chunked = instsel.wici(scorer, examples, probes=probes, similarity=similarity)
     np.testing.assert_allclose(chunked.score, whole.score, atol=1e-5)
     records = to_examples(examples)
     parts = []
     for part in (range(0, 4), range(4, 10)):
         needed = {int(row) for row in part} | set(probes[part.start : part.stop].ravel().tolist())
-        columns, _ = influence_rows(scorer, {row: records[row] for row in needed}, part, probes)
-        parts.append(columns)
+        shown = {row: records[row] for row in needed}
+        parts.append(influence_columns(slice_of(scorer, shown, part, probes=probes)))
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     assert set(joined) == {
         "conditional", "conditional_status", "num_tokens", "one_shot", "one_shot_status", "demonstration_cut",
     }  # fmt: skip
     del joined["num_tokens"], joined["demonstration_cut"]
-    alone, _ = direct_rows(scorer, records, range(10))
+    alone = direct_columns(slice_of(scorer, records))
     columns = combine_influence(**alone, **joined, probes=probes, similarity=similarity)
     np.testing.assert_allclose(columns["score"], whole.score, atol=1e-5)

@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from slices import slice_of
 from tiny_model import load_models_once, make_tiny_model, tiny_model_folder
 from transformers import AutoTokenizer
 
 import instsel
 from instsel.cli import main
-from instsel.methods import difficulty, grape, influence
-from instsel.methods.complexity import complexity_values
+from instsel.methods import in_memory
+from instsel.methods.complexity import complexity_columns
+from instsel.methods.parameters import Parameters
 from instsel.records import to_examples
 
 # Refuses a turn that speaks of a spider, and a demonstration of a snail before a question of a bee.
@@ -63,9 +65,8 @@ def ring() -> np.ndarray:
 def test_the_row_that_is_refused_is_named(
     scorer: instsel.Scorer, call: Callable[[instsel.Scorer], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (difficulty, influence, grape):
-        if hasattr(module, "CHUNK_ROWS"):
-            monkeypatch.setattr(module, "CHUNK_ROWS", 2)  # the number counts from the first chunk on
+    # The number counts from the first slice on.
+    monkeypatch.setattr(in_memory, "rows_at_a_time", lambda stage, length: length if stage.whole else 2)
     with pytest.raises(ValueError, match=REFUSED):
         call(scorer)
 
@@ -83,11 +84,9 @@ def test_a_pair_that_is_refused_is_named_by_both_rows(scorer: instsel.Scorer, cu
 
 @pytest.mark.parametrize("ordering", ["length", "ifd"])
 def test_rows_of_a_slice_keep_their_numbers(scorer: instsel.Scorer, ordering: str) -> None:
-    part = to_examples(rows())[4:]
+    part = slice_of(scorer, to_examples(rows()), range(4, 8), Parameters(template="chat"))
     with pytest.raises(ValueError, match=REFUSED):
-        complexity_values(ordering, scorer, part, template="chat", first_row=4)
-    with pytest.raises(ValueError, match=r"^row 1 \(counting from 0\)"):
-        complexity_values(ordering, scorer, part, template="chat")
+        complexity_columns(part, ordering)
 
 
 def test_a_tokenizer_without_a_template_is_no_fault_of_a_row() -> None:

@@ -49,7 +49,7 @@ def _run_stage(
     known: Mapping[str, Columns],
 ) -> tuple[Columns, ScoreStats]:
     length = lengths[stage.name]
-    step = max(length, 1) if stage.whole else stage.slice_rows
+    step = rows_at_a_time(stage, length)
     parts: list[Columns] = []
     stats = ScoreStats()
     with _StageProgress(parameters.progress, length) as progress:
@@ -62,6 +62,11 @@ def _run_stage(
             progress.done(part.stats.tokens_forwarded)
             stats += part.stats
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, stats
+
+
+def rows_at_a_time(stage: Stage[Any], length: int) -> int:
+    """Rows in a slice of a stage of `length` rows."""
+    return max(length, 1) if stage.whole else stage.slice_rows
 
 
 class _StageProgress:

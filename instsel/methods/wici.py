@@ -70,10 +70,6 @@ class InfluenceParameters(EmbeddingParameters):
         super().check()
         check_sizes(self.num_neighbors, self.num_probes)
         check_rating_prompt(self.rating_prompt)
-        if isinstance(self.complexity, str) and self.complexity not in ORDERINGS:
-            raise ValueError(
-                f"complexity must be one of {', '.join(ORDERINGS)}, numbers or a column, got {self.complexity!r}"
-            )
         if self.similarity is not None and self.probes is None:
             raise ValueError("similarity was given without the probes that it belongs to")
         if self.complexity_scorer is not None and self.complexity != "deita":
