@@ -12,6 +12,7 @@ from one_by_one import OneByOne, plain
 from slices import slice_of
 
 import instsel
+from instsel.methods import in_memory
 from instsel.methods.ifd import difficulty_columns
 from instsel.methods.influence import direct_columns
 from instsel.methods.stages import first_failure

@@ -66,7 +66,7 @@ def read_parameters(
 
     Raises ValueError or TypeError naming the flag or the parameter.
     """
-    values: dict[str, Any] = {"template": args.template, "max_length": args.max_length, "columns": args.columns}
+    values: dict[str, Any] = {"template": template_of(args), "max_length": args.max_length, "columns": args.columns}
     for name, _, about in own_fields(method.parameters):
         if name in _SHARED:
             values[name] = getattr(args, name)
@@ -75,6 +75,13 @@ def read_parameters(
             if values[name] is None:
                 del values[name]
     return method.parameters(**values)
+
+
+def template_of(args: argparse.Namespace) -> Any:
+    """The template that the flags say: a name, a file, a text or two."""
+    if args.template_without_input is None:
+        return args.template
+    return (args.template, args.template_without_input)
 
 
 def recorded(method: Method[Any], args: argparse.Namespace) -> dict[str, Any]:

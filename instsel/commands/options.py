@@ -36,7 +36,16 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--max-batch-tokens", type=batch_tokens, default="auto", metavar="N", help="tokens in a forward"
     )
     parser.add_argument("--max-length", type=positive, metavar="N", help="longest sequence in tokens")
-    parser.add_argument("--template", choices=TEMPLATES, default="plain", help="how a prompt is written")
+    parser.add_argument(
+        "--template",
+        type=template_text,
+        default="plain",
+        metavar="TEMPLATE",
+        help=f"{', '.join(TEMPLATES)}, a text with {{instruction}} and {{input}} (\\n for a line feed) or a .jinja file",
+    )
+    parser.add_argument(
+        "--template-without-input", type=template_text, metavar="TEXT", help="the text for rows without an input"
+    )
     parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with a hub model")
 
 
@@ -57,6 +66,11 @@ def add_run_options(parser: argparse.ArgumentParser, *, shard_rows: int) -> None
 def add_quiet(parser: argparse.ArgumentParser) -> None:
     """--quiet."""
     parser.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
+
+
+def template_text(text: str) -> str:
+    """A template as a shell can write it."""
+    return text.replace("\\n", "\n")
 
 
 def positive(text: str) -> int:

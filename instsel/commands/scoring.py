@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import instsel
-from instsel.commands.method_flags import read_parameters, recorded
+from instsel.commands.method_flags import read_parameters, recorded, template_of
 from instsel.commands.plan import print_plan
 from instsel.commands.session import Session, open_scorer
 from instsel.commands.summary import closing_summary, count_by_status, failure
 from instsel.methods.definition import Method, Outcome
+from instsel.prompts import template_name
 from instsel.records.formats import detect_layout
 from instsel.runs import RunError, RunFolder
 from instsel.runs.durable_files import digest_file
@@ -120,7 +121,7 @@ def _describe(
         "version": instsel.__version__,
         "method": method.name,
         "parameters": recorded(method, args),
-        "template": args.template,
+        "template": template_name(template_of(args)),
         "seed": args.seed,
         "input_digest": source.digest,
         "column_mapping": args.columns,

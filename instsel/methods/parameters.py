@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from instsel.engine.token_progress import ProgressLike
+from instsel.prompts import check_template
 
 # How a command line reads a parameter and a manifest records it:
 # value     a number, a word or a switch, as it is written
@@ -89,6 +90,7 @@ class Parameters:
     def __post_init__(self) -> None:
         for name, kind, about in fields_of(type(self)):
             _check(name, kind, about, getattr(self, name))
+        check_template(self.template)
         self.check()
 
     def check(self) -> None:

@@ -19,25 +19,31 @@ class TemplateRefusalError(ValueError):
     """What a chat template makes of one example cannot be scored."""
 
 
-def chat_prompt(tokenizer: Any, example: Example, demonstration: Example | None = None) -> str:
-    """What the chat template writes before the example's answer."""
-    return _around_answer(tokenizer, _prompt_messages(example, demonstration))[0]
+def chat_prompt(
+    tokenizer: Any, example: Example, demonstration: Example | None = None, *, source: str | None = None
+) -> str:
+    """What the chat template writes before the example's answer; arguments as `chat_prompt_and_answer`."""
+    return _around_answer(tokenizer, _prompt_messages(example, demonstration), source)[0]
 
 
-def chat_prompt_and_answer(tokenizer: Any, example: Example, demonstration: Example | None = None) -> tuple[str, str]:
+def chat_prompt_and_answer(
+    tokenizer: Any, example: Example, demonstration: Example | None = None, *, source: str | None = None
+) -> tuple[str, str]:
     """What the chat template writes before the example's answer, and the answer as it writes it.
+
+    source: the text of a Jinja template in place of the tokenizer's own.
 
     Raises ValueError where the tokenizer has no chat template, and TemplateRefusalError where the template refuses
     the turns or changes more of the answer than its blanks.
     """
     messages = _prompt_messages(example, demonstration)
-    before, after = _around_answer(tokenizer, messages)
+    before, after = _around_answer(tokenizer, messages, source)
     if not example.response:
         return before, ""
-    whole = _render(tokenizer, [*messages, _message("assistant", example.response)])
+    whole = _render(tokenizer, [*messages, _message("assistant", example.response)], source)
     if not _encloses(whole, before, after):
         # Templates that look into the answer (a block of reasoning that it begins with) write other text before it.
-        before = _render(tokenizer, messages, add_generation_prompt=True)
+        before = _render(tokenizer, messages, source, add_generation_prompt=True)
     answer = whole[len(before) : len(whole) - len(after)] if _encloses(whole, before, after) else ""
     if answer.split() != example.response.split():
         raise TemplateRefusalError(
@@ -66,8 +72,8 @@ def _message(role: str, text: str) -> dict[str, str]:
     return {"role": role, "content": text}
 
 
-def _around_answer(tokenizer: Any, messages: list[dict[str, str]]) -> tuple[str, str]:
-    whole = _render(tokenizer, [*messages, _message("assistant", STAND_IN)])
+def _around_answer(tokenizer: Any, messages: list[dict[str, str]], source: str | None) -> tuple[str, str]:
+    whole = _render(tokenizer, [*messages, _message("assistant", STAND_IN)], source)
     before, found, after = whole.rpartition(STAND_IN)
     if not found:
         raise TemplateRefusalError(
@@ -76,15 +82,19 @@ def _around_answer(tokenizer: Any, messages: list[dict[str, str]]) -> tuple[str,
     return before, after
 
 
-def _render(tokenizer: Any, messages: list[dict[str, str]], *, add_generation_prompt: bool = False) -> str:
+def _render(
+    tokenizer: Any, messages: list[dict[str, str]], source: str | None, *, add_generation_prompt: bool = False
+) -> str:
     if tokenizer is None:
         raise ValueError("template 'chat' needs a tokenizer")
-    if not getattr(tokenizer, "chat_template", None):
+    if source is None and not getattr(tokenizer, "chat_template", None):
         raise ValueError("template 'chat': the tokenizer has no chat template; use template 'plain' or 'alpaca'")
     from jinja2 import TemplateError
 
     try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+        text = tokenizer.apply_chat_template(
+            messages, chat_template=source, tokenize=False, add_generation_prompt=add_generation_prompt
+        )
     except (TemplateError, ValueError, TypeError, KeyError) as error:
         roles = ", ".join(message["role"] for message in messages)
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -6,16 +6,24 @@ alpaca  the wording of Stanford Alpaca (github.com/tatsu-lab/stanford_alpaca, tr
         earlier exchanges repeat the blocks "### Instruction:" and "### Response:". A demonstration stands before it
         all, with a blank line between.
 chat    the tokenizer's chat template (:mod:`instsel.prompts.chat_template`); a demonstration is the earlier turns.
+TEXT    a text of one's own with {instruction} and {input} (:mod:`instsel.prompts.own_template`), or two: for rows with
+        an input and for rows without.
+PATH    of a Jinja chat template (*.jinja), used as "chat" uses the tokenizer's.
 """
 
 from __future__ import annotations
 
+import functools
+import os
+from pathlib import Path
 from typing import Any
 
 from instsel.prompts.chat_template import TemplateRefusalError, chat_prompt, chat_prompt_and_answer
+from instsel.prompts.own_template import MissingInputError, OwnTemplate, own_template
 from instsel.records import Example
 
 TEMPLATES = ("plain", "alpaca", "chat")
+JINJA_SUFFIXES = (".jinja", ".jinja2", ".j2")
 
 ALPACA = "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
 ALPACA_WITH_INPUT = (
@@ -25,21 +33,23 @@ ALPACA_WITH_INPUT = (
 
 
 def context_text(
-    template: str, example: Example, *, demonstration: Example | None = None, tokenizer: Any = None
+    template: Any, example: Example, *, demonstration: Example | None = None, tokenizer: Any = None
 ) -> str:
     """What stands before the example's answer; arguments and errors as :func:`prompt_and_answer`."""
-    if template == "chat":
-        return chat_prompt(tokenizer, example, demonstration)
-    _check(template)
     if template == "plain":
         before = "" if demonstration is None else _plain_prompt(demonstration) + demonstration.response
         return before + _plain_prompt(example)
-    before = "" if demonstration is None else _alpaca_prompt(demonstration) + demonstration.response + "\n\n"
-    return before + _alpaca_prompt(example)
+    if template == "alpaca":
+        before = "" if demonstration is None else _alpaca_prompt(demonstration) + demonstration.response + "\n\n"
+        return before + _alpaca_prompt(example)
+    own = check_template(template)
+    if own is None:
+        return chat_prompt(tokenizer, example, demonstration, source=_jinja_source(template))
+    return own.context(example, demonstration)
 
 
 def prompt_and_answer(
-    template: str,
+    template: Any,
     example: Example,
     *,
     demonstration: Example | None = None,
@@ -49,25 +59,29 @@ def prompt_and_answer(
 ) -> tuple[str, str]:
     """The context and the continuation of an example, ready for ``score_batch``.
 
-    template: one of :data:`TEMPLATES`. demonstration: an example shown with its answer before the prompt.
-    tokenizer: needed for "chat" only. row, demonstration_row: the examples' numbers, for an error to name. The token
-    that ends a turn is not part of the answer.
+    template: one of :data:`TEMPLATES`, a text with {instruction}, two of them, or the path of a .jinja file.
+    demonstration: an example shown with its answer before the prompt. tokenizer: needed for chat templates only.
+    row, demonstration_row: the examples' numbers, for an error to name. The token that ends a turn is not part of the
+    answer.
 
-    Raises ValueError for an unknown template, a tokenizer without a chat template, or turns that it refuses.
+    Raises ValueError for an unknown template, a tokenizer without a chat template, turns that it refuses, or an input
+    for which a text of one's own has no place.
 
     >>> shown = Example("Add 1 and 2.", "", "3")
     >>> prompt_and_answer("plain", Example("Add up.", "2, 3", "5"), demonstration=shown)
     ('Add 1 and 2.\\n3Add up.\\n2, 3\\n', '5')
+    >>> prompt_and_answer("Q: {instruction} {input}\\nA: ", Example("Add up.", "2, 3", "5"))
+    ('Q: Add up. 2, 3\\nA: ', '5')
     """
-    if template == "chat":
-        try:
-            return chat_prompt_and_answer(tokenizer, example, demonstration)
-        except TemplateRefusalError as error:
-            if row is None:
-                raise
-            after = "" if demonstration_row is None else f" after the demonstration of row {demonstration_row}"
-            raise TemplateRefusalError(f"row {row}{after} (counting from 0): {error}") from None
-    return context_text(template, example, demonstration=demonstration), example.response
+    try:
+        if template in ("plain", "alpaca") or check_template(template) is not None:
+            return context_text(template, example, demonstration=demonstration), example.response
+        return chat_prompt_and_answer(tokenizer, example, demonstration, source=_jinja_source(template))
+    except (TemplateRefusalError, MissingInputError) as error:
+        if row is None:
+            raise
+        after = "" if demonstration_row is None else f" after the demonstration of row {demonstration_row}"
+        raise type(error)(f"row {row}{after} (counting from 0): {error}") from None
 
 
 def embedding_text(example: Example) -> str:
@@ -79,9 +93,53 @@ def embedding_text(example: Example) -> str:
     return example.instruction + ("\n" + example.input if example.input.strip() else "")
 
 
-def _check(template: str) -> None:
-    if template not in TEMPLATES:
-        raise ValueError(f"template must be one of {', '.join(TEMPLATES)}, got {template!r}")
+def check_template(template: Any) -> OwnTemplate | None:
+    """A text of one's own as a template, None for those that have a name or are a file; ValueError for anything else.
+
+    Raises TypeError or ValueError where `template` is none of what :func:`prompt_and_answer` takes.
+    """
+    if isinstance(template, (list, tuple)) and all(isinstance(text, str) for text in template):
+        if len(template) != 2:
+            raise ValueError(f"template: expected one text or two (with an input, without), got {len(template)}")
+        return own_template(*template)
+    if isinstance(template, os.PathLike):
+        template = os.fspath(template)
+    if not isinstance(template, str):
+        raise TypeError(f"template: expected a name, a text or two texts, got {type(template).__name__}")
+    if template in TEMPLATES:
+        return None
+    if template.endswith(JINJA_SUFFIXES):
+        _jinja_source(template)
+        return None
+    if "{" not in template:
+        raise ValueError(
+            f"template must be one of {', '.join(TEMPLATES)}, a text with {{instruction}}, or the path of a .jinja "
+            f"file, got {template!r}"
+        )
+    return own_template(template, template)
+
+
+def template_name(template: Any) -> Any:
+    """A template as a manifest records it: a name or texts as they are, a file by its content."""
+    if isinstance(template, (list, tuple)):
+        return list(template)
+    source = _jinja_source(template)
+    return template if source is None else {"jinja": source}
+
+
+def _jinja_source(template: Any) -> str | None:
+    """The text of a Jinja file; None for the tokenizer's own template."""
+    path = os.fspath(template) if isinstance(template, (str, os.PathLike)) else ""
+    return _read_jinja(path) if path.endswith(JINJA_SUFFIXES) and "{" not in path else None
+
+
+@functools.lru_cache(maxsize=8)
+def _read_jinja(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
+        raise ValueError(f"template: the Jinja chat template {path!r} cannot be read: {reason}") from None
 
 
 def _plain_prompt(example: Example) -> str:
