@@ -178,7 +178,7 @@ def test_chat_templates_that_do_not_do(template, example, message):
 def test_unknown_template_and_missing_tokenizer():
     assert TEMPLATES == ("plain", "alpaca", "chat")
     for call in (prompt_and_answer, context_text):
-        with pytest.raises(ValueError, match="template must be one of plain, alpaca, chat, .* got 'Plain'"):
+        with pytest.raises(ValueError, match=r"template must be one of plain, .* got 'Plain'"):
             call("Plain", SHOWN)
         with pytest.raises(ValueError, match="needs a tokenizer"):
             call("chat", SHOWN)

@@ -28,7 +28,7 @@ def add_method_flags(parser: argparse.ArgumentParser, method: Method[Any]) -> No
         options: dict[str, Any] = {"dest": name, "help": _help(about), "metavar": about.metavar}
         word = kind.split("|")[0].strip()
         if word == "bool":
-            options |= {"action": "store_false" if default else "store_true"}
+            options |= {"action": argparse.BooleanOptionalAction if default else "store_true", "default": default}
             del options["metavar"]
         elif about.kind in ("models", "texts", "rows", "array"):
             options |= {"metavar": about.metavar or _METAVARS[about.kind]}
@@ -43,7 +43,7 @@ def add_method_flags(parser: argparse.ArgumentParser, method: Method[Any]) -> No
                 options |= {"type": _number(word, about), "metavar": about.metavar or ("N" if word == "int" else "X")}
         else:
             options |= {"default": default}
-        parser.add_argument(f"--{'no-' if word == 'bool' and default else ''}{flag_of(name, about)}", **options)
+        parser.add_argument(f"--{flag_of(name, about)}", **options)
 
 
 _METAVARS = {"array": "NPY", "rows": "FILE", "texts": "FILE", "models": "NAME"}

@@ -41,7 +41,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         type=template_text,
         default="plain",
         metavar="TEMPLATE",
-        help=f"{', '.join(TEMPLATES)}, a text with {{instruction}} and {{input}} (\\n for a line feed) or a .jinja file",
+        help=f"{', '.join(TEMPLATES)}, a text with {{instruction}} and {{input}} (\\n: line feed) or a .jinja file",
     )
     parser.add_argument(
         "--template-without-input", type=template_text, metavar="TEXT", help="the text for rows without an input"

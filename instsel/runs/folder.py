@@ -195,7 +195,9 @@ class RunFolder:
             start = time.monotonic()
             try:
                 columns, stats = stage.compute(rows)
-            except (RuntimeError, ArithmeticError) as error:  # of a kernel, a driver, a library
+            except (ValueError, TypeError, ImportError, OSError, MemoryError):
+                raise  # of the input, the settings or the machine: the text says which
+            except Exception as error:  # of a kernel, a driver, a library, somebody's own method
                 reason = next(iter(str(error).strip().splitlines()), "")
                 raise RunError(
                     f"{stage.name}, rows {rows.start} to {rows.stop - 1}: {type(error).__name__}: {reason}; "
