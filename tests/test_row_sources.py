@@ -88,7 +88,7 @@ def test_a_frame_with_a_column_twice_and_a_dataset_of_splits_are_named() -> None
     with pytest.raises(ValueError, match="'output' 2 times"):
         to_examples(pandas.DataFrame([["a", "b", "c"]], columns=["instruction", "output", "output"]))
     parts = datasets.DatasetDict({"train": datasets.Dataset.from_dict(COLUMNS)})
-    with pytest.raises(TypeError, match=r"DatasetDict with the splits \['train'\]"):
+    with pytest.raises(TypeError, match=r"got one DatasetDict with the splits \['train'\]"):
         to_examples(parts)
 
 

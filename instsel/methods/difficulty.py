@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from instsel.engine.result_table import ResultTable
 from instsel.engine.results import ScoreStats
 from instsel.engine.scorer import Request, Scorer, score_batch
 from instsel.engine.token_progress import ProgressLike
@@ -20,7 +21,7 @@ CHUNK_ROWS = 2048
 
 
 @dataclass(frozen=True, slots=True)
-class DifficultyResult:
+class DifficultyResult(ResultTable):
     """Difficulty of each example, in the order given; NaN where `status` is not "ok".
 
     direct       float64 [n], nats a token: mean log-probability of the answer alone, after BOS (or EOS)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from instsel.engine.requests import token_limit
+from instsel.engine.result_table import ResultTable
 from instsel.engine.results import ScoreStats
 from instsel.engine.scorer import Request, Scorer, score_batch
 from instsel.engine.token_progress import ProgressLike
@@ -22,7 +23,7 @@ CHUNK_ROWS = 512
 
 
 @dataclass(frozen=True, slots=True)
-class GrapeResult:
+class GrapeResult(ResultTable):
     """The best answer of each group, in the order given.
 
     best    int64 [g], the place of the best answer within its group, -1 where `status` is not "ok"

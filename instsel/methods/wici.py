@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from instsel.engine.result_table import ResultTable
 from instsel.engine.results import ScoreStats
 from instsel.engine.scorer import Scorer
 from instsel.engine.token_progress import ProgressLike
@@ -24,7 +25,7 @@ PAIR_CHUNK_ROWS = 512  # candidates a call of score_batch, each with its probes
 
 
 @dataclass(frozen=True, slots=True)
-class InfluenceResult:
+class InfluenceResult(ResultTable):
     """wICI of each example, in the order given; k probes an example.
 
     score              float64 [n], NaN where `status` is not "ok"

@@ -109,7 +109,7 @@ def _lister(value: Any) -> Any:
 def _one_mapping(rows: Mapping[Any, Any]) -> str:
     keys = list(rows)[:8]
     if _is_a(rows, "datasets", "DatasetDict") or _is_a(rows, "datasets", "IterableDatasetDict"):
-        return f"rows must hold rows, got a {type(rows).__name__} with the splits {keys}: take one of them"
+        return f"rows must hold rows, got one {type(rows).__name__} with the splits {keys}: take one of them"
     return f"rows must be a sequence of rows, got one {type(rows).__name__} with keys {keys}"
 
 
