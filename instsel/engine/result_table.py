@@ -38,7 +38,7 @@ class ResultTable:
 
     def _columns(self) -> dict[str, Any]:
         """The arrays and lists with one entry a row, by name."""
-        fields = [field.name for field in dataclasses.fields(self)]
+        fields = [field.name for field in dataclasses.fields(cast(Any, self))]
         values = {name: getattr(self, name) for name in fields if name not in self.NOT_COLUMNS}
         held = {name: value for name, value in values.items() if isinstance(value, (np.ndarray, list))}
         return {name: value for name, value in held.items() if len(value) == len(self)}
