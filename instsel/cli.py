@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 import instsel
+from instsel.arguments import WRONG_USE, Parser
 from instsel.runs import RunError
 from instsel.runs.interrupts import Interrupted, Interrupts
 from instsel.runs.lock import FolderInUseError
 from instsel.terminal import complain, show_own_warnings
 
 COMMANDS = ("score", "ifd", "wici", "grape", "select", "demo", "status", "merge")
-FAILED, WRONG_USE = 1, 2
+FAILED = 1
 _QUIET_LIBRARIES = {
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_VERBOSITY": "error",
@@ -25,15 +24,7 @@ _QUIET_LIBRARIES = {
 }
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        complain("error", f"{message} (see {self.prog} --help)")
-        raise SystemExit(WRONG_USE)
-
-
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The parser of all commands."""
     parser = Parser(prog="instsel", description="Score instruction-tuning data under a language model; select from it.")
     parser.add_argument("--version", action="version", version=f"instsel {instsel.__version__}")
