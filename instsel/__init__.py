@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from instsel.engine.scorer import Scorer, score_batch
+from pathlib import Path
+from typing import Any
 
 __version__ = "0.1.0"
 
-# PyTorch and transformers take seconds to import: each name loads its module when first used.
-_MODULES = {
-    "Scorer": "instsel.engine.scorer",
-    "score_batch": "instsel.engine.scorer",
-    "plan_batch": "instsel.engine.scorer",
-    "ScoreBatch": "instsel.engine.results",
-    "ifd": "instsel.methods.ifd",
-    "wici": "instsel.methods.wici",
-    "perplexity": "instsel.methods.perplexity",
-    "grape": "instsel.methods.grape",
-    "select": "instsel.selection",
-    "spearman_correlation": "instsel.methods.correlation",
-}
 
-__all__ = ["Scorer", "score_batch"]
+def _public_names() -> dict[str, str]:
+    """Each public name and the module that holds it, as the stub says: type checkers read the same lines."""
+    lines = Path(__file__).with_name("__init__.pyi").read_text(encoding="utf-8").splitlines()
+    words = [line.split() for line in lines if line.startswith("from instsel")]
+    return {name: module for _, module, _, name, *_ in words}
+
+
+# PyTorch and transformers take seconds to import: each name loads its module when first used.
+_MODULES = _public_names()
+
+__all__ = sorted([*_MODULES, "__version__"])
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(import_module(_MODULES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = _MODULES.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if module == __name__:
+        return import_module(f"{module}.{name}")
+    return getattr(import_module(module), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -7,10 +7,10 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 import instsel
 from instsel.commands import method_command
+from instsel.commands.arguments import WRONG_USE, Parser
 from instsel.methods.registry import OLDER_NAMES, find_methods
 from instsel.runs import RunError
 from instsel.runs.interrupts import Interrupted, Interrupts
@@ -18,7 +18,7 @@ from instsel.runs.lock import FolderInUseError
 from instsel.terminal import complain, show_own_warnings
 
 COMMANDS = ("select", "demo", "status", "merge")  # besides the methods, of which each is a command
-FAILED, WRONG_USE = 1, 2
+FAILED = 1
 _QUIET_LIBRARIES = {
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_VERBOSITY": "error",
@@ -27,15 +27,7 @@ _QUIET_LIBRARIES = {
 }
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        complain("error", f"{message} (see {self.prog} --help)")
-        raise SystemExit(WRONG_USE)
-
-
-def build_parser(plugins: Sequence[str] = ()) -> argparse.ArgumentParser:
+def build_parser(plugins: Sequence[str] = ()) -> Parser:
     """The parser of all commands, with those of the methods in the files `plugins`."""
     parser = Parser(prog="instsel", description="Score instruction-tuning data under a language model; select from it.")
     parser.add_argument("--version", action="version", version=f"instsel {instsel.__version__}")

@@ -93,7 +93,7 @@ def test_a_model_that_cannot_be_used_is_one_line(
         (["score", "{rows}", "--model", "{model}", "--max-failures", "150%", "--output", "x"], "from 0 to 1"),
         (["score", "{rows}", "--model", "{model}", "--output", "{rows}"], "cannot be written"),
         (["grape", "{rows}", "--model", "{model}", "--output", "{out}"], "candidates"),
-        (["wici", "{rows}", "--model", "{model}", "--num-probes", "50", "--output", "{out}"], "--num-neighbors"),
+        (["wici", "{rows}", "--model", "{model}", "--num-probes", "50", "--output", "{out}"], "num_neighbors"),
         (["wici", "{rows}", "--model", "{model}", "--complexity", "wisdom", "--output", "{out}"], "wisdom"),
         (["wici", "{rows}", "--model", "{model}", "--embedder", "{rows}.npy", "--output", "{out}"], ".npy"),
         (["wici", "{rows}", "--model", "{model}", "--probes", "{rows}", "--output", "{out}"], "probes"),

@@ -1,4 +1,4 @@
-"""The examples in docstrings of neighbours, probes, selection and methods give what they say."""
+"""The examples in docstrings of neighbours, rows, requests, selection and methods give what they say."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import pytest
 
 MODULES = (
     "neighbors.embeddings", "neighbors.nearest", "neighbors.probes", "selection", "methods.correlation",
-    "methods.grape", "demo.corpus", "demo.families.family", "demo.limits", "demo.separation",
+    "methods.grape", "prompts.request_pairs", "records.examples", "records.formats", "records.row_sources",
+    "runs.score_columns", "demo.corpus", "demo.families.family", "demo.limits", "demo.separation",
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_are_real(name: str) -> None:
-    found = doctest.testmod(importlib.import_module(f"instsel.{name}"))
+    module = importlib.import_module(f"instsel.{name}")
+    found = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
     assert found.attempted > 0
     assert found.failed == 0

@@ -73,7 +73,7 @@ def test_a_signal_stops_in_order_and_the_same_command_continues(
     kept = shards(tmp_path)
     assert 2 <= kept < 30
     assert server.run(["status", tmp_path / "run"]) == 0
-    assert "score, interrupted" in server.output and f"{kept * 10} of 300 rows" in server.output
+    assert "perplexity, interrupted" in server.output and f"{kept * 10} of 300 rows" in server.output
     before = len(server.computed)
     assert server.run(command(tmp_path)) == 0, server.errors
     assert len(server.computed) - before == 30 - kept

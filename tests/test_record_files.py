@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
+import gzip
 import io
 import json
+import lzma
 import math
 import tracemalloc
 
@@ -12,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -64,6 +68,17 @@ FILES = {
     "rows.csv": as_csv(ROWS),
     "rows-with-bom.CSV": BOM + as_csv(ROWS),
     "rows.tsv": as_csv(ROWS, "\t"),
+    "lines.jsonl.gz": gzip.compress(lines(ROWS)),
+    "lines-named-plain.jsonl": gzip.compress(lines(ROWS)),
+    "two-members.jsonl.gz": gzip.compress(lines(ROWS[:1]) + b"\n") + gzip.compress(lines(ROWS[1:])),
+    "array.json.gz": gzip.compress(json.dumps(ROWS, indent=2).encode()),
+    "wrapped.json.gz": gzip.compress(json.dumps({"data": ROWS, "info": 1}, indent=2).encode()),
+    "rows.csv.gz": gzip.compress(BOM + as_csv(ROWS)),
+    "rows.tsv.zst": zstandard.compress(as_csv(ROWS, "\t")),
+    "lines.jsonl.zst": zstandard.compress(lines(ROWS)),
+    "two-frames.zst": zstandard.compress(lines(ROWS[:2]) + b"\n") + zstandard.compress(lines(ROWS[2:])),
+    "lines.jsonl.bz2": bz2.compress(lines(ROWS)),
+    "lines.jsonl.xz": lzma.compress(lines(ROWS)),
 }
 
 
@@ -114,7 +129,18 @@ FAULTS = {
     "json-named.parquet": (ROW, "is not a Parquet file"),
     "cut.parquet": (PARQUET[: len(PARQUET) // 2], "not a whole Parquet file"),
     "damaged.parquet": (PARQUET[:4] + bytes(40) + PARQUET[44:], "not a whole Parquet file"),
-    "gzip.jsonl.gz": (b"\x1f\x8b\x08" + bytes(20), "compressed .gzip.; decompress"),
+    "damaged.jsonl.gz": (b"\x1f\x8b\x08" + bytes(20), "not a whole gzip file"),
+    "cut.jsonl.gz": (gzip.compress(lines(ROWS) * 50)[:-30], "not a whole gzip file"),
+    "wrong-sum.csv.gz": (gzip.compress(as_csv(ROWS))[:-8] + bytes(8), "not a whole gzip file"),
+    "cut.jsonl.zst": (zstandard.compress(lines(ROWS) * 50)[:-9], "not a whole zstd file"),
+    "cut.json.bz2": (bz2.compress(json.dumps(ROWS).encode())[:-9], "not a whole bzip2 file"),
+    "cut.jsonl.xz": (lzma.compress(lines(ROWS))[:-9], "not a whole xz file"),
+    "empty.jsonl.gz": (gzip.compress(b""), "is empty"),
+    "no-rows.csv.gz": (gzip.compress(b"instruction,output\n"), "holds no rows"),
+    "latin1.jsonl.gz": (gzip.compress(ROW + b'{"instruction": "caf\xe9"}\n'), "line 2: not UTF-8"),
+    "text.gz": (gzip.compress(b"hello\n"), "unknown format"),
+    "rows.parquet.gz": (gzip.compress(PARQUET), "Parquet file within gzip"),
+    "zip-within.json.gz": (gzip.compress(b"PK\x03\x04" + bytes(20)), "zip archive"),
     "zip.json": (b"PK\x03\x04" + bytes(20), "zip archive"),
     "utf16.json": ("[{}]".encode("utf-16"), "UTF-16"),
     "latin1.jsonl": (ROW + ROW + b'{"instruction": "caf\xe9"}\n', "line 3: not UTF-8"),
@@ -239,7 +265,8 @@ def test_memory_is_that_of_a_batch(tmp_path):
         assert count == 4_000
         return used
 
-    for name in ("a.jsonl", "a.json", "a.csv"):
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress((tmp_path / "a.jsonl").read_bytes()))
+    for name in ("a.jsonl", "a.json", "a.csv", "a.jsonl.gz"):
         assert peak(lambda: sum(len(batch) for batch in iter_batches(tmp_path / name))) < 10e6  # noqa: B023
     assert peak(lambda: len(read_rows(tmp_path / "a.jsonl"))) > 8e6
 

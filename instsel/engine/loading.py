@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from instsel.engine.model import CausalModel
 from instsel.engine.model_checks import check_model
 from instsel.engine.process_memory import keep_freed_memory
+from instsel.hub import cache_alone_if_out_of_reach
 from instsel.kernels import BACKENDS
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
@@ -177,8 +178,10 @@ def _readable_errors(source: ModelSource, parameter: str = "model") -> Iterator[
     level = transformers.utils.logging.get_verbosity()
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
+    asked = source.tokenizer if parameter == "tokenizer" and source.tokenizer is not None else name
     try:
-        yield
+        with cache_alone_if_out_of_reach(str(asked)):
+            yield
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,11 @@ import numpy as np
 from instsel.engine.model import CausalModel
 from instsel.engine.prefix_tree import concatenate
 from instsel.prompts import encode_pairs
+from instsel.records import open_table
 
 Request = tuple[str | Sequence[int], str | Sequence[int]]
+# Pairs, dicts of prompt and completion (or context and continuation), or a table of two such columns; see `prepare`.
+Requests = Iterable[Request | Mapping[str, Any]] | Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +57,10 @@ def token_limit(model: CausalModel, max_length: int | None) -> int | None:
     return min((length for length in (max_length, model.max_length) if length is not None), default=None)
 
 
-def prepare(tokenizer: Any, model: CausalModel, requests: Iterable[Request], max_length: int | None) -> Prepared:
+def prepare(tokenizer: Any, model: CausalModel, requests: Requests, max_length: int | None) -> Prepared:
     """Token ids of all requests; those with nothing to score or too long for the model get their status."""
     limit = token_limit(model, max_length)
-    if isinstance(requests, (str, bytes)) or not isinstance(requests, Iterable):
-        raise TypeError(f"requests: expected a list of (context, continuation) pairs, got {type(requests).__name__}")
-    pairs = list(requests)
+    pairs = _listed(requests)
     encoded = encode_pairs(tokenizer, pairs, empty_context_token=model.first_token(), max_tokens=limit)
     prepared = Prepared.from_ids([e.ids for e in encoded], [e.start for e in encoded])
     lengths, status = prepared.lengths, prepared.status
@@ -70,6 +71,15 @@ def prepare(tokenizer: Any, model: CausalModel, requests: Iterable[Request], max
     _check_ids(prepared, model)
     prepared.first_scored[status != "ok"] = 0
     return prepared
+
+
+def _listed(requests: Any) -> list[Any]:
+    """Requests one by one, out of a table as its rows."""
+    if not isinstance(requests, (list, tuple)) and (table := open_table(requests)) is not None:
+        return [row for batch in table[1] for row in batch]
+    if isinstance(requests, (str, bytes, Mapping, Set)) or not isinstance(requests, Iterable):
+        raise TypeError(f"requests: expected a list of (context, continuation) pairs, got {type(requests).__name__}")
+    return list(requests)
 
 
 def _check_ids(prepared: Prepared, model: CausalModel) -> None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from instsel.engine.result_table import ResultTable
+
 STATUSES = ("ok", "empty_target", "too_long", "nonfinite", "out_of_memory")
 
 
@@ -32,8 +34,8 @@ class ScoreStats:
 
 
 @dataclass(frozen=True, slots=True)
-class ScoreBatch:
-    """Scores of a list of requests, in the order of the requests.
+class ScoreBatch(ResultTable):
+    """Scores of a list of requests, in the order of the requests; also as a table, see `ResultTable`.
 
     mean_logprob    float64 [n], nats a token: `mean_t log p(y_t | x, y_<t)`; NaN unless status is "ok"
     sum_logprob     float64 [n], nats; NaN unless status is "ok"
@@ -50,9 +52,6 @@ class ScoreBatch:
     status: np.ndarray
     token_logprobs: list[np.ndarray] | None
     stats: ScoreStats
-
-    def __len__(self) -> int:
-        return len(self.status)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ from instsel.engine.layout import Layout
 from instsel.engine.loading import ModelSource, load_model, load_tokenizer, outline_model
 from instsel.engine.logprob import PairValues, pair_logprobs, pair_logprobs_of_logits
 from instsel.engine.model import CausalModel
-from instsel.engine.requests import Prepared, Request, prepare
+from instsel.engine.requests import Prepared, Requests, prepare
+from instsel.engine.requests import Request as Request
 from instsel.engine.results import Plan, ScoreBatch, ScoreStats
 from instsel.engine.token_progress import ProgressLike, open_progress
 
@@ -153,7 +154,7 @@ class Scorer:
 
 def score_batch(
     scorer: Scorer,
-    requests: Iterable[Request],
+    requests: Requests,
     *,
     token_logprobs: bool = False,
     max_length: int | None = None,
@@ -163,7 +164,9 @@ def score_batch(
 
     requests        pairs (context, continuation), each a text or a list of token ids. Texts are tokenised together
                     and a token across the boundary counts as the continuation's; ids are taken as given. An empty
-                    context is the tokenizer's BOS, or EOS where it has none
+                    context is the tokenizer's BOS, or EOS where it has none. Dicts of prompt (or context) and
+                    completion (or continuation, response) and nothing else are pairs too, and so are the rows of a
+                    table of two such columns
     token_logprobs  whether to give each token's log-probability too
     max_length      longest sequence in tokens, context and continuation together; by default and at most the model's
     progress        None, True for a bar on stderr, or a function of (tokens done, tokens in all)
@@ -236,7 +239,7 @@ def _pair_values(model: CausalModel, layout: Layout, rows: Tensor) -> PairValues
     return pair_logprobs(rows, model.head, layout.pair_row, layout.pair_target, backend=model.backend)
 
 
-def plan_batch(scorer: Scorer, requests: Iterable[Request], *, max_length: int | None = None) -> Plan:
+def plan_batch(scorer: Scorer, requests: Requests, *, max_length: int | None = None) -> Plan:
     """What `score_batch` would do with these requests: tokens, packs and floating-point operations, with no forward."""
     model = scorer.outline
     prepared = prepare(scorer.tokenizer, model, requests, max_length)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from instsel.engine.result_table import ResultTable
 from instsel.engine.results import ScoreStats
 from instsel.methods.definition import Outcome, method
 from instsel.methods.parameters import Parameters, parameter
@@ -29,7 +30,7 @@ class GrapeParameters(Parameters):
 
 
 @dataclass(frozen=True, slots=True)
-class GrapeResult:
+class GrapeResult(ResultTable):
     """The best answer of each group, in the order given.
 
     best    int64 [g], the place of the best answer within its group, -1 where `status` is not "ok"

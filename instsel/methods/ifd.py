@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from instsel.engine.result_table import ResultTable
 from instsel.engine.results import ScoreStats
 from instsel.methods.definition import Outcome, method
 from instsel.methods.parameters import Parameters, parameter
@@ -26,7 +27,7 @@ class DifficultyParameters(Parameters):
 
 
 @dataclass(frozen=True, slots=True)
-class DifficultyResult:
+class DifficultyResult(ResultTable):
     """Difficulty of each example, in the order given; NaN where `status` is not "ok".
 
     direct       float64 [n], nats a token: mean log-probability of the answer alone, after BOS (or EOS)

@@ -106,8 +106,13 @@ COMMON = tuple(field.name for field in dataclasses.fields(Parameters))
 
 def fields_of(parameters: type[Parameters]) -> list[tuple[str, str, About]]:
     """Name, type (as written) and description of each field, a method's own ones first."""
-    found = [(field.name, str(field.type), field.metadata["about"]) for field in dataclasses.fields(parameters)]
+    found = [(field.name, _type_of(field.type), field.metadata["about"]) for field in dataclasses.fields(parameters)]
     return sorted(found, key=lambda one: one[0] in COMMON)
+
+
+def _type_of(kind: Any) -> str:
+    """A type as it is written, whether or not annotations are kept as text."""
+    return kind if isinstance(kind, str) else kind.__name__ if isinstance(kind, type) else str(kind)
 
 
 def own_fields(parameters: type[Parameters]) -> list[tuple[str, str, About]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from instsel.engine.result_table import ResultTable
 from instsel.engine.results import ScoreStats
 from instsel.methods.definition import Outcome, method
 from instsel.methods.parameters import Parameters
@@ -22,7 +23,7 @@ class PerplexityParameters(Parameters):
 
 
 @dataclass(frozen=True, slots=True)
-class PerplexityResult:
+class PerplexityResult(ResultTable):
     """The perplexity of each answer, in the order given; NaN where `status` is not "ok".
 
     mean_logprob  float64 [n], nats a token, of the answer after its prompt

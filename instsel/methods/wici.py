@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from instsel.engine.result_table import ResultTable
 from instsel.engine.results import ScoreStats
 from instsel.methods.complexity import (
     ORDERINGS,
@@ -88,7 +89,7 @@ class InfluenceParameters(EmbeddingParameters):
 
 
 @dataclass(frozen=True, slots=True)
-class InfluenceResult:
+class InfluenceResult(ResultTable):
     """wICI of each example, in the order given; k probes an example.
 
     score              float64 [n], NaN where `status` is not "ok"

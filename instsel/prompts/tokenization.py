@@ -6,12 +6,13 @@ token that straddles the boundary carries the continuation's first character and
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from instsel.prompts.request_pairs import Part, request_pair, shown
 from instsel.prompts.token_boundary import (
     Offsets,
     continuation_start_without_offsets,
@@ -20,10 +21,9 @@ from instsel.prompts.token_boundary import (
 )
 from instsel.records import SurrogateFilter
 
+_NO_PARTS = (bytes, Mapping, Set)  # they have a length, and nothing that could be token ids
 BATCH_PAIRS = 2048
 BATCH_CHARACTERS = 1 << 20  # the Rust encodings take about 200 bytes a token
-
-Part = str | Sequence[int] | np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +90,7 @@ class _Encoder:
         out: list[Encoded | None] = [None] * len(pairs)
         texts: list[tuple[int, str, str]] = []
         for index, pair in enumerate(pairs):
-            if isinstance(pair, str) or not hasattr(pair, "__len__") or len(pair) != 2:
-                raise TypeError(f"requests[{index}] must be a pair (context, continuation), got {_shown(pair)}")
-            context, continuation = pair
+            context, continuation = request_pair(pair, index)
             if isinstance(continuation, str) and (isinstance(context, str) or _is_empty(context)):
                 self._need_tokenizer(index)
                 texts.append((index, context if isinstance(context, str) else "", continuation))
@@ -209,8 +207,8 @@ class _Encoder:
 
 
 def _as_ids(values: Any, index: int) -> np.ndarray:
-    if isinstance(values, bytes) or not hasattr(values, "__len__"):
-        raise TypeError(f"requests[{index}] must hold text or lists of token ids, got {_shown(values)}")
+    if isinstance(values, _NO_PARTS) or not hasattr(values, "__len__"):
+        raise TypeError(f"requests[{index}] must hold text or lists of token ids, got {shown(values)}")
     if len(values) == 0:
         return NOTHING
     try:
@@ -220,16 +218,11 @@ def _as_ids(values: Any, index: int) -> np.ndarray:
     if ids.ndim != 1 or ids.dtype.kind not in "iu":
         wide = ids.ndim == 1 and ids.dtype.kind == "O" and all(type(value) is int for value in values)
         if not wide:
-            raise TypeError(f"requests[{index}] must hold token ids as a flat list of integers, got {_shown(values)}")
+            raise TypeError(f"requests[{index}] must hold token ids as a flat list of integers, got {shown(values)}")
     if ids.dtype != np.int32 and (ids.min() < -(2**31) or ids.max() >= 2**31):
         raise ValueError(f"requests[{index}] holds a token id outside 32 bits: {max(ids.tolist(), key=abs)}")
     return ids.astype(np.int32, copy=False)
 
 
 def _is_empty(part: Any) -> bool:
-    return hasattr(part, "__len__") and not isinstance(part, bytes) and len(part) == 0
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+    return hasattr(part, "__len__") and not isinstance(part, _NO_PARTS) and len(part) == 0

@@ -6,11 +6,12 @@ Formats and the columns that tell them apart: :mod:`instsel.records.formats`; fi
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from instsel.records.formats import Layout, detect_layout, listed
+from instsel.records.row_sources import open_rows, plain
 from instsel.records.turns import RowError, answer_texts, prompt_turns
 
 Turns = tuple[tuple[str, str], ...]
@@ -46,7 +47,7 @@ def to_examples(
 ) -> list[Example]:
     """Read rows as examples, in order, one each.
 
-    rows: dicts, a Hugging Face ``Dataset``, a pyarrow ``Table`` or ``RecordBatch``; an :class:`Example` passes through.
+    rows: dicts, or any table that :func:`instsel.records.open_rows` reads; an :class:`Example` passes through.
     columns: field to column, e.g. ``{"instruction": "question", "response": "answer"}``.
     layout: what :mod:`instsel.records.formats` says of an earlier batch; decided from these rows if None.
     first_row: number of the first row, for error messages.
@@ -107,11 +108,19 @@ def _convert(
             if layout is None:
                 layout = _layout_of(names, columns, kind, batch)
             try:
-                out.append(build(row, layout, clean))
+                out.append(_built(row, layout, clean, build))
             except RowError as error:
                 raise ValueError(f"row {number} (counting from 0): {error}") from None
     clean.warn()
     return out
+
+
+def _built(row: Mapping[str, Any], layout: Layout, clean: SurrogateFilter, build: Callable[..., Record]) -> Record:
+    """A row's record; cells of libraries of tables (arrays, NA) become Python's own only where they are in the way."""
+    try:
+        return build(row, layout, clean)
+    except RowError:
+        return build(plain(row), layout, clean)
 
 
 def _layout_of(names: list[str], columns: Mapping[str, str] | None, kind: str, rows: Sequence[Any]) -> Layout:
@@ -129,34 +138,6 @@ def _layout_of(names: list[str], columns: Mapping[str, str] | None, kind: str, r
 def _prompt(row: Mapping[str, Any], layout: Layout, clean: Callable[[str], str]) -> tuple[str, str, Turns]:
     turns, context = prompt_turns(row, layout)
     return clean(turns[-1][1]), clean(context), tuple((role, clean(text)) for role, text in turns[:-1])
-
-
-def open_rows(rows: Any) -> tuple[list[str], Iterator[Sequence[Any]]]:
-    """Column names in order of first appearance, and the rows as dicts in batches, of anything that holds rows."""
-    if isinstance(rows, (str, bytes)) or hasattr(rows, "__fspath__"):
-        raise TypeError(f"rows must hold rows, got a {type(rows).__name__}; read a file with read_rows(path) first")
-    if type(rows).__module__.startswith("pyarrow"):
-        import pyarrow
-
-        if isinstance(rows, pyarrow.RecordBatch):
-            rows = pyarrow.Table.from_batches([rows])
-        if not isinstance(rows, pyarrow.Table):
-            raise TypeError(f"rows must be a pyarrow Table or RecordBatch, got {type(rows).__name__}")
-        return list(rows.column_names), (batch.to_pylist() for batch in rows.to_batches(max_chunksize=4096))
-    if isinstance(rows, Mapping):
-        raise TypeError(f"rows must be a sequence of rows, got one {type(rows).__name__} with keys {list(rows)[:8]}")
-    if hasattr(rows, "column_names") and hasattr(rows, "with_format") and hasattr(rows, "__len__"):
-        return list(rows.column_names), _dataset_batches(rows.with_format(None))
-    held = rows if isinstance(rows, (list, tuple)) else list(rows)
-    names = dict.fromkeys(name for row in held if isinstance(row, Mapping) for name in row)
-    return [str(name) for name in names], iter([held])
-
-
-def _dataset_batches(dataset: Any) -> Iterator[list[dict[str, Any]]]:
-    for start in range(0, len(dataset), 4096):
-        part = dataset[start : start + 4096]
-        names = list(part)
-        yield [dict(zip(names, values, strict=True)) for values in zip(*part.values(), strict=True)]
 
 
 class SurrogateFilter:

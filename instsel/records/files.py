@@ -1,4 +1,4 @@
-"""Reading rows from JSON, JSONL, Parquet and CSV files, in batches that bound the memory.
+"""Reading rows from JSON, JSONL, Parquet and CSV files, compressed or not, in batches that bound the memory.
 
 The format is decided from the content, and from the name where the content does not tell: a ``.json`` file that holds
 JSON lines is read as such, a ``.parquet`` file that is not Parquet is an error.
@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from instsel.records.compression import compression_of, data_suffix, open_bytes
 from instsel.records.json_rows import json_rows
 from instsel.records.tables import csv_rows, parquet_batches
 
@@ -25,11 +26,7 @@ SUFFIXES = {
     ".csv": "CSV", ".tsv": "CSV",
 }  # fmt: skip
 UNREADABLE = {
-    b"\x1f\x8b": "compressed (gzip); decompress it first",
     b"PK\x03\x04": "a zip archive; unpack it first",
-    b"\x28\xb5\x2f\xfd": "compressed (zstd); decompress it first",
-    b"BZh": "compressed (bzip2); decompress it first",
-    b"\xfd7zXZ": "compressed (xz); decompress it first",
     b"\xff\xfe": "not UTF-8 text but UTF-16 or UTF-32; convert it to UTF-8",
     b"\xfe\xff": "not UTF-8 text but UTF-16; convert it to UTF-8",
     b"\x00\x00\xfe\xff": "not UTF-8 text but UTF-32; convert it to UTF-8",
@@ -84,12 +81,14 @@ def file_format(path: Path) -> str:
         raise FileNotFoundError(f"{path} does not exist")
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; name a JSON, JSONL, Parquet or CSV file")
-    with open(path, "rb") as file:
+    with open_bytes(path) as file:
         head = file.read(4096)
     if not head:
         raise ValueError(f"{path} is empty")
-    named = SUFFIXES.get(path.suffix.lower())
+    named = SUFFIXES.get(data_suffix(path))
     if head.startswith(b"PAR1"):
+        if kind := compression_of(path):
+            raise ValueError(f"{path} is a Parquet file within {kind}; decompress it (Parquet compresses by itself)")
         return "Parquet"
     if named == "Parquet":
         raise ValueError(f"{path} is not a Parquet file: it does not begin with the bytes PAR1")

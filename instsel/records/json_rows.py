@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from instsel.records.compression import open_bytes, open_text
 from instsel.records.formats import DEFAULT_COLUMNS, FIELD_ALIASES, FIELDS, listed, shortened
 
 CHUNK = 1 << 20
@@ -20,20 +21,18 @@ Sized = tuple[dict[str, Any], int]
 def json_rows(path: Path) -> Iterator[Sized]:
     """The rows of a JSON file, each with its length in characters; ValueError naming the line where it is damaged."""
     try:
-        with open(path, encoding="utf-8-sig", newline="\n") as file:
+        with open_text(path, newline="\n") as file:
             first = _first_character(file)
-            file.seek(0)
-            if not first:
-                return
+        if not first:
+            return
+        with open_text(path, newline="\n") as file:
             if first == "[":
-                yield from _array_rows(path, file)
-                return
-            is_lines = _is_whole_object(next((line for line in file if line.strip()), ""))
-            file.seek(0)
-            if is_lines:
-                yield from _line_rows(path, file)
+                read = _array_rows
             else:
-                yield from _wrapped_rows(path, file)
+                is_lines = _is_whole_object(next((line for line in file if line.strip()), ""))
+                read = _line_rows if is_lines else _wrapped_rows
+        with open_text(path, newline="\n") as file:  # opened again: a compressed file cannot go back
+            yield from read(path, file)
     except UnicodeDecodeError:
         raise ValueError(f"{path}, line {_undecodable_line(path)}: not UTF-8 text") from None
 
@@ -241,7 +240,7 @@ def _kind(value: Any) -> str:
 
 
 def _undecodable_line(path: Path) -> int:
-    with open(path, "rb") as file:
+    with open_bytes(path) as file:
         for number, line in enumerate(file, 1):
             try:
                 line.decode()

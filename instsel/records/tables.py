@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from instsel.records.compression import data_suffix, open_text
 from instsel.records.formats import shortened
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ def parquet_batches(path: Path, batch_rows: int, batch_bytes: int) -> Iterator[p
 def csv_rows(path: Path) -> Iterator[tuple[dict[str, str], int]]:
     """The rows of a CSV file (tabs in a .tsv file), all values as text, each with its length in characters."""
     csv.field_size_limit(2**31 - 1)  # the default would refuse an answer of more than 131,072 characters
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+    with open_text(path, newline="") as file:
+        reader = csv.reader(file, delimiter="\t" if data_suffix(path) == ".tsv" else ",", strict=True)
         try:
             names = next((row for row in reader if row), [])
             _check_names(path, names)

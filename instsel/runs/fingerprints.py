@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import socket
-import urllib.parse
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from instsel.hub import cache_alone_if_out_of_reach
 from instsel.runs.durable_files import digest_file
 
 _MODEL_FILES = ("config.json", "*.safetensors")
@@ -78,21 +76,12 @@ def _combined(described: Mapping[str, Any]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def stay_offline_if_hub_is_out_of_reach() -> None:
-    """Spare the user the hub client's retries, half a minute at every file; call it before that is imported."""
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-    try:
-        socket.getaddrinfo(urllib.parse.urlsplit(endpoint).hostname, None)
-    except OSError:
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
-
 def _hub_commit(name: str, revision: str | None) -> str:
-    stay_offline_if_hub_is_out_of_reach()
-    from transformers.utils.hub import cached_file, extract_commit_hash
-
     try:
-        path = cached_file(name, "config.json", revision=revision)
+        with cache_alone_if_out_of_reach(name):
+            from transformers.utils.hub import cached_file, extract_commit_hash
+
+            path = cached_file(name, "config.json", revision=revision)
         commit = extract_commit_hash(path, None)
     except (OSError, ValueError) as error:
         raise ValueError(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from instsel.records.files import iter_batches
-from instsel.runs.fingerprints import input_digest, stay_offline_if_hub_is_out_of_reach
+from instsel.runs.fingerprints import input_digest
 from instsel.runs.row_store import Batch
 
 _BATCH_ROWS = 1024
@@ -40,7 +40,6 @@ def open_input(name: str, limit: int | None) -> InputSource:
 
 def _hub_dataset(name: str, limit: int | None) -> InputSource:
     """The "train" split of a hub dataset, or its only split."""
-    stay_offline_if_hub_is_out_of_reach()
     try:
         import datasets
     except ImportError as error:

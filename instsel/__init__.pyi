@@ -1,0 +1,21 @@
+"""The public names, one a line: `__init__.py` reads the same lines, and loads each when it is first used."""
+
+from instsel import kernels as kernels
+from instsel.engine.results import Plan as Plan
+from instsel.engine.results import ScoreBatch as ScoreBatch
+from instsel.engine.results import ScoreStats as ScoreStats
+from instsel.engine.scorer import Scorer as Scorer
+from instsel.engine.scorer import plan_batch as plan_batch
+from instsel.engine.scorer import score_batch as score_batch
+from instsel.methods.correlation import spearman_correlation as spearman_correlation
+from instsel.methods.grape import GrapeResult as GrapeResult
+from instsel.methods.grape import grape as grape
+from instsel.methods.ifd import DifficultyResult as DifficultyResult
+from instsel.methods.ifd import ifd as ifd
+from instsel.methods.perplexity import PerplexityResult as PerplexityResult
+from instsel.methods.perplexity import perplexity as perplexity
+from instsel.methods.wici import InfluenceResult as InfluenceResult
+from instsel.methods.wici import wici as wici
+from instsel.selection import select as select
+
+__version__: str
