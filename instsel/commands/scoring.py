@@ -29,7 +29,7 @@ _CHECKED_ROWS = 4096  # converted at a time when the input is checked
 
 def run_scoring(method: Method, args: argparse.Namespace, interrupts: Interrupts) -> int:
     """Run a method over an input into a run folder; returns the exit code."""
-    source = open_input(args.input, args.limit)
+    source = open_input(args.input, args.limit, args.split)
     if args.dry_run:
         return _dry_run(method, args, source, interrupts)
     if args.output is None:
@@ -133,7 +133,7 @@ def _check_rows(method: Method, session: Session) -> None:
         session.interrupts.check()
         read(range(start, min(start + _CHECKED_ROWS, len(session.rows))))
     if len(session.rows) == 0:
-        raise ValueError(f"{session.args.input} has no rows")
+        raise ValueError(f"{', '.join(session.args.input)} has no rows")
 
 
 def _check_resolved(session: Session, folder: RunFolder) -> None:
