@@ -21,31 +21,37 @@ _answers: dict[str, tuple[float, str | None]] = {}
 
 
 @contextmanager
-def cache_alone_if_out_of_reach(name: str, kind: str = "model") -> Iterator[None]:
-    """A block that loads a hub name: where the hub is out of reach it sees only the local cache, and never retries.
+def cache_alone_if_out_of_reach(name: str) -> Iterator[None]:
+    """A block that loads a model by its hub id: with the hub out of reach it sees only the cache, and never retries.
 
-    name: a hub id; the path of what exists on the disk changes nothing. kind: "model" or "dataset".
+    name: a hub id; the path of what exists on the disk changes nothing.
 
     Raises ConnectionError, at once, where the hub is out of reach or offline settings forbid it (`HF_HUB_OFFLINE`,
     `TRANSFORMERS_OFFLINE`) and the cache holds nothing under the name.
     """
-    if Path(name).exists():
-        yield
-        return
-    setting = next((variable for variable in _OFFLINE if _is_true(os.environ.get(variable))), None)
-    reason = f"{setting} is set" if setting else _out_of_reach()
+    reason = None if Path(name).exists() else out_of_reach()
     if reason is None:
         yield
         return
-    if not _is_cached(name, kind):
-        raise ConnectionError(f"{reason}, and the local cache holds no {kind} of this name")
-    if setting is None:
-        warnings.warn(f"{reason}: {kind} {name!r} is taken from the local cache", stacklevel=1)
-    with _offline():
+    if not _is_cached(name):
+        raise ConnectionError(f"{reason}, and the local cache holds no model of this name")
+    if _setting() is None:
+        warnings.warn(f"{reason}: model {name!r} is taken from the local cache", stacklevel=1)
+    with offline():
         yield
 
 
-def _out_of_reach() -> str | None:
+def out_of_reach() -> str | None:
+    """Why the hub cannot be asked, as a sentence without its stop; None where it can."""
+    setting = _setting()
+    return f"{setting} is set" if setting else _unreachable()
+
+
+def _setting() -> str | None:
+    return next((variable for variable in _OFFLINE if _is_true(os.environ.get(variable))), None)
+
+
+def _unreachable() -> str | None:
     """Why the hub cannot be reached; None where it can, or where only trying would tell: a proxy stands before it."""
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     parts = urllib.parse.urlsplit(endpoint)
@@ -67,21 +73,15 @@ def _out_of_reach() -> str | None:
     return answer
 
 
-def _is_cached(name: str, kind: str) -> bool:
+def _is_cached(name: str) -> bool:
     from huggingface_hub import constants
 
-    folder = Path(constants.HF_HUB_CACHE) / f"{kind}s--{name.replace('/', '--')}" / "snapshots"
-    if folder.is_dir() and any(folder.iterdir()):
-        return True
-    if kind != "dataset":
-        return False
-    import datasets
-
-    return (Path(datasets.config.HF_DATASETS_CACHE) / name.replace("/", "___")).is_dir()
+    folder = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "snapshots"
+    return folder.is_dir() and any(folder.iterdir())
 
 
 @contextmanager
-def _offline() -> Iterator[None]:
+def offline() -> Iterator[None]:
     """Offline mode for the hub's client, put back afterwards. Other threads lose nothing: they could not reach it."""
     from huggingface_hub import constants
 

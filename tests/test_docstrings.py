@@ -10,7 +10,7 @@ import pytest
 MODULES = (
     "neighbors.embeddings", "neighbors.nearest", "neighbors.probes", "selection", "methods.correlation",
     "methods.grape", "prompts.request_pairs", "records.examples", "records.formats", "records.row_sources",
-    "runs.score_columns", "demo.corpus", "demo.families.family", "demo.limits", "demo.separation",
+    "runs.hub_datasets", "runs.score_columns", "demo.corpus", "demo.families.family", "demo.limits", "demo.separation",
 )  # fmt: skip
 
 

@@ -118,14 +118,15 @@ def _read(
 
 def _recorded(value: Any, about: About) -> Any:
     from instsel.runs.durable_files import digest_file
-    from instsel.runs.fingerprints import input_digest, model_fingerprint
+    from instsel.runs.fingerprints import model_fingerprint
+    from instsel.runs.inputs import open_input
 
     if value is None or about.kind == "value":
         return value
     if about.kind in ("array", "texts") or (about.kind in ("numbers", "embedder") and str(value).endswith(".npy")):
         return digest_file(Path(value))
     if about.kind == "rows":
-        return input_digest(Path(value))
+        return open_input(value, None).digest
     if about.kind == "model":
         return model_fingerprint(value, None)["model_digest"]
     if about.kind == "models":

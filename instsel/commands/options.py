@@ -15,7 +15,14 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 def add_input_options(parser: argparse.ArgumentParser) -> None:
     """The input and how to read it."""
-    parser.add_argument("input", metavar="INPUT", help="JSON, JSONL, Parquet or CSV file, or a hub dataset")
+    parser.add_argument(
+        "input",
+        nargs="+",
+        metavar="INPUT",
+        help="JSON, JSONL, Parquet or CSV files (.gz, .zst, .bz2, .xz too), folders of them, globs, - for standard "
+        "input, or hub datasets OWNER/NAME[:SPLIT], hf://datasets/OWNER/NAME/PATH",
+    )
+    parser.add_argument("--split", metavar="NAME", help="split of a hub dataset; default train, or the only one")
     parser.add_argument("--limit", type=positive, metavar="N", help="use the first N rows only")
     parser.add_argument(
         "--columns",

@@ -35,7 +35,7 @@ _CHECKED_ROWS = 4096  # converted at a time when the input is checked
 def run_scoring(method: Method[Any], args: argparse.Namespace, interrupts: Interrupts) -> int:
     """Run a method over an input into a run folder; returns the exit code."""
     read_parameters(method, args, partial(open_scorer, args))  # what is wrong with them is said first
-    source = open_input(args.input, args.limit)
+    source = open_input(args.input, args.limit, args.split)
     if args.dry_run:
         return _dry_run(method, args, source, interrupts)
     if args.output is None:
@@ -152,7 +152,7 @@ def _check_rows(session: Session) -> None:
         session.interrupts.check()
         session.numbered(range(start, min(start + _CHECKED_ROWS, len(session.rows))))
     if len(session.rows) == 0:
-        raise ValueError(f"{session.args.input} has no rows")
+        raise ValueError(f"{', '.join(session.args.input)} has no rows")
 
 
 def _check_resolved(session: Session, folder: RunFolder) -> None:

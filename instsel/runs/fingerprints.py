@@ -1,4 +1,4 @@
-"""What a run was made with, as digests: a model folder's weights and tokenizer, a hub model's commit, input files."""
+"""What a run was made with, as digests: a model folder's weights and tokenizer, a hub model's commit."""
 
 from __future__ import annotations
 
@@ -38,14 +38,6 @@ def model_fingerprint(name: str, revision: str | None, known: Mapping[str, Any] 
         "tokenizer_digest": _combined({name: d for name, d in described.items() if name not in models}),
         "model_files": described,
     }
-
-
-def input_digest(path: Path) -> str:
-    """The SHA-256 of an input file, or of the names and digests of the files of a folder."""
-    if path.is_dir():
-        names = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
-        return hashlib.sha256("".join(f"{p.relative_to(path)} {digest_file(p)}\n" for p in names).encode()).hexdigest()
-    return digest_file(path)
 
 
 def _check_folder(folder: Path) -> None:

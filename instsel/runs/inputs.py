@@ -1,18 +1,29 @@
-"""Where a command's rows come from: a file, or a dataset of the Hugging Face hub."""
+"""Where a command's rows come from: files, folders of shards, globs, standard input, datasets of the hub.
+
+Rows come in the order of the names given; those of a folder or glob in the order of their files' names. The digest of
+the input is of content and order, never of names: the SHA-256 of a file's bytes as they lie on the disk, compressed or
+not (what is compressed anew is another input), of standard input's bytes, the fingerprint of a hub dataset; of several,
+the SHA-256 of their digests, a line each.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Callable, Iterable
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from instsel.records.files import iter_batches
-from instsel.runs.fingerprints import input_digest
+from instsel.records.files import file_format, iter_batches
+from instsel.runs.durable_files import digest_file
+from instsel.runs.hub_datasets import HubName, open_dataset
+from instsel.runs.input_names import files_named, is_pattern
+from instsel.runs.input_parts import InputPart, check_formats, joined_batches
 from instsel.runs.row_store import Batch
+from instsel.runs.spooled_input import Spool
 
-_BATCH_ROWS = 1024
+_SHOWN_NAMES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,35 +35,59 @@ class InputSource:
     read: Callable[[], Iterable[Batch]]
 
 
-def open_input(name: str, limit: int | None) -> InputSource:
-    """The input of that name; ValueError or OSError if there is none."""
+def open_input(names: str | Sequence[str], limit: int | None, split: str | None = None) -> InputSource:
+    """The input of these names, in order; ValueError or OSError naming what is no input or does not fit the rest."""
+    given = [names] if isinstance(names, str) else list(names)
+    if len(set(given)) < len(given):
+        raise ValueError(f"input {next(name for name in given if given.count(name) > 1)} is named twice")
+    parts = [part for name in given for part in _parts(name, split)]
+    places = [part.name for part in parts]
+    if len(set(places)) < len(places):
+        raise ValueError(f"input {next(name for name in places if places.count(name) > 1)} is named twice")
+    check_formats(parts)
+    digests = [part.digest() for part in parts]
+    lines = "".join(f"{digest}\n" for digest in digests)
+    digest = digests[0] if len(parts) == 1 else hashlib.sha256(lines.encode()).hexdigest()
+    rest = f" and {len(places) - _SHOWN_NAMES} more" if len(places) > _SHOWN_NAMES else ""
+    return InputSource(", ".join(places[:_SHOWN_NAMES]) + rest, digest, lambda: joined_batches(parts, limit))
+
+
+def _parts(name: str, split: str | None) -> list[InputPart]:
     path = Path(name)
-    if path.is_dir():
-        raise ValueError(f"input {name} is a folder; name a JSON, JSONL, Parquet or CSV file")
-    if path.exists():
-        if not path.is_file():
-            raise ValueError(f"input {name} is not a regular file")
-        return InputSource(os.path.abspath(name), input_digest(path), lambda: iter_batches(path, limit=limit))
-    if path.suffix or name.startswith((".", "/", "~")) or name.count("/") != 1:
+    hub = None if path.exists() else HubName.parsed(name)
+    if hub is not None:
+        return [open_dataset(hub, split)]
+    if split is not None:
+        raise ValueError(f"--split is for datasets of the hub, and input {name} is none")
+    if name == "-":
+        return [_spooled(Spool.of_standard_input())]
+    if path.is_dir() or (is_pattern(name) and not path.exists()):
+        return [_file(found) for found in files_named(name)]
+    if not path.exists():
         raise ValueError(f"input {name} does not exist")
-    return _hub_dataset(name, limit)
+    mode = path.stat().st_mode
+    if stat.S_ISFIFO(mode):  # such as a shell's <(command): it can be read once
+        with open(path, "rb") as stream:
+            return [_spooled(Spool(stream, name))]
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"input {name} is not a regular file")
+    return [_file(path)]
 
 
-def _hub_dataset(name: str, limit: int | None) -> InputSource:
-    """The "train" split of a hub dataset, or its only split."""
-    try:
-        import datasets
-    except ImportError as error:
-        raise ValueError(f"input {name} does not exist (for a dataset of the hub install instsel[datasets])") from error
-    try:
-        found: Any = datasets.load_dataset(name)
-    except Exception as error:  # whatever the hub, the network or the dataset's files are up to
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ValueError(f"input {name} is neither a file nor a dataset that the hub gives: {first}") from error
-    if "train" not in found and len(found) != 1:
-        raise ValueError(f"dataset {name} has the splits {', '.join(found)}; save the one you want as a file")
-    dataset = found["train"] if "train" in found else next(iter(found.values()))
-    if limit is not None:
-        dataset = dataset.select(range(min(limit, len(dataset))))
-    dataset = dataset.with_format("arrow")
-    return InputSource(name, f"dataset {dataset._fingerprint}", lambda: dataset.iter(_BATCH_ROWS))
+def _file(path: Path) -> InputPart:
+    return InputPart(
+        os.path.abspath(path),
+        file_format(path),
+        lambda: digest_file(path),
+        lambda limit: iter_batches(path, limit=limit),
+    )
+
+
+def _spooled(spool: Spool) -> InputPart:
+    def read(limit: int | None) -> Iterator[Batch]:
+        with spool.named():
+            yield from iter_batches(spool.path, limit=limit)
+
+    with spool.named():
+        kind = file_format(spool.path)
+    return InputPart(spool.name, kind, lambda: digest_file(spool.path), read)

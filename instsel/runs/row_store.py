@@ -65,14 +65,14 @@ def _arrow_pieces(batches: Iterable[pa.RecordBatch | pa.Table], names: dict[str,
     schema: pa.Schema | None = None
     for batch in batches:
         table = batch if isinstance(batch, pa.Table) else pa.Table.from_batches([batch])
-        schema = schema or pa.schema([_plain_field(field) for field in table.schema])
+        schema = schema or pa.schema([plain_field(field) for field in table.schema])
         table = table.cast(schema)
         names.update(dict.fromkeys(schema.names))
         for start in range(0, table.num_rows, BATCH_ROWS):
             yield from table.slice(start, BATCH_ROWS).combine_chunks().to_batches()
 
 
-def _plain_field(field: pa.Field) -> pa.Field:
+def plain_field(field: pa.Field) -> pa.Field:
     """A dictionary column as its values: an IPC file allows one dictionary, and every batch may bring another."""
     return field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
 

@@ -1,0 +1,115 @@
+"""Several inputs as one: of one format and the same columns, their rows one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from instsel.records.formats import OPTIONAL, listed
+from instsel.records.json_rows import ROW_KEYS
+from instsel.runs.row_store import Batch, plain_field
+
+# A row says what it is by these; any other may be missing from all rows of a JSON file.
+_TELLING = ROW_KEYS - {column for columns in OPTIONAL.values() for column in columns}
+
+
+@dataclass(frozen=True, slots=True)
+class InputPart:
+    """One file or dataset of an input.
+
+    digest  the digest of its content
+    read    its rows in batches, as many as the limit says
+    schema  the Arrow types of its columns, where it is neither JSON, CSV nor a Parquet file
+    """
+
+    name: str
+    format: str  # "JSON", "CSV", "Parquet" or "dataset"
+    digest: Callable[[], str]
+    read: Callable[[int | None], Iterable[Batch]]
+    schema: pa.Schema | None = None
+
+    @property
+    def is_arrow(self) -> bool:
+        """Whether its batches are Arrow's."""
+        return self.format in ("Parquet", "dataset")
+
+
+def check_formats(parts: Sequence[InputPart]) -> None:
+    """ValueError naming two parts that cannot be read into one run."""
+    first = parts[0]
+    for part in parts[1:]:
+        if part.format != first.format and not (part.is_arrow and first.is_arrow):
+            raise ValueError(f"{first.name} is {first.format}, {part.name} is {part.format}: give files of one format")
+
+
+def joined_batches(parts: Sequence[InputPart], limit: int | None) -> Iterator[Batch]:
+    """The rows of all parts in order, at most `limit`; ValueError naming two parts whose columns differ.
+
+    Columns of Parquet files and datasets may stand in another order, and their types may be such as fit into one
+    (int32 and int64, say). JSON files must agree in the columns that make the format (see `instsel.records.formats`).
+    """
+    if len(parts) == 1:
+        yield from parts[0].read(limit)
+        return
+    schema = _common_schema(parts) if parts[0].is_arrow else None
+    first: set[str] | None = None
+    for part in parts:
+        checked = False
+        for batch in part.read(limit):
+            if schema is not None:
+                yield _aligned(batch, schema, part)
+            else:
+                if not checked:
+                    names = {name for row in batch for name in row}
+                    first = names if first is None else first
+                    _check_columns(parts[0], first, part, names)
+                    checked = True
+                yield batch
+            if limit is not None:
+                limit -= len(batch)
+        if limit == 0:
+            return
+
+
+def _check_columns(one: InputPart, first: set[str], other: InputPart, names: set[str]) -> None:
+    compared = _TELLING if one.format == "JSON" and first & _TELLING else first | names
+    if (first ^ names) & compared:
+        mine, theirs = listed(sorted(first)), listed(sorted(names))
+        raise ValueError(f"{one.name} and {other.name} differ: {mine} in the first, {theirs} in the other")
+
+
+def _common_schema(parts: Sequence[InputPart]) -> pa.Schema:
+    schema: pa.Schema | None = None
+    for part in parts:
+        found = part.schema if part.schema is not None else _parquet_schema(part)
+        plain = pa.schema([plain_field(field) for field in found])
+        if schema is None:
+            schema = plain
+            continue
+        _check_columns(parts[0], set(schema.names), part, set(plain.names))
+        try:
+            schema = pa.unify_schemas([schema, plain], promote_options="permissive")
+        except pa.ArrowException as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"the columns of {parts[0].name} and {part.name} differ in type: {reason}") from None
+    assert schema is not None
+    return schema
+
+
+def _parquet_schema(part: InputPart) -> pa.Schema:
+    try:
+        return pq.read_schema(part.name).remove_metadata()
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{part.name} is not a whole Parquet file: {reason}") from None
+
+
+def _aligned(batch: Batch, schema: pa.Schema, part: InputPart) -> pa.Table:
+    table = batch if isinstance(batch, pa.Table) else pa.Table.from_batches([batch])
+    try:
+        return table.select(schema.names).cast(schema)
+    except (pa.ArrowException, KeyError) as error:
+        raise ValueError(f"the columns of {part.name} do not fit those of the files before it: {error}") from None
