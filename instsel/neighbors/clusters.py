@@ -11,7 +11,8 @@ from instsel.neighbors.embeddings import unit_rows
 
 SAMPLE = 8192  # distinct rows out of which the first centres are drawn, or PER_CENTRE a centre where that is more
 PER_CENTRE = 16
-STARTS = 4  # draws of first centres, of which the best over the sample goes on
+STARTS = 4  # draws of first centres, of which the best over the sample goes on;
+MANY_CENTRES = 100  # above these a draw takes long and one is as good as another
 MAX_ITERATIONS = 50  # few rows move after these, at 200,000 rows
 BLOCK_BYTES = 64 << 20  # of products of rows and centres held at a time
 SUM_ROWS = 4096  # rows added to their clusters' sums at a time
@@ -34,10 +35,10 @@ class Clusters:
 def cluster_rows(embeddings: Any, num_clusters: int = 24, *, seed: int = 0) -> Clusters:
     """Divide rows into clusters by k-means: `min over labels, c of sum_i |x_i / |x_i| - c_label(i)|²`.
 
-    Lloyd's iterations until no row moves (at most 50), from the best of four k-means++ draws over a sample of the
-    distinct rows, iterated there first. Equal rows share a cluster. Products are in float32 with a bound on their
-    rounding, near ties are settled in float64, and sums are exact: so the result depends on the set of rows and on
-    `seed`, not on the order of rows, blocks or threads.
+    Lloyd's iterations until no row moves (at most 50), from the best of four greedy k-means++ draws (one, for more than
+    100 clusters) over a sample of the distinct rows, iterated there first. Equal rows share a cluster. Products are in
+    float32 with a bound on their rounding, near ties are settled in float64, and sums are exact: so the result depends
+    on the set of rows and on `seed`, not on the order of rows, blocks or threads.
 
     `embeddings` are numbers `[n, d]`, normalised here. Where there are fewer distinct directions than `num_clusters`,
     there are fewer clusters.
@@ -97,7 +98,8 @@ def _first_centres(vectors: np.ndarray, weight: np.ndarray, wanted: int, random:
         vectors, weight = vectors[chosen], weight[chosen]
     points = vectors.astype(np.float64)
     best, most = np.empty(0), -np.inf
-    for draw in random.random((STARTS, wanted)):
+    starts = STARTS if wanted <= MANY_CENTRES else 1
+    for draw in random.random((starts, wanted, 2 + int(np.log(wanted)))):
         _, sums, sizes = _lloyd(vectors, weight, _draw_centres(points, weight, draw))
         centres = _means(sums, sizes)
         # The sum of squares is a constant minus this.
@@ -108,21 +110,27 @@ def _first_centres(vectors: np.ndarray, weight: np.ndarray, wanted: int, random:
 
 
 def _draw_centres(points: np.ndarray, weight: np.ndarray, draw: np.ndarray) -> np.ndarray:
-    """k-means++: a row is drawn with probability as its squared distance to the nearest centre so far."""
+    """Greedy k-means++: of rows drawn with probability as their squared distance to the nearest centre so far, the one
+    that leaves the lowest sum of these; `draw` is `[centres, rows drawn for each]`."""
     square = np.einsum("nd,nd->n", points, points)
     chosen: list[int] = []
     nearest = np.full(len(points), np.inf)
     mass = weight.astype(np.float64)
-    for uniform in draw:
+    for uniforms in draw:
         total = np.cumsum(mass)
         if not total[-1] > 0:
             break
-        row = int(np.searchsorted(total, uniform * total[-1], side="right"))
-        row = min(row, int(np.flatnonzero(mass)[-1]))  # rounding may put it behind the last that has a mass
-        chosen.append(row)
-        distance = square + square[row] - 2 * np.einsum("nd,d->n", points, points[row])
-        distance[row] = 0.0
-        np.minimum(nearest, distance, out=nearest)
+        last = np.flatnonzero(mass)[-1]  # rounding may put a draw behind the last row that has a mass
+        rows = np.minimum(np.searchsorted(total, uniforms * total[-1], side="right"), last)
+        best, lowest = nearest, np.inf
+        for row in dict.fromkeys(rows.tolist()):
+            distance = square + square[row] - 2 * np.einsum("nd,d->n", points, points[row])
+            distance[row] = 0.0
+            distance = np.minimum(nearest, distance)
+            if (left := float((distance * weight).sum())) < lowest:
+                best, lowest, drawn = distance, left, row
+        chosen.append(drawn)
+        nearest = best
         mass = np.where(nearest > SAME_POINT, nearest, 0.0) * weight
     return points[chosen]
 
