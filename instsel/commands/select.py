@@ -157,9 +157,8 @@ def run(args: argparse.Namespace, interrupts: Interrupts) -> int:
     finally:
         folder.close()
     if not args.quiet:
-        say(
-            f"select: {len(rows):,} of {len(score):,} rows by {escaped(by)}; {counts['not_selectable']:,} not selectable"
-        )
+        left_out = f"{counts['not_selectable']:,} not selectable"
+        say(f"select: {len(rows):,} of {len(score):,} rows by {escaped(by)}; {left_out}")
         if max_score is not None:
             say(f"{counts['above_max_score']:,} with an IFD above 1 left out: their prompt does not help (--keep-all)")
         if lengths is not None:
