@@ -127,7 +127,7 @@ def test_the_cosine_rule_within_clusters(monkeypatch: pytest.MonkeyPatch) -> Non
     rng = np.random.default_rng(0)
     embeddings = rng.normal(size=(30, 3))[rng.integers(0, 30, 200)] + 0.05 * rng.normal(size=(200, 3))
     unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
-    labels, score = rng.integers(0, 4, 200), rng.permutation(200).astype(float)
+    labels, score = rng.choice(4, 200, p=[0.85, 0.05, 0.05, 0.05]), rng.permutation(200).astype(float)
 
     def thinned(rows: list[int]) -> list[int]:
         kept: list[int] = []
