@@ -8,9 +8,11 @@ import importlib
 import pytest
 
 MODULES = (
-    "neighbors.embeddings", "neighbors.nearest", "neighbors.probes", "selection", "methods.correlation",
-    "methods.grape", "prompts.request_pairs", "records.examples", "records.formats", "records.row_sources",
-    "runs.hub_datasets", "runs.score_columns", "demo.corpus", "demo.families.family", "demo.limits", "demo.separation",
+    "neighbors.embeddings", "neighbors.nearest", "neighbors.probes", "neighbors.clusters", "selection.selector",
+    "selection.quotas", "selection.labels", "methods.correlation", "methods.grape", "prompts.request_pairs",
+    "prompts.own_template", "prompts.building", "prompts.templates", "records.examples", "records.formats",
+    "records.row_sources", "runs.hub_datasets", "runs.score_columns", "demo.corpus", "demo.families.family",
+    "demo.limits", "demo.separation",
 )  # fmt: skip
 
 

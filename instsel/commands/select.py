@@ -1,4 +1,4 @@
-"""`instsel select`: the best rows of a scored file within a budget, none too similar to another."""
+"""`instsel select`: the best rows of a scored file within a budget, different from each other or of every cluster."""
 
 from __future__ import annotations
 
@@ -11,25 +11,55 @@ import pyarrow as pa
 
 import instsel
 from instsel.commands.options import add_quiet
+from instsel.commands.selection_inputs import (
+    USUAL_SCORES,
+    read_embeddings,
+    read_labels,
+    read_lengths,
+    score_column,
+    scored_path,
+)
 from instsel.runs import RunFolder
 from instsel.runs.durable_files import digest_file
 from instsel.runs.interrupts import Interrupts
-from instsel.runs.manifest import environment, read_manifest
+from instsel.runs.manifest import environment
 from instsel.runs.merged_output import FORMATS, write_table
 from instsel.runs.scored_files import ScoredFile
-from instsel.runs.shards import Stage
 from instsel.terminal import complain, escaped, say
 
-_USUAL_SCORES = ("score", "ifd", "mean_logprob")  # of wici, ifd, score
+_SHOWN = 24  # clusters in the summary
+_KEPT = 1000  # clusters in the manifest
 
 
 def add_parser(commands: Any) -> None:
     """Add the command's flags."""
+    from instsel.selection.selector import COVERAGES
+
     parser = commands.add_parser("select", help="the best rows of a scored file within a budget")
     parser.add_argument("input", type=Path, metavar="INPUT", help="run folder, or a file with scores")
-    parser.add_argument("--budget", type=budget, required=True, metavar="N", help="rows (500) or a share (10%% or 0.1)")
-    parser.add_argument("--by", metavar="COLUMN", help=f"score column; default the first of {', '.join(_USUAL_SCORES)}")
-    parser.add_argument("--max-similarity", type=float, default=0.9, metavar="C", help="cosine between selected rows")
+    size = parser.add_mutually_exclusive_group(required=True)
+    size.add_argument("--budget", type=budget, metavar="N", help="rows (500) or a share (10%% or 0.1)")
+    size.add_argument("--budget-tokens", type=int, metavar="N", help="tokens; rows that do not fit are skipped")
+    parser.add_argument("--by", metavar="COLUMN", help=f"score column; default the first of {', '.join(USUAL_SCORES)}")
+    parser.add_argument(
+        "--keep-all", action="store_true", help="by ifd: also rows above 1, whose prompt does not help their answer"
+    )
+    parser.add_argument(
+        "--coverage", choices=COVERAGES, help="quotas over clusters by their size or equal, or facility location"
+    )
+    parser.add_argument("--clusters", metavar="COLUMN", help="column with labels for quotas; default k-means")
+    parser.add_argument("--num-clusters", type=int, default=24, metavar="K", help="of k-means over the embeddings")
+    parser.add_argument("--num-neighbors", type=int, default=32, metavar="K", help="of a row in facility location")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of k-means")
+    parser.add_argument(
+        "--max-similarity",
+        type=float,
+        metavar="C",
+        help="cosine between selected rows, within each cluster with --coverage; default 0.9, with --coverage none",
+    )
+    parser.add_argument(
+        "--num-tokens", default="num_tokens", metavar="COLUMN", help="rows' lengths for --budget-tokens"
+    )
     parser.add_argument("--embeddings", type=Path, metavar="NPY", help="array [rows, d]; default the run folder's own")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for selected.FORMAT")
     parser.add_argument("--format", choices=FORMATS, default="parquet", help="of the result")
@@ -54,78 +84,114 @@ def budget(text: str) -> int | float:
 
 def run(args: argparse.Namespace, interrupts: Interrupts) -> int:
     """Select rows and write them, best first."""
-    from instsel.selection import select
+    from instsel.selection.selector import MAX_SIMILARITY, select
 
-    manifest, path = _scored_path(args.input)
+    manifest, path = scored_path(args.input)
     scored = ScoredFile(path)
-    by = _score_column(scored, args.by)
+    by, is_ifd = score_column(scored, args.by, manifest)
     score = scored.numbers(by)
     usable = scored.equals("status", "ok") if "status" in scored.columns else np.ones(len(score), bool)
     if "selectable" in scored.columns:
         usable &= scored.equals("selectable", True)
-    embeddings, source = _embeddings(args, manifest, len(score))
-    rows = select(score, args.budget, embeddings=embeddings, max_similarity=args.max_similarity, selectable=usable)
+    max_score = 1.0 if is_ifd and not args.keep_all else None
+    embeddings, source = read_embeddings(args.embeddings, args.input, manifest, len(score))
+    similarity = args.max_similarity
+    if similarity is None and args.coverage is None:
+        similarity = MAX_SIMILARITY
+    labels, names = read_labels(args, scored, embeddings, len(score))
+    lengths = read_lengths(scored, args.num_tokens) if args.budget_tokens is not None else None
+    rows = select(
+        score,
+        args.budget,
+        budget_tokens=args.budget_tokens,
+        num_tokens=lengths,
+        embeddings=embeddings,
+        max_similarity=similarity,
+        selectable=usable,
+        max_score=max_score,
+        coverage=args.coverage,
+        clusters=labels,
+        num_neighbors=args.num_neighbors,
+    )
+    by_kmeans = labels is not None and args.clusters is None
+    parameters = {
+        "budget": args.budget,
+        "budget_tokens": args.budget_tokens,
+        "num_tokens": args.num_tokens if lengths is not None else None,
+        "by": by,
+        "max_score": max_score,
+        "max_similarity": similarity,
+        "coverage": args.coverage,
+        "clusters": args.clusters,
+        "num_clusters": args.num_clusters if by_kmeans else None,
+        "seed": args.seed if by_kmeans else None,
+        "num_neighbors": args.num_neighbors if args.coverage == "facility-location" else None,
+        "embeddings": source,
+    }
     settings = {
         "version": instsel.__version__,
         "method": "select",
         "input_digest": digest_file(path),
-        "parameters": {"budget": args.budget, "by": by, "max_similarity": args.max_similarity, "embeddings": source},
+        "parameters": parameters,
     }
+    counts = {"selected": len(rows), "not_selectable": int((~usable).sum())}
+    if max_score is not None:
+        counts["above_max_score"] = int((usable & (score > max_score)).sum())
+    if lengths is not None:
+        counts["tokens"] = int(lengths[rows].sum())
+    divided = {} if labels is None else cluster_counts(labels, names, rows)
+    findings = {"clusters": dict(list(divided.items())[:_KEPT]), "num_clusters_found": len(divided)} if divided else {}
     about = {"input": str(path), "environment": environment(), "compared": ["format", *settings]}
     folder = RunFolder(args.output, settings, about, overwrite=args.overwrite, interrupts=interrupts)
     try:
         name = f"selected.{args.format}"
         with folder.explained(), interrupts.held():
             table = scored.take(rows)
-            numbered = "row" if "row" not in table.column_names else "instsel_row"
-            write_table(folder.path, name, table.append_column(numbered, pa.array(rows)))
-        folder.save(state="finished", counts={"selected": len(rows)}, rows=len(score), output={"name": name})
+            added = {"row": pa.array(rows)}
+            if by_kmeans and labels is not None:
+                added["cluster"] = pa.array(labels[rows])
+            for column, values in added.items():
+                table = table.append_column(column if column not in table.column_names else f"instsel_{column}", values)
+            write_table(folder.path, name, table)
+        folder.save(state="finished", counts=counts, rows=len(score), output={"name": name}, findings=findings)
     finally:
         folder.close()
     if not args.quiet:
-        say(f"select: {len(rows):,} of {len(score):,} rows by {escaped(by)}; {int((~usable).sum()):,} not selectable")
+        left_out = f"{counts['not_selectable']:,} not selectable"
+        say(f"select: {len(rows):,} of {len(score):,} rows by {escaped(by)}; {left_out}")
+        if max_score is not None:
+            say(f"{counts['above_max_score']:,} with an IFD above 1 left out: their prompt does not help (--keep-all)")
+        if lengths is not None:
+            say(f"{counts['tokens']:,} of {args.budget_tokens:,} tokens")
         say("no embeddings: similar rows were not left out" if embeddings is None else f"diversity by {source}")
+        for line in told_clusters(divided):
+            say(line)
         say(f"written: {escaped(str(folder.path / name))}")
-    if len(rows) < (args.budget if isinstance(args.budget, int) else int(args.budget * len(score))):
+    if divided and args.budget is not None and len(divided) > wanted_rows(args.budget, len(score)):
+        complain("warning", "more clusters than rows to select: only those with the best rows give one")
+    if args.budget is not None and len(rows) < wanted_rows(args.budget, len(score)):
         complain("warning", "fewer rows than the budget: no others are scored and different enough")
     return 0
 
 
-def _scored_path(path: Path) -> tuple[dict[str, Any], Path]:
-    """The manifest and the result of a run folder, or a file and an empty manifest."""
-    if not path.is_dir():
-        if not path.is_file():
-            raise ValueError(f"input {path} is not a regular file" if path.exists() else f"input {path} does not exist")
-        return {}, path
-    manifest, _ = read_manifest(path)
-    output = (manifest or {}).get("output") or {}
-    if manifest is None or manifest.get("state") != "finished" or not (path / output.get("name", "?")).is_file():
-        raise ValueError(f"{path} is not a finished run folder (see instsel status)")
-    return manifest, path / output["name"]
+def wanted_rows(budget: int | float, size: int) -> int:
+    """The rows that a budget asks for."""
+    return budget if isinstance(budget, int) else int(budget * size)
 
 
-def _score_column(scored: ScoredFile, by: str | None) -> str:
-    names = [by] if by is not None else [name for name in _USUAL_SCORES if name in scored.columns]
-    if not names or names[0] not in scored.columns:
-        wanted = f"column {by!r}" if by is not None else f"column {' or '.join(_USUAL_SCORES)}"
-        raise ValueError(f"{scored.path} has no {wanted}; it has {', '.join(scored.columns[:30])}: name one with --by")
-    return names[0]
+def cluster_counts(labels: np.ndarray, names: list[str], rows: np.ndarray) -> dict[str, list[int]]:
+    """Of each cluster by its name its rows and how many are selected, the largest first."""
+    number, place = np.unique(labels, return_inverse=True)
+    size, taken = np.bincount(place), np.bincount(place[rows], minlength=len(number))
+    return {
+        names[i] if names else str(number[i]): [int(size[i]), int(taken[i])] for i in np.argsort(-size, kind="stable")
+    }
 
 
-def _embeddings(args: argparse.Namespace, manifest: dict[str, Any], rows: int) -> tuple[np.ndarray | None, str]:
-    if args.embeddings is not None:
-        try:
-            return np.load(
-                args.embeddings, allow_pickle=False
-            ), f"{args.embeddings.name} {digest_file(args.embeddings)}"
-        except (ValueError, EOFError):  # what NumPy says of a file that is none speaks of loading pickles
-            raise ValueError(f"--embeddings {args.embeddings} is not a .npy file of numbers") from None
-    for name, count, shard_rows in manifest.get("stages", ()):
-        if name == "embeddings" and count == rows:
-            stage = Stage(name, count, shard_rows, lambda rows: ({}, {}))
-            folder = RunFolder.reopen(args.input, manifest)
-            try:
-                return folder.shards.columns(stage)["embedding"], "the run's own embeddings"
-            finally:
-                folder.close()
-    return None, "none"
+def told_clusters(divided: dict[str, list[int]]) -> list[str]:
+    """Lines on clusters: how many rows each has, and how many of them are selected."""
+    if not divided:
+        return []
+    shown = [f"{escaped(name, limit=40)} {taken:,}/{size:,}" for name, (size, taken) in divided.items()][:_SHOWN]
+    more = f", and {len(divided) - len(shown):,} more" if len(divided) > len(shown) else ""
+    return [f"clusters ({len(divided):,}; selected/rows): " + ", ".join(shown) + more]

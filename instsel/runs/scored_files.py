@@ -51,8 +51,11 @@ class ScoredFile:
 
     def equals(self, name: str, wanted: str | bool) -> np.ndarray:
         """Whether each row's column is this text or truth value, bool [rows]."""
-        values = [value == wanted for column in self._column(name) for value in column.to_pylist()]
-        return np.array(values, dtype=bool)
+        return np.array([value == wanted for value in self.values(name)], dtype=bool)
+
+    def values(self, name: str) -> list[Any]:
+        """A column as Python's values, null as None."""
+        return [value for column in self._column(name) for value in column.to_pylist()]
 
     def take(self, numbers: np.ndarray) -> pa.Table:
         """The rows with these numbers, in the order given."""

@@ -1,0 +1,102 @@
+"""What `instsel select` reads: scores, lengths, labels of clusters and embeddings of a run folder or a file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from instsel.runs import RunFolder
+from instsel.runs.durable_files import digest_file
+from instsel.runs.manifest import read_manifest
+from instsel.runs.scored_files import ScoredFile
+from instsel.runs.shards import Stage
+
+USUAL_SCORES = ("score", "ifd", "mean_logprob")  # of wici, ifd, score
+
+
+def scored_path(path: Path) -> tuple[dict[str, Any], Path]:
+    """The manifest and the result of a run folder, or a file and an empty manifest."""
+    if not path.is_dir():
+        if not path.is_file():
+            raise ValueError(f"input {path} is not a regular file" if path.exists() else f"input {path} does not exist")
+        return {}, path
+    manifest, _ = read_manifest(path)
+    output = (manifest or {}).get("output") or {}
+    if manifest is None or manifest.get("state") != "finished" or not (path / output.get("name", "?")).is_file():
+        raise ValueError(f"{path} is not a finished run folder (see instsel status)")
+    return manifest, path / output["name"]
+
+
+def score_column(scored: ScoredFile, by: str | None, manifest: dict[str, Any]) -> tuple[str, bool]:
+    """The column to select by, and whether it holds IFD."""
+    names = [by] if by is not None else [name for name in USUAL_SCORES if name in scored.columns]
+    if not names:
+        raise _missing(scored, f"column {' or '.join(USUAL_SCORES)}", "--by")
+    if names[0] not in scored.columns:
+        raise _missing(scored, f"column {names[0]!r}", "--by")
+    return names[0], names[0] == "ifd" or (names[0] == "score" and manifest.get("method") == "ifd")
+
+
+def read_lengths(scored: ScoredFile, column: str) -> np.ndarray:
+    """The rows' lengths in tokens, float64 `[n]`."""
+    if column not in scored.columns:
+        raise _missing(scored, f"column {column!r} with the rows' lengths", "--num-tokens")
+    return scored.numbers(column)
+
+
+def read_labels(
+    args: argparse.Namespace, scored: ScoredFile, embeddings: np.ndarray | None, rows: int
+) -> tuple[np.ndarray | None, list[str]]:
+    """Labels of clusters, int64 `[n]`, and the names that a column gives them; None where no rule needs any."""
+    from instsel.neighbors.clusters import cluster_rows
+    from instsel.selection.labels import number_labels
+
+    if args.clusters is not None:
+        if args.coverage not in ("proportional", "equal"):
+            raise ValueError("--clusters needs --coverage proportional or equal")
+        if args.clusters not in scored.columns:
+            raise _missing(scored, f"column {args.clusters!r}", "--clusters")
+        values = scored.values(args.clusters)
+        try:
+            labels = number_labels(values, rows)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"--clusters {args.clusters}: {error}") from None
+        return labels, [str(value) for value in sorted(set(values))]
+    if args.coverage is None:
+        return None, []
+    if embeddings is None:
+        raise ValueError(f"--coverage {args.coverage} needs embeddings, and {args.input} has none: give --embeddings")
+    if args.coverage == "facility-location":
+        return None, []
+    if len(embeddings) != rows:
+        raise ValueError(f"--embeddings must have {rows} rows, one for each score, got {len(embeddings)}")
+    if args.num_clusters > rows:
+        raise ValueError(f"--num-clusters must be at most the {rows} rows there are, got {args.num_clusters}")
+    return cluster_rows(embeddings, args.num_clusters, seed=args.seed).labels, []
+
+
+def read_embeddings(
+    given: Path | None, source: Path, manifest: dict[str, Any], rows: int
+) -> tuple[np.ndarray | None, str]:
+    """The embeddings that are given, or else the run folder's own, and what they are; None where there are none."""
+    if given is not None:
+        try:
+            return np.load(given, allow_pickle=False), f"{given.name} {digest_file(given)}"
+        except (ValueError, EOFError):  # what NumPy says of a file that is none speaks of loading pickles
+            raise ValueError(f"--embeddings {given} is not a .npy file of numbers") from None
+    for name, count, shard_rows in manifest.get("stages", ()):
+        if name == "embeddings" and count == rows:
+            stage = Stage(name, count, shard_rows, lambda rows: ({}, {}))
+            folder = RunFolder.reopen(source, manifest)
+            try:
+                return folder.shards.columns(stage)["embedding"], "the run's own embeddings"
+            finally:
+                folder.close()
+    return None, "none"
+
+
+def _missing(scored: ScoredFile, wanted: str, flag: str) -> ValueError:
+    return ValueError(f"{scored.path} has no {wanted}; it has {', '.join(scored.columns[:30])}: name one with {flag}")
