@@ -17,17 +17,6 @@ INSTSEL_INLINE To bit_cast(From from) {
     return to;
 }
 
-// 2^f for |f| <= 1/2 times the power of two whose biased exponent is in the low bits of `shifted`.
-INSTSEL_INLINE float exp2_of_parts(float f, float shifted) {
-    float p = 0.001326472725f;
-    p = p * f + 0.009671512786f;
-    p = p * f + 0.05550733744f;
-    p = p * f + 0.2402224208f;
-    p = p * f + 0.6931469776f;
-    p = p * f + 1.0f;
-    return p * bit_cast<float>(bit_cast<std::uint32_t>(shifted) << 23);
-}
-
 // exp(x) for x <= 88, to 2e-7 relative; NaN gives NaN; below -87 a number of about 1e-38 stands for the result.
 //
 // 2^t with t = x log2(e) is split at the nearest integer n. Adding 1.5 * 2^23 + 127 rounds t to n and leaves n + 127,
@@ -38,15 +27,14 @@ INSTSEL_INLINE float exp_float(float x) {
     constexpr float magic = 12582912.0f + 127.0f;
     const float bounded = -87.0f > x ? -87.0f : x;
     const float shifted = bounded * log2_e + magic;
-    return exp2_of_parts(bounded * log2_e - (shifted - magic), shifted);
-}
-
-// 2^t for t <= 0, as exact.
-INSTSEL_INLINE float exp2_float(float t) {
-    constexpr float magic = 12582912.0f + 127.0f;
-    const float bounded = -126.0f > t ? -126.0f : t;
-    const float shifted = bounded + magic;
-    return exp2_of_parts(bounded - (shifted - magic), shifted);
+    const float f = bounded * log2_e - (shifted - magic);
+    float p = 0.001326472725f;
+    p = p * f + 0.009671512786f;
+    p = p * f + 0.05550733744f;
+    p = p * f + 0.2402224208f;
+    p = p * f + 0.6931469776f;
+    p = p * f + 1.0f;
+    return p * bit_cast<float>(bit_cast<std::uint32_t>(shifted) << 23);
 }
 
 // tanh(x) to 3e-7 relative: an odd polynomial near 0, where 1 - 2 / (exp(2x) + 1) would cancel.

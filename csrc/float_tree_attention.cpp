@@ -2,11 +2,12 @@
 
 #include <algorithm>
 #include <limits>
+#include <cstring>
 #include <stdexcept>
 
 #include "attention_rows.h"
 #include "exponential.h"
-#include "register_product.h"
+#include "vectors.h"
 
 namespace instsel {
 namespace {
@@ -16,8 +17,6 @@ struct alignas(64) Scratch {
     float query[largest_head * rows_at_once];               // [head][32 rows]
     float scores[chunk_blocks * key_block * rows_at_once];  // [key][32 rows], then probabilities
     float out[largest_head * rows_at_once];                 // [head][32 rows]
-    float max[rows_at_once];                                // of the scaled scores so far, in units of log2
-    float sum[rows_at_once];                                // of the probabilities, relative to it
 };
 
 struct Tensors {
@@ -27,89 +26,126 @@ struct Tensors {
     const HeadsView<float>& out;
 };
 
-// The rows from..to that see a key.
-struct Seen {
-    std::int32_t from;
-    std::int32_t to;
+// Maxima and sums of some rows, as vectors.
+template <int lanes, int rows>
+struct Softmax {
+    using Floats = typename Vector<lanes>::Floats;
+    using Ints = typename Vector<lanes>::Ints;
+    static constexpr int vectors = rows / lanes;
 
-    Seen(const Sight& sight, bool whole, std::int64_t position)
-        : from(whole ? 0 : std::int32_t(sight.row_at(position))),
-          to(whole ? rows_at_once : std::int32_t(sight.row_behind(position))) {}
+    Floats max[vectors];  // of the scaled scores so far, in units of log2
+    Floats sum[vectors];  // of the probabilities, relative to it
+
+    INSTSEL_INLINE Softmax() {
+        for (int i = 0; i < vectors; ++i) {
+            max[i] = Floats{} + std::numeric_limits<float>::lowest();
+            sum[i] = Floats{};
+        }
+    }
 };
 
-template <int rows>
-INSTSEL_INLINE void softcap_scores(float* scores, std::int64_t keys, float scaling, float softcap) {
-    for (std::int64_t key = 0; key < keys; ++key, scores += rows_at_once) {
-#pragma omp simd
-        for (int row = 0; row < rows; ++row) scores[row] = softcap * tanh_float(scores[row] * scaling / softcap);
+// Which lanes of a vector, the first of them a given row, see a key that the rows from..to see.
+template <int lanes>
+INSTSEL_INLINE void find_seen(int first, const Sight& sight, std::int64_t position,
+                              typename Vector<lanes>::Ints& seen) {
+    using Ints = typename Vector<lanes>::Ints;
+    static constexpr std::int32_t index[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    Ints row;
+    std::memcpy(&row, index, sizeof(row));
+    row += first;
+    seen = (row >= std::int32_t(sight.row_at(position))) & (row < std::int32_t(sight.row_behind(position)));
+}
+
+template <int lanes, int rows, bool whole>
+INSTSEL_INLINE void find_largest(const float* scores, const PathBlock& block, const Sight& sight,
+                                 typename Vector<lanes>::Floats* largest) {
+    for (int key = 0; key < block.keys; ++key, scores += rows_at_once) {
+        for (int i = 0; i < rows / lanes; ++i) {
+            typename Vector<lanes>::Floats z;
+            Vector<lanes>::load(scores + lanes * i, z);
+            typename Vector<lanes>::Ints raises = z > largest[i], seen;
+            if (!whole) {
+                find_seen<lanes>(lanes * i, sight, block.position + key, seen);
+                raises &= seen;
+            }
+            largest[i] = raises ? z : largest[i];
+        }
     }
 }
 
-template <int rows>
-INSTSEL_INLINE void find_largest(const float* scores, const Seen& seen, float* largest) {
-#pragma omp simd
-    for (int row = 0; row < rows; ++row) {
-        const float z = row >= seen.from && row < seen.to ? scores[row] : -std::numeric_limits<float>::infinity();
-        largest[row] = z > largest[row] ? z : largest[row];
-    }
-}
-
-template <int rows>
-INSTSEL_INLINE void find_probabilities(float* scores, const Seen& seen, float factor, Scratch& scratch) {
-#pragma omp simd
-    for (int row = 0; row < rows; ++row) {
-        const float p = exp2_float(scores[row] * factor - scratch.max[row]);
-        scores[row] = row >= seen.from && row < seen.to ? p : 0.0f;
-        scratch.sum[row] += scores[row];
+// Scores become probabilities relative to the maxima.
+template <int lanes, int rows, bool whole>
+INSTSEL_INLINE void find_probabilities(float* scores, const PathBlock& block, const Sight& sight, float factor,
+                                       Softmax<lanes, rows>& softmax) {
+    using Floats = typename Vector<lanes>::Floats;
+    for (int key = 0; key < block.keys; ++key, scores += rows_at_once) {
+        for (int i = 0; i < rows / lanes; ++i) {
+            Floats z, p;
+            Vector<lanes>::load(scores + lanes * i, z);
+            Vector<lanes>::exp2(z * factor - softmax.max[i], p);
+            if (!whole) {
+                typename Vector<lanes>::Ints seen;
+                find_seen<lanes>(lanes * i, sight, block.position + key, seen);
+                p = seen ? p : Floats{};
+            }
+            softmax.sum[i] += p;
+            Vector<lanes>::store(p, scores + lanes * i);
+        }
     }
 }
 
 // Raises the maxima to the largest scores of a chunk, and lowers what was added before by as much.
-template <int rows>
-INSTSEL_INLINE void raise_maxima(const float* largest, float factor, std::int64_t head_size, bool first_chunk,
-                                 Scratch& scratch) {
-    alignas(64) float shrink[rows];
-    bool raised = false;
-    for (int row = 0; row < rows; ++row) {
-        // A finite floor: a row that sees nothing in this chunk would meet -inf - -inf.
-        const float bounded = std::max(std::numeric_limits<float>::lowest(), largest[row] * factor);
-        const float before = scratch.max[row];
-        scratch.max[row] = bounded > before ? bounded : before;
-        shrink[row] = bounded > before ? exp2_float(before - scratch.max[row]) : 1.0f;
-        raised = raised || bounded > before;
-    }
-    if (first_chunk || !raised) return;
-    for (std::int64_t d = -1; d < head_size; ++d) {
-        float* values = d < 0 ? scratch.sum : scratch.out + rows_at_once * d;
-#pragma omp simd
-        for (int row = 0; row < rows; ++row) values[row] *= shrink[row];
+template <int lanes, int rows>
+INSTSEL_INLINE void raise_maxima(const typename Vector<lanes>::Floats* largest, float factor, std::int64_t head_size,
+                                 Softmax<lanes, rows>& softmax, float* out) {
+    using Floats = typename Vector<lanes>::Floats;
+    for (int i = 0; i < rows / lanes; ++i) {
+        // A row that sees nothing in this chunk has no largest score, and keeps its finite maximum.
+        const Floats before = softmax.max[i], scaled = largest[i] * factor;
+        softmax.max[i] = scaled > before ? scaled : before;
+        Floats shrink;
+        Vector<lanes>::exp2(before - softmax.max[i], shrink);
+        softmax.sum[i] *= shrink;
+        for (std::int64_t d = 0; d < head_size; ++d) {
+            Floats value;
+            Vector<lanes>::load(out + rows_at_once * d + lanes * i, value);
+            Vector<lanes>::store(value * shrink, out + rows_at_once * d + lanes * i);
+        }
     }
 }
 
 // Scores of a chunk into probabilities relative to the running maximum; what was added before is scaled to it.
-template <int rows>
+template <int lanes, int rows>
 INSTSEL_INLINE void softmax_chunk(const PathBlock* blocks, std::int64_t count, const BlockStart& start,
-                                  const AttentionShape& shape, bool first_chunk, Scratch& scratch) {
+                                  const AttentionShape& shape, bool first_chunk, Softmax<lanes, rows>& softmax,
+                                  Scratch& scratch) {
     constexpr float log2_e = 1.44269504f;
     const bool capped = shape.softcap != 0.0f;
     const float factor = (capped ? 1.0f : shape.scaling) * log2_e;
-    alignas(64) float largest[rows];
-    std::fill(largest, largest + rows, -std::numeric_limits<float>::infinity());
+    typename Vector<lanes>::Floats largest[rows / lanes];
+    for (auto& vector : largest) vector = typename Vector<lanes>::Floats{} - std::numeric_limits<float>::infinity();
     for (std::int64_t i = 0; i < count; ++i) {
         float* scores = scratch.scores + i * key_block * rows_at_once;
-        const bool whole = start.sight.whole(blocks[i], start.last_position);
-        if (capped) softcap_scores<rows>(scores, blocks[i].keys, shape.scaling, shape.softcap);
-        for (std::int64_t k = 0; k < blocks[i].keys; ++k) {
-            find_largest<rows>(scores + k * rows_at_once, {start.sight, whole, blocks[i].position + k}, largest);
+        if (capped) {
+            const std::int64_t numbers = blocks[i].keys * rows_at_once;
+#pragma omp simd
+            for (std::int64_t j = 0; j < numbers; ++j) {
+                scores[j] = shape.softcap * tanh_float(scores[j] * shape.scaling / shape.softcap);
+            }
+        }
+        if (start.sight.whole(blocks[i], start.last_position)) {
+            find_largest<lanes, rows, true>(scores, blocks[i], start.sight, largest);
+        } else {
+            find_largest<lanes, rows, false>(scores, blocks[i], start.sight, largest);
         }
     }
-    raise_maxima<rows>(largest, factor, shape.head_size, first_chunk, scratch);
+    raise_maxima<lanes, rows>(largest, factor, first_chunk ? 0 : shape.head_size, softmax, scratch.out);
     for (std::int64_t i = 0; i < count; ++i) {
         float* scores = scratch.scores + i * key_block * rows_at_once;
-        const bool whole = start.sight.whole(blocks[i], start.last_position);
-        for (std::int64_t k = 0; k < blocks[i].keys; ++k) {
-            find_probabilities<rows>(scores + k * rows_at_once, {start.sight, whole, blocks[i].position + k}, factor,
-                                     scratch);
+        if (start.sight.whole(blocks[i], start.last_position)) {
+            find_probabilities<lanes, rows, true>(scores, blocks[i], start.sight, factor, softmax);
+        } else {
+            find_probabilities<lanes, rows, false>(scores, blocks[i], start.sight, factor, softmax);
         }
     }
 }
@@ -118,8 +154,7 @@ INSTSEL_INLINE void softmax_chunk(const PathBlock* blocks, std::int64_t count, c
 template <int lanes, int rows>
 INSTSEL_INLINE void walk_path(const Tensors& tensors, const AttentionShape& shape, std::int64_t head,
                               const BlockStart& start, const std::vector<PathBlock>& path, Scratch& scratch) {
-    std::fill(scratch.max, scratch.max + rows_at_once, std::numeric_limits<float>::lowest());
-    std::fill(scratch.sum, scratch.sum + rows_at_once, 0.0f);
+    Softmax<lanes, rows> softmax;
     const std::int64_t total = std::int64_t(path.size());
     for (std::int64_t first = 0; first < total; first += chunk_blocks) {
         const PathBlock* blocks = path.data() + first;
@@ -128,11 +163,19 @@ INSTSEL_INLINE void walk_path(const Tensors& tensors, const AttentionShape& shap
             multiply<lanes, rows>(tensors.key.at(blocks[i].first_key, head), blocks[i].keys, tensors.key.token_stride, 1,
                                   shape.head_size, scratch.query, scratch.scores + i * key_block * rows_at_once, false);
         }
-        softmax_chunk<rows>(blocks, count, start, shape, first == 0, scratch);
+        softmax_chunk<lanes, rows>(blocks, count, start, shape, first == 0, softmax, scratch);
         for (std::int64_t i = 0; i < count; ++i) {
             multiply<lanes, rows>(tensors.value.at(blocks[i].first_key, head), shape.head_size, 1,
                                   tensors.value.token_stride, blocks[i].keys,
                                   scratch.scores + i * key_block * rows_at_once, scratch.out, first + i > 0);
+        }
+    }
+    for (int i = 0; i < rows / lanes; ++i) {
+        const typename Vector<lanes>::Floats factor = 1.0f / softmax.sum[i];
+        for (std::int64_t d = 0; d < shape.head_size; ++d) {
+            typename Vector<lanes>::Floats value;
+            Vector<lanes>::load(scratch.out + rows_at_once * d + lanes * i, value);
+            Vector<lanes>::store(value * factor, scratch.out + rows_at_once * d + lanes * i);
         }
     }
 }
@@ -155,9 +198,7 @@ INSTSEL_INLINE void attend(const Tensors& tensors, const AttentionShape& shape, 
     for (std::int64_t lane = 0; lane < rows.count; ++lane) {
         const std::int64_t row = rows.first + lane;
         float* to = tensors.out.at(rows.token + row / rows.group, rows.head + row % rows.group);
-        for (std::int64_t d = 0; d < shape.head_size; ++d) {
-            to[d] = scratch.out[rows_at_once * d + lane] / scratch.sum[lane];
-        }
+        for (std::int64_t d = 0; d < shape.head_size; ++d) to[d] = scratch.out[rows_at_once * d + lane];
     }
 }
 

@@ -15,7 +15,7 @@ enum class InstructionSet { plain, avx2, avx512, avx512_bf16, amx };
 InstructionSet choose_instruction_set(const std::string& name);
 const char* name_of(InstructionSet instructions);
 
-constexpr const char* no_bfloat16_products = "instruction_set: expected avx512_bf16 or amx, which this processor has no";
+constexpr const char* no_bfloat16_products = "instruction_set: expected avx512_bf16 or amx for products in bfloat16";
 
 // Whether the processor and the kernel let this process use bfloat16 tile matrix products (asks the kernel once).
 bool has_amx_bfloat16();

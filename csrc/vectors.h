@@ -1,4 +1,4 @@
-// A small matrix product in float32 whose sums stay in registers: portable code, compiled for vectors of any length.
+// Portable vectors of float32, and a small matrix product whose sums stay in such: compiled for vectors of any length.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +11,26 @@ namespace instsel {
 template <int lanes>
 struct Vector {
     typedef float Floats __attribute__((vector_size(4 * lanes)));
+    typedef std::int32_t Ints __attribute__((vector_size(4 * lanes)));
+
+    INSTSEL_INLINE static void load(const float* from, Floats& to) { std::memcpy(&to, from, sizeof(to)); }
+    INSTSEL_INLINE static void store(const Floats& from, float* to) { std::memcpy(to, &from, sizeof(from)); }
+
+    // As exp2_float: 2^t for t <= 0.
+    INSTSEL_INLINE static void exp2(const Floats& t, Floats& power) {
+        constexpr float magic = 12582912.0f + 127.0f;
+        const Floats floor = Floats{} - 126.0f;
+        const Floats bounded = floor > t ? floor : t;
+        const Floats shifted = bounded + magic;
+        const Floats f = bounded - (shifted - magic);
+        Floats p = Floats{} + 0.001326472725f;
+        p = p * f + 0.009671512786f;
+        p = p * f + 0.05550733744f;
+        p = p * f + 0.2402224208f;
+        p = p * f + 0.6931469776f;
+        p = p * f + 1.0f;
+        power = p * (Floats)((Ints)shifted << 23);
+    }
 };
 
 // Rows and columns whose sums fit into the registers and are enough to hide the latency of an addition.
@@ -22,21 +42,23 @@ constexpr int columns_in_registers = lanes == 16 ? 32 : 16;
 template <int lanes, int rows, int columns>
 INSTSEL_INLINE void multiply_rows(const float* a, std::int64_t row_stride, std::int64_t depth_stride,
                                   std::int64_t depth, const float* b, float* c, bool add) {
-    using Floats = typename Vector<lanes>::Floats;
+    using Lanes = Vector<lanes>;
     constexpr int vectors = columns / lanes;
-    Floats sums[rows][vectors] = {};
-    if (add) {
-        for (int row = 0; row < rows; ++row) std::memcpy(sums[row], c + 32 * row, sizeof(sums[row]));
+    typename Lanes::Floats sums[rows][vectors] = {};
+    for (int row = 0; add && row < rows; ++row) {
+        for (int i = 0; i < vectors; ++i) Lanes::load(c + 32 * row + lanes * i, sums[row][i]);
     }
     for (std::int64_t k = 0; k < depth; ++k) {
-        Floats right[vectors];
-        std::memcpy(right, b + 32 * k, sizeof(right));
+        typename Lanes::Floats right[vectors];
+        for (int i = 0; i < vectors; ++i) Lanes::load(b + 32 * k + lanes * i, right[i]);
         for (int row = 0; row < rows; ++row) {
             const float left = a[row * row_stride + k * depth_stride];
             for (int i = 0; i < vectors; ++i) sums[row][i] += left * right[i];
         }
     }
-    for (int row = 0; row < rows; ++row) std::memcpy(c + 32 * row, sums[row], sizeof(sums[row]));
+    for (int row = 0; row < rows; ++row) {
+        for (int i = 0; i < vectors; ++i) Lanes::store(sums[row][i], c + 32 * row + lanes * i);
+    }
 }
 
 // c[i][:columns] (+)= sum over k of a[i * row_stride + k * depth_stride] * b[k][:columns]; b and c have 32 columns.
