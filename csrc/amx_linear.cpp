@@ -7,6 +7,7 @@
 #include "amx_tiles.h"
 #include "avx512_math.h"
 #include "threads.h"
+#include "tile_packing.h"
 
 namespace instsel {
 

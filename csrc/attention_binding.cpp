@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <limits>
 
-#include "amx_tree_attention.h"
 #include "arrays.h"
+#include "bfloat16_tree_attention.h"
 #include "float_tree_attention.h"
 
 namespace instsel {
@@ -129,13 +129,15 @@ std::int64_t workspace_of(std::int64_t blocks, std::int64_t key_heads, std::int6
     if (blocks < 0 || blocks > largest_count) refuse("blocks", "0 to 2^31 - 1");
     if (key_heads < 0 || key_heads > largest_heads) refuse("key_heads", "0 to " + std::to_string(largest_heads));
     if (head_size < 0 || head_size > 256) refuse("head_size", "0 to 256");
-    return amx_tree_attention_workspace(blocks, key_heads, head_size);
+    return bfloat16_tree_attention_workspace(blocks, key_heads, head_size);
 }
 
-void bind_amx(const py::array& query, const py::array& key, const py::array& value, const py::array& out,
-              const py::array& query_offsets, const py::array& range_start, const py::array& range_stop,
-              const py::array& range_block, const py::array& path_offsets, const py::array& path_ranges,
-              float scaling, float softcap, std::int64_t window, int threads, const py::array& workspace) {
+void bind_bfloat16(const py::array& query, const py::array& key, const py::array& value, const py::array& out,
+                   const py::array& query_offsets, const py::array& range_start, const py::array& range_stop,
+                   const py::array& range_block, const py::array& path_offsets, const py::array& path_ranges,
+                   float scaling, float softcap, std::int64_t window, int threads, const py::array& workspace,
+                   const std::string& instruction_set) {
+    const InstructionSet instructions = choose_instruction_set(instruction_set);
     check_threads(threads);
     const auto tensors = tensors_of<std::uint16_t>(query, key, value, out);
     const TreeLayout layout = layout_of(query_offsets, range_start, range_stop, range_block, path_offsets,
@@ -152,14 +154,15 @@ void bind_amx(const py::array& query, const py::array& key, const py::array& val
                  {"range_start", range_start}, {"range_stop", range_stop}, {"range_block", range_block},
                  {"path_offsets", path_offsets}, {"path_ranges", path_ranges}});
     py::gil_scoped_release release;
-    amx_tree_attention(constant(tensors.query), constant(tensors.key), constant(tensors.value), tensors.out, layout,
-                       shape, space, threads);
+    bfloat16_tree_attention(constant(tensors.query), constant(tensors.key), constant(tensors.value), tensors.out,
+                            layout, shape, space, threads, instructions);
 }
 
 void bind_float(const py::array& query, const py::array& key, const py::array& value, const py::array& out,
                 const py::array& query_offsets, const py::array& range_start, const py::array& range_stop,
                 const py::array& range_block, const py::array& path_offsets, const py::array& path_ranges,
-                float scaling, float softcap, std::int64_t window, int threads) {
+                float scaling, float softcap, std::int64_t window, int threads, const std::string& instruction_set) {
+    const InstructionSet instructions = choose_instruction_set(instruction_set);
     check_threads(threads);
     const auto tensors = tensors_of<float>(query, key, value, out);
     const TreeLayout layout = layout_of(query_offsets, range_start, range_stop, range_block, path_offsets,
@@ -171,22 +174,21 @@ void bind_float(const py::array& query, const py::array& key, const py::array& v
                  {"path_offsets", path_offsets}, {"path_ranges", path_ranges}});
     py::gil_scoped_release release;
     float_tree_attention(constant(tensors.query), constant(tensors.key), constant(tensors.value), tensors.out, layout,
-                         shape, threads);
+                         shape, threads, instructions);
 }
 
 }  // namespace
 
 void bind_tree_attention(py::module_& m) {
     using py::arg;
-    m.def("amx_tree_attention_workspace", &workspace_of, arg("blocks"), arg("key_heads"),
-          arg("head_size"));
-    m.def("amx_tree_attention", &bind_amx, arg("query"), arg("key"), arg("value"), arg("out"), arg("query_offsets"),
-          arg("range_start"), arg("range_stop"), arg("range_block"), arg("path_offsets"), arg("path_ranges"),
-          arg("scaling"), arg("softcap"), arg("window"), arg("threads"), arg("workspace"));
-    m.def("has_float_tree_attention", &has_float_tree_attention);
+    m.def("bfloat16_tree_attention_workspace", &workspace_of, arg("blocks"), arg("key_heads"), arg("head_size"));
+    m.def("bfloat16_tree_attention", &bind_bfloat16, arg("query"), arg("key"), arg("value"), arg("out"),
+          arg("query_offsets"), arg("range_start"), arg("range_stop"), arg("range_block"), arg("path_offsets"),
+          arg("path_ranges"), arg("scaling"), arg("softcap"), arg("window"), arg("threads"), arg("workspace"),
+          arg("instruction_set"));
     m.def("float_tree_attention", &bind_float, arg("query"), arg("key"), arg("value"), arg("out"),
           arg("query_offsets"), arg("range_start"), arg("range_stop"), arg("range_block"), arg("path_offsets"),
-          arg("path_ranges"), arg("scaling"), arg("softcap"), arg("window"), arg("threads"));
+          arg("path_ranges"), arg("scaling"), arg("softcap"), arg("window"), arg("threads"), arg("instruction_set"));
 }
 
 }  // namespace instsel

@@ -1,16 +1,14 @@
-// Queries, keys and values of attention as AMX tiles, and its sums back as rows.
+// Queries, keys and values of attention as tiles, and its sums back as rows.
 #pragma once
 
 #if defined(__x86_64__)
 #include <algorithm>
 #include <cstdint>
 
-#include "amx_tiles.h"
+#include "tile_packing.h"
 #include "tree_layout.h"
 
 namespace instsel {
-
-constexpr std::int64_t largest_head = 256;
 
 // Packed keys and values: per key head and block of 32 keys, the keys as left operands [head/32][2][tile], then the
 // transposed values as left operands [head/16][tile].

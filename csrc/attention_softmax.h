@@ -1,42 +1,15 @@
-// The softmax of a chunk of attention scores, 16 queries a vector: what lies between the two products.
+// The softmax of a chunk of scores for attention in bfloat16, 16 queries a vector: what lies between the two products.
 #pragma once
 
 #if defined(__x86_64__)
-#include <algorithm>
 #include <cstdint>
 #include <limits>
-#include <vector>
 
-#include "amx_tiles.h"
+#include "attention_rows.h"
 #include "avx512_math.h"
-#include "tree_layout.h"
+#include "tile_packing.h"
 
 namespace instsel {
-
-constexpr int rows_at_once = 32;        // queries of a row block: two vectors
-constexpr std::int64_t chunk_blocks = 8;  // blocks of keys whose scores are held at once: 32 KB
-
-// Which of 32 rows see a key at a path position: a contiguous run, as rows are in order of position.
-struct Sight {
-    std::int64_t first_position;  // of row 0
-    std::int64_t first_head;      // of row 0 within its group: rows need not start at a position's first head
-    std::int64_t group;           // rows per position
-    std::int64_t window;          // 0: none
-
-    std::int64_t row_at(std::int64_t position) const {
-        return std::clamp<std::int64_t>((position - first_position) * group - first_head, 0, rows_at_once);
-    }
-    std::uint32_t rows(std::int64_t key_position) const {
-        const std::int64_t from = row_at(key_position);
-        const std::int64_t to = window == 0 ? rows_at_once : row_at(key_position + window);
-        return to <= from ? 0u : std::uint32_t(((std::uint64_t(1) << to) - 1) & ~((std::uint64_t(1) << from) - 1));
-    }
-    // Whether all rows up to the last position see all keys of a block.
-    bool whole(const PathBlock& block, std::int64_t last_position) const {
-        return block.keys == key_block && block.position + key_block - 1 <= first_position &&
-               (window == 0 || last_position - block.position < window);
-    }
-};
 
 struct SoftmaxRows {
     __m512 max[2];  // of the scaled scores, in units of log2
@@ -65,27 +38,6 @@ INSTSEL_AVX512 INSTSEL_INLINE __mmask16 raise_maxima(__m512& maxima, __m512 larg
     maxima = _mm512_max_ps(before, bounded);
     fall = _mm512_sub_ps(before, maxima);
     return _mm512_cmp_ps_mask(maxima, before, _CMP_GT_OQ);
-}
-
-// A row block as both kernels begin it; the blocks of keys that it sees go into `blocks`.
-struct BlockStart {
-    RowRange rows;
-    std::int64_t last_position;
-    Sight sight;
-};
-
-inline BlockStart start_block(const TreeLayout& layout, const AttentionShape& shape, const RowBlock& work,
-                              std::int64_t group, std::vector<PathBlock>& blocks) {
-    const std::int64_t token = layout.query_offsets[work.node];
-    const std::int64_t node_rows = (layout.query_offsets[work.node + 1] - token) * group;
-    const RowRange rows{token, work.key_head * group, group, work.first_row,
-                        std::min<std::int64_t>(rows_at_once, node_rows - work.first_row)};
-    const std::int64_t context = context_length(layout, work.node);
-    const std::int64_t first_position = context + rows.first / group;
-    const std::int64_t last_position = context + (rows.first + rows.count - 1) / group;
-    path_blocks(layout, work.node, first_position, last_position, shape.window, blocks);
-    // Rows need not start at a token's first head: the run of lanes is counted from that head's place.
-    return {rows, last_position, {first_position, rows.first % group, group, shape.window}};
 }
 
 INSTSEL_INLINE float* score_vector(float* scores, std::int64_t block, int key, int half) {

@@ -4,9 +4,9 @@
 #include <limits>
 #include <vector>
 
-#include "amx_linear_logsumexp.h"
 #include "arrays.h"
 #include "attention_binding.h"
+#include "bfloat16_linear_logsumexp.h"
 #include "layer_binding.h"
 
 namespace instsel {
@@ -63,9 +63,10 @@ void bind_row_logprob(const py::array& logits, const py::array& rows, const py::
 }
 
 // The states of all rows of hidden @ weight.T, both bfloat16.
-void bind_amx_linear_logsumexp(const py::array& hidden, const py::array& weight, const py::object& bias, float scale,
-                               float softcap, const py::array& max, const py::array& sum, const py::object& argmax,
-                               int threads) {
+void bind_bfloat16_linear_logsumexp(const py::array& hidden, const py::array& weight, const py::object& bias,
+                                    float scale, float softcap, const py::array& max, const py::array& sum,
+                                    const py::object& argmax, int threads, const std::string& instruction_set) {
+    const InstructionSet instructions = choose_instruction_set(instruction_set);
     check_threads(threads);
     for (const auto& [name, array] : {std::pair("hidden", hidden), std::pair("weight", weight)}) {
         if (element_type(name, array) != ElementType::bfloat16) refuse(name, "uint16 (the bits of bfloat16)");
@@ -80,7 +81,7 @@ void bind_amx_linear_logsumexp(const py::array& hidden, const py::array& weight,
     check_apart({{"max", max}, {"sum", sum}, {"argmax", argmax}},
                 {{"hidden", hidden}, {"weight", weight}, {"bias", bias}});
     py::gil_scoped_release release;
-    amx_linear_logsumexp(left, right, head, states, threads);
+    bfloat16_linear_logsumexp(left, right, head, states, threads, instructions);
 }
 
 // The end of linear_logprob: the pairs' dot products against the rows' states.
@@ -120,10 +121,13 @@ PYBIND11_MODULE(_native, m) {
     bind_layer_operations(m);
     bind_tree_attention(m);
     m.def("has_amx_bfloat16", &has_amx_bfloat16);
+    m.def("choose_instruction_set", [](const std::string& name) { return name_of(choose_instruction_set(name)); },
+          arg("name"));
     m.def("accumulate", &bind_accumulate, arg("chunk"), arg("first_column"), arg("bias").none(true), arg("scale"),
           arg("softcap"), arg("max"), arg("sum"), arg("argmax").none(true), arg("threads"), arg("instruction_set"));
-    m.def("amx_linear_logsumexp", &bind_amx_linear_logsumexp, arg("hidden"), arg("weight"), arg("bias").none(true),
-          arg("scale"), arg("softcap"), arg("max"), arg("sum"), arg("argmax").none(true), arg("threads"));
+    m.def("bfloat16_linear_logsumexp", &bind_bfloat16_linear_logsumexp, arg("hidden"), arg("weight"),
+          arg("bias").none(true), arg("scale"), arg("softcap"), arg("max"), arg("sum"), arg("argmax").none(true),
+          arg("threads"), arg("instruction_set"));
     m.def("row_logprob", &bind_row_logprob, arg("logits"), arg("rows"), arg("targets"), arg("mask").none(true),
           arg("bias").none(true), arg("scale"), arg("softcap"), arg("logprobs"), arg("logsumexps"),
           arg("argmax").none(true), arg("threads"), arg("instruction_set"));

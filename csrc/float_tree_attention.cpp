@@ -2,178 +2,240 @@
 
 #include <algorithm>
 #include <limits>
+#include <cstring>
 #include <stdexcept>
 
-#include "attention_softmax.h"
-#include "instruction_sets.h"
+#include "attention_rows.h"
+#include "exponential.h"
+#include "vectors.h"
 
 namespace instsel {
-
-bool has_float_tree_attention() { return choose_instruction_set("") == InstructionSet::avx512; }
-
-#if defined(__x86_64__)
 namespace {
 
-constexpr std::int64_t largest_head = 256;
-
-// What one row block needs; on the stack of its thread.
+// What one row block needs; on the stack of its thread. Rows of queries lie side by side, as the lanes of vectors.
 struct alignas(64) Scratch {
-    float query[largest_head * rows_at_once];                  // [head][32 rows]
-    float scores[chunk_blocks * key_block * rows_at_once];     // [key][32 rows], then probabilities
-    float out[largest_head * rows_at_once];                    // [head][32 rows]
+    float query[largest_head * rows_at_once];               // [head][32 rows]
+    float scores[chunk_blocks * key_block * rows_at_once];  // [key][32 rows], then probabilities
+    float out[largest_head * rows_at_once];                 // [head][32 rows]
 };
 
-// c[i][32] (+)= sum over k of a[i * row_stride + k * depth_stride] * b[k][32], for `count` rows i.
-template <int count>
-INSTSEL_AVX512 INSTSEL_INLINE void multiply_rows(const float* a, std::int64_t row_stride, std::int64_t depth_stride,
-                                                 std::int64_t depth, const float* b, float* c, bool add) {
-    __m512 sums[count][2];
-    for (int i = 0; i < count; ++i) {
-        for (int half = 0; half < 2; ++half) {
-            sums[i][half] = add ? _mm512_load_ps(c + 32 * i + 16 * half) : _mm512_setzero_ps();
+struct Tensors {
+    const HeadsView<const float>& query;
+    const HeadsView<const float>& key;
+    const HeadsView<const float>& value;
+    const HeadsView<float>& out;
+};
+
+// Maxima and sums of some rows, as vectors.
+template <int lanes, int rows>
+struct Softmax {
+    using Floats = typename Vector<lanes>::Floats;
+    using Ints = typename Vector<lanes>::Ints;
+    static constexpr int vectors = rows / lanes;
+
+    Floats max[vectors];  // of the scaled scores so far, in units of log2
+    Floats sum[vectors];  // of the probabilities, relative to it
+
+    INSTSEL_INLINE Softmax() {
+        for (int i = 0; i < vectors; ++i) {
+            max[i] = Floats{} + std::numeric_limits<float>::lowest();
+            sum[i] = Floats{};
         }
     }
-    for (std::int64_t k = 0; k < depth; ++k) {
-        const __m512 low = _mm512_load_ps(b + 32 * k);
-        const __m512 high = _mm512_load_ps(b + 32 * k + 16);
-        for (int i = 0; i < count; ++i) {
-            const __m512 factor = _mm512_set1_ps(a[i * row_stride + k * depth_stride]);
-            sums[i][0] = _mm512_fmadd_ps(factor, low, sums[i][0]);
-            sums[i][1] = _mm512_fmadd_ps(factor, high, sums[i][1]);
+};
+
+// Which lanes of a vector, the first of them a given row, see a key that the rows from..to see.
+template <int lanes>
+INSTSEL_INLINE void find_seen(int first, const Sight& sight, std::int64_t position,
+                              typename Vector<lanes>::Ints& seen) {
+    using Ints = typename Vector<lanes>::Ints;
+    static constexpr std::int32_t index[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    Ints row;
+    std::memcpy(&row, index, sizeof(row));
+    row += first;
+    seen = (row >= std::int32_t(sight.row_at(position))) & (row < std::int32_t(sight.row_behind(position)));
+}
+
+template <int lanes, int rows, bool whole>
+INSTSEL_INLINE void find_largest(const float* scores, const PathBlock& block, const Sight& sight,
+                                 typename Vector<lanes>::Floats* largest) {
+    for (int key = 0; key < block.keys; ++key, scores += rows_at_once) {
+        for (int i = 0; i < rows / lanes; ++i) {
+            typename Vector<lanes>::Floats z;
+            Vector<lanes>::load(scores + lanes * i, z);
+            typename Vector<lanes>::Ints raises = z > largest[i], seen;
+            if (!whole) {
+                find_seen<lanes>(lanes * i, sight, block.position + key, seen);
+                raises &= seen;
+            }
+            largest[i] = raises ? z : largest[i];
         }
-    }
-    for (int i = 0; i < count; ++i) {
-        for (int half = 0; half < 2; ++half) _mm512_store_ps(c + 32 * i + 16 * half, sums[i][half]);
     }
 }
 
-INSTSEL_AVX512 void multiply(const float* a, std::int64_t rows, std::int64_t row_stride, std::int64_t depth_stride,
-                             std::int64_t depth, const float* b, float* c, bool add) {
-    std::int64_t row = 0;
-    for (; row + 8 <= rows; row += 8) {
-        multiply_rows<8>(a + row * row_stride, row_stride, depth_stride, depth, b, c + 32 * row, add);
+// Scores become probabilities relative to the maxima.
+template <int lanes, int rows, bool whole>
+INSTSEL_INLINE void find_probabilities(float* scores, const PathBlock& block, const Sight& sight, float factor,
+                                       Softmax<lanes, rows>& softmax) {
+    using Floats = typename Vector<lanes>::Floats;
+    for (int key = 0; key < block.keys; ++key, scores += rows_at_once) {
+        for (int i = 0; i < rows / lanes; ++i) {
+            Floats z, p;
+            Vector<lanes>::load(scores + lanes * i, z);
+            Vector<lanes>::exp2(z * factor - softmax.max[i], p);
+            if (!whole) {
+                typename Vector<lanes>::Ints seen;
+                find_seen<lanes>(lanes * i, sight, block.position + key, seen);
+                p = seen ? p : Floats{};
+            }
+            softmax.sum[i] += p;
+            Vector<lanes>::store(p, scores + lanes * i);
+        }
     }
-    for (; row < rows; ++row) {
-        multiply_rows<1>(a + row * row_stride, row_stride, depth_stride, depth, b, c + 32 * row, add);
+}
+
+// Raises the maxima to the largest scores of a chunk, and lowers what was added before by as much.
+template <int lanes, int rows>
+INSTSEL_INLINE void raise_maxima(const typename Vector<lanes>::Floats* largest, float factor, std::int64_t head_size,
+                                 Softmax<lanes, rows>& softmax, float* out) {
+    using Floats = typename Vector<lanes>::Floats;
+    for (int i = 0; i < rows / lanes; ++i) {
+        // A row that sees nothing in this chunk has no largest score, and keeps its finite maximum.
+        const Floats before = softmax.max[i], scaled = largest[i] * factor;
+        softmax.max[i] = scaled > before ? scaled : before;
+        Floats shrink;
+        Vector<lanes>::exp2(before - softmax.max[i], shrink);
+        softmax.sum[i] *= shrink;
+        for (std::int64_t d = 0; d < head_size; ++d) {
+            Floats value;
+            Vector<lanes>::load(out + rows_at_once * d + lanes * i, value);
+            Vector<lanes>::store(value * shrink, out + rows_at_once * d + lanes * i);
+        }
     }
 }
 
 // Scores of a chunk into probabilities relative to the running maximum; what was added before is scaled to it.
-INSTSEL_AVX512 void softmax_chunk(const PathBlock* blocks, std::int64_t count, const Sight& sight,
-                                  std::int64_t last_position, const AttentionShape& shape, SoftmaxRows& rows,
-                                  bool first_chunk, Scratch& scratch) {
+template <int lanes, int rows>
+INSTSEL_INLINE void softmax_chunk(const PathBlock* blocks, std::int64_t count, const BlockStart& start,
+                                  const AttentionShape& shape, bool first_chunk, Softmax<lanes, rows>& softmax,
+                                  Scratch& scratch) {
     constexpr float log2_e = 1.44269504f;
     const bool capped = shape.softcap != 0.0f;
-    const __m512 factor = _mm512_set1_ps((capped ? 1.0f : shape.scaling) * log2_e);
-    const __m512 cap = _mm512_set1_ps(shape.softcap);
-    __m512 largest[2];
-    for (auto& vector : largest) vector = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
-    for (std::int64_t block = 0; block < count; ++block) {
-        const bool whole = sight.whole(blocks[block], last_position);
-        for (std::int64_t k = 0; k < blocks[block].keys; ++k) {
-            const std::uint32_t seen = whole ? ~0u : sight.rows(blocks[block].position + k);
-            for (int half = 0; half < 2; ++half) {
-                float* place = scratch.scores + (block * key_block + k) * 32 + 16 * half;
-                __m512 z = _mm512_load_ps(place);
-                if (capped) {
-                    z = _mm512_mul_ps(cap, tanh16(_mm512_mul_ps(z, _mm512_set1_ps(shape.scaling / shape.softcap))));
-                    _mm512_store_ps(place, z);
-                }
-                largest[half] = _mm512_mask_max_ps(largest[half], __mmask16(seen >> (16 * half)), z, largest[half]);
+    const float factor = (capped ? 1.0f : shape.scaling) * log2_e;
+    typename Vector<lanes>::Floats largest[rows / lanes];
+    for (auto& vector : largest) vector = typename Vector<lanes>::Floats{} - std::numeric_limits<float>::infinity();
+    for (std::int64_t i = 0; i < count; ++i) {
+        float* scores = scratch.scores + i * key_block * rows_at_once;
+        if (capped) {
+            const std::int64_t numbers = blocks[i].keys * rows_at_once;
+#pragma omp simd
+            for (std::int64_t j = 0; j < numbers; ++j) {
+                scores[j] = shape.softcap * tanh_float(scores[j] * shape.scaling / shape.softcap);
             }
         }
-    }
-    for (int half = 0; half < 2; ++half) {
-        __m512 fall;
-        const __mmask16 raised = raise_maxima(rows.max[half], largest[half], factor, fall);
-        if (first_chunk || raised == 0) continue;
-        const __m512 shrink = exp2_16(fall, exp2_coefficients);
-        rows.sum[half] = _mm512_mask_mul_ps(rows.sum[half], raised, rows.sum[half], shrink);
-        for (std::int64_t d = 0; d < shape.head_size; ++d) {
-            float* out = scratch.out + 32 * d + 16 * half;
-            const __m512 value = _mm512_load_ps(out);
-            _mm512_store_ps(out, _mm512_mask_mul_ps(value, raised, value, shrink));
+        if (start.sight.whole(blocks[i], start.last_position)) {
+            find_largest<lanes, rows, true>(scores, blocks[i], start.sight, largest);
+        } else {
+            find_largest<lanes, rows, false>(scores, blocks[i], start.sight, largest);
         }
     }
-    for (std::int64_t block = 0; block < count; ++block) {
-        const bool whole = sight.whole(blocks[block], last_position);
-        for (std::int64_t k = 0; k < blocks[block].keys; ++k) {
-            const std::uint32_t seen = whole ? ~0u : sight.rows(blocks[block].position + k);
-            for (int half = 0; half < 2; ++half) {
-                float* place = scratch.scores + (block * key_block + k) * 32 + 16 * half;
-                const __m512 t = _mm512_fmsub_ps(_mm512_load_ps(place), factor, rows.max[half]);
-                const __m512 p = _mm512_maskz_mov_ps(__mmask16(seen >> (16 * half)), exp2_16(t, exp2_coefficients));
-                rows.sum[half] = _mm512_add_ps(rows.sum[half], p);
-                _mm512_store_ps(place, p);
-            }
+    raise_maxima<lanes, rows>(largest, factor, first_chunk ? 0 : shape.head_size, softmax, scratch.out);
+    for (std::int64_t i = 0; i < count; ++i) {
+        float* scores = scratch.scores + i * key_block * rows_at_once;
+        if (start.sight.whole(blocks[i], start.last_position)) {
+            find_probabilities<lanes, rows, true>(scores, blocks[i], start.sight, factor, softmax);
+        } else {
+            find_probabilities<lanes, rows, false>(scores, blocks[i], start.sight, factor, softmax);
         }
     }
 }
 
-INSTSEL_AVX512 void attend(const HeadsView<const float>& query, const HeadsView<const float>& key,
-                           const HeadsView<const float>& value, const HeadsView<float>& out, const TreeLayout& layout,
-                           const AttentionShape& shape, const RowBlock& work, std::vector<PathBlock>& blocks,
-                           Scratch& scratch, std::int64_t group) {
-    const auto [rows, last_position, sight] = start_block(layout, shape, work, group, blocks);
+// `rows` is 16 where a row block has no more, as one of a short answer has.
+template <int lanes, int rows>
+INSTSEL_INLINE void walk_path(const Tensors& tensors, const AttentionShape& shape, std::int64_t head,
+                              const BlockStart& start, const std::vector<PathBlock>& path, Scratch& scratch) {
+    Softmax<lanes, rows> softmax;
+    const std::int64_t total = std::int64_t(path.size());
+    for (std::int64_t first = 0; first < total; first += chunk_blocks) {
+        const PathBlock* blocks = path.data() + first;
+        const std::int64_t count = std::min(chunk_blocks, total - first);
+        for (std::int64_t i = 0; i < count; ++i) {
+            multiply<lanes, rows>(tensors.key.at(blocks[i].first_key, head), blocks[i].keys, tensors.key.token_stride, 1,
+                                  shape.head_size, scratch.query, scratch.scores + i * key_block * rows_at_once, false);
+        }
+        softmax_chunk<lanes, rows>(blocks, count, start, shape, first == 0, softmax, scratch);
+        for (std::int64_t i = 0; i < count; ++i) {
+            multiply<lanes, rows>(tensors.value.at(blocks[i].first_key, head), shape.head_size, 1,
+                                  tensors.value.token_stride, blocks[i].keys,
+                                  scratch.scores + i * key_block * rows_at_once, scratch.out, first + i > 0);
+        }
+    }
+    for (int i = 0; i < rows / lanes; ++i) {
+        const typename Vector<lanes>::Floats factor = 1.0f / softmax.sum[i];
+        for (std::int64_t d = 0; d < shape.head_size; ++d) {
+            typename Vector<lanes>::Floats value;
+            Vector<lanes>::load(scratch.out + rows_at_once * d + lanes * i, value);
+            Vector<lanes>::store(value * factor, scratch.out + rows_at_once * d + lanes * i);
+        }
+    }
+}
+
+template <int lanes>
+INSTSEL_INLINE void attend(const Tensors& tensors, const AttentionShape& shape, std::int64_t head,
+                           const BlockStart& start, const std::vector<PathBlock>& path, Scratch& scratch) {
+    const RowRange& rows = start.rows;
     std::fill(scratch.query, scratch.query + shape.head_size * rows_at_once, 0.0f);
     for (std::int64_t lane = 0; lane < rows.count; ++lane) {
         const std::int64_t row = rows.first + lane;
-        const float* from = query.at(rows.token + row / group, rows.head + row % group);
-        for (std::int64_t d = 0; d < shape.head_size; ++d) scratch.query[32 * d + lane] = from[d];
+        const float* from = tensors.query.at(rows.token + row / rows.group, rows.head + row % rows.group);
+        for (std::int64_t d = 0; d < shape.head_size; ++d) scratch.query[rows_at_once * d + lane] = from[d];
     }
-    SoftmaxRows softmax = empty_softmax();
-    const std::int64_t total = std::int64_t(blocks.size());
-    for (std::int64_t start = 0; start < total; start += chunk_blocks) {
-        const std::int64_t count = std::min(chunk_blocks, total - start);
-        for (std::int64_t i = 0; i < count; ++i) {
-            const PathBlock& block = blocks[std::size_t(start + i)];
-            multiply(key.at(block.first_key, work.key_head), block.keys, key.token_stride, 1, shape.head_size,
-                     scratch.query, scratch.scores + i * key_block * 32, false);
-        }
-        softmax_chunk(blocks.data() + start, count, sight, last_position, shape, softmax, start == 0, scratch);
-        for (std::int64_t i = 0; i < count; ++i) {
-            const PathBlock& block = blocks[std::size_t(start + i)];
-            multiply(value.at(block.first_key, work.key_head), shape.head_size, 1, value.token_stride, block.keys,
-                     scratch.scores + i * key_block * 32, scratch.out, start + i > 0);
-        }
+    if (rows.count <= 16) {
+        walk_path<lanes, 16>(tensors, shape, head, start, path, scratch);
+    } else {
+        walk_path<lanes, 32>(tensors, shape, head, start, path, scratch);
     }
-    alignas(64) float sums[32];
-    _mm512_store_ps(sums, softmax.sum[0]);
-    _mm512_store_ps(sums + 16, softmax.sum[1]);
     for (std::int64_t lane = 0; lane < rows.count; ++lane) {
         const std::int64_t row = rows.first + lane;
-        float* to = out.at(rows.token + row / group, rows.head + row % group);
-        for (std::int64_t d = 0; d < shape.head_size; ++d) to[d] = scratch.out[32 * d + lane] / sums[lane];
+        float* to = tensors.out.at(rows.token + row / rows.group, rows.head + row % rows.group);
+        for (std::int64_t d = 0; d < shape.head_size; ++d) to[d] = scratch.out[rows_at_once * d + lane];
     }
 }
+
+// The one body, once per instruction set.
+#define INSTSEL_ATTEND(name, lanes)                                                                                  \
+    void name(const Tensors& tensors, const AttentionShape& shape, std::int64_t head, const BlockStart& start,       \
+              const std::vector<PathBlock>& path, Scratch& scratch) {                                                \
+        attend<lanes>(tensors, shape, head, start, path, scratch);                                                   \
+    }
+INSTSEL_ATTEND(plain_attend, 4)
+INSTSEL_AVX2 INSTSEL_ATTEND(avx2_attend, 8)
+INSTSEL_AVX512 INSTSEL_ATTEND(avx512_attend, 16)
+#undef INSTSEL_ATTEND
 
 }  // namespace
 
 void float_tree_attention(const HeadsView<const float>& query, const HeadsView<const float>& key,
                           const HeadsView<const float>& value, const HeadsView<float>& out, const TreeLayout& layout,
-                          const AttentionShape& shape, int threads) {
-    if (!has_float_tree_attention()) throw std::runtime_error("this processor has no AVX-512");
+                          const AttentionShape& shape, int threads, InstructionSet instructions) {
     if (shape.head_size > largest_head) throw std::invalid_argument("query: expected a head size up to 256");
+    const auto run = instructions >= InstructionSet::avx512   ? avx512_attend
+                     : instructions == InstructionSet::avx2 ? avx2_attend
+                                                            : plain_attend;
+    const Tensors tensors{query, key, value, out};
     const std::int64_t group = query.heads / key.heads;
     const std::vector<RowBlock> work = row_blocks(layout, group, key.heads, rows_at_once);
 #pragma omp parallel num_threads(threads)
     {
         Scratch scratch;
-        std::vector<PathBlock> blocks;
+        std::vector<PathBlock> path;
 #pragma omp for schedule(dynamic, 4)
         for (std::int64_t item = 0; item < std::int64_t(work.size()); ++item) {
-            attend(query, key, value, out, layout, shape, work[std::size_t(item)], blocks, scratch, group);
+            const RowBlock& block = work[std::size_t(item)];
+            const BlockStart start = start_block(layout, shape, block, group, path);
+            run(tensors, shape, block.key_head, start, path, scratch);
         }
     }
 }
-
-#else
-
-void float_tree_attention(const HeadsView<const float>&, const HeadsView<const float>&, const HeadsView<const float>&,
-                          const HeadsView<float>&, const TreeLayout&, const AttentionShape&, int) {
-    throw std::runtime_error("this processor has no AVX-512");
-}
-
-#endif
 
 }  // namespace instsel

@@ -1,5 +1,6 @@
 #include "instruction_sets.h"
 
+#include <iterator>
 #include <stdexcept>
 
 #if defined(__x86_64__)
@@ -11,30 +12,12 @@
 #endif
 
 namespace instsel {
+namespace {
 
-InstructionSet choose_instruction_set(const std::string& name) {
-    bool avx2 = false;
-    bool avx512 = false;
-#if defined(__x86_64__)
-    avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-#endif
-    if (name.empty()) {
-        return avx512 ? InstructionSet::avx512 : avx2 ? InstructionSet::avx2 : InstructionSet::plain;
-    }
-    if (name == "plain") return InstructionSet::plain;
-    if (name == "avx2" && avx2) return InstructionSet::avx2;
-    if (name == "avx512" && avx512) return InstructionSet::avx512;
-    if (name == "avx2" || name == "avx512") {
-        throw std::invalid_argument("instruction_set: this processor has no " + name);
-    }
-    throw std::invalid_argument("instruction_set: expected \"\", \"plain\", \"avx2\" or \"avx512\", got \"" + name +
-                                "\"");
-}
+constexpr const char* names[] = {"plain", "avx2", "avx512", "avx512_bf16", "amx"};
 
 #if defined(__x86_64__) && defined(__linux__) && defined(SYS_arch_prctl)
-static bool request_amx() {
+bool request_amx() {
     unsigned eax = 0;
     unsigned ebx = 0;
     unsigned ecx = 0;
@@ -42,21 +25,51 @@ static bool request_amx() {
     if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
     const bool amx_bf16 = (edx >> 22) & 1;
     const bool amx_tile = (edx >> 24) & 1;
-    // Every processor with AMX so far has these conversions too; the attention kernel needs them.
-    if (!__builtin_cpu_supports("avx512bf16")) return false;
-    if (!amx_bf16 || !amx_tile || choose_instruction_set("") != InstructionSet::avx512) return false;
+    if (!amx_bf16 || !amx_tile) return false;
     // The tile registers are large, so Linux gives them to a process only when it asks (Documentation/arch/x86/xstate).
     constexpr long request_permission = 0x1023;
     constexpr long tile_data = 18;
     return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
 }
 #else
-static bool request_amx() { return false; }
+bool request_amx() { return false; }
 #endif
 
-bool has_amx_bfloat16() {
-    static const bool granted = request_amx();
-    return granted;
+InstructionSet find_best() {
+#if defined(__x86_64__)
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return InstructionSet::plain;
+    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
+        !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl")) {
+        return InstructionSet::avx2;
+    }
+    if (!__builtin_cpu_supports("avx512bf16")) return InstructionSet::avx512;
+    // Every processor with AMX so far has the instructions above; the kernels need both.
+    return request_amx() ? InstructionSet::amx : InstructionSet::avx512_bf16;
+#else
+    return InstructionSet::plain;
+#endif
 }
+
+InstructionSet best() {
+    static const InstructionSet found = find_best();
+    return found;
+}
+
+}  // namespace
+
+const char* name_of(InstructionSet instructions) { return names[int(instructions)]; }
+
+InstructionSet choose_instruction_set(const std::string& name) {
+    if (name.empty()) return best();
+    for (int i = 0; i < int(std::size(names)); ++i) {
+        if (name != names[i]) continue;
+        if (InstructionSet(i) > best()) throw std::invalid_argument("instruction_set: this processor has no " + name);
+        return InstructionSet(i);
+    }
+    throw std::invalid_argument("instruction_set: expected \"\", \"plain\", \"avx2\", \"avx512\", \"avx512_bf16\" or "
+                                "\"amx\", got \"" + name + "\"");
+}
+
+bool has_amx_bfloat16() { return best() == InstructionSet::amx; }
 
 }  // namespace instsel

@@ -5,11 +5,17 @@
 
 namespace instsel {
 
-enum class InstructionSet { plain, avx2, avx512 };
+// Each has all that those before it have: avx512 with its byte, word, double word and vector length extensions,
+// avx512_bf16 the dot products of bfloat16, amx its tile products. `plain` is what every processor of the kind has (SSE2
+// on x86-64, NEON on Arm).
+enum class InstructionSet { plain, avx2, avx512, avx512_bf16, amx };
 
-// The best that this processor has, unless `name` ("plain", "avx2", "avx512") asks for a lesser one. "" is the best.
+// The best that this processor has, unless `name` (as above) asks for a lesser one. "" is the best.
 // Throws std::invalid_argument if the name is unknown or the processor lacks it.
 InstructionSet choose_instruction_set(const std::string& name);
+const char* name_of(InstructionSet instructions);
+
+constexpr const char* no_bfloat16_products = "instruction_set: expected avx512_bf16 or amx for products in bfloat16";
 
 // Whether the processor and the kernel let this process use bfloat16 tile matrix products (asks the kernel once).
 bool has_amx_bfloat16();

@@ -135,7 +135,7 @@ INSTSEL_VARIANTS(rotate,
 
 template <class Function>
 Function pick(Function plain, Function avx2, Function avx512, InstructionSet instructions) {
-    return instructions == InstructionSet::avx512 ? avx512 : instructions == InstructionSet::avx2 ? avx2 : plain;
+    return instructions >= InstructionSet::avx512 ? avx512 : instructions == InstructionSet::avx2 ? avx2 : plain;
 }
 
 }  // namespace

@@ -178,7 +178,7 @@ INSTSEL_AVX512 void avx512_row(const LogitsChunk<Element>& chunk, const HeadTran
 template <class Element>
 void accumulate(const LogitsChunk<Element>& chunk, const HeadTransform& head, const std::uint8_t* needed,
                 const RowStates& states, int threads, InstructionSet instructions) {
-    const RowFunction<Element> function = instructions == InstructionSet::avx512 ? avx512_row<Element>
+    const RowFunction<Element> function = instructions >= InstructionSet::avx512 ? avx512_row<Element>
                                           : instructions == InstructionSet::avx2 ? avx2_row<Element>
                                                                                  : plain_row<Element>;
 #pragma omp parallel for schedule(dynamic, 4) num_threads(threads)

@@ -75,7 +75,7 @@ template <class Element>
 void pair_logprobs_from_hidden(const Matrix<Element>& hidden, const Matrix<Element>& weight, const Pairs& pairs,
                                const HeadTransform& head, const RowStates& states, float* logprobs, int threads,
                                InstructionSet instructions) {
-    const auto product = instructions == InstructionSet::avx512 ? avx512_dot<Element>
+    const auto product = instructions >= InstructionSet::avx512 ? avx512_dot<Element>
                          : instructions == InstructionSet::avx2 ? avx2_dot<Element>
                                                                 : plain_dot<Element>;
 #pragma omp parallel for schedule(static) num_threads(threads)

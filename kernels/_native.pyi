@@ -3,6 +3,7 @@
 import numpy as np
 
 def has_amx_bfloat16() -> bool: ...
+def choose_instruction_set(name: str) -> str: ...
 def accumulate(
     chunk: np.ndarray,
     first_column: int,
@@ -15,7 +16,7 @@ def accumulate(
     threads: int,
     instruction_set: str,
 ) -> None: ...
-def amx_linear_logsumexp(
+def bfloat16_linear_logsumexp(
     hidden: np.ndarray,
     weight: np.ndarray,
     bias: np.ndarray | None,
@@ -25,6 +26,7 @@ def amx_linear_logsumexp(
     sum: np.ndarray,
     argmax: np.ndarray | None,
     threads: int,
+    instruction_set: str,
 ) -> None: ...
 def row_logprob(
     logits: np.ndarray,
@@ -57,8 +59,8 @@ def pair_logprobs(
     threads: int,
     instruction_set: str,
 ) -> None: ...
-def amx_tree_attention_workspace(blocks: int, key_heads: int, head_size: int) -> int: ...
-def amx_tree_attention(
+def bfloat16_tree_attention_workspace(blocks: int, key_heads: int, head_size: int) -> int: ...
+def bfloat16_tree_attention(
     query: np.ndarray,
     key: np.ndarray,
     value: np.ndarray,
@@ -74,12 +76,12 @@ def amx_tree_attention(
     window: int,
     threads: int,
     workspace: np.ndarray,
+    instruction_set: str,
 ) -> None: ...
 def amx_linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, out: np.ndarray, threads: int) -> None: ...
 def amx_gated_linear(
     x: np.ndarray, gate: np.ndarray, up: np.ndarray, activation: str, out: np.ndarray, threads: int
 ) -> None: ...
-def has_float_tree_attention() -> bool: ...
 def float_tree_attention(
     query: np.ndarray,
     key: np.ndarray,
@@ -95,6 +97,7 @@ def float_tree_attention(
     softcap: float,
     window: int,
     threads: int,
+    instruction_set: str,
 ) -> None: ...
 def rms_norm(
     x: np.ndarray,

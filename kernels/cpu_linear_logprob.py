@@ -1,4 +1,4 @@
-"""`linear_logprob` on the CPU: tiles of logits by torch's matrix product or by AMX, never all of them at once."""
+"""`linear_logprob` on the CPU: tiles of logits by torch's matrix product or by our own in bfloat16, never all of them at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .logprobs import Logprobs
-from .native_arrays import RowStates, array_of, bias_array, contiguous_array, instruction_set
+from .native_arrays import RowStates, array_of, bias_array, contiguous_array, has_bfloat16_products, instruction_set
 
 # Every product has exactly this many rows (the last tile is padded): BLAS libraries take other code for other heights,
 # whose sums round differently, and a row's value must not depend on how many rows came with it.
@@ -65,13 +65,13 @@ def accumulate_by_products(
             )
 
 
-def accumulate_by_tiles(
+def accumulate_in_cache(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: float, softcap: float | None, states: RowStates
 ) -> None:
-    """Log-sum-exp of every row of bfloat16 by AMX, the logits never leaving the cache."""
+    """Log-sum-exp of every row of bfloat16 by AMX or AVX-512, the logits never leaving the cache."""
     from . import _native
 
-    _native.amx_linear_logsumexp(
+    _native.bfloat16_linear_logsumexp(
         array_of(hidden),
         array_of(weight),
         bias_array(bias),
@@ -81,16 +81,15 @@ def accumulate_by_tiles(
         states.sum,
         states.argmax,
         torch.get_num_threads(),
+        instruction_set(),
     )
 
 
 def choose_fused(fused: bool | str, dtype: torch.dtype) -> bool:
-    """Whether to use AMX: whenever there is AMX and the tensors are bfloat16, unless told otherwise."""
-    from . import _native
-
-    possible = dtype == torch.bfloat16 and _native.has_amx_bfloat16()
+    """Whether logits stay in the cache: wherever bfloat16 tensors can be multiplied so, unless told otherwise."""
+    possible = dtype == torch.bfloat16 and has_bfloat16_products()
     if fused is True and not possible:
-        raise ValueError("fused: on the CPU it needs bfloat16 tensors and a processor with AMX tiles")
+        raise ValueError("fused: on the CPU it needs bfloat16 tensors and a processor with AMX or avx512_bf16")
     return possible if fused == "auto" else bool(fused)
 
 
@@ -110,7 +109,7 @@ def linear_logprob(
     from . import _native
 
     states = RowStates.empty(hidden.shape[0], argmax)
-    accumulate = accumulate_by_tiles if choose_fused(fused, hidden.dtype) else accumulate_by_products
+    accumulate = accumulate_in_cache if choose_fused(fused, hidden.dtype) else accumulate_by_products
     accumulate(hidden, weight, bias, scale, softcap, states)
     logprob = torch.empty(rows.shape[0], dtype=torch.float32)
     logsumexp = torch.empty(hidden.shape[0], dtype=torch.float32)

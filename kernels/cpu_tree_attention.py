@@ -1,4 +1,4 @@
-"""`tree_attention` on the CPU: a pack in one C++ call (AMX, or AVX-512 in float32), node by node by torch elsewhere."""
+"""`tree_attention` on the CPU: a pack in one C++ call, in bfloat16 where the processor has its products."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import tree_attention_reference
-from .native_arrays import array_of
+from .native_arrays import array_of, has_bfloat16_products, instruction_set
 from .tree_attention_reference import visible
 from .tree_plan import TreePlan, make_plan
 from .tree_segments import TreeSegments
@@ -27,13 +27,10 @@ def tree_attention(
     window: int | None,
     softcap: float | None,
 ) -> Tensor:
-    from . import _native
-
     if query.shape[0] == 0:
         return torch.empty_like(query, memory_format=torch.contiguous_format)
-    tiles = query.dtype == torch.bfloat16 and _native.has_amx_bfloat16()
-    if query.shape[2] <= LARGEST_HEAD and (tiles or _native.has_float_tree_attention()):
-        return _in_one_call(query, key, value, segments, scaling, window, softcap, tiles=tiles)
+    if query.shape[2] <= LARGEST_HEAD:
+        return _in_one_call(query, key, value, segments, scaling, window, softcap)
     if softcap is not None:
         return tree_attention_reference.tree_attention(
             query, key, value, segments, scaling=scaling, window=window, softcap=softcap
@@ -67,24 +64,23 @@ def _in_one_call(
     scaling: float,
     window: int | None,
     softcap: float | None,
-    *,
-    tiles: bool,
 ) -> Tensor:
-    """The whole pack in C++: bfloat16 by tiles over packed keys and values, or any dtype in float32."""
+    """The whole pack in C++: bfloat16 over packed keys and values, or any dtype in float32."""
     from . import _native
 
+    packed = query.dtype == torch.bfloat16 and has_bfloat16_products()
     plan = _plan(segments, key.shape[0] - query.shape[0])
-    dtype = query.dtype if tiles else torch.float32
+    dtype = query.dtype if packed else torch.float32
     out = torch.empty(query.shape, dtype=dtype)
     arguments: list[Any] = [array_of(x.to(dtype)) for x in (query, key, value)]
     arguments += (array_of(out), *plan.arrays)
     arguments += (scaling, softcap or 0.0, window or 0, torch.get_num_threads())
-    if tiles:
-        needed = _native.amx_tree_attention_workspace(plan.num_blocks, key.shape[1], query.shape[2])
+    if packed:
+        needed = _native.bfloat16_tree_attention_workspace(plan.num_blocks, key.shape[1], query.shape[2])
         arguments.append(_workspace(segments, needed))
-        _native.amx_tree_attention(*arguments)
+        _native.bfloat16_tree_attention(*arguments, instruction_set())
     else:
-        _native.float_tree_attention(*arguments)
+        _native.float_tree_attention(*arguments, instruction_set())
     return out.to(query.dtype)
 
 

@@ -11,7 +11,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .native_arrays import array_of, instruction_set
+from .native_arrays import array_of, has_bfloat16_products, has_tile_products, instruction_set
+
+__all__ = [
+    "ACTIVATIONS",
+    "DTYPES",
+    "can_multiply",
+    "gate_in_place",
+    "gated_linear",
+    "has_bfloat16_products",
+    "linear",
+    "rms_norm",
+    "rotate_in_place",
+]
 
 DTYPES = (torch.float32, torch.bfloat16)
 ACTIVATIONS = ("silu", "gelu_tanh")
@@ -56,10 +68,8 @@ def rotate_in_place(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def can_multiply(weight: Tensor) -> bool:
     """Whether `linear` and `gated_linear` take a weight [N, H]: AMX, bfloat16, H a multiple of 32."""
-    from . import _native
-
     suits = weight.ndim == 2 and weight.dtype == torch.bfloat16 and weight.shape[1] % 32 == 0 < weight.shape[1]
-    return suits and weight.stride(1) == 1 and _native.has_amx_bfloat16()
+    return suits and weight.stride(1) == 1 and has_tile_products()
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -26,8 +26,26 @@ def bias_array(bias: Tensor | None) -> np.ndarray | None:
 
 
 def instruction_set() -> str:
-    """What the portable C++ loops use: the best there is, or INSTSEL_INSTRUCTION_SET (plain, avx2, avx512)."""
+    """The instruction set that the C++ kernels are asked for: "" for the best there is, or INSTSEL_INSTRUCTION_SET.
+
+    plain (SSE2 or NEON), avx2, avx512, avx512_bf16 (with dot products of bfloat16) or amx (with tile products); each has
+    what those before it have, so avx512_bf16 hides AMX and avx512 the arithmetic in bfloat16.
+    """
     return os.environ.get("INSTSEL_INSTRUCTION_SET", "")
+
+
+def has_bfloat16_products() -> bool:
+    """Whether bfloat16 is multiplied as such: by the C++ kernels and, on such a processor, by torch as well."""
+    from . import _native
+
+    return _native.choose_instruction_set(instruction_set()) in ("avx512_bf16", "amx")
+
+
+def has_tile_products() -> bool:
+    """Whether that is done by AMX."""
+    from . import _native
+
+    return _native.choose_instruction_set(instruction_set()) == "amx"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import numpy as np
 from fuzz_arrays import GuardedMemory, decode, draw_numbers, encode
 
 EPS = float(np.finfo(np.float32).eps)
+INSTRUCTION_SETS = ("plain", "avx2", "avx512", "avx512_bf16", "amx")
 ELEMENTS = ("float32", "float16", "bfloat16")
 ROUNDING = {"float32": EPS, "bfloat16": 2.0**-8}
 
@@ -92,7 +93,12 @@ def draw_pairs(rng: np.random.Generator, memory: GuardedMemory, rows: int, colum
 
 
 def machine(rng: np.random.Generator) -> dict[str, object]:
-    return {"threads": int(rng.integers(1, 3)), "instruction_set": str(rng.choice(["", "plain", "avx2", "avx512"]))}
+    return {"threads": int(rng.integers(1, 3)), "instruction_set": str(rng.choice(["", *INSTRUCTION_SETS]))}
+
+
+def bfloat16_machine(rng: np.random.Generator) -> dict[str, object]:
+    """As `machine`, for what needs bfloat16 arithmetic."""
+    return {"threads": int(rng.integers(1, 3)), "instruction_set": str(rng.choice(INSTRUCTION_SETS[3:]))}
 
 
 def draw_states(rng: np.random.Generator, memory: GuardedMemory, rows: int, fresh: bool) -> dict[str, np.ndarray]:
@@ -168,14 +174,14 @@ def draw_head_product(rng: np.random.Generator, memory: GuardedMemory, element: 
     return hidden, weight
 
 
-def amx_linear_logsumexp(rng: np.random.Generator, memory: GuardedMemory) -> Call:
+def bfloat16_linear_logsumexp(rng: np.random.Generator, memory: GuardedMemory) -> Call:
     hidden, weight = draw_head_product(rng, memory, "bfloat16")
     head = Head.draw(rng, memory, len(weight))
     states = draw_states(rng, memory, len(hidden), True)
     argmax = states["argmax"] if rng.random() < 0.5 else None
     # fmt: off
     arguments = {"hidden": hidden, "weight": weight, "bias": head.bias, "scale": head.scale, "softcap": head.softcap,
-                 **states, "argmax": argmax, "threads": int(rng.integers(1, 3))}
+                 **states, "argmax": argmax, **bfloat16_machine(rng)}
     # fmt: on
     def check(_: object) -> None:
         h, w = decode(hidden), decode(weight)

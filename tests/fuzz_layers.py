@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 from fuzz_arrays import GuardedMemory, decode, draw_numbers, encode
-from fuzz_calls import EPS, ROUNDING, Call, close, machine
+from fuzz_calls import EPS, ROUNDING, Call, bfloat16_machine, close, machine
 
 TINY = 1e-30
 
@@ -168,7 +168,8 @@ def attention(rng: np.random.Generator, memory: GuardedMemory, element: str, nee
     plan = {name: memory.place(rng, array) for name, array in plan.items()}
     # fmt: off
     arguments = {"query": query, "key": key, "value": value, "out": out, **plan, "scaling": scaling,
-                 "softcap": softcap, "window": window, "threads": int(rng.integers(1, 3))}
+                 "softcap": softcap, "window": window,
+                 **(machine(rng) if needed is None else bfloat16_machine(rng))}
     # fmt: on
     written = ("out",)
     if needed is not None:

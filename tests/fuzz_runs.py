@@ -19,40 +19,49 @@ LARGEST = 2**24  # bytes of an array whose memory is looked at; larger ones only
 Builder = Callable[[np.random.Generator, GuardedMemory], Call]
 
 
+def can_choose(module: Any, name: str) -> bool:
+    try:
+        return bool(module.choose_instruction_set(name))
+    except ValueError:
+        return False
+
+
 def builders_of(module: Any) -> dict[str, Builder]:
     """What draws the right calls of each function of the module that this processor can run."""
-    workspace = module.amx_tree_attention_workspace
+    workspace = module.bfloat16_tree_attention_workspace
+    dots = can_choose(module, "avx512_bf16")
 
     def workspace_call(rng: np.random.Generator, memory: GuardedMemory) -> Call:
         blocks, heads, size = (int(n) for n in rng.integers(0, 257, 3))
 
         def check(result: object) -> None:
-            expected = blocks * heads * 4 * -(-size // 32) * 1024 if module.has_amx_bfloat16() else result
+            expected = blocks * heads * 4 * -(-size // 32) * 1024 if dots else result
             assert result == expected, f"{result} bytes"
 
         return Call({"blocks": blocks, "key_heads": heads, "head_size": size}, check=check)
 
     builders: dict[str, Builder] = {
         "has_amx_bfloat16": lambda rng, memory: Call({}),
-        "has_float_tree_attention": lambda rng, memory: Call({}),
-        "amx_tree_attention_workspace": workspace_call,
+        "choose_instruction_set": lambda rng, memory: Call(
+            {"name": str(rng.choice(["", *fuzz_calls.INSTRUCTION_SETS]))}
+        ),
+        "bfloat16_tree_attention_workspace": workspace_call,
         "row_logprob": fuzz_calls.row_logprob,
         "accumulate": fuzz_calls.accumulate,
         "pair_logprobs": fuzz_calls.pair_logprobs,
         "rms_norm": fuzz_layers.rms_norm,
         "gate_in_place": fuzz_layers.gate_in_place,
         "rotate_in_place": fuzz_layers.rotate_in_place,
-        "amx_linear_logsumexp": fuzz_calls.amx_linear_logsumexp,
+        "bfloat16_linear_logsumexp": fuzz_calls.bfloat16_linear_logsumexp,
         "amx_linear": fuzz_layers.amx_linear,
         "amx_gated_linear": fuzz_layers.amx_gated_linear,
-        "amx_tree_attention": lambda rng, memory: fuzz_layers.attention(rng, memory, "bfloat16", workspace),
+        "bfloat16_tree_attention": lambda rng, memory: fuzz_layers.attention(rng, memory, "bfloat16", workspace),
         "float_tree_attention": lambda rng, memory: fuzz_layers.attention(rng, memory, "float32", None),
     }
     exported = {name for name in dir(module) if not name.startswith("__")}
     assert exported == set(builders), f"functions without a fuzzer, or none: {sorted(exported ^ set(builders))}"
-    needs_amx = {"amx_linear", "amx_gated_linear", "amx_linear_logsumexp", "amx_tree_attention"}
-    missing = needs_amx if not module.has_amx_bfloat16() else set()
-    missing |= {"float_tree_attention"} if not module.has_float_tree_attention() else set()
+    missing = set() if module.has_amx_bfloat16() else {"amx_linear", "amx_gated_linear"}
+    missing |= set() if dots else {"bfloat16_linear_logsumexp", "bfloat16_tree_attention"}
     for name in sorted(missing):
         print(f"{name}: left out, this processor has no such instructions")
         del builders[name]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
+import instruction_sets
 import pytest
 import torch
 from torch import Tensor
@@ -19,18 +21,13 @@ from instsel.kernels.layer_operations import (
 )
 
 DTYPES = (torch.float32, torch.bfloat16)
-SETS = ("plain", "avx2", "avx512")
 needs_amx = pytest.mark.skipif(not _native.has_amx_bfloat16(), reason="needs a processor with AMX tiles")
 
 
-@pytest.fixture(params=SETS)
-def instruction_set(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("INSTSEL_INSTRUCTION_SET", request.param)
-    try:
-        rms_norm(torch.ones(1, 1), torch.ones(1), 1e-5)
-    except ValueError as error:
-        pytest.skip(str(error))
-    return str(request.param)
+@pytest.fixture(params=instruction_sets.NAMES)
+def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
+    with instruction_sets.forced(request.param) as name:
+        yield name
 
 
 def within_rounding(got: Tensor, exact: Tensor) -> bool:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import instruction_sets
 import numpy as np
 import pytest
 from numpy.lib.stride_tricks import as_strided
 
 from instsel.kernels import _native
 
-needs_amx = pytest.mark.skipif(not _native.has_amx_bfloat16(), reason="this processor has no AMX")
-needs_avx512 = pytest.mark.skipif(not _native.has_float_tree_attention(), reason="this processor has no AVX-512")
+HAS_BFLOAT16 = instruction_sets.is_here("avx512_bf16")
+needs_bfloat16 = pytest.mark.skipif(not HAS_BFLOAT16, reason="this processor has no arithmetic in bfloat16")
 
 
 def row_arguments(rows: int = 3, columns: int = 5) -> dict[str, Any]:
@@ -33,10 +34,10 @@ def row_arguments(rows: int = 3, columns: int = 5) -> dict[str, Any]:
 
 
 def product_arguments(depth: int = 4) -> dict[str, Any]:
-    """Right arguments of amx_linear_logsumexp."""
+    """Right arguments of bfloat16_linear_logsumexp."""
     states = {"max": np.full(2, -np.inf, np.float32), "sum": np.zeros(2), "argmax": None}
     arrays = {"hidden": np.zeros((2, depth), np.uint16), "weight": np.zeros((3, depth), np.uint16)}
-    return {**arrays, "bias": None, "scale": 1.0, "softcap": 0.0, **states, "threads": 1}
+    return {**arrays, "bias": None, "scale": 1.0, "softcap": 0.0, **states, "threads": 1, "instruction_set": ""}
 
 
 def tree_arguments() -> dict[str, Any]:
@@ -45,7 +46,7 @@ def tree_arguments() -> dict[str, Any]:
     plan = {"query_offsets": [0, 2], "range_start": [0], "range_stop": [2], "range_block": [0, 1]}
     plan |= {"path_offsets": [0, 1], "path_ranges": [0]}
     arrays = {name: np.array(values, np.int32) for name, values in plan.items()}
-    numbers = {"scaling": 1.0, "softcap": 0.0, "window": 0, "threads": 1}
+    numbers = {"scaling": 1.0, "softcap": 0.0, "window": 0, "threads": 1, "instruction_set": ""}
     return {**tensors, "out": np.zeros((2, 1, 4), np.float32), **arrays, **numbers}
 
 
@@ -53,14 +54,13 @@ def test_the_arguments_that_are_changed_below_are_right() -> None:
     rows = row_arguments()
     _native.row_logprob(**rows)
     assert np.allclose(rows["logsumexps"], np.log(5.0)) and np.allclose(rows["logprobs"], -np.log(5.0))
-    if _native.has_amx_bfloat16():
+    if HAS_BFLOAT16:
         product = product_arguments()
-        _native.amx_linear_logsumexp(**product)
+        _native.bfloat16_linear_logsumexp(**product)
         assert np.allclose(product["max"] + np.log(product["sum"]), np.log(3.0))
-    if _native.has_float_tree_attention():
-        tree = tree_arguments()
-        _native.float_tree_attention(**tree)
-        assert np.allclose(tree["out"], 1.0)
+    tree = tree_arguments()
+    _native.float_tree_attention(**tree)
+    assert np.allclose(tree["out"], 1.0)
 
 
 @pytest.mark.parametrize("threads", [0, -1, 4097, 2**31 - 1])
@@ -84,7 +84,6 @@ def test_results_over_the_indices_that_were_checked(written: str, read: str) -> 
     assert np.array_equal(memory, before)
 
 
-@needs_avx512
 @pytest.mark.parametrize("read", ["query", "key", "value"])
 def test_attention_over_its_own_inputs(read: str) -> None:
     arguments = tree_arguments()
@@ -143,31 +142,42 @@ def test_columns_outside_any_vocabulary(first_column: int) -> None:
         _native.accumulate(np.zeros((2, 3), np.float32), first_column, None, 1.0, 0.0, *states, 1, "")
 
 
-@needs_amx
+@pytest.mark.parametrize("name", ["avx9", "AVX2", "avx2 ", "plain\0"])
+def test_an_instruction_set_of_no_processor(name: str) -> None:
+    with pytest.raises(ValueError, match='instruction_set: expected "", "plain"'):
+        _native.choose_instruction_set(name)
+
+
+@pytest.mark.parametrize("name", ["plain", "avx2", "avx512"])
+def test_bfloat16_products_that_an_instruction_set_does_not_have(name: str) -> None:
+    with pytest.raises(ValueError, match=r"instruction_set: (expected avx512_bf16 or amx|this processor has no)"):
+        _native.bfloat16_linear_logsumexp(**{**product_arguments(), "instruction_set": name})
+
+
+@needs_bfloat16
 def test_hidden_states_of_no_size_do_not_divide_by_it() -> None:
     with pytest.raises(ValueError, match="hidden: expected at least one column"):
-        _native.amx_linear_logsumexp(**product_arguments(depth=0))
+        _native.bfloat16_linear_logsumexp(**product_arguments(depth=0))
 
 
-@needs_amx
+@needs_bfloat16
 def test_a_vocabulary_beyond_the_range_of_its_indices() -> None:
     arguments = product_arguments()
     arguments["weight"] = np.broadcast_to(arguments["weight"][:1], (2**40, 4))
     with pytest.raises(ValueError, match="weight: expected fewer than"):
-        _native.amx_linear_logsumexp(**arguments)
+        _native.bfloat16_linear_logsumexp(**arguments)
 
 
-@needs_amx
+@needs_bfloat16
 @pytest.mark.parametrize("stride", [2**62, -(2**62), 3])
 def test_the_stride_of_a_single_row_is_never_used(stride: int) -> None:
     arguments = product_arguments()
     arguments |= {"max": arguments["max"][:1], "sum": arguments["sum"][:1]}
     arguments["hidden"] = as_strided(arguments["hidden"], (1, 4), (stride, 2))
-    _native.amx_linear_logsumexp(**arguments)
+    _native.bfloat16_linear_logsumexp(**arguments)
     assert np.allclose(arguments["max"] + np.log(arguments["sum"]), np.log(3.0))
 
 
-@needs_avx512
 def test_windows_from_none_to_endless() -> None:
     arguments = tree_arguments()
     with pytest.raises(ValueError, match="window"):
@@ -179,7 +189,7 @@ def test_windows_from_none_to_endless() -> None:
 @pytest.mark.parametrize("sizes", [(-1, 1, 64), (1, -1, 64), (2**62, 4, 64), (1, 2**60, 64), (1, 1, 2**62)])
 def test_a_workspace_that_no_layout_needs(sizes: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match="expected 0 to"):
-        _native.amx_tree_attention_workspace(*sizes)
+        _native.bfloat16_tree_attention_workspace(*sizes)
 
 
 def test_rows_of_nothing_are_not_counted_one_by_one() -> None:

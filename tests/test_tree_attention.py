@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import instruction_sets
 import numpy as np
 import pytest
 import torch
@@ -29,6 +30,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "cap": {"softcap": 4.0, "scaling": 0.3},
     "window and cap": {"window": 75, "softcap": 20.0},
 }
+# What runs at all in the C++ kernels: float32 everywhere, bfloat16 where it can be multiplied as such.
+KINDS = [(torch.float32, name) for name in ("plain", "avx2", "avx512")]
+KINDS += [(torch.bfloat16, name) for name in ("plain", *instruction_sets.WITH_BFLOAT16)] + [(torch.float16, "")]
+each_kind = pytest.mark.parametrize(("dtype", "instructions"), KINDS, ids=lambda value: str(value) or "best")
 SHAPES = [(6, 2, 64), (2, 2, 96), (3, 1, 128), (2, 2, 256), (2, 1, 72), (1, 1, 8)]  # heads, key heads, head size
 
 
@@ -87,19 +92,19 @@ def assert_within_budget(got: Tensor, exact: Tensor, low: Tensor) -> None:
     assert error <= budget, f"error {error:.2e}, budget {budget:.2e}"
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@each_kind
 @pytest.mark.parametrize("name", list(TREES))
 @pytest.mark.parametrize("options", list(OPTIONS))
-def test_matches_float64(name: str, options: str, dtype: torch.dtype) -> None:
+def test_matches_float64(name: str, options: str, dtype: torch.dtype, instructions: str) -> None:
     tree = TREES[name]
     segments = TreeSegments.from_lists(tree[0], tree[1])
-    # Every head size with bfloat16, whose kernel is ours; two of them where torch does the work.
-    for shape in SHAPES if dtype == torch.bfloat16 else SHAPES[::5]:
+    for shape in SHAPES if instructions else SHAPES[::5]:
         query, key, value = tensors(tree, shape, dtype)
         exact = oracle(query, key, value, tree, **OPTIONS[options])
         low = naive(query, key, value, tree, **OPTIONS[options])
         assert_within_budget(low.to(dtype), exact, low)
-        got = tree_attention(query, key, value, segments, backend="cpu", **OPTIONS[options])
+        with instruction_sets.forced(instructions):
+            got = tree_attention(query, key, value, segments, backend="cpu", **OPTIONS[options])
         assert_within_budget(got, exact, low)
 
 
@@ -115,11 +120,18 @@ def test_a_forgotten_prefix_and_a_leak_would_be_seen(backend: str) -> None:
             assert_within_budget(wrong, exact, low)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@settings(max_examples=20, deadline=None)
+@each_kind
+@settings(max_examples=10, deadline=None)
 @given(st.lists(st.integers(0, 90), min_size=1, max_size=5), st.integers(0, 2**31))
-def test_a_forest_equals_its_trees_one_by_one(dtype: torch.dtype, lengths: list[int], seed: int) -> None:
+def test_a_forest_equals_its_trees_one_by_one(
+    dtype: torch.dtype, instructions: str, lengths: list[int], seed: int
+) -> None:
     """Each tree is a root of 50 tokens and a child; its bits do not depend on the trees beside it."""
+    with instruction_sets.forced(instructions):
+        check_trees_alone(dtype, lengths, seed)
+
+
+def check_trees_alone(dtype: torch.dtype, lengths: list[int], seed: int) -> None:
     offsets, contexts, first = [0], [], 0
     for length in lengths:
         offsets += [first + 50, first + 50 + length]
@@ -144,14 +156,17 @@ def test_strides_do_not_matter() -> None:
     assert torch.equal(first, second) and first.is_contiguous()
 
 
-def test_large_scores_and_long_paths() -> None:
+@each_kind
+def test_large_scores_and_long_paths(dtype: torch.dtype, instructions: str) -> None:
     """Scores in the thousands (a maximum is needed) and paths of many chunks of keys (it must be carried along)."""
     tree = ([0, 700, 760], [[], [(0, 700)]], 0)
-    query, key, value = tensors(tree, (2, 1, 64), torch.bfloat16)
+    query, key, value = tensors(tree, (2, 1, 64), dtype)
     for scaling in (0.125, 40.0):
         exact = oracle(query, key, value, tree, scaling=scaling)
         low = naive(query, key, value, tree, scaling=scaling)
-        got = tree_attention(query, key, value, TreeSegments.from_lists(*tree[:2]), scaling=scaling, backend="cpu")
+        segments = TreeSegments.from_lists(*tree[:2])
+        with instruction_sets.forced(instructions):
+            got = tree_attention(query, key, value, segments, scaling=scaling, backend="cpu")
         assert_within_budget(got, exact, low)
 
 

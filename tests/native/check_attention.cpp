@@ -2,7 +2,7 @@
 
 #include <new>
 
-#include "amx_tree_attention.h"
+#include "bfloat16_tree_attention.h"
 #include "checks.h"
 #include "float_tree_attention.h"
 
@@ -15,34 +15,38 @@ HeadsView<const Element> view_of(const std::vector<Element>& values, std::int64_
 }
 
 void run_attention(const std::vector<float>& query, const std::vector<float>& key, const std::vector<float>& value,
-                   std::vector<float>& out, std::int64_t heads, const TreeLayout& layout, const AttentionShape& shape) {
+                   std::vector<float>& out, std::int64_t heads, const TreeLayout& layout, const AttentionShape& shape,
+                   InstructionSet instructions) {
     const std::int64_t size = shape.head_size;
     const auto queries = view_of(query, heads, size);
     float_tree_attention(queries, view_of(key, 1, size), view_of(value, 1, size),
-                         {out.data(), queries.tokens, heads, heads * size, size}, layout, shape, 2);
+                         {out.data(), queries.tokens, heads, heads * size, size}, layout, shape, 2, instructions);
 }
 
 void run_attention(const std::vector<bfloat16>& query, const std::vector<bfloat16>& key,
                    const std::vector<bfloat16>& value, std::vector<bfloat16>& out, std::int64_t heads,
-                   const TreeLayout& layout, const AttentionShape& shape) {
+                   const TreeLayout& layout, const AttentionShape& shape,
+                   InstructionSet instructions) {
     const std::int64_t size = shape.head_size;
     const auto bits = [&](const std::vector<bfloat16>& values, std::int64_t count) {
         const auto view = view_of(values, count, size);
         return HeadsView<const std::uint16_t>{reinterpret_cast<const std::uint16_t*>(view.data), view.tokens, count,
                                               view.token_stride, size};
     };
-    const std::int64_t bytes = amx_tree_attention_workspace(layout.blocks(), 1, size);
+    const std::int64_t bytes = bfloat16_tree_attention_workspace(layout.blocks(), 1, size);
     auto* workspace = static_cast<std::uint8_t*>(::operator new(std::size_t(bytes), std::align_val_t(64)));
     const auto queries = bits(query, heads);
-    amx_tree_attention(queries, bits(key, 1), bits(value, 1),
+    bfloat16_tree_attention(queries, bits(key, 1), bits(value, 1),
                        {reinterpret_cast<std::uint16_t*>(out.data()), queries.tokens, heads, heads * size, size},
-                       layout, shape, workspace, 2);
+                       layout, shape, workspace, 2,
+                       instructions);
     ::operator delete(workspace, std::align_val_t(64));
 }
 
 // A root and two children; the window and soft-cap cross block and chunk borders.
 template <class Element>
-void check_attention(std::int64_t root, std::int64_t child, std::int64_t size, float softcap, std::int64_t window) {
+void check_attention(std::int64_t root, std::int64_t child, std::int64_t size, float softcap, std::int64_t window,
+                     InstructionSet instructions) {
     const double tolerance = sizeof(Element) == 2 ? 0.03 : 1e-5;
     const std::int64_t heads = 3, tokens = root + 2 * child;
     const auto query = random_matrix<Element>(tokens, heads * size, 1.0f);
@@ -59,7 +63,7 @@ void check_attention(std::int64_t root, std::int64_t child, std::int64_t size, f
     const TreeLayout layout{queries.data(), start.data(), stop.data(), block.data(), paths.data(), path_ranges.data(),
                             3,              3};
     const float scaling = 1.0f / std::sqrt(float(size));
-    run_attention(query, key, value, out, heads, layout, {size, scaling, softcap, window});
+    run_attention(query, key, value, out, heads, layout, {size, scaling, softcap, window}, instructions);
     for (std::int64_t token = 0; token < tokens; ++token) {
         std::vector<std::int64_t> path;
         const std::int64_t node = token < root ? 0 : token < root + child ? 1 : 2;
@@ -84,7 +88,7 @@ void check_attention(std::int64_t root, std::int64_t child, std::int64_t size, f
                     sum += std::exp(scores[k] - lse) * double(to_float(value[std::size_t(path[k] * size + d)]));
                 }
                 const float got = to_float(out[std::size_t((token * heads + h) * size + d)]);
-                expect(std::fabs(double(got) - sum) < tolerance, "attention " + std::to_string(size));
+                expect(std::fabs(double(got) - sum) < tolerance, std::string("attention by ") + name_of(instructions));
             }
         }
     }
@@ -93,13 +97,15 @@ void check_attention(std::int64_t root, std::int64_t child, std::int64_t size, f
 }  // namespace
 
 void check_tree_attention() {
-    if (has_amx_bfloat16()) {
-        for (const std::int64_t size : {8, 24, 64, 96, 256}) check_attention<bfloat16>(37, 9, size, 0.0f, 0);
-        check_attention<bfloat16>(300, 40, 64, 5.0f, 50);
-    }
-    if (has_float_tree_attention()) {
-        for (const std::int64_t size : {1, 8, 77, 256}) check_attention<float>(37, 9, size, 0.0f, 0);
-        check_attention<float>(300, 40, 64, 5.0f, 50);
+    for (const InstructionSet instructions : instruction_sets_here()) {
+        for (const std::int64_t size : {1, 8, 24, 64, 77, 96, 256}) {
+            check_attention<float>(37, 9, size, 0.0f, 0, instructions);
+            if (instructions < InstructionSet::avx512_bf16) continue;
+            check_attention<bfloat16>(37, 9, size, 0.0f, 0, instructions);
+        }
+        check_attention<float>(300, 40, 64, 5.0f, 50, instructions);
+        if (instructions < InstructionSet::avx512_bf16) continue;
+        check_attention<bfloat16>(300, 40, 64, 5.0f, 50, instructions);
     }
 }
 

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "amx_linear.h"
-#include "amx_linear_logsumexp.h"
+#include "bfloat16_linear_logsumexp.h"
 #include "checks.h"
 #include "layer_operations.h"
 #include "online_logsumexp.h"
@@ -38,13 +38,7 @@ struct States {
 
 template <class Element>
 void check_rows(std::int64_t rows, std::int64_t columns, const HeadTransform& transform, const std::string& name) {
-    for (const char* set : {"plain", "avx2", "avx512"}) {
-        InstructionSet instructions;
-        try {
-            instructions = choose_instruction_set(set);
-        } catch (const std::exception&) {
-            continue;  // not on this processor
-        }
+    for (const InstructionSet instructions : instruction_sets_here()) {
         const auto logits = random_matrix<Element>(rows, columns, 6.0f);
         States states(rows);
         // Two chunks, so that states are carried on.
@@ -62,7 +56,7 @@ void check_rows(std::int64_t rows, std::int64_t columns, const HeadTransform& tr
                 z.push_back(head(double(to_float(logits[std::size_t(row * columns + j)])), bias, transform));
             }
             const double got = logsumexp(states.max[std::size_t(row)], states.sum[std::size_t(row)]);
-            expect(close(got, plain_logsumexp(z), 2e-6), name + " " + set);
+            expect(close(got, plain_logsumexp(z), 2e-6), name + " " + name_of(instructions));
         }
     }
 }
@@ -96,12 +90,13 @@ void check_pairs(const std::string& name) {
     expect(std::isnan(out[2]), name + ": masked pairs are no numbers");
 }
 
-void check_amx_head(std::int64_t rows, std::int64_t size, std::int64_t vocabulary, const HeadTransform& transform) {
+void check_bfloat16_head(std::int64_t rows, std::int64_t size, std::int64_t vocabulary,
+                         const HeadTransform& transform, InstructionSet instructions) {
     const auto hidden = random_matrix<bfloat16>(rows, size, 1.0f);
     const auto weight = random_matrix<bfloat16>(vocabulary, size, 0.3f);
     States states(rows);
-    amx_linear_logsumexp({hidden.data(), rows, size, size}, {weight.data(), vocabulary, size, size}, transform,
-                         states.view(), 2);
+    bfloat16_linear_logsumexp({hidden.data(), rows, size, size}, {weight.data(), vocabulary, size, size}, transform,
+                              states.view(), 2, instructions);
     for (std::int64_t row = 0; row < rows; ++row) {
         std::vector<double> z;
         for (std::int64_t v = 0; v < vocabulary; ++v) {
@@ -113,8 +108,8 @@ void check_amx_head(std::int64_t rows, std::int64_t size, std::int64_t vocabular
             z.push_back(head(dot, transform.bias == nullptr ? 0.0 : double(transform.bias[v]), transform));
         }
         const double got = logsumexp(states.max[std::size_t(row)], states.sum[std::size_t(row)]);
-        expect(close(got, plain_logsumexp(z), 1e-5), "amx head " + std::to_string(size));
-        expect(states.argmax[std::size_t(row)] >= 0 && states.argmax[std::size_t(row)] < vocabulary, "amx arg max");
+        expect(close(got, plain_logsumexp(z), 1e-5), std::string("head by ") + name_of(instructions));
+        expect(states.argmax[std::size_t(row)] >= 0 && states.argmax[std::size_t(row)] < vocabulary, "arg max of the head");
     }
 }
 
@@ -202,23 +197,19 @@ int main() {
     check_pairs<float16>("pairs float16");
     expect(std::isnan(logprob(1.0f, -std::numeric_limits<float>::infinity(), 0.0)), "a row of -inf has no probability");
     expect(logprob(2.0f, 2.0f, 0.9999999) <= 0.0f, "no probability above 1");
-    for (const char* name : {"plain", "avx2", "avx512"}) {
-        try {
-            const InstructionSet instructions = choose_instruction_set(name);
-            for (const std::int64_t columns : {1, 2, 254, 256, 258, 1030}) check_layers(3, columns, instructions);
-        } catch (const std::invalid_argument&) {
-            std::printf("no %s on this processor: its layer operations were not run\n", name);
+    for (const InstructionSet instructions : instruction_sets_here()) {
+        std::printf("%s\n", name_of(instructions));
+        for (const std::int64_t columns : {1, 2, 254, 256, 258, 1030}) check_layers(3, columns, instructions);
+        for (const std::int64_t size : {1, 31, 33, 64}) {
+            if (instructions < InstructionSet::avx512_bf16) continue;
+            check_bfloat16_head(33, size, 257, {}, instructions);
+            check_bfloat16_head(1, size, 4099, whole, instructions);
         }
     }
-    if (has_amx_bfloat16()) {
-        for (const std::int64_t size : {1, 31, 33, 64}) {
-            check_amx_head(33, size, 257, {});
-            check_amx_head(1, size, 4099, {bias.data(), 0.5f, 9.0f});
-            check_amx_linear(33, 32 * size, 17);
-            check_amx_linear(150, 64, size + 32);
-        }
-    } else {
-        std::printf("no AMX on this processor: its kernels were not run\n");
+    for (const std::int64_t size : {1, 31, 33, 64}) {
+        if (!has_amx_bfloat16()) continue;
+        check_amx_linear(33, 32 * size, 17);
+        check_amx_linear(150, 64, size + 32);
     }
     check_tree_attention();
     std::printf(failures == 0 ? "all checks passed\n" : "%d checks failed\n", failures);

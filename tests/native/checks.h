@@ -66,6 +66,12 @@ inline double plain_logsumexp(const std::vector<double>& z) {
     return largest + std::log(sum);
 }
 
+inline std::vector<InstructionSet> instruction_sets_here() {
+    std::vector<InstructionSet> sets;
+    for (int i = 0; i <= int(choose_instruction_set("")); ++i) sets.push_back(InstructionSet(i));
+    return sets;
+}
+
 // Defined in check_attention.cpp.
 void check_tree_attention();
 

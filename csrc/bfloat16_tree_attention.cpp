@@ -1,10 +1,11 @@
-#include "amx_tree_attention.h"
+#include "bfloat16_tree_attention.h"
 
 #include <cmath>
 #include <stdexcept>
 
 #include "attention_packing.h"
 #include "attention_softmax.h"
+#include "bfloat16_products.h"
 
 namespace instsel {
 
@@ -19,41 +20,29 @@ struct alignas(64) Scratch {
     float out[largest_head * rows_at_once];  // [head/16][2][16, 16 rows]
 };
 
-// `halves` is 1 where a row block has at most 16 rows, as one of a short answer has: its second half is left out.
-template <int halves>
-INSTSEL_AMX void score_block(const std::uint8_t* keys, const std::uint8_t* query, std::int64_t depth, float* scores) {
-    zero_sums<halves>();
-    for (std::int64_t tile = 0; tile < depth; ++tile) {
-        _tile_loadd(4, keys + 2 * tile * tile_bytes, 64);
-        _tile_loadd(6, query + 2 * tile * tile_bytes, 64);
-        if (halves == 2) _tile_loadd(7, query + (2 * tile + 1) * tile_bytes, 64);
-        _tile_loadd(5, keys + (2 * tile + 1) * tile_bytes, 64);
-        add_products<halves>();
+struct NothingBetween {
+    INSTSEL_INLINE void operator()(std::int64_t) const {}
+};
+
+// The transposed values of some columns of the head, block after block of a chunk.
+struct ValueTiles {
+    const PackedHeads& packed;
+    const PathBlock* blocks;
+    std::int64_t head;
+    std::int64_t part;
+
+    INSTSEL_INLINE const std::uint8_t* operator()(std::int64_t block) const {
+        return packed.values(head, blocks[block].index) + 2 * part * tile_bytes;
     }
-    store_sums<halves>(scores);
-}
+};
 
 // out += values^T probabilities, over the blocks of a chunk.
-template <int halves>
-INSTSEL_AMX void add_values(const PackedHeads& packed, std::int64_t head, const PathBlock* blocks, std::int64_t count,
-                            bool first_chunk, Scratch& scratch) {
+template <class Products, int halves>
+INSTSEL_AMX_BF16 void add_values(const PackedHeads& packed, std::int64_t head, const PathBlock* blocks,
+                                 std::int64_t count, bool first_chunk, Scratch& scratch) {
     for (std::int64_t part = 0; part < packed.depth; ++part) {
-        float* out = scratch.out + part * 1024;
-        if (first_chunk) {
-            zero_sums<halves>();
-        } else {
-            load_sums<halves>(out);
-        }
-        for (std::int64_t block = 0; block < count; ++block) {
-            const std::uint8_t* values = packed.values(head, blocks[block].index) + 2 * part * tile_bytes;
-            const std::uint8_t* probabilities = scratch.probabilities + 2 * block * tile_bytes;
-            _tile_loadd(4, values, 64);
-            _tile_loadd(6, probabilities, 64);
-            if (halves == 2) _tile_loadd(7, probabilities + tile_bytes, 64);
-            _tile_loadd(5, values + tile_bytes, 64);
-            add_products<halves>();
-        }
-        store_sums<halves>(out);
+        Products::template multiply<halves, false>(ValueTiles{packed, blocks, head, part}, scratch.probabilities,
+                                                   count, !first_chunk, scratch.out + part * 1024, NothingBetween{});
     }
 }
 
@@ -95,7 +84,8 @@ INSTSEL_AMX_BF16 void softmax_chunk(const PathBlock* blocks, std::int64_t count,
     }
 }
 
-template <int halves>
+// `halves` is 1 where a row block has at most 16 rows, as one of a short answer has: its second half is left out.
+template <class Products, int halves>
 INSTSEL_AMX_BF16 SoftmaxRows walk_path(const PackedHeads& packed, std::int64_t head, const AttentionShape& shape,
                                        const BlockStart& start, const std::vector<PathBlock>& path, Scratch& scratch) {
     SoftmaxRows softmax = empty_softmax();
@@ -104,16 +94,18 @@ INSTSEL_AMX_BF16 SoftmaxRows walk_path(const PackedHeads& packed, std::int64_t h
         const PathBlock* blocks = path.data() + first;
         const std::int64_t count = std::min(chunk_blocks, total - first);
         for (std::int64_t block = 0; block < count; ++block) {
-            score_block<halves>(packed.keys(head, blocks[block].index), scratch.query, packed.depth,
-                                scratch.scores + block * 1024);
+            const ConsecutiveTiles keys{packed.keys(head, blocks[block].index)};
+            Products::template multiply<halves, false>(keys, scratch.query, packed.depth, false,
+                                                       scratch.scores + block * 1024, NothingBetween{});
         }
         softmax_chunk<halves>(blocks, count, start.sight, start.last_position, shape, packed.depth, softmax, first == 0,
                               scratch);
-        add_values<halves>(packed, head, blocks, count, first == 0, scratch);
+        add_values<Products, halves>(packed, head, blocks, count, first == 0, scratch);
     }
     return softmax;
 }
 
+template <class Products>
 INSTSEL_AMX_BF16 void attend(const HeadsView<const std::uint16_t>& query, const PackedHeads& packed,
                              const HeadsView<std::uint16_t>& out, const TreeLayout& layout,
                              const AttentionShape& shape, const RowBlock& work, std::vector<PathBlock>& path,
@@ -121,24 +113,16 @@ INSTSEL_AMX_BF16 void attend(const HeadsView<const std::uint16_t>& query, const 
     const BlockStart start = start_block(layout, shape, work, group, path);
     pack_queries(query, start.rows, shape.head_size, scratch.query);
     const SoftmaxRows softmax = start.rows.count <= 16
-                                    ? walk_path<1>(packed, work.key_head, shape, start, path, scratch)
-                                    : walk_path<2>(packed, work.key_head, shape, start, path, scratch);
+                                    ? walk_path<Products, 1>(packed, work.key_head, shape, start, path, scratch)
+                                    : walk_path<Products, 2>(packed, work.key_head, shape, start, path, scratch);
     store_rows(out, start.rows, shape.head_size, softmax.sum, scratch.out);
 }
 
-}  // namespace
-
-std::int64_t amx_tree_attention_workspace(std::int64_t blocks, std::int64_t key_heads, std::int64_t head_size) {
-    return blocks * key_heads * 4 * depth_tiles(head_size) * tile_bytes;
-}
-
-INSTSEL_AMX void amx_tree_attention(const HeadsView<const std::uint16_t>& query,
-                                    const HeadsView<const std::uint16_t>& key,
-                                    const HeadsView<const std::uint16_t>& value, const HeadsView<std::uint16_t>& out,
-                                    const TreeLayout& layout, const AttentionShape& shape, std::uint8_t* workspace,
-                                    int threads) {
-    if (!has_amx_bfloat16()) throw std::runtime_error("this processor has no bfloat16 tile products (AMX)");
-    if (shape.head_size > largest_head) throw std::invalid_argument("query: expected a head size up to 256");
+template <class Products>
+INSTSEL_AMX_BF16 void attend_all(const HeadsView<const std::uint16_t>& query, const HeadsView<const std::uint16_t>& key,
+                                 const HeadsView<const std::uint16_t>& value, const HeadsView<std::uint16_t>& out,
+                                 const TreeLayout& layout, const AttentionShape& shape, std::uint8_t* workspace,
+                                 int threads) {
     const std::int64_t group = query.heads / key.heads;
     const std::vector<RowBlock> work = row_blocks(layout, group, key.heads, rows_at_once);
     const PackedHeads packed{workspace, layout.blocks(), depth_tiles(shape.head_size)};
@@ -156,25 +140,41 @@ INSTSEL_AMX void amx_tree_attention(const HeadsView<const std::uint16_t>& query,
                 }
             }
         }
-        configure_tiles();
+        Products::begin();
         Scratch scratch;
         std::vector<PathBlock> blocks;
 #pragma omp for schedule(dynamic, 4)
         for (std::int64_t item = 0; item < std::int64_t(work.size()); ++item) {
-            attend(query, packed, out, layout, shape, work[std::size_t(item)], blocks, scratch, group);
+            attend<Products>(query, packed, out, layout, shape, work[std::size_t(item)], blocks, scratch, group);
         }
-        release_tiles();
+        Products::end();
     }
+}
+
+}  // namespace
+
+std::int64_t bfloat16_tree_attention_workspace(std::int64_t blocks, std::int64_t key_heads, std::int64_t head_size) {
+    return blocks * key_heads * 4 * depth_tiles(head_size) * tile_bytes;
+}
+
+void bfloat16_tree_attention(const HeadsView<const std::uint16_t>& query, const HeadsView<const std::uint16_t>& key,
+                             const HeadsView<const std::uint16_t>& value, const HeadsView<std::uint16_t>& out,
+                             const TreeLayout& layout, const AttentionShape& shape, std::uint8_t* workspace,
+                             int threads, InstructionSet instructions) {
+    if (instructions < InstructionSet::avx512_bf16) throw std::invalid_argument(no_bfloat16_products);
+    if (shape.head_size > largest_head) throw std::invalid_argument("query: expected a head size up to 256");
+    const auto run = instructions == InstructionSet::amx ? attend_all<AmxProducts> : attend_all<DotProducts>;
+    run(query, key, value, out, layout, shape, workspace, threads);
 }
 
 #else
 
-std::int64_t amx_tree_attention_workspace(std::int64_t, std::int64_t, std::int64_t) { return 0; }
+std::int64_t bfloat16_tree_attention_workspace(std::int64_t, std::int64_t, std::int64_t) { return 0; }
 
-void amx_tree_attention(const HeadsView<const std::uint16_t>&, const HeadsView<const std::uint16_t>&,
-                        const HeadsView<const std::uint16_t>&, const HeadsView<std::uint16_t>&, const TreeLayout&,
-                        const AttentionShape&, std::uint8_t*, int) {
-    throw std::runtime_error("this processor has no bfloat16 tile products (AMX)");
+void bfloat16_tree_attention(const HeadsView<const std::uint16_t>&, const HeadsView<const std::uint16_t>&,
+                             const HeadsView<const std::uint16_t>&, const HeadsView<std::uint16_t>&, const TreeLayout&,
+                             const AttentionShape&, std::uint8_t*, int, InstructionSet) {
+    throw std::invalid_argument(no_bfloat16_products);
 }
 
 #endif

@@ -1,4 +1,4 @@
-#include "amx_linear_logsumexp.h"
+#include "bfloat16_linear_logsumexp.h"
 
 #include <algorithm>
 #include <cmath>
@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "aligned_buffer.h"
-#include "amx_tiles.h"
+#include "bfloat16_products.h"
 #include "lane_logsumexp.h"
 #include "threads.h"
 
@@ -23,31 +23,37 @@ constexpr std::int64_t panel_bytes = 512 << 10;
 // Packed hidden states and states of segments of one pass over the rows, so that memory does not grow with the rows.
 constexpr std::int64_t pass_bytes = 16 << 20;
 
+// Adds up the logits of a finished block entry by entry, spread over the tiles of the block that is being multiplied.
+template <bool transform>
+struct EntryWalk {
+    const LogitsBlock& block;
+    const HeadTransform& head;
+    std::int64_t tiles;
+    BlockWalk& walk;
+    int& entry;
+
+    INSTSEL_AMX_BF16 INSTSEL_INLINE void operator()(std::int64_t tile) const {
+        const int due = int((tile + 1) * block.entries / tiles);
+        for (; entry < due; ++entry) walk_entry<transform>(block, entry, head, walk);
+    }
+};
+
 // 32 entries times 32 rows over the whole depth into `block.z`, while the logits of the block before are added up:
 // tile products and vector arithmetic run side by side. The weights pass through the first-level cache with a hint not
 // to stay there, where they would displace the hidden states.
-template <bool transform, bool argmax>
-INSTSEL_AMX void multiply_block(const std::uint8_t* weights, const std::uint8_t* hidden, std::int64_t tiles,
-                                const LogitsBlock& block, const LogitsBlock& before, const HeadTransform& head) {
+template <class Products, bool transform, bool argmax>
+INSTSEL_AMX_BF16 void multiply_block(const std::uint8_t* weights, const std::uint8_t* hidden, std::int64_t tiles,
+                                     const LogitsBlock& block, const LogitsBlock& before, const HeadTransform& head) {
     BlockWalk walk;
     if (before.entries > 0) start_walk(before, walk);
-    zero_sums();
     int entry = 0;
-    for (std::int64_t tile = 0; tile < tiles; ++tile) {
-        _tile_stream_loadd(4, weights + 2 * tile * tile_bytes, 64);
-        _tile_loadd(6, hidden + 2 * tile * tile_bytes, 64);
-        _tile_loadd(7, hidden + (2 * tile + 1) * tile_bytes, 64);
-        _tile_stream_loadd(5, weights + (2 * tile + 1) * tile_bytes, 64);
-        add_products();
-        const int due = int((tile + 1) * before.entries / tiles);
-        for (; entry < due; ++entry) walk_entry<transform>(before, entry, head, walk);
-    }
+    Products::template multiply<2, true>(ConsecutiveTiles{weights}, hidden, tiles, false, block.z,
+                                         EntryWalk<transform>{before, head, tiles, walk, entry});
     if (before.entries > 0) finish_walk<argmax>(before, walk);
-    store_sums(block.z);
 }
 
 template <bool transform, bool argmax>
-INSTSEL_AMX void finish_block(const LogitsBlock& block, const HeadTransform& head) {
+INSTSEL_AMX_BF16 void finish_block(const LogitsBlock& block, const HeadTransform& head) {
     BlockWalk walk;
     start_walk(block, walk);
     for (int entry = 0; entry < block.entries; ++entry) walk_entry<transform>(block, entry, head, walk);
@@ -61,8 +67,8 @@ struct PackedHidden {
 };
 
 // One segment of the vocabulary against all rows of a pass.
-template <bool transform, bool argmax>
-INSTSEL_AMX void multiply_segment(const PackedHidden& hidden, const Matrix<bfloat16>& weight, std::int64_t first,
+template <class Products, bool transform, bool argmax>
+INSTSEL_AMX_BF16 void multiply_segment(const PackedHidden& hidden, const Matrix<bfloat16>& weight, std::int64_t first,
                                   std::int64_t last, const HeadTransform& head, LaneStates* states,
                                   std::uint8_t* panels) {
     const std::int64_t panel_size = 2 * hidden.tiles * tile_bytes;
@@ -83,8 +89,9 @@ INSTSEL_AMX void multiply_segment(const PackedHidden& hidden, const Matrix<bfloa
             for (std::int64_t row = start; row < stop; row += block_entries) {
                 const LogitsBlock block{z[turn], states + 2 * group, std::int32_t(row),
                                         int(std::min<std::int64_t>(block_entries, stop - row))};
-                multiply_block<transform, argmax>(panels + (row - start) / 32 * panel_size,
-                                                  hidden.data + group * panel_size, hidden.tiles, block, before, head);
+                multiply_block<Products, transform, argmax>(panels + (row - start) / 32 * panel_size,
+                                                            hidden.data + group * panel_size, hidden.tiles, block,
+                                                            before, head);
                 before = block;
                 turn = 1 - turn;
             }
@@ -120,7 +127,8 @@ void join_segments(const LaneStates* states, std::int64_t segments, std::int64_t
     if (out.argmax != nullptr) out.argmax[row] = argmax;
 }
 
-INSTSEL_AMX void run_pass(const Matrix<bfloat16>& hidden, std::int64_t first_row, std::int64_t rows,
+template <class Products>
+INSTSEL_AMX_BF16 void run_pass(const Matrix<bfloat16>& hidden, std::int64_t first_row, std::int64_t rows,
                           const Matrix<bfloat16>& weight, const HeadTransform& head, const RowStates& out,
                           int threads) {
     const std::int64_t tiles = depth_tiles(hidden.columns);
@@ -132,9 +140,9 @@ INSTSEL_AMX void run_pass(const Matrix<bfloat16>& hidden, std::int64_t first_row
     LaneStates* states = reinterpret_cast<LaneStates*>(state_buffer.get());
     const bool transform = !head.is_identity();
     const bool argmax = out.argmax != nullptr;
-    const SegmentFunction function = transform ? (argmax ? multiply_segment<true, true> : multiply_segment<true, false>)
-                                               : (argmax ? multiply_segment<false, true>
-                                                         : multiply_segment<false, false>);
+    const SegmentFunction function =
+        transform ? (argmax ? multiply_segment<Products, true, true> : multiply_segment<Products, true, false>)
+                  : (argmax ? multiply_segment<Products, false, true> : multiply_segment<Products, false, false>);
     // Allocated here, as an exception must not leave a thread.
     const std::int64_t panels_size = std::max<std::int64_t>(1, panel_bytes / group_bytes) * group_bytes;
     const AlignedBuffer panels = allocate_aligned(threads * panels_size);
@@ -148,14 +156,14 @@ INSTSEL_AMX void run_pass(const Matrix<bfloat16>& hidden, std::int64_t first_row
                        hidden.row_stride, std::max<std::int64_t>(0, std::min<std::int64_t>(16, rows - row)),
                        hidden.columns, 2 * tile_bytes, packed.get() + half / 2 * group_bytes + half % 2 * tile_bytes);
         }
-        configure_tiles();
+        Products::begin();
 #pragma omp for schedule(dynamic, 1)
         for (std::int64_t segment = 0; segment < segments; ++segment) {
             const std::int64_t first = segment * segment_entries;
             function({packed.get(), groups, tiles}, weight, first, std::min(weight.rows, first + segment_entries),
                      head, states + segment * groups * 2, own_panels);
         }
-        release_tiles();
+        Products::end();
     }
     for (std::int64_t row = 0; row < rows; ++row) {
         join_segments(states + row / 16, segments, groups * 2, int(row % 16), first_row + row, out);
@@ -164,22 +172,24 @@ INSTSEL_AMX void run_pass(const Matrix<bfloat16>& hidden, std::int64_t first_row
 
 }  // namespace
 
-void amx_linear_logsumexp(const Matrix<bfloat16>& hidden, const Matrix<bfloat16>& weight, const HeadTransform& head,
-                          const RowStates& states, int threads) {
-    if (!has_amx_bfloat16()) throw std::runtime_error("this processor has no bfloat16 tile products (AMX)");
+void bfloat16_linear_logsumexp(const Matrix<bfloat16>& hidden, const Matrix<bfloat16>& weight,
+                               const HeadTransform& head, const RowStates& states, int threads,
+                               InstructionSet instructions) {
+    const auto run = instructions == InstructionSet::amx ? run_pass<AmxProducts> : run_pass<DotProducts>;
+    if (instructions < InstructionSet::avx512_bf16) throw std::invalid_argument(no_bfloat16_products);
     const std::int64_t segments = (weight.rows + segment_entries - 1) / segment_entries;
     const std::int64_t bytes_per_row = 2 * hidden.columns + segments * std::int64_t(sizeof(LaneStates)) / 16;
     const std::int64_t rows_at_once = std::max<std::int64_t>(1, pass_bytes / bytes_per_row / block_rows) * block_rows;
     for (std::int64_t row = 0; row < hidden.rows; row += rows_at_once) {
-        run_pass(hidden, row, std::min(rows_at_once, hidden.rows - row), weight, head, states, threads);
+        run(hidden, row, std::min(rows_at_once, hidden.rows - row), weight, head, states, threads);
     }
 }
 
 #else
 
-void amx_linear_logsumexp(const Matrix<bfloat16>&, const Matrix<bfloat16>&, const HeadTransform&, const RowStates&,
-                          int) {
-    throw std::runtime_error("this processor has no bfloat16 tile products (AMX)");
+void bfloat16_linear_logsumexp(const Matrix<bfloat16>&, const Matrix<bfloat16>&, const HeadTransform&,
+                               const RowStates&, int, InstructionSet) {
+    throw std::invalid_argument(no_bfloat16_products);
 }
 
 #endif

@@ -1,0 +1,63 @@
+// A block of attention's rows: where it lies in the tree, and which of its rows see which keys.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "tree_layout.h"
+
+namespace instsel {
+
+constexpr std::int64_t largest_head = 256;
+constexpr int rows_at_once = 32;          // queries of a row block
+constexpr std::int64_t chunk_blocks = 8;  // blocks of keys whose scores are held at once: 32 KB
+
+// Which of 32 rows see a key at a path position: a contiguous run, as rows are in order of position.
+struct Sight {
+    std::int64_t first_position;  // of row 0
+    std::int64_t first_head;      // of row 0 within its group: rows need not start at a position's first head
+    std::int64_t group;           // rows per position
+    std::int64_t window;          // 0: none
+
+    std::int64_t row_at(std::int64_t position) const {
+        return std::clamp<std::int64_t>((position - first_position) * group - first_head, 0, rows_at_once);
+    }
+    // The row behind the last that sees a key.
+    std::int64_t row_behind(std::int64_t key_position) const {
+        return window == 0 ? rows_at_once : row_at(key_position + window);
+    }
+    std::uint32_t rows(std::int64_t key_position) const {
+        const std::int64_t from = row_at(key_position);
+        const std::int64_t to = row_behind(key_position);
+        return to <= from ? 0u : std::uint32_t(((std::uint64_t(1) << to) - 1) & ~((std::uint64_t(1) << from) - 1));
+    }
+    // Whether all rows up to the last position see all keys of a block.
+    bool whole(const PathBlock& block, std::int64_t last_position) const {
+        return block.keys == key_block && block.position + key_block - 1 <= first_position &&
+               (window == 0 || last_position - block.position < window);
+    }
+};
+
+// A row block as both kernels begin it; the blocks of keys that it sees go into `blocks`.
+struct BlockStart {
+    RowRange rows;
+    std::int64_t last_position;
+    Sight sight;
+};
+
+inline BlockStart start_block(const TreeLayout& layout, const AttentionShape& shape, const RowBlock& work,
+                              std::int64_t group, std::vector<PathBlock>& blocks) {
+    const std::int64_t token = layout.query_offsets[work.node];
+    const std::int64_t node_rows = (layout.query_offsets[work.node + 1] - token) * group;
+    const RowRange rows{token, work.key_head * group, group, work.first_row,
+                        std::min<std::int64_t>(rows_at_once, node_rows - work.first_row)};
+    const std::int64_t context = context_length(layout, work.node);
+    const std::int64_t first_position = context + rows.first / group;
+    const std::int64_t last_position = context + (rows.first + rows.count - 1) / group;
+    path_blocks(layout, work.node, first_position, last_position, shape.window, blocks);
+    // Rows need not start at a token's first head: the run of lanes is counted from that head's place.
+    return {rows, last_position, {first_position, rows.first % group, group, shape.window}};
+}
+
+}  // namespace instsel

@@ -1,0 +1,83 @@
+// Portable vectors of float32, and a small matrix product whose sums stay in such: compiled for vectors of any length.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "instruction_sets.h"
+
+namespace instsel {
+
+template <int lanes>
+struct Vector {
+    typedef float Floats __attribute__((vector_size(4 * lanes)));
+    typedef std::int32_t Ints __attribute__((vector_size(4 * lanes)));
+
+    INSTSEL_INLINE static void load(const float* from, Floats& to) { std::memcpy(&to, from, sizeof(to)); }
+    INSTSEL_INLINE static void store(const Floats& from, float* to) { std::memcpy(to, &from, sizeof(from)); }
+
+    // As exp2_float: 2^t for t <= 0.
+    INSTSEL_INLINE static void exp2(const Floats& t, Floats& power) {
+        constexpr float magic = 12582912.0f + 127.0f;
+        const Floats floor = Floats{} - 126.0f;
+        const Floats bounded = floor > t ? floor : t;
+        const Floats shifted = bounded + magic;
+        const Floats f = bounded - (shifted - magic);
+        Floats p = Floats{} + 0.001326472725f;
+        p = p * f + 0.009671512786f;
+        p = p * f + 0.05550733744f;
+        p = p * f + 0.2402224208f;
+        p = p * f + 0.6931469776f;
+        p = p * f + 1.0f;
+        power = p * (Floats)((Ints)shifted << 23);
+    }
+};
+
+// Rows and columns whose sums fit into the registers and are enough to hide the latency of an addition.
+template <int lanes>
+constexpr int rows_in_registers = lanes == 16 ? 8 : 4;
+template <int lanes>
+constexpr int columns_in_registers = lanes == 16 ? 32 : 16;
+
+template <int lanes, int rows, int columns>
+INSTSEL_INLINE void multiply_rows(const float* a, std::int64_t row_stride, std::int64_t depth_stride,
+                                  std::int64_t depth, const float* b, float* c, bool add) {
+    using Lanes = Vector<lanes>;
+    constexpr int vectors = columns / lanes;
+    typename Lanes::Floats sums[rows][vectors] = {};
+    for (int row = 0; add && row < rows; ++row) {
+        for (int i = 0; i < vectors; ++i) Lanes::load(c + 32 * row + lanes * i, sums[row][i]);
+    }
+    for (std::int64_t k = 0; k < depth; ++k) {
+        typename Lanes::Floats right[vectors];
+        for (int i = 0; i < vectors; ++i) Lanes::load(b + 32 * k + lanes * i, right[i]);
+        for (int row = 0; row < rows; ++row) {
+            const float left = a[row * row_stride + k * depth_stride];
+            for (int i = 0; i < vectors; ++i) sums[row][i] += left * right[i];
+        }
+    }
+    for (int row = 0; row < rows; ++row) {
+        for (int i = 0; i < vectors; ++i) Lanes::store(sums[row][i], c + 32 * row + lanes * i);
+    }
+}
+
+// c[i][:columns] (+)= sum over k of a[i * row_stride + k * depth_stride] * b[k][:columns]; b and c have 32 columns.
+template <int lanes, int columns>
+INSTSEL_INLINE void multiply(const float* a, std::int64_t rows, std::int64_t row_stride, std::int64_t depth_stride,
+                             std::int64_t depth, const float* b, float* c, bool add) {
+    constexpr int step = rows_in_registers<lanes>;
+    constexpr int part = columns < columns_in_registers<lanes> ? columns : columns_in_registers<lanes>;
+    for (int column = 0; column < columns; column += part) {
+        std::int64_t row = 0;
+        for (; row + step <= rows; row += step) {
+            multiply_rows<lanes, step, part>(a + row * row_stride, row_stride, depth_stride, depth, b + column,
+                                             c + 32 * row + column, add);
+        }
+        for (; row < rows; ++row) {
+            multiply_rows<lanes, 1, part>(a + row * row_stride, row_stride, depth_stride, depth, b + column,
+                                          c + 32 * row + column, add);
+        }
+    }
+}
+
+}  // namespace instsel
