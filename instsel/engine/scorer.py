@@ -181,6 +181,12 @@ def score_batch(
     >>> batch.mean_logprob.round(3).tolist(), batch.status.tolist()  # doctest: +SKIP
     ([-0.001, -4.781, nan], ['ok', 'ok', 'empty_target'])
     """
+    elsewhere = getattr(scorer, "score_elsewhere", None)  # a pool of workers
+    if elsewhere is not None:
+        batch: ScoreBatch = elsewhere(
+            requests, token_logprobs=token_logprobs, max_length=max_length, progress=progress
+        )
+        return batch
     began = time.perf_counter()
     model = scorer.model
     prepared = prepare(scorer.tokenizer, model, requests, max_length)

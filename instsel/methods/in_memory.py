@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -34,13 +35,14 @@ def run_in_memory(method: Method[P], scorer: Scorer, rows: Any, parameters: P) -
     stats = ScoreStats()
     for stage in method.stages_for(parameters):
         lengths[stage.name] = stage.length(parameters, count)
-        known[stage.name], cost = _run_stage(stage, parameters, scorer, records, lengths, known)
+        known[stage.name], cost = _run_stage(method, stage, parameters, scorer, records, lengths, known)
         stats += cost
     columns = {name: values for part in known.values() for name, values in part.items()}
     return Outcome(columns, parameters, count, stats)
 
 
 def _run_stage(
+    method: Method[P],
     stage: Stage[P],
     parameters: P,
     scorer: Scorer,
@@ -49,31 +51,50 @@ def _run_stage(
     known: Mapping[str, Columns],
 ) -> tuple[Columns, ScoreStats]:
     length = lengths[stage.name]
-    step = rows_at_a_time(stage, length)
-    parts: list[Columns] = []
+    whole = columns_for(replace(stage, reads=()), range(0), lengths, known)
+
+    def part_of(rows: range) -> Slice[P]:
+        part = Slice(rows, len(records), parameters, scorer, {}, columns_for(stage, rows, lengths, known))
+        part.examples = {row: records[row] for row in stage.needed(part)}
+        return part
+
+    workers = getattr(scorer, "size", 1)
+    pool: Any = scorer if hasattr(scorer, "run_slices") and not stage.whole and scorer.can_run(method) else None
+    step = rows_at_a_time(stage, length, 1 if pool is None else workers)
+    slices = [range(start, min(start + step, length)) for start in range(0, max(length, 1), step)]
+    parts: dict[int, Columns] = {}
     stats = ScoreStats()
     with _StageProgress(parameters.progress, length) as progress:
-        for start in range(0, max(length, 1), step):
-            rows = range(start, min(start + step, length))
-            part = Slice(rows, len(records), parameters, scorer, {}, columns_for(stage, rows, lengths, known))
-            part.examples = {row: records[row] for row in stage.needed(part)}
+        if pool is not None:
+            for rows, columns, cost in pool.run_slices(method, stage, map(part_of, slices), whole):
+                parts[rows.start] = columns
+                stats += cost
+                progress.skip(rows, cost.tokens_forwarded)
+            slices = []
+        for rows in slices:
+            part = part_of(rows)
             part.progress = progress.of(rows)
-            parts.append(stage.checked(part, stage.compute(part)))
+            parts[rows.start] = stage.checked(part, stage.compute(part))
             progress.done(part.stats.tokens_forwarded)
             stats += part.stats
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, stats
+    order = sorted(parts)
+    return {name: np.concatenate([parts[start][name] for start in order]) for name in parts[order[0]]}, stats
 
 
-def rows_at_a_time(stage: Stage[Any], length: int) -> int:
-    """Rows in a slice of a stage of `length` rows."""
-    return max(length, 1) if stage.whole else stage.slice_rows
+def rows_at_a_time(stage: Stage[Any], length: int, workers: int = 1) -> int:
+    """Rows in a slice of a stage of `length` rows; fewer where several workers would not all have some."""
+    if stage.whole:
+        return max(length, 1)
+    if workers == 1 or length >= 2 * workers * stage.slice_rows:
+        return stage.slice_rows
+    return min(stage.slice_rows, max(-(-length // (4 * workers)), 16))
 
 
 class _StageProgress:
     """The progress of a stage whose later slices' tokens are not known yet: reckoned from the rows done so far."""
 
     def __init__(self, progress: ProgressLike, num_rows: int) -> None:
-        self.progress, self.num_rows, self.before = progress, num_rows, 0
+        self.progress, self.num_rows, self.before, self.rows = progress, num_rows, 0, 0
         self.bar: Any = None
 
     def __enter__(self) -> _StageProgress:
@@ -101,6 +122,14 @@ class _StageProgress:
                 self.progress(self.before + done, expected)
 
         return report
+
+    def skip(self, rows: range, tokens: int) -> None:
+        """A slice is through of which nothing was heard before."""
+        self.rows += len(rows)
+        report = self.of(range(self.rows))
+        if report is not None:
+            report(tokens, tokens)
+        self.done(tokens)
 
     def done(self, tokens: int) -> None:
         """A slice is through."""

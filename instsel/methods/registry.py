@@ -6,6 +6,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import sys
+import types
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ BUILT_IN = {
 }
 OLDER_NAMES = {"score": "perplexity"}
 ENTRY_POINTS = "instsel.methods"
+PLUGIN_MODULES = "instsel_plugin_"  # begins the names under which plug-in files are imported
 
 
 def find_methods(plugins: Iterable[str | Path] = ()) -> dict[str, Method[Any]]:
@@ -55,20 +57,32 @@ def find_methods(plugins: Iterable[str | Path] = ()) -> dict[str, Method[Any]]:
 def _methods_of_file(path: Path) -> list[Method[Any]]:
     if not path.is_file():
         raise ValueError(f"plug-in {path} is not a file")
-    spec = importlib.util.spec_from_file_location(f"instsel_plugin_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"plug-in {path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's own code raises
-        raise ValueError(f"plug-in {path} cannot be loaded: {_reason(error)}") from error
-    defined = [value for value in vars(module).values() if getattr(value, "__module__", None) == spec.name]
+    module = load_plugin(f"{PLUGIN_MODULES}{path.stem}", str(path))
+    defined = [value for value in vars(module).values() if getattr(value, "__module__", None) == module.__name__]
     methods = [value.method for value in defined if isinstance(getattr(value, "method", None), Method)]
     if not methods:
         raise ValueError(f"plug-in {path} holds no method: a function decorated by instsel.methods.definition.method")
     return methods
+
+
+def load_plugin(name: str, path: str, text: str | None = None) -> types.ModuleType:
+    """A plug-in file as a module of this name; `text` is its content where the file itself is on another machine.
+
+    Raises ValueError where it cannot be loaded.
+    """
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"plug-in {path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    try:
+        if text is None:
+            spec.loader.exec_module(module)
+        else:
+            exec(compile(text, path, "exec"), module.__dict__)
+    except Exception as error:  # whatever the user's own code raises
+        raise ValueError(f"plug-in {path} cannot be loaded: {_reason(error)}") from error
+    return module
 
 
 def _method_of(loaded: Any, source: str) -> Method[Any]:

@@ -1,0 +1,75 @@
+"""What stands for a scorer where forwarding killed a worker again and again: the same statuses as ever, no number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from instsel.engine.requests import prepare
+from instsel.engine.results import ScoreBatch, ScoreStats
+from instsel.engine.scorer import Scorer
+
+WORKER_DIED = "worker_died"
+
+
+def moved(scorer: Scorer, device: str | None = None) -> dict[str, Any]:
+    """The arguments of a scorer with the same settings, on another device where one is named."""
+    source = scorer.source if device is None else replace(scorer.source, device=device)
+    return {
+        "model": source.model,
+        "tokenizer": source.tokenizer,
+        "device": source.device,
+        "dtype": source.dtype or "auto",
+        "backend": source.backend,
+        "max_batch_tokens": scorer.max_batch_tokens,
+        "revision": source.revision,
+        "trust_remote_code": source.trust_remote_code,
+    }
+
+
+class FailingScorer(Scorer):
+    """Gives every request that could be scored the status "worker_died", and forwards nothing.
+
+    A method then treats these rows as it treats any that could not be scored: its columns keep their form, and its
+    result says which rows are missing.
+    """
+
+    def __init__(self, scorer: Scorer) -> None:
+        super().__init__(**moved(scorer))
+        self._stands_for = scorer
+
+    @property
+    def outline(self) -> Any:
+        """The model's shapes."""
+        return self._stands_for.outline
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer."""
+        return self._stands_for.tokenizer
+
+    @property
+    def model(self) -> Any:
+        """The model, of which only figures are asked."""
+        return self._stands_for.model
+
+    def score_elsewhere(
+        self, requests: Any, *, token_logprobs: bool = False, max_length: int | None = None, progress: Any = None
+    ) -> ScoreBatch:
+        """What `score_batch` gives for this scorer."""
+        prepared = prepare(self.tokenizer, self.outline, requests, max_length)
+        count = len(prepared)
+        status = np.where(prepared.status == "ok", WORKER_DIED, prepared.status)
+        missing = np.full(count, np.nan)
+        arrays = [np.zeros(0, np.float32)] * count if token_logprobs else None
+        stats = ScoreStats(sequences=count)
+        return ScoreBatch(
+            missing, missing.copy(), prepared.num_tokens, np.zeros(count, bool), status, arrays, stats
+        )
+
+    def mean_hidden_states(self, texts: Sequence[str], *, progress: Any = None) -> np.ndarray:
+        """No embedding: NaN, float32 [n, hidden]."""
+        return np.full((len(texts), self.outline.config.hidden_size), np.nan, np.float32)
