@@ -16,6 +16,7 @@ from instsel.methods.perplexity import PerplexityResult as PerplexityResult
 from instsel.methods.perplexity import perplexity as perplexity
 from instsel.methods.wici import InfluenceResult as InfluenceResult
 from instsel.methods.wici import wici as wici
+from instsel.parallel.ray_workers import ray_workers as ray_workers
 from instsel.parallel.workers import workers as workers
 from instsel.selection import select as select
 

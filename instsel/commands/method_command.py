@@ -7,6 +7,7 @@ from typing import Any
 
 from instsel.commands.method_flags import add_method_flags
 from instsel.commands.options import add_input_options, add_model_options, add_run_options
+from instsel.commands.worker_options import add_worker_options
 from instsel.methods.definition import Method
 
 
@@ -17,6 +18,7 @@ def add_parser(commands: Any, method: Method[Any], name: str = "") -> None:
     add_model_options(parser)
     add_method_flags(parser, method)
     add_run_options(parser, shard_rows=min(stage.slice_rows for stage in method.stages if not stage.whole))
+    add_worker_options(parser)
     parser.set_defaults(run=partial(_run, method))
 
 

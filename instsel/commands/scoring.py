@@ -15,6 +15,7 @@ from instsel.commands.method_flags import read_parameters, recorded, template_of
 from instsel.commands.plan import print_plan
 from instsel.commands.session import Session, open_scorer
 from instsel.commands.summary import closing_summary, count_by_status, failure
+from instsel.commands.worker_options import wants_workers
 from instsel.methods.definition import Method, Outcome
 from instsel.prompts import template_name
 from instsel.records.formats import detect_layout
@@ -35,6 +36,7 @@ _CHECKED_ROWS = 4096  # converted at a time when the input is checked
 def run_scoring(method: Method[Any], args: argparse.Namespace, interrupts: Interrupts) -> int:
     """Run a method over an input into a run folder; returns the exit code."""
     read_parameters(method, args, partial(open_scorer, args))  # what is wrong with them is said first
+    wants_workers(args)
     source = open_input(args.input, args.limit, args.split)
     if args.dry_run:
         return _dry_run(method, args, source, interrupts)
@@ -72,13 +74,14 @@ def _run(
     if not folder.manifest.get("input_checked"):
         _check_rows(session)
         folder.save(input_checked=True)
-    _check_resolved(session, folder)
     done: list[Stage] = []
-    for stage in session.stages:
-        done.append(session.shards_of(stage))
-        folder.save(stages=[[one.name, one.rows, one.shard_rows] for one in done])
-        session.run(stage)
-        session.forget(stage.name)
+    with session.workers():
+        _check_resolved(session, folder)
+        for stage in session.stages:
+            done.append(session.shards_of(stage))
+            folder.save(stages=[[one.name, one.rows, one.shard_rows] for one in done])
+            session.run(stage)
+            session.forget(stage.name)
     for name in folder.damaged:
         complain("warning", f"{name} was damaged; it was set aside in {folder.path / 'damaged'} and computed again")
     folder.save(stages_complete=True)
@@ -157,7 +160,7 @@ def _check_rows(session: Session) -> None:
 
 def _check_resolved(session: Session, folder: RunFolder) -> None:
     """What "auto" means may differ between two starts on two machines; numbers of both must not be mixed."""
-    now = {"device": session.scorer.model.device.type, "dtype": str(session.scorer.model.dtype).removeprefix("torch.")}
+    now = session.resolved
     before = folder.manifest.get("resolved", now)
     for name, value in now.items():
         if before[name] != value:

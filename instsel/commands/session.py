@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from instsel.commands.method_flags import read_parameters
+from instsel.commands.worker_options import open_pool, wants_workers
 from instsel.methods.definition import Method
 from instsel.methods.parameters import numbers_of_column
 from instsel.methods.stages import Columns, Slice, columns_for
@@ -19,10 +22,12 @@ from instsel.runs.interrupts import Interrupts
 from instsel.runs.progress import StageProgress
 from instsel.runs.row_store import RowStore
 from instsel.runs.shards import ShardInfo, Stage
+from instsel.runs.worker_notes import WorkerNotes
 
 if TYPE_CHECKING:
     from instsel.engine.results import ScoreStats
     from instsel.engine.scorer import Scorer
+    from instsel.parallel.pool import Pool
 
 _COLUMN_ROWS = 4096  # rows read at a time for one of their columns
 
@@ -43,6 +48,8 @@ class Session:
         self.columns_present = columns
         self.folder: RunFolder | None = None
         self._scorer: Scorer | None = None
+        self._pool: Pool | None = None
+        self._notes: WorkerNotes | None = None
         self._progress: StageProgress | None = None
         self._known: dict[str, Columns] = {}  # whole columns of stages that later ones read
         self.parameters = read_parameters(method, args, self.open_scorer, self._column).for_rows(len(rows))
@@ -51,10 +58,36 @@ class Session:
 
     @property
     def scorer(self) -> Scorer:
-        """The scorer that the flags describe; its weights load when first needed."""
+        """The scorer that the flags describe, or its workers; its weights load when first needed."""
+        if self._pool is not None:
+            return self._pool
         if self._scorer is None:
             self._scorer = self.open_scorer(self.args.model, self.args.revision)
         return self._scorer
+
+    @contextlib.contextmanager
+    def workers(self) -> Iterator[None]:
+        """A block in which the workers that the flags ask for stand for the scorer; none where they ask for none."""
+        if not wants_workers(self.args):
+            yield
+            return
+        assert self.folder is not None
+        with open_pool(self.args, self.scorer) as pool:
+            self._pool, self._notes = pool, WorkerNotes(self.folder.path, pool.told)
+            try:
+                self._notes.note(now=True)
+                yield
+            finally:
+                self._notes.note(now=True)
+                self._pool = None
+
+    @property
+    def resolved(self) -> dict[str, str]:
+        """What device and dtype the model has come to."""
+        if self._pool is not None:
+            return self._pool.resolved
+        model = self.scorer.model
+        return {"device": model.device.type, "dtype": str(model.dtype).removeprefix("torch.")}
 
     def open_scorer(self, model: str, revision: str | None = None) -> Scorer:
         """A scorer of a model, with the device and dtype that the flags say."""
@@ -122,11 +155,22 @@ class Session:
         """Compute what a stage lacks, with a bar; gives it as the folder keeps it."""
         folder, shards = self.folder, self.shards_of(stage)
         assert folder is not None
-        folder.run(shards, on_start=self._begin, on_shard=self._end)
+        spread = None if self._pool is None or stage.whole else functools.partial(self._spread, self._pool, stage)
+        folder.run(shards, on_start=self._begin, on_shard=self._end, spread=spread)
         if self._progress is not None:
             self._progress.close()
             self._progress = None
         return shards
+
+    def _spread(
+        self, pool: Pool, stage: MethodStage[Any], missing: Iterator[range]
+    ) -> Iterator[tuple[range, Columns, dict[str, float]]]:
+        """Slices of a stage computed by workers, as they come."""
+        known = {name: self.columns(name) for name in stage.reads_whole if name in self.lengths}
+        whole = columns_for(replace(stage, reads=()), range(0), self.lengths, known)
+        parts = (self.slice(stage, rows) for rows in missing)
+        for rows, columns, stats in pool.run_slices(self.method, stage, parts, whole):
+            yield rows, columns, stats_of(stats)
 
     def _begin(self, stage: Stage, rows: range, done_rows: int) -> None:
         if self._progress is None:
@@ -134,7 +178,12 @@ class Session:
         self._progress.begin(rows)
 
     def _end(self, stage: Stage, rows: range, info: ShardInfo) -> None:
+        if self._notes is not None:
+            self._notes.note()
         if self._progress is not None:
+            if self._pool is not None:
+                self._progress.begin(rows)
+                self._progress.tokens(*[int(info.stats.get("tokens_forwarded", 0))] * 2)
             self._progress.end()
 
     def columns(self, name: str) -> Columns:

@@ -13,6 +13,7 @@ from instsel.commands.summary import duration, summary_lines
 from instsel.runs.lock import running_holder
 from instsel.runs.manifest import read_manifest
 from instsel.runs.shards import infos
+from instsel.runs.worker_notes import read_notes
 from instsel.terminal import escaped, say
 
 _HIDDEN = ("format", "version", "method")  # said elsewhere
@@ -36,6 +37,8 @@ def run(args: argparse.Namespace, interrupts: Any) -> int:
         state = "stopped without a word (killed?); the same command continues"
     say(f"{args.folder}: {manifest['method']}, {escaped(state)}")
     for line in _progress_lines(args.folder, manifest):
+        say(line)
+    for line in _worker_lines(args.folder) if holder is not None else []:
         say(line)
     for line in summary_lines(manifest)[1:] if manifest.get("state") == "finished" else []:
         say(line)
@@ -79,5 +82,21 @@ def _progress_lines(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
                 line += f", about {duration((rows - done) * seconds / done)} left"
         if counts:
             line += "; " + ", ".join(f"{n:,} {status}" for status, n in sorted(counts.items()))
+        lines.append(line)
+    return lines
+
+
+def _worker_lines(folder: Path) -> list[str]:
+    """One line a worker: where it is, how fast it is, what it is doing, how often it died."""
+    lines = []
+    for number, worker in enumerate(read_notes(folder)):
+        line = f"  worker {number} on {worker.get('place')}"
+        if "pid" in worker:
+            line += f" (process {worker['pid']} on {worker.get('host')})"
+        line += f": {escaped(str(worker.get('state')))}; {worker.get('rows', 0):,} rows"
+        if worker.get("seconds"):
+            line += f", {worker['rows'] / worker['seconds']:,.1f} rows/s"
+        if worker.get("deaths"):
+            line += f", died {worker['deaths']} times"
         lines.append(line)
     return lines

@@ -183,9 +183,7 @@ def score_batch(
     """
     elsewhere = getattr(scorer, "score_elsewhere", None)  # a pool of workers
     if elsewhere is not None:
-        batch: ScoreBatch = elsewhere(
-            requests, token_logprobs=token_logprobs, max_length=max_length, progress=progress
-        )
+        batch: ScoreBatch = elsewhere(requests, token_logprobs=token_logprobs, max_length=max_length, progress=progress)
         return batch
     began = time.perf_counter()
     model = scorer.model

@@ -58,9 +58,10 @@ def _run_stage(
         part.examples = {row: records[row] for row in stage.needed(part)}
         return part
 
-    workers = getattr(scorer, "size", 1)
-    pool: Any = scorer if hasattr(scorer, "run_slices") and not stage.whole and scorer.can_run(method) else None
-    step = rows_at_a_time(stage, length, 1 if pool is None else workers)
+    pool: Any = scorer if hasattr(scorer, "run_slices") else None  # workers, which compute slices themselves
+    if stage.whole or (pool is not None and not pool.can_run(method)):
+        pool = None
+    step = rows_at_a_time(stage, length, 1 if pool is None else pool.size)
     slices = [range(start, min(start + step, length)) for start in range(0, max(length, 1), step)]
     parts: dict[int, Columns] = {}
     stats = ScoreStats()

@@ -66,9 +66,7 @@ class FailingScorer(Scorer):
         missing = np.full(count, np.nan)
         arrays = [np.zeros(0, np.float32)] * count if token_logprobs else None
         stats = ScoreStats(sequences=count)
-        return ScoreBatch(
-            missing, missing.copy(), prepared.num_tokens, np.zeros(count, bool), status, arrays, stats
-        )
+        return ScoreBatch(missing, missing.copy(), prepared.num_tokens, np.zeros(count, bool), status, arrays, stats)
 
     def mean_hidden_states(self, texts: Sequence[str], *, progress: Any = None) -> np.ndarray:
         """No embedding: NaN, float32 [n, hidden]."""

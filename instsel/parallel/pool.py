@@ -68,7 +68,8 @@ class Pool(Scorer):
             for name, version in hello.versions.items():
                 if version != ours[name]:
                     raise ValueError(
-                        f"workers: the worker on {place} ({hello.host}) has {name} {version}, and here it is {ours[name]}"
+                        f"workers: the worker on {place} ({hello.host}) has {name} {version}, "
+                        f"and here it is {ours[name]}"
                     )
             for name in ("device", "dtype"):
                 value = getattr(hello, name)
@@ -96,7 +97,7 @@ class Pool(Scorer):
     @property
     def max_length(self) -> int | None:
         """The model's context in tokens; None where its configuration states none."""
-        return self.outline.max_length  # type: ignore[no-any-return]
+        return self.outline.max_length
 
     def __getstate__(self) -> dict[str, Any]:
         raise TypeError("a pool of workers cannot be pickled: make it in the process that uses it")

@@ -101,7 +101,7 @@ class HiddenWork:
 
 def _with_failing_scorers(parameters: Any) -> Any:
     """Parameters whose own models forward nothing either."""
-    values = {}
+    values: dict[str, Any] = {}
     for name, _, about in fields_of(type(parameters)):
         given = getattr(parameters, name)
         if about.kind == "model" and given is not None:
@@ -111,7 +111,7 @@ def _with_failing_scorers(parameters: Any) -> Any:
     return replaced(parameters, **values)
 
 
-class WorkerTraceback(Exception):
+class WorkerTracebackError(Exception):
     """Where in a worker an error arose: the cause of the error that is raised here."""
 
     def __str__(self) -> str:
@@ -171,6 +171,6 @@ def open_answer(packed: bytes) -> tuple[Any, float]:
     """The value of a task and its seconds; raises the error that it met."""
     value, error, trace, seconds = pickle.loads(packed)
     if error is not None:
-        error.__cause__ = WorkerTraceback(trace)
+        error.__cause__ = WorkerTracebackError(trace)
         raise error
     return value, seconds

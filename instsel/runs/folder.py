@@ -5,6 +5,7 @@ rows-DIGEST.arrow                    the input's rows as they came
 shards/STAGE-NNNNN-DIGEST.parquet    results; DIGEST begins the SHA-256 of the file
 damaged/                             files whose content no longer matches their digest
 scores.parquet or scores.jsonl       the merged result, the original columns first
+workers.json                         what the workers of a run with several are doing
 lock                                 who writes the folder now
 """
 
@@ -16,7 +17,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,16 @@ from instsel.runs.interrupts import Interrupts
 from instsel.runs.lock import RunLock
 from instsel.runs.manifest import DAMAGED_MANIFEST, FORMAT, MANIFEST, differing_fields, read_manifest, settings_digest
 from instsel.runs.row_store import Batch, RowStore, write_rows
-from instsel.runs.shards import DIGEST_CHARACTERS, ShardFolder, ShardInfo, Stage
+from instsel.runs.score_columns import Columns
+from instsel.runs.shards import DIGEST_CHARACTERS, ShardFolder, ShardInfo, Stage, Stats
+from instsel.runs.worker_notes import NOTES
 
 _ROWS = re.compile(r"rows-(?P<digest>[0-9a-f]{16})\.arrow")
 _RESULTS = ("scores.parquet", "scores.jsonl", "selected.parquet", "selected.jsonl", "neighbors.npz")
 
 OnStart = Callable[[Stage, range, int], None]  # a shard's rows, and how many rows of the stage are done
 OnShard = Callable[[Stage, range, ShardInfo], None]
+Spread = Callable[[Iterator[range]], Iterator[tuple[range, Columns, Stats]]]  # slices to their columns, in any order
 
 
 class RunError(Exception):
@@ -113,11 +117,11 @@ class RunFolder:
         return any((self.path / "shards").glob("*.parquet")) or any((self.path / name).exists() for name in _RESULTS)
 
     def _strangers(self) -> list[str]:
-        ours = {"lock", "shards", "damaged", DAMAGED_MANIFEST, *_RESULTS}
+        ours = {"lock", "shards", "damaged", DAMAGED_MANIFEST, NOTES, *_RESULTS}
         return sorted(p.name for p in self.path.iterdir() if p.name not in ours and not _ROWS.fullmatch(p.name))
 
     def _remove_results(self) -> None:
-        for name in (MANIFEST, DAMAGED_MANIFEST, *_RESULTS):
+        for name in (MANIFEST, DAMAGED_MANIFEST, NOTES, *_RESULTS):
             (self.path / name).unlink(missing_ok=True)
         for path in self.path.glob("rows-*.arrow"):
             path.unlink()
@@ -178,37 +182,60 @@ class RunFolder:
             self._set_aside(path)
         return None
 
-    def run(self, stage: Stage, *, on_start: OnStart | None = None, on_shard: OnShard | None = None) -> None:
-        """Compute the shards of a stage that are missing or damaged, in order."""
+    def run(
+        self,
+        stage: Stage,
+        *,
+        on_start: OnStart | None = None,
+        on_shard: OnShard | None = None,
+        spread: Spread | None = None,
+    ) -> None:
+        """Compute the shards of a stage that are missing or damaged: in order, or as `spread` gives them."""
         with self.explained():
             before = {path.name for path in (self.path / "damaged").glob("*")}
             done = self.shards.whole(stage)
             self.damaged += sorted({path.name for path in (self.path / "damaged").glob("*")} - before)
         slices = stage.slices()
         done_rows = sum(len(slices[number]) for number in done)
-        for number, rows in enumerate(slices):
-            if number in done:
-                continue
+        missing = [rows for number, rows in enumerate(slices) if number not in done]
+        computed = self._in_order(stage, missing) if spread is None else spread(self._checked(missing))
+        begun = missing[0] if missing else range(0)
+        while missing:
             self.interrupts.check()
             if on_start is not None:
-                on_start(stage, rows, done_rows)
+                on_start(stage, missing[0] if spread is None else begun, done_rows)
             start = time.monotonic()
             try:
-                columns, stats = stage.compute(rows)
+                rows, columns, stats = next(computed)
             except (ValueError, TypeError, ImportError, OSError, MemoryError):
                 raise  # of the input, the settings or the machine: the text says which
             except Exception as error:  # of a kernel, a driver, a library, somebody's own method
                 reason = next(iter(str(error).strip().splitlines()), "")
+                where = f"{stage.name}, rows {missing[0].start} to {missing[0].stop - 1}"
                 raise RunError(
-                    f"{stage.name}, rows {rows.start} to {rows.stop - 1}: {type(error).__name__}: {reason}; "
+                    f"{getattr(error, 'where', where)}: {type(error).__name__}: {reason}; "
                     "what is whole is kept, and the same command continues"
                 ) from error
             with self.interrupts.held(), self.explained():
                 seconds = time.monotonic() - start
+                number = rows.start // stage.shard_rows
                 info = self.shards.write(stage, number, rows, columns, {**stats, "wall_seconds": seconds})
+            missing.remove(rows)
             done_rows += len(rows)
+            begun = rows
             if on_shard is not None:
                 on_shard(stage, rows, info)
+
+    @staticmethod
+    def _in_order(stage: Stage, missing: list[range]) -> Iterator[tuple[range, Columns, Stats]]:
+        for rows in list(missing):
+            yield rows, *stage.compute(rows)
+
+    def _checked(self, missing: list[range]) -> Iterator[range]:
+        """Slices as a driver takes them, noticing signals between them."""
+        for rows in list(missing):
+            self.interrupts.check()
+            yield rows
 
     def _set_aside(self, path: Path) -> None:
         with self.explained():

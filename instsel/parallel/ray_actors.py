@@ -1,0 +1,148 @@
+"""Workers as Ray actors, on the nodes that Ray chooses."""
+
+from __future__ import annotations
+
+import pickle
+import socket
+import time
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from instsel.engine.scorer import Scorer
+from instsel.parallel.crew import Died, Done, Event, Hello, Ready, Refused
+from instsel.parallel.failing_scorer import moved
+from instsel.parallel.tasks import Bench, Task, pack_error
+
+
+class RayWorker:
+    """The actor: a bench in a process of Ray's."""
+
+    def __init__(self, packed: bytes, threads: int, silent: bool) -> None:
+        self._packed, self._threads, self._silent = packed, threads, silent
+        self._bench: Bench | None = None
+
+    def hello(self) -> tuple[str, Any]:
+        """Load the model: "ready" and what the worker is, or "refused" and the error."""
+        import torch
+
+        from instsel.parallel.crew import hello
+
+        began = time.monotonic()
+        if self._silent:
+            warnings.simplefilter("ignore")  # the first worker says what all would say
+        torch.set_num_threads(self._threads)
+        try:
+            scorer = Scorer(**pickle.loads(self._packed))
+            told = asdict(hello(scorer, time.monotonic() - began))
+        except Exception as error:
+            return "refused", (socket.gethostname(), pack_error(error))
+        self._bench = Bench(scorer)
+        return "ready", told
+
+    def keep(self, key: str, packed: bytes) -> None:
+        """See `Bench.keep`."""
+        assert self._bench is not None
+        self._bench.keep(key, packed)
+
+    def forget(self, keys: list[str]) -> None:
+        """See `Bench.forget`."""
+        assert self._bench is not None
+        self._bench.forget(keys)
+
+    def run(self, task: Task) -> bytes:
+        """See `Bench.run`."""
+        assert self._bench is not None
+        return self._bench.run(task)
+
+
+class RayCrew:
+    """So many actors with so many processors and GPUs each.
+
+    An actor that dies, with its node or alone, is replaced by a new one, which Ray places where there is room: that
+    may be never, and then the others go on. Ray's own restarts are off, so that nothing is done twice unnoticed.
+    """
+
+    def __init__(self, ray: Any, scorer: Scorer, count: int, *, num_cpus: float, num_gpus: float) -> None:
+        self._ray = ray
+        self.places = [f"Ray actor {number}" for number in range(count)]
+        self._packed = pickle.dumps({**moved(scorer), "device": "cuda" if num_gpus else "cpu"})
+        self._threads = max(int(num_cpus), 1)
+        self._actor_class = ray.remote(RayWorker).options(
+            num_cpus=num_cpus, num_gpus=num_gpus, max_restarts=0, scheduling_strategy="SPREAD"
+        )
+        self._actors: list[Any] = [None] * count
+        self._sent: list[set[str]] = [set() for _ in range(count)]
+        self._pending: dict[Any, tuple[int, str]] = {}  # results to come: whose, and of what
+        self._stored: dict[str, Any] = {}  # what tasks share, once in Ray's store
+
+    def start(self, worker: int) -> None:
+        """Ask Ray for an actor; see `Crew`."""
+        self._actors[worker] = actor = self._actor_class.remote(self._packed, self._threads, worker > 0)
+        self._sent[worker] = set()
+        self._pending[actor.hello.remote()] = worker, "hello"
+
+    def send(self, worker: int, task: Task, shared: Mapping[str, bytes]) -> None:
+        """Send a task; see `Crew`."""
+        actor = self._actors[worker]
+        for key in task.uses:
+            if key not in self._stored:
+                self._stored[key] = self._ray.put(shared[key])
+            if key not in self._sent[worker]:
+                actor.keep.remote(key, self._stored[key])
+                self._sent[worker].add(key)
+        self._pending[actor.run.remote(task)] = worker, "task"
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Tell all actors; see `Crew`."""
+        keys = list(keys)
+        for key in keys:
+            self._stored.pop(key, None)
+        for worker, sent in enumerate(self._sent):
+            if sent & set(keys):
+                self._actors[worker].forget.remote(keys)
+                sent -= set(keys)
+
+    def events(self, timeout: float) -> list[Event]:
+        """What the actors have answered; see `Crew`."""
+        if not self._pending:
+            time.sleep(timeout)
+            return []
+        ready, _ = self._ray.wait(list(self._pending), num_returns=1, timeout=timeout)
+        if ready:
+            ready, _ = self._ray.wait(list(self._pending), num_returns=len(self._pending), timeout=0)
+        return [self._read(result, *self._pending.pop(result)) for result in ready]
+
+    def _read(self, result: Any, worker: int, of: str) -> Event:
+        try:
+            answer = self._ray.get(result)
+        except self._ray.exceptions.RayError as error:  # of the actor, its node, or the result on a node that left
+            self._kill(worker)
+            return Died(worker, next(iter(str(error).strip().splitlines()), type(error).__name__))
+        if of == "task":
+            return Done(worker, answer)
+        word, told = answer
+        if word == "ready":
+            self.places[worker] = f"Ray node {told['host']}"
+            return Ready(worker, Hello(**told))
+        host, packed = told
+        error = pickle.loads(packed)[1]
+        return Refused(worker, type(error)(f"{error} (the worker on {host})") if type(error) is ValueError else error)
+
+    def _kill(self, worker: int) -> None:
+        actor, self._actors[worker] = self._actors[worker], None
+        if actor is not None:
+            self._ray.kill(actor)
+
+    def stop(self, worker: int) -> None:
+        """End an actor; see `Crew`."""
+        self._pending = {result: whose for result, whose in self._pending.items() if whose[0] != worker}
+        self._kill(worker)
+
+    def close(self) -> None:
+        """End all actors."""
+        if self._ray.is_initialized():
+            for worker in range(len(self._actors)):
+                self.stop(worker)
+        self._stored.clear()

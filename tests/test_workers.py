@@ -1,0 +1,306 @@
+"""Pools of processes: the numbers of one process, whatever happens to the workers or to their driver."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from example_rows import example_rows
+from tiny_model import tiny_model_folder, write_alpaca
+from worker_faults import (
+    assert_same_run,
+    command,
+    disturbed,
+    is_alive,
+    kill_worker,
+    run,
+    shards,
+    use_pool,
+    wait_until,
+)
+
+import instsel
+from instsel.cli import main
+from instsel.parallel import schedule
+from instsel.parallel.local import device_within, threads_for, visible_device
+from instsel.parallel.pool import Pool
+
+REQUESTS = [("say the thing", " and the other"), ("", "alone"), ("nothing to score", ""), ("x" * 400, "too long")]
+REQUESTS += [(f"demonstration {i // 4}: the ring", f" answer {i} of the thing") for i in range(24)]
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Pool]:
+    scorer = instsel.Scorer(tiny_model_folder(), device="cpu", dtype="float32")
+    with instsel.workers(scorer, ["cpu", "cpu"]) as pool:
+        yield pool
+
+
+def test_a_batch_on_two_workers_is_the_batch_on_one_in_the_order_given(pool: Pool, scorer: instsel.Scorer) -> None:
+    expected = instsel.score_batch(scorer, REQUESTS, token_logprobs=True)
+    seen: list[tuple[int, int]] = []
+    found = instsel.score_batch(pool, REQUESTS, token_logprobs=True, progress=lambda *at: seen.append(at))
+    assert sorted(set(expected.status)) == ["empty_target", "ok", "too_long"]
+    for name in ("status", "num_tokens", "is_greedy"):
+        assert getattr(found, name).tolist() == getattr(expected, name).tolist()
+    np.testing.assert_allclose(found.mean_logprob, expected.mean_logprob, rtol=0, atol=2e-5)
+    assert found.token_logprobs is not None and expected.token_logprobs is not None
+    for ours, theirs in zip(found.token_logprobs, expected.token_logprobs, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5)
+    assert found.stats.sequences == len(REQUESTS) and found.stats.pairs == expected.stats.pairs
+    assert expected.stats.tokens_forwarded <= found.stats.tokens_forwarded < 1.3 * expected.stats.tokens_forwarded
+    assert seen[-1][0] == seen[-1][1] == expected.stats.tokens_unshared
+    assert len(instsel.score_batch(pool, [])) == 0
+    texts = ["say the thing", "", "another"]
+    np.testing.assert_allclose(pool.mean_hidden_states(texts), scorer.mean_hidden_states(texts), rtol=0, atol=2e-5)
+    assert instsel.plan_batch(pool, REQUESTS) == instsel.plan_batch(scorer, REQUESTS)
+
+
+def test_every_method_takes_a_pool_for_a_scorer(pool: Pool, scorer: instsel.Scorer) -> None:
+    rows = example_rows(40)
+    groups = [{"instruction": f"say {i}", "candidates": [{"response": f"the {j}"} for j in range(3)]} for i in range(9)]
+    for of in (pool, scorer):
+        got = (
+            instsel.wici(of, rows, num_neighbors=8, num_probes=2),
+            instsel.ifd(of, rows),
+            instsel.perplexity(of, rows),
+            instsel.grape(of, groups),
+        )
+        if of is pool:
+            first = got
+    for ours, theirs in zip(first, got, strict=True):
+        for name in theirs.__slots__:
+            one, other = getattr(ours, name), getattr(theirs, name)
+            if name == "stats":
+                assert one.sequences == other.sequences
+            elif isinstance(other, np.ndarray):
+                np.testing.assert_array_equal(one, other, err_msg=name)
+
+
+def test_an_error_in_a_worker_is_the_error_here_and_the_pool_goes_on(pool: Pool) -> None:
+    with pytest.raises(ValueError, match=r"requests\[0\]: expected token ids"):
+        instsel.score_batch(pool, [([5], [10**6])])
+    rows = [{"instruction": "a", "output": "b"}] * 40
+    with pytest.raises(ValueError, match="chat"):
+        instsel.ifd(pool, rows, template="chat")  # the tiny tokenizer has no chat template
+    assert instsel.ifd(pool, rows).status.tolist() == ["ok"] * 40
+
+
+def test_a_run_on_workers_is_the_run_on_none(
+    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use_pool(monkeypatch, pool)
+    for method in ("wici", "slow", "score"):
+        run(command(tmp_path, f"{method}-alone", method=method, pause=0))
+        run(command(tmp_path, method, "--workers", "2", method=method, pause=0))
+        assert_same_run(tmp_path / f"{method}-alone", tmp_path / method)
+    before = (tmp_path / "wici/scores.parquet").read_bytes()
+    for path in sorted((tmp_path / "wici/shards").glob("*-0000[1-3]-*")):
+        path.unlink()
+    (tmp_path / "wici/scores.parquet").unlink()
+    run(command(tmp_path, "wici", method="wici"))  # continued without workers
+    assert (tmp_path / "wici/scores.parquet").read_bytes() == before
+    assert len(json.loads((tmp_path / "wici/workers.json").read_text())["workers"]) == 2
+
+
+def test_a_run_whose_workers_are_killed_is_the_run_that_was_left_alone(
+    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_pool(monkeypatch, pool)
+    run(command(tmp_path, "alone", pause=0))
+    before = sum(worker["deaths"] for worker in pool.told())
+    with disturbed(tmp_path / "run", 4, 3, lambda number: kill_worker(pool, number)) as struck:
+        run(command(tmp_path, "run", "--workers", "2", pause=0.2))
+    assert len(struck) == 3 and sum(worker["deaths"] for worker in pool.told()) - before == 3
+    assert_same_run(tmp_path / "alone", tmp_path / "run")
+
+
+POISON = """
+import os, signal
+import numpy as np
+from instsel.methods.definition import method
+from instsel.methods.parameters import Parameters
+from instsel.methods.stages import Stage
+
+def compute(part):
+    batch = part.score([part.request(row) for row in part.rows])
+    if {rows} & set(part.rows) and ({always} or np.isfinite(batch.mean_logprob).any()):
+        os.kill(os.getpid(), signal.SIGKILL)  # as a driver's fault does amid a forward
+    return {{"score": batch.mean_logprob, "status": batch.status}}
+
+@method("poison", help="kills", parameters=Parameters, stages=(Stage("poison", compute),))
+def poison(outcome):
+    return dict(outcome.columns)
+"""
+
+
+def poisoned(tmp_path: Path, rows: set[int], *, always: bool = False) -> list[str]:
+    write_alpaca(tmp_path / "rows.jsonl", 60)
+    (tmp_path / "poison.py").write_text(POISON.format(rows=rows, always=always))
+    model = ["--model", tiny_model_folder(), "--device", "cpu", "--dtype", "float32", "--quiet"]
+    run = ["--shard-rows", "10", "--output", str(tmp_path / "run"), "--workers", "2"]
+    return ["--plugin", str(tmp_path / "poison.py"), "poison", str(tmp_path / "rows.jsonl"), *model, *run]
+
+
+@pytest.mark.parametrize("deaths", [1, pytest.param(3, marks=pytest.mark.slow)])
+def test_rows_that_kill_their_workers_get_a_status_and_the_run_goes_on(
+    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deaths: int
+) -> None:
+    use_pool(monkeypatch, pool)
+    monkeypatch.setattr(schedule, "DEATHS_OF_A_TASK", deaths)
+    before = sum(worker["deaths"] for worker in pool.told())
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert main([*poisoned(tmp_path, {23}), "--max-failures", "0.2"]) == 0
+    assert sum(worker["deaths"] for worker in pool.told()) - before == deaths
+    assert any("poison, rows 20 to 29: " in str(one.message) for one in said)
+    found = pq.read_table(tmp_path / "run/scores.parquet").to_pydict()
+    alone = instsel.perplexity(
+        instsel.Scorer(tiny_model_folder(), device="cpu", dtype="float32"),
+        [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()],
+    )
+    for row, (status, score) in enumerate(zip(found["status"], found["score"], strict=True)):
+        if row in range(20, 30):
+            assert score is None and status == ("worker_died" if alone.status[row] == "ok" else alone.status[row])
+        else:
+            assert status == alone.status[row]
+    assert main([*poisoned(tmp_path, {23})]) == 1  # the share of rows that failed is too large
+
+
+def test_a_task_that_kills_without_a_forward_ends_the_run_with_its_rows_named(
+    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use_pool(monkeypatch, pool)
+    monkeypatch.setattr(schedule, "DEATHS_OF_A_TASK", 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert main(poisoned(tmp_path, {23}, always=True)) == 1
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "poison, rows 20 to 29: the worker died (killed by SIGKILL) even when nothing was forwarded" in said
+    assert json.loads((tmp_path / "run/manifest.json").read_text())["state"] == "failed"
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_driver_that_is_stopped_leaves_no_worker_and_a_folder_that_continues(
+    tmp_path: Path, how: signal.Signals
+) -> None:
+    arguments = command(tmp_path, "run", "--workers", "2", pause=0.3)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "instsel.cli", *arguments], env=environment, start_new_session=True
+    )
+    try:
+        wait_until(lambda: shards(tmp_path / "run") >= 3, 120)
+        notes = json.loads((tmp_path / "run/workers.json").read_text())["workers"]
+        pids = [worker["pid"] for worker in notes]
+        assert len(pids) == 2 and all(is_alive(pid) for pid in pids)
+        os.killpg(driver.pid, how)
+        assert driver.wait(60) == (-how if how == signal.SIGKILL else 128 + how)
+        wait_until(lambda: not any(is_alive(pid) for pid in pids), 10)
+    finally:
+        driver.kill()
+    done = shards(tmp_path / "run")
+    assert done < 24
+    run(command(tmp_path, "run", pause=0))  # the settings are the same without workers
+    run(command(tmp_path, "alone", pause=0))
+    assert_same_run(tmp_path / "alone", tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
+def test_workers_killed_at_ten_random_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    run(command(tmp_path, "alone", pause=0))
+    scorer = instsel.Scorer(tiny_model_folder(), device="cpu", dtype="float32")
+    with instsel.workers(scorer, ["cpu"] * count) as pool:
+        use_pool(monkeypatch, pool)
+        with disturbed(tmp_path / "run", 2, 10, lambda number: kill_worker(pool, number)) as struck:
+            run(command(tmp_path, "run", "--workers", str(count), pause=0.5))
+        assert len(struck) == 10
+    assert_same_run(tmp_path / "alone", tmp_path / "run")
+
+
+def test_what_cannot_run_elsewhere_is_refused(pool: Pool, scorer: instsel.Scorer) -> None:
+    loaded = instsel.Scorer(scorer.model.model, tokenizer=scorer.tokenizer)
+    with pytest.raises(ValueError, match="scorer: expected one made from a folder or hub id"):
+        instsel.workers(loaded, ["cpu"])
+    with pytest.raises(ValueError, match="complexity_scorer: expected one made from a folder"):
+        instsel.wici(pool, example_rows(40), complexity="deita", complexity_scorer=loaded)
+    with pytest.raises(ValueError, match="scorer: expected a Scorer, got a pool"):
+        instsel.workers(pool, ["cpu"])
+    with pytest.raises(TypeError, match="scorer: expected a Scorer, got str"):
+        instsel.workers("model", ["cpu"])  # type: ignore[arg-type]
+    for devices in ([], "cpu", 0, True, ["nonsense"]):
+        with pytest.raises(ValueError, match="devices: expected"):
+            instsel.workers(scorer, devices)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="devices: 'cuda:9' was asked for"):
+        instsel.workers(scorer, ["cuda:9"])
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        pickle.dumps(pool)
+    with pytest.raises(ValueError, match="has no model in this process"):
+        _ = pool.model
+
+
+def test_a_model_that_no_worker_can_load_is_said_before_anything_is_scored(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="model: cannot load"):
+        instsel.workers(instsel.Scorer(str(tmp_path), device="cpu"), ["cpu"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--workers", "0"], "--workers: expected a whole number of at least 1"),
+        (["--workers", "3", "--devices", "cpu,cpu"], "--workers 3 does not go with 2 --devices"),
+        (["--devices", "cpu,,cpu"], "--devices: expected NAME"),
+        (["--ray", "auto"], "--ray needs --workers"),
+        (["--ray", "auto", "--workers", "2", "--devices", "cpu"], "give one of them"),
+        (["--num-gpus-per-worker", "1"], "is for --ray"),
+        (["--devices", "cuda:7,cuda:8"], "'cuda:7' was asked for"),
+    ],
+)
+def test_flags_that_do_not_go_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], said: str
+) -> None:
+    assert main(command(tmp_path, "run", *flags)) == 2
+    error = capsys.readouterr().err
+    assert said in error and "Traceback" not in error
+
+
+def test_threads_and_gpus_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    cores = len(os.sched_getaffinity(0))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert [threads_for(1), threads_for(cores), threads_for(2 * cores)] == [cores, 1, 1]
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert threads_for(1) == 1
+    assert visible_device("cuda:1", None) == "1" and visible_device("cuda:1", "4, 6") == "6"
+    assert visible_device("cuda", "4,6") == "4"
+    assert device_within("cuda:1") == "cuda" and device_within("cpu") == "cpu"
+
+
+def test_status_shows_the_workers_of_a_run_that_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], pool: Pool
+) -> None:
+    use_pool(monkeypatch, pool)
+    said: list[str] = []
+
+    def look(number: int) -> None:
+        assert main(["status", str(tmp_path / "run")]) == 0
+        said.append(capsys.readouterr().out)
+
+    with disturbed(tmp_path / "run", 8, 1, look):
+        run(command(tmp_path, "run", "--workers", "2", pause=0.2))
+    lines = [line for line in said[0].splitlines() if line.startswith("  worker ")]
+    assert len(lines) == 2 and all("rows/s" in line and "process" in line for line in lines), said[0]
+    assert any("slow, rows" in line for line in lines) and "left" in said[0]
+    assert main(["status", str(tmp_path / "run")]) == 0
+    assert "  worker " not in capsys.readouterr().out

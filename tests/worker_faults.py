@@ -1,0 +1,119 @@
+"""Runs over workers that are disturbed while they work, and what they are held to."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from tiny_model import tiny_model_folder, write_alpaca
+
+from instsel.cli import main
+
+ROWS, SHARD_ROWS = 240, 10
+SLOW = """
+import time
+from instsel.methods.definition import method
+from instsel.methods.parameters import Parameters
+from instsel.methods.stages import Stage
+
+def compute(part):
+    time.sleep({pause})
+    batch = part.score([part.request(row) for row in part.rows])
+    return {{"score": batch.mean_logprob, "status": batch.status}}
+
+@method("slow", help="takes its time", parameters=Parameters, stages=(Stage("slow", compute),))
+def slow(outcome):
+    return dict(outcome.columns)
+"""
+
+
+def command(folder: Path, name: str, *more: str, method: str = "slow", pause: float = 0.03) -> list[str]:
+    """A run over a pool of rows, by default of a plug-in that takes its time."""
+    rows = folder / "rows.jsonl"
+    if not rows.exists():
+        write_alpaca(rows, ROWS)
+    (folder / "slow_plugin.py").write_text(SLOW.format(pause=pause))
+    model = ["--model", tiny_model_folder(), "--device", "cpu", "--dtype", "float32"]
+    run = ["--shard-rows", str(SHARD_ROWS), "--quiet", "--output", str(folder / name)]
+    return ["--plugin", str(folder / "slow_plugin.py"), method, str(rows), *model, *run, *more]
+
+
+def use_pool(monkeypatch: pytest.MonkeyPatch, pool: Any) -> None:
+    """Let commands that ask for workers use a pool that is already up, and leave it up."""
+    import instsel.commands.session as session
+
+    monkeypatch.setattr(session, "open_pool", lambda args, scorer: contextlib.nullcontext(pool))
+
+
+def shards(run: Path) -> int:
+    return len(list((run / "shards").glob("*.parquet")))
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """The same rows with the same bits, and the same counts by status."""
+    tables = [pq.read_table(run / "scores.parquet") for run in (one, other)]
+    assert tables[0].num_rows > 0 and tables[0].equals(tables[1])
+    counts = [json.loads((run / "manifest.json").read_text())["counts"] for run in (one, other)]
+    assert counts[0] == counts[1]
+
+
+@contextlib.contextmanager
+def disturbed(run: Path, each: int, times: int, strike: Callable[[int], None]) -> Iterator[list[int]]:
+    """A block in which `strike(i)` is called after every `each` more shards of a run; gives when that was."""
+    struck: list[int] = []
+    over = threading.Event()
+
+    def watch() -> None:
+        target = each
+        while not over.is_set() and len(struck) < times:
+            if shards(run) >= target:
+                strike(len(struck))
+                struck.append(shards(run))
+                target = struck[-1] + each
+            time.sleep(0.005)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield struck
+    finally:
+        over.set()
+        watcher.join()
+
+
+def kill_worker(pool: Any, number: int) -> None:
+    """SIGKILL a worker that is at a task, the given one first."""
+    told = pool.told()
+    for step in range(len(told)):
+        worker = told[(number + step) % len(told)]
+        if "pid" in worker and "rows" in worker["state"]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker["pid"], signal.SIGKILL)
+            return
+
+
+def run(arguments: list[str]) -> None:
+    assert main(arguments) == 0
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
