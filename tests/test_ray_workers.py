@@ -83,13 +83,8 @@ def test_a_node_that_leaves_costs_what_it_was_doing_and_nothing_else(
     use_pool(monkeypatch, pool)
     run(command(tmp_path, "alone", pause=0))
     before = deaths(pool)
-    monkeypatch.setattr(pool._schedule, "patience", 120.0)
-
-    def leave(number: int) -> None:
-        cluster.remove_node(cluster.second)
-        cluster.second = cluster.add_node(**NODE)  # another one comes, as with an autoscaler
-
-    with disturbed(tmp_path / "run", 5, 1, leave) as struck:
+    leaving, cluster.second = cluster.second, cluster.add_node(**NODE)
+    with disturbed(tmp_path / "run", 5, 1, lambda number: cluster.remove_node(leaving)) as struck:
         run(command(tmp_path, "run", "--ray", "auto", "--workers", "2", pause=0.3))
     assert len(struck) == 1 and deaths(pool) > before
     assert_same_run(tmp_path / "alone", tmp_path / "run")

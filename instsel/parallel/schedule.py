@@ -27,6 +27,7 @@ class Place:
     ready: bool = False
     gone: bool = False
     task: Task | None = None
+    abandoned: bool = False  # nobody waits for its task any more
     failed_starts: int = 0
     deaths: int = 0
     tasks: int = 0
@@ -76,12 +77,9 @@ class Schedule:
         with self._lock:
             try:
                 yield from self._run(tasks, shared)
-            finally:  # what is still under way belongs to nobody: an error or an interrupt ended the run
-                for worker, place in enumerate(self.places):
-                    if place.task is not None:
-                        self.crew.stop(worker)
-                        place.task, place.ready = None, False
-                        self.crew.start(worker)
+            finally:  # an error or an interrupt ended the run: what is still under way is for nobody
+                for place in self.places:
+                    place.abandoned = place.task is not None
 
     def _run(self, tasks: Iterator[Task], shared: Mapping[str, bytes]) -> Iterator[tuple[Task, Any, float]]:
         waiting: collections.deque[Task] = collections.deque()
@@ -97,7 +95,7 @@ class Schedule:
                 more = task is not None
                 if task is not None:
                     waiting.append(task)
-            if not more and not waiting and all(place.task is None for place in self.places):
+            if not more and not waiting and all(place.task is None or place.abandoned for place in self.places):
                 return
             busy_driver = more and (idle or len(waiting) < len(self.places))
             done, lost = self._hear(0.0 if busy_driver else _TURN)
@@ -146,17 +144,19 @@ class Schedule:
                 place.hello, place.ready, place.failed_starts = event.hello, True, 0
             elif isinstance(event, Refused):
                 raise event.error
+            elif place.abandoned and isinstance(event, Done):
+                place.task, place.abandoned = None, False
             elif isinstance(event, Done) and place.task is not None:
                 done.append((place, place.task, event.answer))
                 place.tasks, place.rows = place.tasks + 1, place.rows + place.task.rows
                 place.task = None
             elif isinstance(event, Died):
-                if place.task is not None:
+                if place.task is not None and not place.abandoned:
                     lost.append((place.task, event.reason))
                 place.deaths += 1
                 self._last_death = f"{place.name}: {event.reason}"
                 place.failed_starts = 0 if place.ready else place.failed_starts + 1
-                place.task, place.ready = None, False
+                place.task, place.ready, place.abandoned = None, False, False
                 if place.failed_starts < DEATHS_AT_START:
                     self.crew.start(event.worker)
                     continue
