@@ -28,8 +28,8 @@ def bias_array(bias: Tensor | None) -> np.ndarray | None:
 def instruction_set() -> str:
     """The instruction set that the C++ kernels are asked for: "" for the best there is, or INSTSEL_INSTRUCTION_SET.
 
-    plain (SSE2 or NEON), avx2, avx512, avx512_bf16 (with dot products of bfloat16) or amx (with tile products); each has
-    what those before it have, so avx512_bf16 hides AMX and avx512 the arithmetic in bfloat16.
+    plain (SSE2 or NEON), avx2, avx512, avx512_bf16 (with dot products of bfloat16) or amx (with tile products); each
+    has what those before it have, so avx512_bf16 hides AMX and avx512 the arithmetic in bfloat16.
     """
     return os.environ.get("INSTSEL_INSTRUCTION_SET", "")
 
