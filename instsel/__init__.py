@@ -20,6 +20,8 @@ _MODULES = {
     "wici": "instsel.methods.wici",
     "perplexity": "instsel.methods.perplexity",
     "grape": "instsel.methods.grape",
+    "selectit": "instsel.methods.selectit",
+    "deita": "instsel.methods.deita",
     "select": "instsel.selection",
     "spearman_correlation": "instsel.methods.correlation",
 }
