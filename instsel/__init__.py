@@ -22,6 +22,7 @@ _MODULES = {
     "grape": "instsel.methods.grape",
     "selectit": "instsel.methods.selectit",
     "deita": "instsel.methods.deita",
+    "rico": "instsel.methods.rico",
     "select": "instsel.selection",
     "spearman_correlation": "instsel.methods.correlation",
 }

@@ -20,6 +20,7 @@ BUILT_IN = {
     "grape": "instsel.methods.grape",
     "selectit": "instsel.methods.selectit",
     "deita": "instsel.methods.deita",
+    "rico": "instsel.methods.rico",
 }
 OLDER_NAMES = {"score": "perplexity"}
 ENTRY_POINTS = "instsel.methods"
