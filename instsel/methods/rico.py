@@ -33,9 +33,7 @@ class RicoParameters(Parameters):
         if self.assessment is None or isinstance(self.assessment, str) or not len(self.assessment):
             raise ValueError(f"assessment must be at least one example, got {self.assessment!r}")
         if self.template == "chat":
-            raise ValueError(
-                'template must not be "chat": a demonstration or noise stands before the task as plain text'
-            )
+            raise ValueError('template must not be "chat": what is shown stands before the task as plain text')
 
     def for_rows(self, count: int) -> RicoParameters:
         return replaced(self, assessment=to_examples(self.assessment))
@@ -158,6 +156,15 @@ def rico(outcome: Outcome[RicoParameters]) -> RicoResult:
 
     Source: arXiv 2505.05327 and the repository AnnaYang2020/RICo_Data_Selection_for_Instruction-Tuning, without the
     classifier that it trains on these scores.
+
+    >>> scorer = instsel.Scorer("stories260k")  # the 260,032 parameters of karpathy/tinyllamas  # doctest: +SKIP
+    >>> lily = {"instruction": "Once upon a time, there was a little girl named Lily.",
+    ...         "output": "She loved to play outside in the park."}
+    >>> tom = {"instruction": "Once upon a time, there was a boy named Tom.",
+    ...        "output": "He loved to play with his toys."}
+    >>> found = instsel.rico(scorer, [lily], assessment=[tom])  # doctest: +SKIP
+    >>> found.score.round(3).tolist(), found.significance.round(3).tolist()  # doctest: +SKIP
+    ([0.252], [1.0])
     """
     own = ("score", "significance", "consistency", "variance", "coverage", "influence", "status")
     columns = {name: outcome.columns[name] for name in own}
