@@ -18,6 +18,9 @@ BUILT_IN = {
     "ifd": "instsel.methods.ifd",
     "wici": "instsel.methods.wici",
     "grape": "instsel.methods.grape",
+    "selectit": "instsel.methods.selectit",
+    "deita": "instsel.methods.deita",
+    "rico": "instsel.methods.rico",
 }
 OLDER_NAMES = {"score": "perplexity"}
 ENTRY_POINTS = "instsel.methods"

@@ -11,8 +11,9 @@ from instsel.engine.result_table import ResultTable
 from instsel.engine.results import ScoreStats
 from instsel.methods.complexity import (
     ORDERINGS,
+    QUALITY_PROMPT,
+    RATED,
     RATING_PROMPT,
-    check_rating_prompt,
     complexity_columns,
     complexity_requests,
 )
@@ -29,6 +30,7 @@ from instsel.methods.influence import (
     shown_rows,
 )
 from instsel.methods.parameters import numbers_for_rows, parameter, replaced
+from instsel.methods.ratings import check_rating_prompt
 from instsel.methods.stages import Columns, Slice, Stage
 from instsel.neighbors.embeddings import cosine
 from instsel.neighbors.probes import check_sizes, find_probes
@@ -57,9 +59,13 @@ class InfluenceParameters(EmbeddingParameters):
         kind="numbers", choices=ORDERINGS, metavar="ORDER",
     )  # fmt: skip
     complexity_scorer: Any = parameter(
-        None, 'rating model for complexity="deita"', kind="model", flag="complexity-model"
+        None, 'rating model for complexity="deita" and "compqual"', kind="model", flag="complexity-model"
     )
     rating_prompt: str = parameter(RATING_PROMPT, "its prompt, with {request} where the example goes", flag=None)
+    quality_scorer: Any = parameter(
+        None, 'rating model for complexity="quality" and "compqual"', kind="model", flag="quality-model"
+    )
+    quality_prompt: str = parameter(QUALITY_PROMPT, "its prompt, with {request} and {response}", flag=None)
     seed: int = parameter(0, "of k-means", flag=None)
     cut_demonstration: bool = parameter(False, "cut a demonstration from its left where a pair is too long otherwise")
 
@@ -71,10 +77,14 @@ class InfluenceParameters(EmbeddingParameters):
         super().check()
         check_sizes(self.num_neighbors, self.num_probes)
         check_rating_prompt(self.rating_prompt)
+        check_rating_prompt(self.quality_prompt, ("request", "response"), "quality_prompt")
         if self.similarity is not None and self.probes is None:
             raise ValueError("similarity was given without the probes that it belongs to")
-        if self.complexity_scorer is not None and self.complexity != "deita":
-            raise ValueError('complexity_scorer is for complexity="deita" only')
+        rated = RATED.get(self.complexity, ()) if isinstance(self.complexity, str) else ()
+        for kind in ("complexity", "quality"):
+            if getattr(self, f"{kind}_scorer") is not None and kind not in rated:
+                words = " and ".join(f'"{word}"' for word, kinds in RATED.items() if kind in kinds)
+                raise ValueError(f"{kind}_scorer is for complexity={words} only")
 
     def for_rows(self, count: int) -> InfluenceParameters:
         super().for_rows(count)
@@ -121,11 +131,13 @@ class InfluenceResult(ResultTable):
 
 def _complexity(part: Slice[InfluenceParameters]) -> Columns:
     told = part.parameters
-    return complexity_columns(part, told.complexity, told.complexity_scorer, told.rating_prompt)
+    complexity, quality = (told.complexity_scorer, told.rating_prompt), (told.quality_scorer, told.quality_prompt)
+    return complexity_columns(part, told.complexity, *complexity, *quality)
 
 
 def _complexity_requests(part: Slice[InfluenceParameters]) -> list[Request]:
-    return complexity_requests(part, part.parameters.complexity, part.parameters.rating_prompt)
+    told = part.parameters
+    return complexity_requests(part, told.complexity, told.rating_prompt, told.quality_prompt)
 
 
 def _probes(part: Slice[InfluenceParameters]) -> Columns:
