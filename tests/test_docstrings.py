@@ -8,7 +8,8 @@ import importlib
 import pytest
 
 MODULES = (
-    "neighbors.embeddings", "neighbors.nearest", "neighbors.probes", "selection", "methods.correlation", "methods.grape",
+    "neighbors.embeddings", "neighbors.nearest", "neighbors.probes", "neighbors.clusters", "selection.selector",
+    "selection.quotas", "selection.labels", "methods.correlation", "methods.grape",
     "demo.corpus", "demo.families.family", "demo.limits", "demo.separation",
 )  # fmt: skip
 

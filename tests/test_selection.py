@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from instsel import selection
-from instsel.selection import select
+from instsel.selection import diversity, select
 
 
 def by_loop(score: np.ndarray, count: int, embeddings: np.ndarray, limit: float) -> list[int]:
@@ -24,7 +23,7 @@ def by_loop(score: np.ndarray, count: int, embeddings: np.ndarray, limit: float)
 @pytest.mark.parametrize("limit", [0.5, 0.9, 0.99, 1.0])
 @pytest.mark.parametrize("block", [7, 1024])
 def test_as_the_greedy_loop(limit: float, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(selection, "BLOCK", block)
+    monkeypatch.setattr(diversity, "BLOCK", block)
     rng = np.random.default_rng(0)
     embeddings = rng.normal(size=(60, 6))[rng.integers(0, 60, 400)] + 0.1 * rng.normal(size=(400, 6))
     embeddings[50:60] = embeddings[60:70]

@@ -1,0 +1,126 @@
+"""Quotas: a budget divided over clusters, and each cluster's best rows within its own."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from instsel.selection.budget import Budget
+from instsel.selection.diversity import different_rows
+
+
+def by_quotas(
+    order: np.ndarray,
+    score: np.ndarray,
+    labels: np.ndarray,
+    budget: Budget,
+    *,
+    equal: bool,
+    unit: np.ndarray | None = None,
+    limit: float = 1.0,
+) -> np.ndarray:
+    """Rows of `order` (best first), each cluster's best up to its quota, best first.
+
+    `labels` int64 `[n]` from 0. A cluster's size is what its rows of `order` cost together. With `unit`, rows too
+    similar to a better one of their cluster are left out before quotas are shared. What rows that do not fit leave of
+    the quotas goes to the best rows of any cluster that fit.
+    """
+    num_clusters = int(labels.max(initial=-1)) + 1
+    size = _cost_by_cluster(order, labels, budget.cost, num_clusters)
+    if unit is not None:
+        order = order[_different_in_cluster(order, labels, budget, unit, limit)]
+    quota = share_budget(
+        budget.limit,
+        np.ones_like(size) if equal else size,
+        _cost_by_cluster(order, labels, budget.cost, num_clusters),
+        lambda quota: _score_of_next(order, score, labels, budget.cost, quota),
+    )
+    allowance, left = quota.tolist(), budget.limit
+    taken = np.zeros(len(order), bool)
+    for place, (label, cost) in enumerate(zip(labels[order].tolist(), budget.cost[order].tolist(), strict=True)):
+        if cost <= allowance[label]:
+            taken[place] = True
+            allowance[label] -= cost
+            left -= cost
+    rest = order[~taken]
+    if left and len(rest):
+        more = Budget(left, budget.cost).fill(rest.tolist(), int(budget.cost[rest].min()))
+        taken |= np.isin(order, more)
+    return order[taken]
+
+
+def share_budget(limit: int, weight: np.ndarray, capacity: np.ndarray, score_of_next: Any) -> np.ndarray:
+    """Divide `limit` over clusters in proportion to `weight` by largest remainder, none above its `capacity`.
+
+    The quotas are `floor(limit * weight / sum of weights)`, and one more for the clusters with the largest remainders
+    until the sum is `limit`; where remainders are equal, the cluster whose next row has the highest score comes first,
+    then the lower label. Clusters that this would give more than their capacity get that, and the rest is shared anew
+    among the others. So the sum is `limit`, or that of the capacities where this is less.
+
+    `weight`, `capacity` int64 `[k]`; `score_of_next(quota)` gives float64 `[k]`. Returns int64 `[k]`.
+
+    Source: largest remainder is Hamilton's method of apportionment.
+
+    >>> share_budget(10, np.array([50, 30, 20]), np.array([50, 1, 20]), lambda quota: np.zeros(3))
+    array([6, 1, 3])
+    """
+    quota = np.zeros(len(weight), np.int64)
+    unfilled = np.flatnonzero(capacity > 0)
+    left = min(limit, int(capacity.sum()))
+    while len(unfilled):
+        part = weight[unfilled]
+        total = int(part.sum())
+        if left * int(part.max()) >= 2**63:
+            part = part.astype(object)  # Python's numbers have no end
+        share = (part * left // total).astype(np.int64)
+        remainder = (part * left % total).astype(np.int64)
+        full = np.zeros(len(quota), np.int64)
+        full[unfilled] = share
+        order = np.lexsort((unfilled, -score_of_next(full)[unfilled], -remainder))
+        share[order[: left - int(share.sum())]] += 1
+        over = share > capacity[unfilled]
+        if not over.any():
+            quota[unfilled] = share
+            break
+        quota[unfilled[over]] = capacity[unfilled[over]]
+        left -= int(capacity[unfilled[over]].sum())
+        unfilled = unfilled[~over]
+    return quota
+
+
+def _cost_by_cluster(order: np.ndarray, labels: np.ndarray, cost: np.ndarray, num_clusters: int) -> np.ndarray:
+    total = np.zeros(num_clusters, np.int64)
+    np.add.at(total, labels[order], cost[order])
+    return total
+
+
+def _different_in_cluster(
+    order: np.ndarray, labels: np.ndarray, budget: Budget, unit: np.ndarray, limit: float
+) -> np.ndarray:
+    """Which places of `order` stay, bool: those of rows not too similar to a better one of their cluster."""
+    stays = np.zeros(len(labels), bool)
+    by_cluster = order[np.argsort(labels[order], kind="stable")]
+    begin = np.flatnonzero(np.diff(labels[by_cluster], prepend=-1))
+    # Where every row costs as much as another, no cluster can use more rows than the budget holds.
+    enough = budget.limit if (budget.cost == 1).all() else None
+    for low, high in zip(begin, np.append(begin[1:], len(by_cluster)), strict=True):
+        stays[list(islice(different_rows(unit, by_cluster[low:high], limit), enough))] = True
+    return stays[order]
+
+
+def _score_of_next(
+    order: np.ndarray, score: np.ndarray, labels: np.ndarray, cost: np.ndarray, quota: np.ndarray
+) -> np.ndarray:
+    """Of each cluster the score of its first row that goes beyond its quota; -inf where there is none."""
+    by_cluster = order[np.argsort(labels[order], kind="stable")]
+    label = labels[by_cluster]
+    total = np.cumsum(cost[by_cluster])
+    begin = np.searchsorted(label, np.arange(len(quota)))
+    before = np.concatenate([[0], total])[begin]
+    beyond = np.flatnonzero(total - before[label] > quota[label])
+    found, first = np.unique(label[beyond], return_index=True)
+    out = np.full(len(quota), -np.inf)
+    out[found] = score[by_cluster[beyond[first]]]
+    return out
