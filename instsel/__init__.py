@@ -20,6 +20,7 @@ _MODULES = {
     "wici": "instsel.methods.wici",
     "perplexity": "instsel.methods.perplexity",
     "grape": "instsel.methods.grape",
+    "nuggets": "instsel.methods.nuggets",
     "select": "instsel.selection",
     "spearman_correlation": "instsel.methods.correlation",
 }

@@ -9,7 +9,7 @@ import pytest
 
 MODULES = (
     "neighbors.embeddings", "neighbors.nearest", "neighbors.probes", "neighbors.clusters", "selection.selector",
-    "selection.quotas", "selection.labels", "methods.correlation", "methods.grape",
+    "selection.quotas", "selection.labels", "methods.correlation", "methods.grape", "methods.nuggets",
     "demo.corpus", "demo.families.family", "demo.limits", "demo.separation",
 )  # fmt: skip
 

@@ -18,6 +18,7 @@ BUILT_IN = {
     "ifd": "instsel.methods.ifd",
     "wici": "instsel.methods.wici",
     "grape": "instsel.methods.grape",
+    "nuggets": "instsel.methods.nuggets",
 }
 OLDER_NAMES = {"score": "perplexity"}
 ENTRY_POINTS = "instsel.methods"
