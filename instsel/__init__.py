@@ -21,6 +21,7 @@ _MODULES = {
     "perplexity": "instsel.methods.perplexity",
     "grape": "instsel.methods.grape",
     "nuggets": "instsel.methods.nuggets",
+    "miwv": "instsel.methods.miwv",
     "select": "instsel.selection",
     "spearman_correlation": "instsel.methods.correlation",
 }

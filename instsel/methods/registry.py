@@ -19,6 +19,7 @@ BUILT_IN = {
     "wici": "instsel.methods.wici",
     "grape": "instsel.methods.grape",
     "nuggets": "instsel.methods.nuggets",
+    "miwv": "instsel.methods.miwv",
 }
 OLDER_NAMES = {"score": "perplexity"}
 ENTRY_POINTS = "instsel.methods"
