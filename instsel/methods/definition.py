@@ -97,9 +97,14 @@ def method(
 
             if argument in keywords and not given:
                 given = (keywords.pop(argument),)
-            if len(given) != 1:
-                expected = f"{name}(scorer, {argument}, *, keyword=value, ...)"
-                raise TypeError(f"{expected}: expected one argument after scorer, got {len(given)}")
+            if not 1 <= len(given) <= len(places):
+                expected = f"{name}(scorer, {', '.join(places)}, *, keyword=value, ...)"
+                number = "one argument" if len(places) == 1 else f"one to {len(places)} arguments"
+                raise TypeError(f"{expected}: expected {number} after scorer, got {len(given)}")
+            for word, value in zip(places[1:], given[1:], strict=False):
+                if word in keywords:
+                    raise TypeError(f"{name}() got {word} twice, by its place and as a keyword")
+                keywords[word] = value
             unknown = [word for word in keywords if word not in known]
             if unknown:
                 raise TypeError(
@@ -109,6 +114,7 @@ def method(
 
         fields = fields_of(kind)
         known = {word for word, _, _ in fields}
+        places = (argument, *(word for word, _, about in fields if about.positional))
         function.__name__, function.__qualname__, function.__module__ = name, name, build.__module__
         function.__doc__ = _documented(build.__doc__ or "", fields, argument)
         function.__signature__ = _signature(kind, argument, build)  # type: ignore[attr-defined]
@@ -154,5 +160,8 @@ def _signature(parameters: type[Parameters], argument: str, build: Callable[...,
     keywords = [one.replace(kind=kinds.KEYWORD_ONLY) for one in inspect.signature(parameters).parameters.values()]
     order = {name: place for place, (name, _, _) in enumerate(fields_of(parameters))}
     keywords.sort(key=lambda one: order[one.name])
+    by_place = {name for name, _, about in fields_of(parameters) if about.positional}
     first = [kinds(one, kinds.POSITIONAL_OR_KEYWORD) for one in ("scorer", argument)]
+    first += [one.replace(kind=kinds.POSITIONAL_OR_KEYWORD) for one in keywords if one.name in by_place]
+    keywords = [one for one in keywords if one.name not in by_place]
     return inspect.Signature([*first, *keywords], return_annotation=build.__annotations__.get("return"))

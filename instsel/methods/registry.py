@@ -21,6 +21,8 @@ BUILT_IN = {
     "selectit": "instsel.methods.selectit",
     "deita": "instsel.methods.deita",
     "rico": "instsel.methods.rico",
+    "nuggets": "instsel.methods.nuggets",
+    "miwv": "instsel.methods.miwv",
 }
 OLDER_NAMES = {"score": "perplexity"}
 ENTRY_POINTS = "instsel.methods"

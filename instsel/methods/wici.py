@@ -21,7 +21,9 @@ from instsel.methods.correlation import spearman_correlation
 from instsel.methods.definition import Outcome, method
 from instsel.methods.embedding_stages import EMBEDDING_STAGES, EmbeddingParameters
 from instsel.methods.influence import (
+    NEGATIVES,
     RULES,
+    WEIGHTS,
     combine_influence,
     direct_columns,
     direct_requests,
@@ -33,6 +35,7 @@ from instsel.methods.parameters import numbers_for_rows, parameter, replaced
 from instsel.methods.ratings import check_rating_prompt
 from instsel.methods.stages import Columns, Slice, Stage
 from instsel.neighbors.embeddings import cosine
+from instsel.neighbors.nearest import nearest_neighbors
 from instsel.neighbors.probes import check_sizes, find_probes
 
 if TYPE_CHECKING:
@@ -67,15 +70,26 @@ class InfluenceParameters(EmbeddingParameters):
     )
     quality_prompt: str = parameter(QUALITY_PROMPT, "its prompt, with {request} and {response}", flag=None)
     seed: int = parameter(0, "of k-means", flag=None)
+    neighbors_as_probes: bool = parameter(False, "the num_probes nearest rows are the probes, without clusters")
+    weight: str = parameter("rule", "of an influence: its probe's distance, none, or as the rule says", choices=WEIGHTS)
+    negatives: str = parameter(
+        "rule", "keep influences below 0 in the mean, drop them, or as the rule says", choices=NEGATIVES
+    )
+    relative: bool = parameter(False, 'divide each influence by the probe\'s ifd; not with rule="gain"')
     cut_demonstration: bool = parameter(False, "cut a demonstration from its left where a pair is too long otherwise")
 
     @property
     def needs_embeddings(self) -> bool:
         return self.probes is None or self.similarity is None
 
+    @property
+    def clusters_neighbors(self) -> bool:
+        """Whether probes are found in clusters of neighbours, ordered by complexity."""
+        return self.probes is None and not self.neighbors_as_probes
+
     def check(self) -> None:
         super().check()
-        check_sizes(self.num_neighbors, self.num_probes)
+        check_sizes(self.num_probes if self.neighbors_as_probes else self.num_neighbors, self.num_probes)
         check_rating_prompt(self.rating_prompt)
         check_rating_prompt(self.quality_prompt, ("request", "response"), "quality_prompt")
         if self.similarity is not None and self.probes is None:
@@ -85,6 +99,10 @@ class InfluenceParameters(EmbeddingParameters):
             if getattr(self, f"{kind}_scorer") is not None and kind not in rated:
                 words = " and ".join(f'"{word}"' for word, kinds in RATED.items() if kind in kinds)
                 raise ValueError(f"{kind}_scorer is for complexity={words} only")
+        if self.neighbors_as_probes and self.probes is not None:
+            raise ValueError("neighbors_as_probes was given together with probes; give one of them")
+        if self.relative and self.rule == "gain":
+            raise ValueError('relative is for rule="paper" and rule="release": a gain in nats is relative by itself')
 
     def for_rows(self, count: int) -> InfluenceParameters:
         super().for_rows(count)
@@ -105,7 +123,8 @@ class InfluenceResult(ResultTable):
     score              float64 [n], NaN where `status` is not "ok"
     ifd                float64 [n], `PPL(y|x) / PPL(y)` of the example itself, NaN where it could not be computed
     one_shot_ifd       float64 [n, k], of the probe's answer after the example as a demonstration; NaN where missing
-    influence          float64 [n, k], `ifd[probe] - one_shot_ifd`; NaN where missing
+    influence          float64 [n, k], `ifd[probe] - one_shot_ifd`, or `log ifd[probe] - log one_shot_ifd` with
+                       rule="gain"; NaN where missing
     probes             int64 [n, k], rows, -1 where there is none
     similarity         float64 [n, k], cosines, NaN where there is no probe
     status             str [n], "ok" where at least one pair was scored
@@ -143,6 +162,13 @@ def _complexity_requests(part: Slice[InfluenceParameters]) -> list[Request]:
 def _probes(part: Slice[InfluenceParameters]) -> Columns:
     """The probes of each row, found or as given, and their cosines."""
     told, columns = part.parameters, part.columns
+    if told.neighbors_as_probes:
+        near = nearest_neighbors(columns["embedding"], told.num_probes)
+        room = ((0, 0), (0, told.num_probes - near.index.shape[1]))
+        return {
+            "probes": np.pad(near.index, room, constant_values=-1),
+            "similarity": np.pad(near.similarity, room, constant_values=np.nan),
+        }
     if told.probes is None:
         found = find_probes(
             columns["embedding"],
@@ -179,7 +205,9 @@ def _influence_requests(part: Slice[InfluenceParameters]) -> list[Request]:
 def _combine(part: Slice[InfluenceParameters]) -> Columns:
     columns = dict(part.columns)
     cut, _ = columns.pop("demonstration_cut"), columns.pop("num_tokens")
-    scores = combine_influence(**columns, rule=part.parameters.rule)
+    told = part.parameters
+    options = {"rule": told.rule, "weight": told.weight, "negatives": told.negatives, "relative": told.relative}
+    scores = combine_influence(**columns, **options)  # type: ignore[arg-type]
     status = scores.pop("status")
     shown = {"probes": columns["probes"], "similarity": columns["similarity"], "demonstration_cut": cut}
     return {**scores, **shown, "status": status}
@@ -199,7 +227,7 @@ def _findings(outcome: Outcome[InfluenceParameters]) -> dict[str, Any]:
 
 STAGES = (
     *EMBEDDING_STAGES,
-    Stage("complexity", _complexity, requests=_complexity_requests, when=lambda told: told.probes is None),
+    Stage("complexity", _complexity, requests=_complexity_requests, when=lambda told: told.clusters_neighbors),
     Stage("probes", _probes, reads=("embeddings", "complexity"), whole=True, guess=_some_probes),
     Stage("direct", direct_columns, requests=direct_requests, slice_rows=2048),
     Stage("influence", _influence, reads=("probes",), needs=shown_rows, requests=_influence_requests, slice_rows=512),
@@ -221,9 +249,12 @@ def wici(outcome: Outcome[InfluenceParameters]) -> InfluenceResult:
         rule="paper":    score(a) = mean over probes b of (1 - cos(a, b)) / 2 * influence(a, b)
         rule="release":  score(a) = mean over probes b with influence(a, b) > 0 of (1 - cos(a, b)) * influence(a, b),
                          0 where there is none, and examples with an ifd above 1 are not selectable
+        rule="gain":     score(a) = mean over probes b of log PPL(y_b|x_b) - log PPL(y_b|a, x_b), nats a token: how
+                         much likelier the probe's answer becomes, which no weight and no ratio of a ratio hides
 
     {parameters}
 
+    `weight`, `negatives`, `relative` and `neighbors_as_probes` are the ablations of the paper and of its programs.
     Probes that are not given are found: the `num_neighbors` nearest rows by cosine, clustered into `num_probes`
     clusters by k-means, of each the most complex member (see `instsel.methods.complexity.complexity_columns`). A pair
     longer than `max_length` is missing from the mean.
