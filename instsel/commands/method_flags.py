@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from instsel.commands.options import bounded, positive
-from instsel.methods.definition import Method
+from instsel.methods.method import Method
 from instsel.methods.parameters import About, default_of, own_fields
 
 if TYPE_CHECKING:

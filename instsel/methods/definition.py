@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import inspect
 import textwrap
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar, cast
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, TypeVar, cast
 
-import numpy as np
-
-from instsel.engine.results import ScoreStats
+from instsel.methods.in_memory import run_in_memory
+from instsel.methods.method import Method, Outcome
 from instsel.methods.parameters import Parameters, fields_of
 from instsel.methods.stages import Stage
 
@@ -20,44 +18,6 @@ if TYPE_CHECKING:
 K = ParamSpec("K")
 R = TypeVar("R", covariant=True)
 P = TypeVar("P", bound=Parameters)
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome(Generic[P]):
-    """What the stages of a method have computed: the columns of all of them by name, and what it cost."""
-
-    columns: Mapping[str, np.ndarray]
-    parameters: P
-    count: int
-    stats: ScoreStats = field(default_factory=ScoreStats)
-
-
-@dataclass(frozen=True, slots=True)
-class Method(Generic[P]):
-    """A method: what stands in its file, and all that its function, its command and its plan need to know.
-
-    name        its word in Python and on the command line
-    help        what it is, in a few words
-    parameters  a subclass of `Parameters`
-    stages      in order; the last one's columns are the result's, with a column "status"
-    build       from the outcome to the Python result
-    rows        what a row is: an example with one answer, or a group of candidate answers
-    score       the column by which rows are selected, highest first
-    findings    what the summary says besides counts and cost, from the last stage's columns
-    """
-
-    name: str
-    help: str
-    parameters: type[P]
-    stages: tuple[Stage[P], ...]
-    build: Callable[[Outcome[P]], Any]
-    rows: Literal["example", "group"] = "example"
-    score: str = "score"
-    findings: Callable[[Outcome[P]], dict[str, Any]] = lambda outcome: {}
-
-    def stages_for(self, parameters: P) -> tuple[Stage[P], ...]:
-        """The stages that these parameters call for."""
-        return tuple(stage for stage in self.stages if stage.when(parameters))
 
 
 class MethodFunction(Protocol[K, R]):
@@ -93,8 +53,6 @@ def method(
         argument = "groups" if rows == "group" else "examples"
 
         def function(scorer: Any, /, *given: Any, **keywords: Any) -> Any:
-            from instsel.methods.in_memory import run_in_memory
-
             if argument in keywords and not given:
                 given = (keywords.pop(argument),)
             if not 1 <= len(given) <= len(places):

@@ -9,7 +9,7 @@ import numpy as np
 
 from instsel.engine.results import ScoreStats
 from instsel.engine.token_progress import ProgressLike
-from instsel.methods.definition import Method, Outcome
+from instsel.methods.method import Method, Outcome
 from instsel.methods.parameters import Parameters, examples_of, fields_of, numbers_of_column, replaced
 from instsel.methods.stages import Columns, Slice, Stage, columns_for
 from instsel.records import open_rows, to_examples, to_groups

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from instsel.methods.definition import Method
+from instsel.methods.method import Method
 
 # One line a method: its name and the module in whose file it stands.
 BUILT_IN = {
