@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from example_rows import example_rows
 from one_by_one import OneByOne
-from tiny_model import make_tiny_model
+from tiny_model import load_models_once, make_tiny_model, tiny_model_folder, write_alpaca
 
 import instsel
+from instsel.cli import main
 
 COMPLEXITY, QUALITY = "hard? {request}\n", "{request}\nis answered\n{response}\ngood?\n"
 PROMPTS = {"rating_prompt": COMPLEXITY, "quality_prompt": QUALITY, "num_neighbors": 12, "num_probes": 3}
@@ -50,6 +53,30 @@ def test_each_kind_of_rating_has_its_model(scorer: instsel.Scorer, tmp_path: Pat
     assert found.probes.tolist() == instsel.wici(scorer, rows, complexity=by_sum, **PROMPTS).probes.tolist()
     judged = instsel.wici(scorer, rows, complexity="quality", quality_scorer=other, **PROMPTS)
     assert judged.probes.tolist() != instsel.wici(scorer, rows, complexity="quality", **PROMPTS).probes.tolist()
+
+
+def test_the_command_takes_a_rating_models_own_prompt(
+    scorer: instsel.Scorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_models_once(monkeypatch)
+    rows = write_alpaca(tmp_path / "rows.jsonl", 30)
+    arguments = [
+        "wici",
+        str(rows),
+        "--model",
+        tiny_model_folder(),
+        "--device",
+        "cpu",
+        "--output",
+        str(tmp_path / "run"),
+    ]
+    arguments += ["--complexity", "compqual", "--rating-prompt", COMPLEXITY, "--quality-prompt", QUALITY]
+    assert main([*arguments, "--num-neighbors", "12", "--num-probes", "3"]) == 0
+    records = [json.loads(line) for line in rows.read_text().splitlines()]
+    want = instsel.wici(scorer, records, complexity="compqual", **PROMPTS)
+    assert pq.read_table(tmp_path / "run/scores.parquet").column("probes").to_pylist() == want.probes.tolist()
+    other = instsel.wici(scorer, records, complexity="compqual", num_neighbors=12, num_probes=3)
+    assert other.probes.tolist() != want.probes.tolist(), "the control: the prompts count"
 
 
 @pytest.mark.parametrize(

@@ -46,11 +46,11 @@ class ProbeParameters(EmbeddingParameters):
     complexity_scorer: Any = parameter(
         None, 'rating model for complexity="deita" and "compqual"', kind="model", flag="complexity-model"
     )
-    rating_prompt: str = parameter(RATING_PROMPT, "its prompt, with {request} where the example goes", flag=None)
+    rating_prompt: str = parameter(RATING_PROMPT, "its prompt, with {request} where the example goes", metavar="TEXT")
     quality_scorer: Any = parameter(
         None, 'rating model for complexity="quality" and "compqual"', kind="model", flag="quality-model"
     )
-    quality_prompt: str = parameter(QUALITY_PROMPT, "its prompt, with {request} and {response}", flag=None)
+    quality_prompt: str = parameter(QUALITY_PROMPT, "its prompt, with {request} and {response}", metavar="TEXT")
     seed: int = parameter(0, "of k-means", flag=None)
     neighbors_as_probes: bool = parameter(False, "the num_probes nearest rows are the probes, without clusters")
 
