@@ -134,7 +134,7 @@ def _find_norm(module: nn.Module) -> Norm | None:
         return None
     x = _random(3, weight.shape[0], like=weight)
     try:
-        own = module(x)
+        own = type(module).forward(module, x)
     except Exception:  # whatever a part of another kind raises
         return None
     for offset in (0.0, 1.0):
@@ -160,7 +160,7 @@ def _find_activation(module: Any) -> str | None:
     projections: list[Any] = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
     if not all(isinstance(projection, nn.Linear) for projection in projections) or not hasattr(module, "act_fn"):
         return None
-    if not all(_is_usable(projection.weight) for projection in projections):
+    if not all(_is_usable(p.weight) and not _is_hooked(p) for p in projections):
         return None
     points = torch.linspace(-8, 8, 257, dtype=torch.float32)
     for activation in ACTIVATIONS:
@@ -168,7 +168,7 @@ def _find_activation(module: Any) -> str | None:
             if not torch.allclose(module.act_fn(points), _ACTIVATIONS[activation](points), atol=1e-6):
                 continue
             x = _random(3, projections[0].in_features, like=projections[0].weight)
-            if _equal(module(x[None])[0], _gated_forward(module, activation, x[None])[0]):
+            if _equal(type(module).forward(module, x[None])[0], _gated_forward(module, activation, x[None])[0]):
                 return activation
         except Exception:  # whatever a part of another kind raises
             return None
@@ -211,7 +211,7 @@ def _is_pre_norm_layer(layer: Any, norms: Mapping[nn.Module, Norm]) -> bool:
     x = _random(3, parts[0].weight.shape[0], like=parts[0].weight)[None]
     try:
         layer.self_attn, layer.mlp = _StandIn(0.5, 0.25, pair=True), _StandIn(-0.75, 1.5, pair=False)
-        own = layer(x.clone(), attention_mask=None, position_embeddings=None)
+        own = type(layer).forward(layer, x.clone(), attention_mask=None, position_embeddings=None)
         own = own[0] if isinstance(own, tuple) else own
         return _equal(own, _pre_norm_forward(layer, norms[parts[1]], x.clone()))
     except Exception:  # whatever a part of another kind raises

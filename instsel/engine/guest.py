@@ -24,7 +24,8 @@ KeysValues = list[tuple[Tensor, Tensor]]  # one (key, value) [tokens, kv_heads, 
 class Guest:
     """The model of a `CausalModel` as it is when this is made, in evaluation mode, with the fused layers found for it.
 
-    fused   the fused layers to use, by default those of the model
+    fused       the fused layers to use, by default those of the model
+    as_checked  whether the modules are still of the kinds that were checked; what is known of them holds only then
     """
 
     def __init__(self, model: CausalModel, fused: FusedLayers | None = None) -> None:
@@ -37,7 +38,8 @@ class Guest:
         self.device = model.device
         self.backend = model.backend
         fused = fused or model.fused_layers
-        if fused is not None:
+        self.as_checked = self.replica.signature == model.signature
+        if fused is not None and self.as_checked:
             fused.put_on(self.replica)
 
     def close(self) -> None:

@@ -154,7 +154,7 @@ class Scorer:
         enter_process(model.device)
         guest = Guest(model)
         try:
-            if guest.replica.signature != model.signature:
+            if not guest.as_checked:
                 with turn():
                     model = load_model(replace(self.source, model=model.held.whole, device="auto", dtype=None))
                 self._model = model
