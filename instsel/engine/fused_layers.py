@@ -105,6 +105,8 @@ def _renamed(function: FunctionType, name: str, value: Any) -> FunctionType:
     copy = FunctionType(function.__code__, names, function.__name__, function.__defaults__, cells or None)
     copy.__kwdefaults__ = function.__kwdefaults__
     vars(copy).update(vars(function))
+    if _named(inner := vars(copy).get("__wrapped__"), name) is not None:
+        vars(copy)["__wrapped__"] = _renamed(cast(FunctionType, inner), name, value)
     return copy
 
 

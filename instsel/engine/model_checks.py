@@ -19,9 +19,9 @@ from instsel.engine.sharing_checks import hidden_tolerance, length_dependence, s
 from instsel.engine.surroundings import kept_random_state
 
 CHECK_TOKENS = 24
-# Activations in int8 have one scale for all rows, so that what follows moves what stands before by their rounding. That
-# is a few hundredths; a model that sees what follows is moved by its whole size.
-_QUANTISED_TOLERANCE = 0.25
+# Activations in int8 may have one scale for all rows, so that what follows moves what stands before by their rounding:
+# by 0.02 to 0.17 in models of 3 to 12 layers, which is no less than what a small encoder's tokens do to each other.
+_QUANTISED_TOLERANCE = 0.5
 
 
 class ScoringWarning(UserWarning):
@@ -55,8 +55,9 @@ def _checked(model: CausalModel) -> list[str]:
     first, second = np.concatenate([ids[:8], ids[8:16]]), np.concatenate([ids[:8], ids[16:]])
     logits, others = _own_logits(model, guest, first, second)
     with guest.undisturbed():
-        if _moved(logits[:8], others[:8]) > hidden_tolerance(model.dtype):
-            if not model.held.quantised or _moved(logits[:8], others[:8]) > _QUANTISED_TOLERANCE:
+        moved = _moved(logits[:8], others[:8])
+        if moved > hidden_tolerance(model.dtype):
+            if not model.held.quantised or moved > _QUANTISED_TOLERANCE or _attends_both_ways(guest):
                 raise ValueError(
                     f"model: expected a causal language model, but what {type(model.model).__name__} predicts depends "
                     "on the tokens that follow (an encoder such as BERT needs is_decoder=True in its configuration)"
@@ -126,6 +127,13 @@ def _moved(one: Tensor, other: Tensor) -> float:
     one, other = one.float(), other.float()
     moved = (one - other).norm(dim=-1) / one.norm(dim=-1)
     return float(moved.nan_to_num(0.0).median())
+
+
+def _attends_both_ways(guest: Guest) -> bool:
+    """Whether the attention layers say of themselves that they are not causal."""
+    return {value for module in guest.replica.modules if type(value := getattr(module, "is_causal", None)) is bool} == {
+        False
+    }
 
 
 def head_logits(hidden: Tensor, head: Head) -> Tensor:
