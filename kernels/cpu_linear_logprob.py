@@ -25,7 +25,7 @@ def chunk_columns(hidden_size: int) -> int:
 
 def row_tiles(hidden: Tensor) -> Iterator[tuple[int, int, Tensor]]:
     """(first, last, float32 [TILE_ROWS, H]) for consecutive rows; the last tile is filled up with zeros."""
-    buffer = torch.zeros(TILE_ROWS, hidden.shape[1])
+    buffer = torch.zeros(TILE_ROWS, hidden.shape[1], dtype=torch.float32)
     for first in range(0, hidden.shape[0], TILE_ROWS):
         last = min(first + TILE_ROWS, hidden.shape[0])
         buffer[: last - first] = hidden[first:last]
@@ -41,8 +41,8 @@ def accumulate_by_products(
 
     num_threads, instructions = torch.get_num_threads(), instruction_set()
     columns = chunk_columns(hidden.shape[1])
-    logits = torch.empty(TILE_ROWS * columns)
-    upcast = torch.empty(columns, weight.shape[1]) if weight.dtype != torch.float32 else None
+    logits = torch.empty(TILE_ROWS * columns, dtype=torch.float32)
+    upcast = torch.empty(columns, weight.shape[1], dtype=torch.float32) if weight.dtype != torch.float32 else None
     biases = bias_array(bias)
     onednn = float_product(columns, weight.shape[1]) == "onednn"
     for start in range(0, weight.shape[0], columns):

@@ -103,7 +103,7 @@ def test_a_column_of_numbers(scorer: instsel.Scorer) -> None:
     [
         (
             "size",
-            "complexity must be one of length, ifd, deita, quality, compqual, numbers or a column, got 'size'; the columns are none",
+            "length, ifd, deita, quality, compqual, numbers or a column, got 'size'; the columns are none",
         ),
         ([1, 2], r"complexity must be numbers \[5\], one for each example, got shape \[2\]"),
         (["a"] * 5, r"complexity must be numbers \[5\], got list of other things"),

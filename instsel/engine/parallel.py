@@ -12,7 +12,6 @@ from types import TracebackType
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
 from instsel.engine.prefix_tree import PrefixTree, build_prefix_tree
 from instsel.engine.requests import Request, prepare
@@ -32,7 +31,7 @@ class ParallelScorer:
     """
 
     def __init__(self, scorer: Scorer, devices: Sequence[str]) -> None:
-        if isinstance(scorer.source.model, PreTrainedModel):
+        if scorer.source.held is not None:
             raise ValueError("scorer: expected one made from a folder or hub id, which other processes can load")
         if not devices or isinstance(devices, str):
             raise ValueError(f"devices: expected a list of device names, got {devices!r}")
