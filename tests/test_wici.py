@@ -74,7 +74,7 @@ def test_few_rows(scorer: instsel.Scorer) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rule": "mean"}, "rule must be one of paper, release, got 'mean'"),
+        ({"rule": "mean"}, "rule must be one of paper, release, gain, got 'mean'"),
         ({"probes": [[0.5], [1.0], [0.0]]}, r"probes must be whole numbers \[3, k\], .* got float64 of shape \[3, 1\]"),
         ({"probes": [[0, 1]]}, r"probes must be whole numbers \[3, k\]"),
         ({"probes": [[], [], []]}, r"probes must be whole numbers \[3, k\]"),
