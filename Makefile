@@ -33,10 +33,12 @@ types: $(READY)
 	$(BIN)/mypy instsel kernels
 
 # The micro-benchmarks of the kernels, each checked against a reference; the figures go to benchmarks/results.
+MACHINE = $(shell $(BIN)/python benchmarks/environment.py)
+
 bench: $(READY)
-	mkdir -p benchmarks/results
+	mkdir -p benchmarks/results/$(MACHINE)
 	$(BIN)/python -m pytest benchmarks --override-ini python_files='benchmark_*.py' -m '' \
-		--benchmark-json benchmarks/results/kernels_cpu.json --timeout 900
+		--benchmark-json benchmarks/results/$(MACHINE)/kernels_cpu.json --timeout 900
 
 # The C++ algorithms by themselves, under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize:

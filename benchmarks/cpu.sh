@@ -4,7 +4,7 @@
 set -u
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
-OUT=${OUT:-benchmarks/results}
+OUT=${OUT:-benchmarks/results/$("$PYTHON" benchmarks/environment.py)}
 grep -E -e "^${1:-[0-9]+} " <<'COMMANDS' | while read -r _ script arguments; do
 1 engine.py --workload wici-k5 --size 64 --dtype bfloat16 --runs 2
 1 engine.py --workload wici-k5 --size 12 --dtype float32 --runs 3
