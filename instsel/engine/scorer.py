@@ -50,8 +50,8 @@ class Scorer:
     - The model given is only read. Each call runs a replica of its modules that shares its tensors, in evaluation mode,
       and sees the model as it is when the call begins: weights trained, adapters switched, modules exchanged. Modes,
       hooks, gradient flags, attention implementation, device, dtype, transformers' modules and the global random state
-      stay as they were, after an exception or Ctrl-C too. Forward hooks of the decoder's modules fire, with the replica's
-      module and whole packs; those of the head and of the model itself only where its own logits are needed.
+      stay as they were, after an exception or Ctrl-C too. Forward hooks of the decoder's modules fire, with the
+      replica's module and whole packs; those of the head and the model itself only where its own logits are needed.
     - Threads may share a scorer, or a model between scorers, and load at the same time: every score has the bits of one
       thread alone. Packs take turns, loading too, while callbacks run outside a turn. `asyncio.to_thread(score_batch,
       scorer, requests)` is all that asynchronous programs need. Do not train a model while it is being scored.
