@@ -86,8 +86,9 @@ assert rows.map(add, batched=True, num_proc=2)["score"] == want
 }
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("purpose", _SCRIPTS)
+@pytest.mark.parametrize(
+    ("purpose", "dtype"), [*((purpose, "float32") for purpose in _SCRIPTS), ("after use", "bfloat16")]
+)
 def test_a_forked_child_scores_the_same_bits(purpose: str, dtype: str) -> None:
     if purpose == "a data set":
         pytest.importorskip("datasets")

@@ -31,19 +31,39 @@ from instsel.engine.turns import enter_process, turn
 class Scorer:
     """A causal language model ready to score, loaded when it is first used.
 
-    model             a hub id, a local folder, or a loaded transformers model (moved to `device` and `dtype` in place)
+    model             a hub id, a local folder, or a loaded transformers model: plain, adapted by peft, compiled, in a
+                      wrapper for data parallel training, quantised, or spread over devices by a device_map
     tokenizer         a transformers tokenizer or where to load it from; by default the model's own
     device            "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", ...
     dtype             "auto" (as the checkpoint is stored; float16 becomes float32 on a CPU), "float32", "bfloat16",
-                      "float16" or a torch dtype
+                      "float16" or a torch dtype. A loaded model stays where and as it is with "auto", float16 on a
+                      CPU too; another device or dtype moves it in place, and is refused for one quantised or spread
     backend           of the kernels: "auto", "reference", "cpu" or "triton"
     max_batch_tokens  tokens in one forward; "auto" is 4,096 on a CPU, where caches favour small packs, and 16,384 on
                       a GPU. Halved for what follows where memory does not suffice
     revision          of a hub model
     trust_remote_code whether code that comes with a hub model may run
 
-    Raises ValueError or TypeError naming the parameter; what concerns the model itself when it is first used. Can be
-    pickled: a copy loads its own weights where it is used, unless the scorer was made from a loaded model.
+    Raises ValueError or TypeError naming the parameter; what concerns the model itself when it is first used.
+
+    What a scorer promises the program around it:
+
+    - The model given is only read. Each call runs a replica of its modules that shares its tensors, in evaluation mode,
+      and sees the model as it is when the call begins: weights trained, adapters switched, modules exchanged. Modes,
+      hooks, gradient flags, attention implementation, device, dtype, transformers' modules and the global random state
+      stay as they were, after an exception or Ctrl-C too. Forward hooks of the decoder's modules fire, with the
+      replica's module and whole packs; those of the head and the model itself only where its own logits are needed.
+    - Threads may share a scorer, or a model between scorers, and load at the same time: every score has the bits of one
+      thread alone. Packs take turns, loading too, while callbacks run outside a turn. `asyncio.to_thread(score_batch,
+      scorer, requests)` is all that asynchronous programs need. Do not train a model while it is being scored.
+    - A forked child scores, with one thread of PyTorch, which it keeps: thread pools do not survive a fork. A GPU that
+      the parent used is refused there with RuntimeError; start such processes by spawn.
+    - Pickling and copying: a copy loads its own weights where it is used; only a model given loaded travels along.
+    - `close()`, or leaving a `with` block, gives the memory back. On Linux a first use on a CPU tells the C library to
+      keep up to 1 GiB of what is freed for the next forward; `close()` returns that too.
+
+    >>> with instsel.Scorer("stories260k") as scorer:  # doctest: +SKIP
+    ...     batch = instsel.score_batch(scorer, [("Once upon a", " time")])
     """
 
     def __init__(
