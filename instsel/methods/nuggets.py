@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -60,6 +60,8 @@ class AnchorResult(ResultTable):
     anchor_rows  int64 [m], the rows that were chosen as anchors; None where anchors were given
     status       str [n], "ok" where at least one anchor was scored
     """
+
+    NOT_COLUMNS: ClassVar[frozenset[str]] = frozenset({"zero_shot", "anchor_rows"})
 
     score: np.ndarray
     zero_shot: np.ndarray
