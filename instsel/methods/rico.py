@@ -27,7 +27,9 @@ _STEEPNESS, _LARGE = 50, 0.5  # of the program's sigmoid, and where it is cut of
 class RicoParameters(Parameters):
     """What `rico` can be told."""
 
-    assessment: Any = parameter(None, "examples of the tasks that the model is to become better at", kind="rows")
+    assessment: Any = parameter(
+        None, "examples of the tasks that the model is to become better at", kind="rows", positional=True
+    )
     seed: int = parameter(0, "of the noise", flag=None)
 
     def check(self) -> None:
