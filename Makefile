@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow lint types bench sanitize fuzz clean
+.PHONY: setup demo test test-slow lint types bench sanitize check-arm fuzz clean
 
 setup: $(READY)
 
@@ -33,10 +33,12 @@ types: $(READY)
 	$(BIN)/mypy instsel kernels
 
 # The micro-benchmarks of the kernels, each checked against a reference; the figures go to benchmarks/results.
+MACHINE = $(shell $(BIN)/python benchmarks/environment.py)
+
 bench: $(READY)
-	mkdir -p benchmarks/results
+	mkdir -p benchmarks/results/$(MACHINE)
 	$(BIN)/python -m pytest benchmarks --override-ini python_files='benchmark_*.py' -m '' \
-		--benchmark-json benchmarks/results/kernels_cpu.json --timeout 900
+		--benchmark-json benchmarks/results/$(MACHINE)/kernels_cpu.json --timeout 900
 
 # The C++ algorithms by themselves, under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize:
@@ -45,6 +47,25 @@ sanitize:
 		-fno-sanitize-recover=all -fno-omit-frame-pointer -Wno-maybe-uninitialized -Icsrc tests/native/*.cpp \
 		$(filter-out %binding.cpp,$(wildcard csrc/*.cpp)) -o build/check_kernels
 	build/check_kernels
+
+# The same checks compiled for Arm and run by an emulator, and whether the loops that take the time became NEON code.
+ARM := aarch64-linux-gnu
+ARM_HOT := float_tree_attention layer_operations online_logsumexp pair_logprobs
+
+check-arm:
+	@if ! command -v $(ARM)-g++ >/dev/null || ! command -v qemu-aarch64 >/dev/null; then \
+		echo "check-arm was not run: it needs a compiler for Arm and an emulator" \
+			"(Debian: apt-get install g++-aarch64-linux-gnu qemu-user)"; exit 0; \
+	fi; set -e; mkdir -p build/arm; \
+	for source in tests/native/*.cpp $(filter-out %binding.cpp,$(wildcard csrc/*.cpp)); do \
+		$(ARM)-g++ -std=c++17 -O3 -Wall -Wextra -fopenmp -fno-math-errno -fno-trapping-math -Icsrc -c $$source \
+			-o build/arm/$$(basename $$source .cpp).o; \
+	done; \
+	for name in $(ARM_HOT); do \
+		$(ARM)-objdump -d build/arm/$$name.o | grep -qE 'fmla[[:space:]]+v[0-9]+\.4s' || { echo "$$name: no NEON"; exit 1; }; \
+	done; \
+	$(ARM)-g++ -fopenmp -static build/arm/*.o -o build/arm/check_kernels 2>/dev/null; \
+	qemu-aarch64 build/arm/check_kernels
 
 # The module with its binding, under the same sanitizers, called with right and wrong arguments for a minute; a longer run
 # by hand: make fuzz FUZZ_SECONDS=3600 FUZZ_SEED=7. Faults made on purpose must be reported first.

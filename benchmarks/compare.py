@@ -121,6 +121,7 @@ def main() -> None:
     parser.add_argument("--model", choices=models.NAMES, default="smollm2-135m")
     parser.add_argument("--workload", choices=workloads.NAMES, default="wici-k5")
     parser.add_argument("--size", type=int, help="candidates, groups, demonstrations or questions")
+    parser.add_argument("--branching", type=int, help="probes, answers or anchors, where not as in the workload's name")
     parser.add_argument("--against", choices=NAMES, nargs="+", required=True)
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--against-dtype", choices=("bfloat16", "float32"), help="where not the same")
@@ -133,7 +134,11 @@ def main() -> None:
     parser.add_argument("--append", action="store_true", help="add to the pairs of the file that is there")
     options = parser.parse_args()
     work = workloads.make_workload(
-        options.workload, vocabulary=models.vocabulary(options.model), size=options.size, seed=options.seed
+        options.workload,
+        vocabulary=models.vocabulary(options.model),
+        size=options.size,
+        branching=options.branching,
+        seed=options.seed,
     )
     against_dtype = options.against_dtype or options.dtype
     ours = None

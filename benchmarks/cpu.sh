@@ -4,7 +4,7 @@
 set -u
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
-OUT=${OUT:-benchmarks/results}
+OUT=${OUT:-benchmarks/results/$("$PYTHON" benchmarks/environment.py)}
 grep -E -e "^${1:-[0-9]+} " <<'COMMANDS' | while read -r _ script arguments; do
 1 engine.py --workload wici-k5 --size 64 --dtype bfloat16 --runs 2
 1 engine.py --workload wici-k5 --size 12 --dtype float32 --runs 3
@@ -27,6 +27,10 @@ grep -E -e "^${1:-[0-9]+} " <<'COMMANDS' | while read -r _ script arguments; do
 15 compare.py --workload grape-10 --size 6 --against one_by_one_lean dynamic_cache --pairs 2 --seconds 20
 16 compare.py --workload wici-k5 --size 10 --against flex --pairs 1 --seconds 20
 17 compare.py --workload few-shot-4 --size 100 --against dynamic_cache --pairs 3 --seconds 140
+18 compare.py --workload nuggets-200 --size 1 --against dynamic_cache --pairs 1 --seconds 60
+19 compare.py --workload nuggets-200 --size 1 --against one_by_one_lean --pairs 1 --seconds 60
+20 compare.py --workload nuggets-200 --size 8 --branching 12 --against dynamic_cache one_by_one_lean --pairs 2 --seconds 60
+21 engine.py --workload nuggets-200 --size 2 --dtype bfloat16 --runs 2
 COMMANDS
     echo "$script $arguments"
     # shellcheck disable=SC2086

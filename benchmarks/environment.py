@@ -1,17 +1,26 @@
-"""What a result was measured on: hardware and versions."""
+"""What a result was measured on: hardware and versions.
+
+    python benchmarks/environment.py [DEVICE]
+
+prints the name of this machine's folder in `benchmarks/results`, such as "intel-amx" or "amd-avx512-bf16".
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
+import sys
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import torch
 
+# Instruction sets from the fastest down, as /proc/cpuinfo and folder names call them.
+UNITS = {"amx_bf16": "amx", "avx512_bf16": "avx512-bf16", "avx512f": "avx512", "avx2": "avx2"}
 PACKAGES = ("torch", "transformers", "instsel", "lm-eval", "triton", "flash-attn", "vllm", "sglang")
 
 
@@ -47,8 +56,17 @@ def _processor() -> str:
     fields = dict(line.split(":", 1) for line in lines if ":" in line)
     fields = {name.strip(): value.strip() for name, value in fields.items()}
     flags = fields.get("flags", "").split()
-    units = [flag for flag in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if flag in flags]
+    units = [flag for flag in UNITS if flag in flags]
     return f"{fields.get('model name', platform.processor())} ({', '.join(units)})"
+
+
+def machine_name(found: dict[str, Any]) -> str:
+    """The kind of machine of a result's environment: its GPU, or its processor's make and best instruction set."""
+    if "gpu" in found:
+        return re.sub(r"[^a-z0-9]+", "-", str(found["gpu"]).lower()).strip("-")
+    processor = str(found["processor"])
+    make = next((name for name in ("intel", "amd", "arm") if name in processor.lower()), "cpu")
+    return "-".join([make, *[name for flag, name in UNITS.items() if flag in processor][:1]])
 
 
 def _commit() -> str:
@@ -68,3 +86,7 @@ def _commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return commit + ("+" if changed else "")
+
+
+if __name__ == "__main__":
+    print(machine_name(environment(sys.argv[1] if len(sys.argv) > 1 else "cpu")))

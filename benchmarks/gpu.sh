@@ -3,6 +3,6 @@
 set -u
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
-OUT=${OUT:-benchmarks/results}
+OUT=${OUT:-benchmarks/results/$("$PYTHON" benchmarks/environment.py cuda)}
 mkdir -p "$OUT"
 PYTHONPATH="benchmarks${PYTHONPATH:+:$PYTHONPATH}" exec timeout 480 "$PYTHON" benchmarks/gpu_kernels.py "$OUT/kernels_gpu.json"

@@ -4,7 +4,7 @@
 set -u
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
-OUT=${OUT:-benchmarks/results}
+OUT=${OUT:-benchmarks/results/$("$PYTHON" benchmarks/environment.py cuda)}
 part() {
     case $1 in
     1) cat <<'COMMANDS'

@@ -15,6 +15,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from environment import machine_name
+
 RESULTS = Path(__file__).with_name("results")
 WAYS = {
     "one_by_one": "released programs: one at a time, answer alone again for each pair",
@@ -31,21 +33,29 @@ SHORT = {"bfloat16": "bf16", "float32": "fp32", "float16": "fp16"}
 def load(folder: Path = RESULTS) -> dict[str, list[dict[str, Any]]]:
     """All results by benchmark."""
     found = defaultdict(list)
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(folder.rglob("*.json")):
         result = json.loads(path.read_text())
         if isinstance(result, dict) and "benchmark" in result:
             found[result["benchmark"]].append(result)
     return found
 
 
+def _place(result: dict[str, Any]) -> tuple[str, ...]:
+    """Where a result's row stands in its table."""
+    return machine_name(result["environment"]), result["model"], result["workload"], result["dtype"]
+
+
 def comparison_table(results: list[dict[str, Any]]) -> str:
     """How many times as long the other ways took, one row each."""
-    head = ["model", "workload", "against", "requests", "instsel", "the other", "ratio", "Spearman"]
+    head = ["processor", "model", "workload", "against", "requests", "instsel", "the other", "ratio", "Spearman"]
     rows = []
-    for r in sorted(results, key=lambda r: (r["device"], r["model"], r["workload"], r["dtype"], -r["ratio"])):
+    for r in sorted(
+        results, key=lambda r: (machine_name(r["environment"]), r["model"], r["workload"], r["dtype"], -r["ratio"])
+    ):
         spearman = r["agreement"]["spearman"]
         rows.append(
             [
+                machine_name(r["environment"]),
                 r["model"],
                 f"{r['workload']} x {r['size']}",
                 WAYS[r["against"]] + (f" (batch {r['batch_size']})" if r["batch_size"] > 1 else ""),
@@ -61,14 +71,15 @@ def comparison_table(results: list[dict[str, Any]]) -> str:
 
 def engine_table(results: list[dict[str, Any]]) -> str:
     """Time against the arithmetic floor."""
-    head = ["model", "workload", "dtype", "tree tokens", "unshared", "seconds", "tokens/s", "of the floor"]
+    head = ["processor", "model", "workload", "dtype", "tree tokens", "unshared", "seconds", "tokens/s", "of the floor"]
     head += ["torch's layer products alone", "memory"]
     rows = []
-    for r in sorted(results, key=lambda r: (r["device"], r["model"], r["workload"], r["dtype"])):
+    for r in sorted(results, key=_place):
         seconds = statistics.median(r["seconds"])
         peak = r["peak_extra_bytes"]
         rows.append(
             [
+                machine_name(r["environment"]),
                 r["model"],
                 f"{r['workload']} x {r['size']}",
                 SHORT[r["dtype"]],
@@ -88,23 +99,36 @@ def scaling_text(results: list[dict[str, Any]]) -> str:
     """The plots, with the exponents measured."""
     parts = []
     for r in results:
+        machine = machine_name(r["environment"])
         stem = f"scaling_{r['device'].replace(':', '')}_{r['model']}_{r['dtype']}"
         exponents = ", ".join(f"{axis} {value:.2f}" for axis, value in r["slopes"].items())
         parts.append(
-            f"![Time against candidates, probes, prefix and suffix](benchmarks/results/{stem}.svg)\n\n"
-            f"{r['model']} in {r['dtype']}: time as a power of the tree's tokens along each axis: {exponents}."
+            f"![Time against candidates, probes, prefix and suffix](benchmarks/results/{machine}/{stem}.svg)\n\n"
+            f"{r['model']} in {r['dtype']} on {machine}: time as a power of the tree's tokens along each axis: "
+            f"{exponents}."
         )
     return "\n\n".join(parts)
 
 
 def drift_table(results: list[dict[str, Any]]) -> str:
     """By how much scores move with the composition of their batch, one row each, without what was refused."""
-    head = ["model", "dtype", "backend", "largest", "median", "ranks", "one at a time from fp32", "same call twice"]
+    head = [
+        "processor",
+        "model",
+        "dtype",
+        "backend",
+        "largest",
+        "median",
+        "ranks",
+        "one at a time from fp32",
+        "same call twice",
+    ]
     cells = [cell for r in results for cell in r["results"] if "refused" not in cell]
     dtypes = ("float32", "bfloat16", "float16")
-    cells.sort(key=lambda c: (c["device"], c["model"], dtypes.index(c["dtype"]), c["backend"]))
+    cells.sort(key=lambda c: (machine_name(c["environment"]), c["model"], dtypes.index(c["dtype"]), c["backend"]))
     rows = [
         [
+            machine_name(c["environment"]),
             c["model"],
             SHORT[c["dtype"]],
             f"{c['backend']} on {c['device']}",
@@ -130,7 +154,7 @@ def text(found: dict[str, list[dict[str, Any]]]) -> str:
     taken = [r["environment"] for name in ("compare", "engine", "scaling") for r in found.get(name, [])]
     machines = sorted(
         {
-            f"{e.get('gpu', e['processor'])}, {e['cores']} cores, "
+            f"{machine_name(e)} is {e.get('gpu', e['processor'])}, {e['cores']} cores, "
             f"PyTorch {e['torch']}, transformers {e['transformers']}"
             for e in taken
         }

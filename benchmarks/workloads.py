@@ -7,6 +7,7 @@
 | grape-5 | five answers a question, lengths of gsm8k model solutions | 64 questions |
 | grape-10 | ten answers an instruction, lengths of self-instruct answers | 32 instructions |
 | anchors-100 | 100 anchors by themselves and after each demonstration, as NUGGETS does | 4 demonstrations |
+| nuggets-200 | 200 anchors by themselves and after each of many demonstrations | 64 demonstrations |
 | few-shot-4 | a header of 1,000 tokens, questions, four options of 2 to 6 tokens each | 100 questions |
 """
 
@@ -132,6 +133,7 @@ _KINDS = {  # how it is made, its branching, its size by default
     "grape-5": (_grape, 5, 64),
     "grape-10": (_grape, 10, 32),
     "anchors-100": (_anchors, 100, 4),
+    "nuggets-200": (_anchors, 200, 64),
     "few-shot-4": (_few_shot, 4, 100),
 }
 NAMES = tuple(_KINDS)

@@ -184,11 +184,13 @@ template <int lanes>
 INSTSEL_INLINE void attend(const Tensors& tensors, const AttentionShape& shape, std::int64_t head,
                            const BlockStart& start, const std::vector<PathBlock>& path, Scratch& scratch) {
     const RowRange& rows = start.rows;
-    std::fill(scratch.query, scratch.query + shape.head_size * rows_at_once, 0.0f);
-    for (std::int64_t lane = 0; lane < rows.count; ++lane) {
-        const std::int64_t row = rows.first + lane;
-        const float* from = tensors.query.at(rows.token + row / rows.group, rows.head + row % rows.group);
-        for (std::int64_t d = 0; d < shape.head_size; ++d) scratch.query[rows_at_once * d + lane] = from[d];
+    const float* from[rows_at_once];
+    for (std::int64_t lane = 0; lane < rows_at_once; ++lane) {
+        const std::int64_t row = rows.first + std::min(lane, rows.count - 1);  // the last again where there are fewer
+        from[lane] = tensors.query.at(rows.token + row / rows.group, rows.head + row % rows.group);
+    }
+    for (std::int64_t d = 0; d < shape.head_size; ++d) {
+        for (std::int64_t lane = 0; lane < rows_at_once; ++lane) scratch.query[rows_at_once * d + lane] = from[lane][d];
     }
     if (rows.count <= 16) {
         walk_path<lanes, 16>(tensors, shape, head, start, path, scratch);

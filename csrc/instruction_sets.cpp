@@ -31,7 +31,7 @@ bool request_amx() {
     constexpr long tile_data = 18;
     return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
 }
-#else
+#elif defined(__x86_64__)
 bool request_amx() { return false; }
 #endif
 

@@ -1,4 +1,4 @@
-"""`linear_logprob` on the CPU: tiles of logits by torch's matrix product or by our own in bfloat16, never all of them at once."""
+"""`linear_logprob` on the CPU: tiles of logits a matrix product at a time, never all at once."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from .float_products import by_onednn, float_product
 from .logprobs import Logprobs
 from .native_arrays import RowStates, array_of, bias_array, contiguous_array, has_bfloat16_products, instruction_set
 
@@ -24,7 +25,7 @@ def chunk_columns(hidden_size: int) -> int:
 
 def row_tiles(hidden: Tensor) -> Iterator[tuple[int, int, Tensor]]:
     """(first, last, float32 [TILE_ROWS, H]) for consecutive rows; the last tile is filled up with zeros."""
-    buffer = torch.zeros(TILE_ROWS, hidden.shape[1])
+    buffer = torch.zeros(TILE_ROWS, hidden.shape[1], dtype=torch.float32)
     for first in range(0, hidden.shape[0], TILE_ROWS):
         last = min(first + TILE_ROWS, hidden.shape[0])
         buffer[: last - first] = hidden[first:last]
@@ -40,9 +41,10 @@ def accumulate_by_products(
 
     num_threads, instructions = torch.get_num_threads(), instruction_set()
     columns = chunk_columns(hidden.shape[1])
-    logits = torch.empty(TILE_ROWS * columns)
-    upcast = torch.empty(columns, weight.shape[1]) if weight.dtype != torch.float32 else None
+    logits = torch.empty(TILE_ROWS * columns, dtype=torch.float32)
+    upcast = torch.empty(columns, weight.shape[1], dtype=torch.float32) if weight.dtype != torch.float32 else None
     biases = bias_array(bias)
+    onednn = float_product(columns, weight.shape[1]) == "onednn"
     for start in range(0, weight.shape[0], columns):
         stop = min(start + columns, weight.shape[0])
         chunk = weight[start:stop]
@@ -50,7 +52,10 @@ def accumulate_by_products(
             chunk = upcast[: stop - start].copy_(chunk)
         out = logits[: TILE_ROWS * (stop - start)].view(TILE_ROWS, stop - start)
         for first, last, tile in row_tiles(hidden):
-            torch.mm(tile, chunk.T, out=out)
+            if onednn:
+                out = by_onednn(tile, chunk)
+            else:
+                torch.mm(tile, chunk.T, out=out)
             _native.accumulate(
                 out[: last - first].numpy(),
                 start,

@@ -77,10 +77,11 @@ def _in_one_call(
     arguments += (scaling, softcap or 0.0, window or 0, torch.get_num_threads())
     if packed:
         needed = _native.bfloat16_tree_attention_workspace(plan.num_blocks, key.shape[1], query.shape[2])
-        arguments.append(_workspace(segments, needed))
-        _native.bfloat16_tree_attention(*arguments, instruction_set())
+        arguments += (_workspace(segments, needed), instruction_set())
+        _native.bfloat16_tree_attention(*arguments)
     else:
-        _native.float_tree_attention(*arguments, instruction_set())
+        arguments.append(instruction_set())
+        _native.float_tree_attention(*arguments)
     return out.to(query.dtype)
 
 

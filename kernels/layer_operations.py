@@ -2,8 +2,8 @@
 
 What PyTorch does in five to seven passes over memory, each with a fresh result, takes longer on a CPU with fast matrix
 products than the products between them. float32 or bfloat16, contiguous; sums and functions are float32. The products
-are for bfloat16 on a processor with AMX tiles: a row's result does not depend on how many rows come with it, and the
-gate is applied while the next tiles are multiplied.
+are for bfloat16 on a processor with AMX tiles, where a row's result does not depend on how many rows come with it and
+the gate is applied while the next tiles are multiplied; and for float32 where oneDNN is the faster library.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .float_products import float_linear, float_product
 from .native_arrays import array_of, has_bfloat16_products, has_tile_products, instruction_set
 
 __all__ = [
@@ -67,15 +68,24 @@ def rotate_in_place(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def can_multiply(weight: Tensor) -> bool:
-    """Whether `linear` and `gated_linear` take a weight [N, H]: AMX, bfloat16, H a multiple of 32."""
-    suits = weight.ndim == 2 and weight.dtype == torch.bfloat16 and weight.shape[1] % 32 == 0 < weight.shape[1]
-    return suits and weight.stride(1) == 1 and has_tile_products()
+    """Whether `linear` and `gated_linear` take a weight [N, H] and gain by it.
+
+    Of bfloat16 with AMX, for H a multiple of 32; of float32 where oneDNN is faster than what torch does by itself.
+    bfloat16 without AMX is torch's own to multiply, which does it at the processor's full rate.
+    """
+    if weight.ndim != 2 or weight.numel() == 0 or weight.stride(1) != 1:
+        return False
+    if weight.dtype == torch.float32:
+        return weight.device.type == "cpu" and float_product(weight.shape[0], weight.shape[1]) == "onednn"
+    return weight.dtype == torch.bfloat16 and weight.shape[1] % 32 == 0 and has_tile_products()
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`x weight^T + bias` of rows x [T, H] and a weight [N, H] that `can_multiply`, rounded once."""
     from . import _native
 
+    if x.dtype == torch.float32:
+        return float_linear(x, weight, bias)
     out = x.new_empty(x.shape[0], weight.shape[0])
     added = None if bias is None else array_of(bias)
     _native.amx_linear(array_of(x), array_of(weight), added, array_of(out), torch.get_num_threads())
@@ -86,6 +96,8 @@ def gated_linear(x: Tensor, gate: Tensor, up: Tensor, activation: str) -> Tensor
     """`activation(x gate^T) * (x up^T)` of rows x [T, H] and weights [I, H] that `can_multiply`, rounded once."""
     from . import _native
 
+    if x.dtype == torch.float32:
+        return gate_in_place(float_linear(x, gate), float_linear(x, up), activation)
     out = x.new_empty(x.shape[0], gate.shape[0])
     _native.amx_gated_linear(
         array_of(x), array_of(gate), array_of(up), activation, array_of(out), torch.get_num_threads()

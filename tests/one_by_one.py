@@ -40,6 +40,12 @@ class OneByOne:
         logprob = torch.log_softmax(logits, -1).gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
         return logprob[first - 1 :].numpy()
 
+    @torch.inference_mode()
+    def next_token(self, text: str) -> np.ndarray:
+        """Probabilities of all tokens of the vocabulary right after a text, float64 [V]."""
+        ids = self.tokenizer(text)["input_ids"]
+        return torch.softmax(self.model(torch.tensor([ids])).logits[0, -1], -1).numpy()
+
     def perplexity(self, context: str, answer: str) -> float:
         """`exp(-mean log-probability)` of the answer."""
         return float(np.exp(-self.token_logprobs(context, answer).mean()))

@@ -13,6 +13,7 @@ from architectures import ARCHITECTURES, NotSmallError, build_model
 from random_models import new_llama, tree_requests
 
 import instsel
+from instsel.engine.guest import Guest
 from instsel.engine.model_checks import ScoringWarning
 from instsel.kernels import TreeSegments
 
@@ -203,11 +204,11 @@ def test_wrong_positions_move_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     model, pairs = new_llama(), tree_requests(np.random.default_rng(7))
     want = one_by_one(model, pairs)
     scorer = instsel.Scorer(model, device="cpu", dtype="float32")
-    forward = type(scorer.model)._forward
+    forward = Guest._forward
 
     def by_place(self: Any, ids: Any, positions: Any, rows: Any, logits: bool) -> Any:
         return forward(self, ids, None if positions is None else np.arange(len(ids)), rows, logits)
 
     _ = scorer.model
-    monkeypatch.setattr(type(scorer.model), "_forward", by_place)
+    monkeypatch.setattr(Guest, "_forward", by_place)
     assert np.abs(instsel.score_batch(scorer, pairs).mean_logprob - want).max() > 0.1

@@ -26,7 +26,9 @@ def small(name, **sizes):
     return workloads.make_workload(name, vocabulary=512, **{"size": 3, "branching": 3, "shorten": 8, **sizes})
 
 
-@pytest.mark.parametrize("name", ["wici-k5", "wici-k32", "grape-5", "grape-10", "anchors-100", "few-shot-4"])
+@pytest.mark.parametrize(
+    "name", ["wici-k5", "wici-k32", "grape-5", "grape-10", "anchors-100", "nuggets-200", "few-shot-4"]
+)
 def test_work_is_the_same_for_a_seed_and_never_zeros(name):
     work = small(name)
     assert work.requests == small(name).requests

@@ -101,7 +101,10 @@ def test_a_column_of_numbers(scorer: instsel.Scorer) -> None:
 @pytest.mark.parametrize(
     ("complexity", "message"),
     [
-        ("size", "complexity must be one of length, ifd, deita, numbers or a column, got 'size'; the columns are none"),
+        (
+            "size",
+            "length, ifd, deita, quality, compqual, numbers or a column, got 'size'; the columns are none",
+        ),
         ([1, 2], r"complexity must be numbers \[5\], one for each example, got shape \[2\]"),
         (["a"] * 5, r"complexity must be numbers \[5\], got list of other things"),
         (lambda examples: [[1]] * 5, r"got shape \[5, 1\]"),

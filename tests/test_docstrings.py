@@ -12,7 +12,7 @@ MODULES = (
     "selection.quotas", "selection.labels", "methods.correlation", "methods.grape", "prompts.request_pairs",
     "prompts.own_template", "prompts.building", "prompts.templates", "records.examples", "records.formats",
     "records.row_sources", "runs.hub_datasets", "runs.score_columns", "demo.corpus", "demo.families.family",
-    "demo.limits", "demo.separation",
+    "methods.nuggets", "demo.limits", "demo.separation",
 )  # fmt: skip
 
 

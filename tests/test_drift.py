@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from instsel.engine.model import CausalModel
+from instsel.engine.guest import Guest
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="no benchmarks beside the tests")
@@ -40,7 +40,7 @@ def test_compositions_differ_and_scores_do_not(model):
 
 
 def test_a_fault_that_depends_on_the_pack_is_seen(monkeypatch):
-    forward = CausalModel._forward
+    forward = Guest._forward
 
     def stretched(self, ids, positions, rows, logits):
         if positions is not None and len(ids) > 100:
@@ -51,7 +51,7 @@ def test_a_fault_that_depends_on_the_pack_is_seen(monkeypatch):
 
     drift.float32_scores.cache_clear()
     drift.float32_scores("tiny", "cpu", CANDIDATES, 0)
-    monkeypatch.setattr(CausalModel, "_forward", stretched)
+    monkeypatch.setattr(Guest, "_forward", stretched)
     cell = measured()
     assert cell["largest"] > 1000 * TOLERANCE
     assert cell["largest_rank_change"] > 0
@@ -60,12 +60,12 @@ def test_a_fault_that_depends_on_the_pack_is_seen(monkeypatch):
 
 def test_other_bits_of_the_same_call_are_seen(monkeypatch):
     rng = np.random.default_rng(0)
-    forward = CausalModel._forward
+    forward = Guest._forward
 
     def noisy(self, ids, positions, rows, logits):
         return forward(self, ids, positions, rows, logits) * (1 + 1e-5 * (positions is not None) * rng.random())
 
-    monkeypatch.setattr(CausalModel, "_forward", noisy)
+    monkeypatch.setattr(Guest, "_forward", noisy)
     assert not measured()["same_call_same_bits"]
 
 

@@ -1,6 +1,10 @@
-"""Fused layers: found by what they compute, equal to the model's own, gone when a run ends."""
+"""Fused layers: found by what they compute, equal to the model's own, and put on a replica alone."""
 
 from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +12,7 @@ import transformers
 from transformers.models.llama import modeling_llama
 
 from instsel.engine.fused_layers import FusedLayers
+from instsel.engine.replica import Replica
 from instsel.kernels import _native
 
 SMALL = {
@@ -33,8 +38,17 @@ def build(name: str, **more: object) -> transformers.PreTrainedModel:
     return model
 
 
-def found(fused: FusedLayers) -> set[str]:
-    return {type(module).__name__ for module, _ in fused._forwards}
+def fused_replica(model: torch.nn.Module) -> tuple[Replica, set[int]]:
+    """A replica with the fused layers found for it, and the places of these among its modules."""
+    fused = FusedLayers(Replica(model))
+    replica = Replica(model)
+    fused.put_on(replica)
+    return replica, {*fused.norms, *fused.gates, *fused.products, *fused.layers}
+
+
+def found(model: torch.nn.Module) -> set[str]:
+    replica, places = fused_replica(model)
+    return {type(replica.modules[place]).__name__ for place in places}
 
 
 @pytest.mark.parametrize(
@@ -49,12 +63,11 @@ def found(fused: FusedLayers) -> set[str]:
 )
 def test_what_is_found_computes_the_same(name: str, more: dict[str, object], expected: set[str]) -> None:
     model = build(name, **more)
-    fused = FusedLayers(model)
-    assert found(fused) == expected
+    replica, _ = fused_replica(model)
+    assert found(model) == expected
     with torch.inference_mode():
         own = model(IDS).logits.double()
-        with fused.active():
-            ours = model(IDS).logits.double()
+        ours = replica.root(IDS).logits.double()  # type: ignore[operator]
         again = model(IDS).logits.double()
     assert (ours - own).abs().max() <= 2e-5 * own.abs().max()
     assert torch.equal(own, again)
@@ -68,19 +81,19 @@ def test_bfloat16_is_nearer_to_the_truth_than_the_model_itself() -> None:
         exact = model(IDS).logits
         half = model.bfloat16()
         own = half(IDS).logits.float()
-        with FusedLayers(half).active():
-            ours = half(IDS).logits.float()
+        ours = fused_replica(half)[0].root(IDS).logits.float()  # type: ignore[operator]
     assert (ours - exact).norm() <= 1.1 * (own - exact).norm()
 
 
 @needs_amx
 def test_products_on_amx_are_found_and_a_row_is_the_same_bits_in_any_company() -> None:
     model = build("Llama").bfloat16()
-    fused = FusedLayers(model)
-    assert found(fused) == {"LlamaRMSNorm", "LlamaMLP", "LlamaDecoderLayer", "Linear"}
+    assert found(model) == {"LlamaRMSNorm", "LlamaMLP", "LlamaDecoderLayer", "Linear"}
+    replica, _ = fused_replica(model)
     rows = torch.randn(70, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
-    projection, mlp = model.model.layers[0].self_attn.q_proj, model.model.layers[0].mlp
-    with torch.inference_mode(), fused.active():
+    layer = replica.of(model.model.layers[0])
+    projection, mlp = layer.self_attn.q_proj, layer.mlp
+    with torch.inference_mode():
         for module in (projection, mlp):
             together = module(rows[None])[0]
             for chosen in ([0], [69], list(range(5, 38)), list(range(70))[::-1]):
@@ -106,24 +119,43 @@ def test_a_projection_with_something_more_is_called() -> None:
     x = torch.randn(1, 9, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
     with torch.inference_mode():
         expected = [mlp(x).float(), other(x).float()]
-        fused = FusedLayers(model)
+        replica, _ = fused_replica(model)
         seen.clear()
-        with fused.active():
-            got = [mlp(x).float(), other(x).float()]
+        got = [replica.of(mlp)(x).float(), replica.of(other)(x).float()]
     assert seen == ["up"]
     for own, ours in zip(expected, got, strict=True):
         assert (own - ours).norm() <= 0.02 * own.norm()
 
 
-def test_rotary_function_is_put_back() -> None:
-    own = modeling_llama.apply_rotary_pos_emb
-    fused = FusedLayers(build("Llama"))
-    with fused.active():
-        assert modeling_llama.apply_rotary_pos_emb is not own
+def test_the_rotary_function_is_another_in_the_replica_alone() -> None:
+    own, model = modeling_llama.apply_rotary_pos_emb, build("Llama")
+    replica, _ = fused_replica(model)
+    attention = replica.of(model.model.layers[0].self_attn)
+    assert inspect.unwrap(attention.forward.__func__).__globals__["apply_rotary_pos_emb"].args == (own,)
+    assert inspect.unwrap(type(attention).forward).__globals__["apply_rotary_pos_emb"] is own
     assert modeling_llama.apply_rotary_pos_emb is own
-    with pytest.raises(RuntimeError, match="stop"), fused.active():
-        raise RuntimeError("stop")
-    assert modeling_llama.apply_rotary_pos_emb is own
+
+
+def test_a_rotary_function_behind_a_decorator_is_found() -> None:
+    model = build("Llama")
+    attention = model.model.layers[0].self_attn
+    forward, calls = type(attention).forward, []
+
+    def decorate(function: Any) -> Any:
+        @functools.wraps(function)
+        def counted(*arguments: Any, **more: Any) -> Any:
+            calls.append(0)
+            return function(*arguments, **more)
+
+        return counted
+
+    attention.__class__ = type("Decorated", (type(attention),), {"forward": decorate(forward)})
+    replica, _ = fused_replica(model)
+    assert "forward" in vars(replica.of(attention))
+    with torch.inference_mode():
+        own, ours = model(IDS).logits, replica.root(IDS).logits  # type: ignore[operator]
+    assert len(calls) == 2
+    assert (ours - own).abs().max() <= 2e-5 * own.abs().max()
 
 
 @pytest.mark.parametrize("how", ["of its class", "put in by somebody"])
@@ -138,11 +170,10 @@ def test_a_norm_that_computes_something_else_is_not_taken(how: str) -> None:
             norm.__class__ = type("LouderNorm", (type(norm),), louder)
         else:
             norm.forward = lambda x, norm=norm, forward=forward: forward(norm, x)
-    fused = FusedLayers(model)
-    taken = {id(module) for module, _ in fused._forwards}
-    assert all(id(layer.input_layernorm) not in taken and id(layer) not in taken for layer in model.model.layers)
-    assert all(id(layer.post_attention_layernorm) in taken for layer in model.model.layers)
-    with fused.active():
-        pass
+    replica, places = fused_replica(model)
+    taken = {id(replica.modules[place]) for place in places}
+    layers = [replica.of(layer) for layer in model.model.layers]
+    assert all(id(layer.input_layernorm) not in taken and id(layer) not in taken for layer in layers)
+    assert all(id(layer.post_attention_layernorm) in taken for layer in layers)
     put_in = how == "put in by somebody"
     assert all(("forward" in vars(layer.input_layernorm)) == put_in for layer in model.model.layers)

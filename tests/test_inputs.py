@@ -221,12 +221,16 @@ def test_faults_of_standard_input_are_named_as_its_own(
         rows_of(["-"])
 
 
-def test_a_named_pipe_is_read_once(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_bytes(text(ROWS)))
+def test_an_open_pipe_is_read_once_and_one_without_a_writer_is_not_waited_for(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    writer = threading.Thread(target=lambda: Path(f"/dev/fd/{writing}").write_bytes(text(ROWS)) and os.close(writing))
     writer.start()
-    assert rows_of([tmp_path / "pipe"]) == ROWS
+    assert rows_of([f"/dev/fd/{reading}"]) == ROWS
     writer.join()
+    os.close(reading)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="pipe is not a regular file"):
+        open_input([str(tmp_path / "pipe")], None)
 
 
 def test_a_run_from_a_pipe_continues_and_equals_the_run_from_the_file(

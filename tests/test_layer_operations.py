@@ -170,7 +170,7 @@ def test_a_product_in_lower_precision_is_not_within_the_bound() -> None:
 @needs_amx
 def test_what_can_be_multiplied() -> None:
     assert can_multiply(torch.zeros(3, 64).bfloat16())
-    for other in (torch.zeros(3, 64), torch.zeros(3, 40).bfloat16(), torch.zeros(3, 0).bfloat16()):
+    for other in (torch.zeros(3, 64).half(), torch.zeros(3, 40).bfloat16(), torch.zeros(3, 0).bfloat16()):
         assert not can_multiply(other)
     assert not can_multiply(torch.zeros(64, 3).bfloat16().T)
     assert linear(torch.zeros(0, 64).bfloat16(), torch.zeros(3, 64).bfloat16()).shape == (0, 3)

@@ -1,4 +1,4 @@
-"""linear_logprob against a float64 oracle on the CPU, fused (logits in the cache) and unfused, with budgets drawn from the data."""
+"""linear_logprob against a float64 oracle on the CPU, fused and unfused, with budgets drawn from the data."""
 
 from __future__ import annotations
 

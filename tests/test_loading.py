@@ -108,10 +108,18 @@ def test_a_model_without_tokenizer_scores_ids_and_says_what_text_needs() -> None
         scorer.mean_hidden_states(["some text"])
 
 
-def test_half_precision_checkpoints_run_as_stored_but_float16_on_a_cpu() -> None:
-    assert instsel.Scorer(new_llama().half(), device="cpu").model.dtype == torch.float32
-    assert instsel.Scorer(new_llama().half(), device="cpu", dtype="float16").model.dtype == torch.float16
-    assert instsel.Scorer(new_llama().bfloat16(), device="cpu").model.dtype == torch.bfloat16
+def test_half_precision_checkpoints_run_as_stored_but_float16_on_a_cpu(tmp_path: Path) -> None:
+    for dtype, run in ((torch.float16, torch.float32), (torch.bfloat16, torch.bfloat16)):
+        new_llama().to(dtype).save_pretrained(tmp_path / str(dtype))
+        assert instsel.Scorer(tmp_path / str(dtype), device="cpu").model.dtype == run
+    assert instsel.Scorer(tmp_path / "torch.float16", device="cpu", dtype="float16").model.dtype == torch.float16
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_loaded_model_is_cast_only_when_a_dtype_is_asked_for(dtype: torch.dtype) -> None:
+    model = new_llama().to(dtype)
+    assert instsel.Scorer(model, device="cpu").model.dtype == model.dtype == dtype
+    assert instsel.Scorer(model, dtype="float32").model.dtype == model.dtype == torch.float32
 
 
 # --- models that are not, or not quite, causal language models ----------------------------------------------------

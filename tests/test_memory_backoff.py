@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from random_models import distinct_prefixes, means_one_by_one, new_llama, random_ids, shared_llama, tree_requests
 
 import instsel
+from instsel.engine.guest import Guest
 from instsel.engine.layout import Layout
 from instsel.engine.model_checks import ScoringWarning
 
@@ -24,10 +26,18 @@ class Forwards:
         self, scorer: instsel.Scorer, full: Callable[[int, int], bool], error: Callable[[], Exception]
     ) -> None:
         self.calls: list[tuple[int, bool]] = []  # tokens, whether memory sufficed
-        self.pack, self.alone = scorer.model.forward_pack, scorer.model.forward_alone
         self.full, self.error = full, error
-        scorer.model.forward_pack = self.forward_pack  # type: ignore[method-assign]
-        scorer.model.forward_alone = self.forward_alone  # type: ignore[method-assign]
+        visit = scorer._visit
+
+        @contextmanager
+        def visit_with_less() -> Iterator[Guest]:
+            with visit() as guest:
+                self.pack, self.alone = guest.forward_pack, guest.forward_alone
+                guest.forward_pack = self.forward_pack  # type: ignore[method-assign]
+                guest.forward_alone = self.forward_alone  # type: ignore[method-assign]
+                yield guest
+
+        scorer._visit = visit_with_less  # type: ignore[method-assign]
 
     def _enter(self, tokens: int) -> None:
         failing = self.full(tokens, len(self.calls))

@@ -74,7 +74,7 @@ def test_few_rows(scorer: instsel.Scorer) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rule": "mean"}, "rule must be one of paper, release, got 'mean'"),
+        ({"rule": "mean"}, "rule must be one of paper, release, gain, got 'mean'"),
         ({"probes": [[0.5], [1.0], [0.0]]}, r"probes must be whole numbers \[3, k\], .* got float64 of shape \[3, 1\]"),
         ({"probes": [[0, 1]]}, r"probes must be whole numbers \[3, k\]"),
         ({"probes": [[], [], []]}, r"probes must be whole numbers \[3, k\]"),
@@ -87,7 +87,10 @@ def test_few_rows(scorer: instsel.Scorer) -> None:
             r"cosines from -1 to 1, got 1.5 at \[1, 0\]",
         ),
         ({"probes": [[0], [1], [2]], "similarity": [[np.nan]] * 3}, r"cosines from -1 to 1, got nan at \[0, 0\]"),
-        ({"complexity": "size"}, "one of length, ifd, deita, numbers or a column, got 'size'; the columns are instr"),
+        (
+            {"complexity": "size"},
+            "one of length, ifd, deita, quality, compqual, numbers or a column, got 'size'; the columns are instr",
+        ),
         ({"complexity": "instruction"}, r"complexity must be numbers \[3\]"),
         ({"complexity": [1.0]}, r"complexity must be numbers \[3\], one for each example, got shape \[1\]"),
         ({"num_probes": 0}, "num_probes must be a whole number of at least 1, got 0"),

@@ -8,7 +8,7 @@ from typing import Any
 from instsel.commands.method_flags import add_method_flags
 from instsel.commands.options import add_input_options, add_model_options, add_run_options
 from instsel.commands.worker_options import add_worker_options
-from instsel.methods.definition import Method
+from instsel.methods.method import Method
 
 
 def add_parser(commands: Any, method: Method[Any], name: str = "") -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from instsel.commands.options import bounded, positive
-from instsel.methods.definition import Method
+from instsel.methods.method import Method
 from instsel.methods.parameters import About, default_of, own_fields
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def read_parameters(
         if name in _SHARED:
             values[name] = getattr(args, name)
         elif about.flag is not None and getattr(args, name) is not None:
-            values[name] = _read(name, getattr(args, name), about, open_scorer, column)
+            values[name] = _read(name, getattr(args, name), about, open_scorer, column, args.columns)
             if values[name] is None:
                 del values[name]
     return method.parameters(**values)
@@ -99,6 +99,7 @@ def _read(
     about: About,
     open_scorer: Callable[[str], Scorer],
     column: Callable[[str, str, tuple[str, ...]], Any] | None,
+    columns: Mapping[str, str] | None,
 ) -> Any:
     flag = f"--{flag_of(name, about)}"
     if about.kind == "array" or (about.kind == "numbers" and str(value).endswith(".npy")):
@@ -110,7 +111,7 @@ def _read(
     if about.kind == "models":
         return [open_scorer(one) for one in value]
     if about.kind == "rows":
-        return _rows(value, flag)
+        return _rows(value, flag, columns)
     if about.kind == "texts":
         return _texts(value, flag)
     return value
@@ -141,12 +142,13 @@ def _array(path: str, flag: str) -> np.ndarray:
         raise ValueError(f"{flag} {path} is not a .npy file of numbers") from None
 
 
-def _rows(path: str, flag: str) -> list[Any]:
+def _rows(path: str, flag: str, columns: Mapping[str, str] | None) -> list[Any]:
+    """Read as the input is: the columns named for that hold the fields here as well."""
     from instsel.records import to_examples
     from instsel.runs.inputs import open_input
 
     try:
-        found = [example for batch in open_input(path, None).read() for example in to_examples(batch)]
+        found = [example for batch in open_input(path, None).read() for example in to_examples(batch, columns=columns)]
     except ValueError as error:
         raise ValueError(f"{flag} {path}: {error}") from None
     if not found:

@@ -10,7 +10,7 @@ from instsel.terminal import say
 
 # Up to so many requests are planned one and all; of more, rows spread evenly over the pool, and the sums scaled up.
 PLANNED_REQUESTS = 200_000
-SAMPLED_REQUESTS = 50_000
+SAMPLED_REQUESTS = 16_000
 _COUNTS = ("sequences", "tokens_forwarded", "tokens_unshared", "packs", "estimated_flops")
 
 

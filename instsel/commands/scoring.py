@@ -16,7 +16,7 @@ from instsel.commands.plan import print_plan
 from instsel.commands.session import Session, open_scorer
 from instsel.commands.summary import closing_summary, count_by_status, failure
 from instsel.commands.worker_options import wants_workers
-from instsel.methods.definition import Method, Outcome
+from instsel.methods.method import Method, Outcome
 from instsel.prompts import template_name
 from instsel.records.formats import detect_layout
 from instsel.runs import RunError, RunFolder

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from instsel.commands.method_flags import read_parameters
 from instsel.commands.worker_options import open_pool, wants_workers
-from instsel.methods.definition import Method
+from instsel.methods.method import Method
 from instsel.methods.parameters import numbers_of_column
 from instsel.methods.stages import Columns, Slice, columns_for
 from instsel.methods.stages import Stage as MethodStage

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 DIRECTIONS = {
     "wICI": "highest wICI (paper)",
     "wICI, release rule": "highest wICI (released program)",
+    "wICI, gain": "highest rise of the probes' log-probability",
     "IFD": "highest IFD",
     "perplexity": "lowest PPL(y|x)",
     "length": "longest answer, in tokens",
@@ -21,11 +22,12 @@ DIRECTIONS = {
 
 
 def side_by_side(
-    paper: np.ndarray, release: np.ndarray, difficulty: DifficultyResult, seed: int
+    paper: np.ndarray, release: np.ndarray, gain: np.ndarray, difficulty: DifficultyResult, seed: int
 ) -> dict[str, np.ndarray]:
     """Scores float64 [n] by the names of `DIRECTIONS`; NaN where a row has none."""
     random_order = np.random.default_rng(seed).random(len(paper))
     scores = (
-        paper, release, difficulty.ifd, difficulty.conditional, difficulty.num_tokens.astype(np.float64), random_order,
+        paper, release, gain, difficulty.ifd, difficulty.conditional, difficulty.num_tokens.astype(np.float64),
+        random_order,
     )  # fmt: skip
     return dict(zip(DIRECTIONS, scores, strict=True))

@@ -78,7 +78,8 @@ def measure_pool(
     # The released program leaves out what it finds harder with its prompt than without.
     easier = (paper.status == "ok") & (paper.ifd <= 1)
     release = np.where(easier, weighted_mean(paper.influence, paper.similarity, "release"), np.nan)
-    scores = side_by_side(paper.score, release, difficulty, seed)
+    gains = np.log(np.where(paper.probes >= 0, paper.ifd[paper.probes], np.nan) / paper.one_shot_ifd)
+    scores = side_by_side(paper.score, release, weighted_mean(gains, paper.similarity, "gain"), difficulty, seed)
     sound = (paper.probes >= 0) & np.isin(truth[paper.probes], ("clean", "duplicate"))
     knowing_more = combinations(paper.influence, sound, [row["family"] for row in rows])
     return {

@@ -1,7 +1,8 @@
 """What turns requests into log-probabilities.
 
-requests ─► prefix_tree ─► packing ─► layout ─► model (attention, fused_layers) ─► logprob ─► results
+requests ─► prefix_tree ─► packing ─► layout ─► guest (replica, attention, fused_layers) ─► logprob ─► results
 
-`scorer` leads through these, `execution` runs the packs, `loading`, `model_checks` and `sharing_checks` find out what a
-model allows.
+`scorer` leads through these, `execution` runs the packs. `model_source`, `wrapped_models` and `loading` get hold of a
+model, `model_checks` and `sharing_checks` find out what it allows and `model` keeps that. `guest` runs a `replica` of
+it for one call; `turns` and `surroundings` keep threads, forks and the caller's settings apart.
 """

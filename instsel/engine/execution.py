@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from instsel.engine.guest import Guest, KeysValues
 from instsel.engine.layout import Layout, ScoredSpans, find_spans, lay_out
-from instsel.engine.model import CausalModel, KeysValues
 from instsel.engine.packing import Step, plan_steps, split_step
 from instsel.engine.prefix_tree import PrefixTree, build_prefix_tree
+from instsel.engine.turns import turn
 
 OUT_OF_MEMORY_TEXT = ("can't allocate memory", "out of memory")
 
@@ -31,6 +32,10 @@ class Work:
     def num_tokens(self) -> int:
         """Tokens to forward."""
         return self.tree.num_tokens
+
+    def last_token(self, node: int) -> int:
+        """Of the sequence that ends in a node; no part of the tree, since nothing is predicted from it."""
+        return int(self.tree.tokens[self.tree.offsets[self.tree.source[node] + 1] - 1])
 
     def head_rows(self) -> int:
         """Distinct rows of which some token is scored: the union of each node's spans."""
@@ -76,7 +81,7 @@ class Execution:
 
     def __init__(
         self,
-        model: CausalModel,
+        model: Guest,
         *,
         logits: bool,
         consume: Callable[[Layout, Tensor], Callable[[], None]],
@@ -98,7 +103,7 @@ class Execution:
         caches: dict[int, KeysValues] = {}
         lost: set[int] = set()
         queue = deque(work.steps)
-        with self.model.ready(alone=work.alone):
+        with self.model.undisturbed(), self.model.ready(alone=work.alone):
             self._drain(work, queue, caches, lost)
             self._finish_latest()
 
@@ -107,7 +112,6 @@ class Execution:
         if finish is not None:
             finish()
 
-    @torch.inference_mode()
     def _drain(self, work: Work, queue: deque[Step], caches: dict[int, KeysValues], lost: set[int]) -> None:
         while queue:
             step = queue.popleft()
@@ -137,13 +141,15 @@ class Execution:
         """Runs one step; False if memory ran out."""
         try:
             layout = lay_out(work.tree, work.spans, step)
-            if work.alone:
-                rows = self.model.forward_alone(layout.ids, layout.rows, logits=self.logits)
-            else:
-                cached = [caches[node] for node in step.cached]
-                rows, state = self.model.forward_pack(layout, cached, logits=self.logits)
-                caches.update(state.keys_values)
-            finish = self.consume(layout, rows)
+            with turn():
+                if work.alone:
+                    following = work.last_token(int(step.nodes[-1]))
+                    rows = self.model.forward_alone(layout.ids, layout.rows, logits=self.logits, following=following)
+                else:
+                    cached = [caches[node] for node in step.cached]
+                    rows, state = self.model.forward_pack(layout, cached, logits=self.logits)
+                    caches.update(state.keys_values)
+                finish = self.consume(layout, rows)
         except (torch.OutOfMemoryError, MemoryError):
             return False
         except RuntimeError as error:

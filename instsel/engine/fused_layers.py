@@ -1,19 +1,20 @@
 """A model's norms, products, gates, rotary embeddings and residual sums in one pass each, while it runs on a CPU.
 
-Each is recognised by what it computes on random numbers, not by its name, and put back when a run ends.
+Each is recognised by what it computes on random numbers, not by its name, and put on a replica of the model: neither
+the user's modules nor the modules of transformers' code are ever changed.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from types import CellType, FunctionType, MethodType
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from instsel.engine.replica import PLAIN_TENSORS, Replica
 from instsel.kernels.layer_operations import (
     ACTIVATIONS,
     DTYPES,
@@ -31,72 +32,127 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-Norm = tuple[float, float]  # epsilon, and what is added to the weight
+Norm = tuple[str, float]  # the attribute that holds epsilon, and what is added to the weight
+ROTARY = "apply_rotary_pos_emb"
 
 
 class FusedLayers:
-    """What of a model can be run in one pass, found once at load."""
+    """What of a model can be run in one pass, found once: modules by their place among a replica's modules."""
 
-    @torch.inference_mode()
-    def __init__(self, model: nn.Module) -> None:
-        self._forwards: list[tuple[nn.Module, Callable[..., Any]]] = []
-        self._rotary: dict[Any, Callable[..., Any]] = {}  # modelling module: its own rotary function
-        parameter = next(model.parameters())
-        if parameter.device.type != "cpu" or parameter.dtype not in DTYPES:
-            return
+    @torch.no_grad()
+    def __init__(self, replica: Replica) -> None:
+        self.norms: dict[int, Norm] = {}
+        self.gates: dict[int, str] = {}
+        self.products: list[int] = []
+        self.layers: dict[int, Norm] = {}  # with the norm that takes the sum
+        self.rotary: set[Callable[..., Any]] = set()  # functions that turn halves against each other
         # A forward that somebody has put into a module is theirs.
-        modules = [module for module in model.modules() if "forward" not in vars(module)]
-        norms = {module: norm for module in modules if (norm := _find_norm(module))}
-        for module in modules:
+        modules = [(i, m) for i, m in enumerate(replica.modules) if "forward" not in vars(m)]
+        norms = {module: norm for _, module in modules if (norm := _find_norm(module))}
+        for place, module in modules:
             if module in norms:
-                self._forwards.append((module, _norm_forward(module, norms[module])))
+                self.norms[place] = norms[module]
             elif activation := _find_activation(module):
-                self._forwards.append((module, partial(_gated_forward, module, activation)))
-            elif type(module) is nn.Linear and can_multiply(module.weight):
-                self._forwards.append((module, partial(_linear_forward, module)))
+                self.gates[place] = activation
+            elif type(module) is nn.Linear and _is_usable(module.weight) and can_multiply(module.weight):
+                self.products.append(place)
             elif _is_pre_norm_layer(module, norms):
-                self._forwards.append((module, partial(_pre_norm_forward, module, norms)))
-        for source in {sys.modules[type(module).__module__] for module in model.modules()}:
-            if _rotates_halves(source):
-                self._rotary[source] = source.apply_rotary_pos_emb
+                self.layers[place] = norms[cast(Any, module).post_attention_layernorm]
+        if any(_is_usable(parameter) for module in replica.modules for parameter in module._parameters.values()):
+            functions = {_named(kind.forward, ROTARY) for kind in {type(module) for module in replica.modules}}
+            self.rotary = {function for function in functions if function is not None and _rotates_halves(function)}
 
-    @contextmanager
-    def active(self) -> Iterator[None]:
-        """Within this block the model runs the fused forms."""
-        for module, forward in self._forwards:
-            module.forward = forward
-        for source, own in self._rotary.items():
-            source.apply_rotary_pos_emb = partial(_rotate, own)
-        try:
-            yield
-        finally:
-            for module, _ in self._forwards:
-                del module.forward
-            for source, own in self._rotary.items():
-                source.apply_rotary_pos_emb = own
+    def put_on(self, replica: Replica) -> None:
+        """Has the modules of a replica with the same signature run the fused forms."""
+        modules: list[Any] = replica.modules
+        for place, norm in self.norms.items():
+            replica.put_forward(modules[place], _norm_forward(modules[place], norm))
+        for place, activation in self.gates.items():
+            replica.put_forward(modules[place], partial(_gated_forward, modules[place], activation))
+        for place in self.products:
+            replica.put_forward(modules[place], partial(_linear_forward, modules[place]))
+        for place, norm in self.layers.items():
+            layer = modules[place]
+            if not _is_hooked(layer.post_attention_layernorm):  # a hook must see it called
+                replica.put_forward(layer, partial(_pre_norm_forward, layer, norm))
+        if not self.rotary:
+            return
+        rotating = {kind: self._rotating(kind.forward) for kind in {type(module) for module in modules}}
+        for module in modules:
+            if "forward" not in vars(module) and (forward := rotating[type(module)]) is not None:
+                replica.put_forward(module, MethodType(forward, module))
+
+    def _rotating(self, forward: Any) -> FunctionType | None:
+        """A class's forward with the fused rotary function in place of its own; None where it has none."""
+        own = _named(forward, ROTARY)
+        return _renamed(forward, ROTARY, partial(_rotate, own)) if own in self.rotary and own is not None else None
+
+
+def _named(function: Any, name: str) -> Callable[..., Any] | None:
+    """What a function, or one that it decorates, finds under a name of its module."""
+    if type(function) is not FunctionType:
+        return None
+    if name in function.__code__.co_names and callable(found := function.__globals__.get(name)):
+        return found
+    inner = getattr(function, "__wrapped__", None)
+    return None if inner is None else _named(inner, name)
+
+
+def _renamed(function: FunctionType, name: str, value: Any) -> FunctionType:
+    """The function with another value under a name of its module, also within what it decorates."""
+    names = {**function.__globals__, name: value} if name in function.__code__.co_names else function.__globals__
+    cells = tuple(_renamed_cell(cell, name, value) for cell in function.__closure__ or ())
+    copy = FunctionType(function.__code__, names, function.__name__, function.__defaults__, cells or None)
+    copy.__kwdefaults__ = function.__kwdefaults__
+    vars(copy).update(vars(function))
+    if _named(inner := vars(copy).get("__wrapped__"), name) is not None:
+        vars(copy)["__wrapped__"] = _renamed(cast(FunctionType, inner), name, value)
+    return copy
+
+
+def _renamed_cell(cell: CellType, name: str, value: Any) -> CellType:
+    try:
+        inner = cell.cell_contents
+    except ValueError:  # not yet filled
+        return cell
+    return CellType(_renamed(inner, name, value)) if _named(inner, name) is not None else cell
+
+
+def _is_usable(weight: Any) -> bool:
+    return type(weight) in PLAIN_TENSORS and weight.device.type == "cpu" and weight.dtype in DTYPES
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _find_norm(module: nn.Module) -> Norm | None:
     """Epsilon and weight offset of a root-mean-square norm with a weight of one dimension; None for anything else."""
-    weight = getattr(module, "weight", None)
-    epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
-    if not isinstance(epsilon, float) or not isinstance(weight, Tensor) or weight.ndim != 1 or list(module.children()):
+    weight = module._parameters.get("weight")
+    name = next((name for name in ("variance_epsilon", "eps") if isinstance(getattr(module, name, None), float)), None)
+    if name is None or weight is None or not _is_usable(weight) or weight.ndim != 1 or module._modules:
+        return None
+    if _is_hooked(module):
         return None
     x = _random(3, weight.shape[0], like=weight)
     try:
-        own = module(x)
+        own = type(module).forward(module, x)
     except Exception:  # whatever a part of another kind raises
         return None
     for offset in (0.0, 1.0):
-        if _equal(own, rms_norm(x, weight.detach(), epsilon, weight_offset=offset)):
-            return epsilon, offset
+        if _equal(own, rms_norm(x, weight.detach(), getattr(module, name), weight_offset=offset)):
+            return name, offset
     return None
 
 
-def _norm_forward(module: nn.Module, norm: Norm) -> Callable[[Tensor], Tensor]:
+def _norm_forward(module: Any, norm: Norm) -> Callable[[Tensor], Tensor]:
+    epsilon, offset = getattr(module, norm[0]), norm[1]
+
     def forward(hidden_states: Tensor) -> Tensor:
+        if hidden_states.dtype != module.weight.dtype:
+            return type(module).forward(module, hidden_states)
         flat = hidden_states.reshape(-1, hidden_states.shape[-1])
-        return rms_norm(flat, module.weight, norm[0], weight_offset=norm[1]).view(hidden_states.shape)
+        return rms_norm(flat, module.weight, epsilon, weight_offset=offset).view(hidden_states.shape)
 
     return forward
 
@@ -106,13 +162,15 @@ def _find_activation(module: Any) -> str | None:
     projections: list[Any] = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
     if not all(isinstance(projection, nn.Linear) for projection in projections) or not hasattr(module, "act_fn"):
         return None
-    points = torch.linspace(-8, 8, 257)
+    if not all(_is_usable(p.weight) and not _is_hooked(p) for p in projections):
+        return None
+    points = torch.linspace(-8, 8, 257, dtype=torch.float32)
     for activation in ACTIVATIONS:
         try:
             if not torch.allclose(module.act_fn(points), _ACTIVATIONS[activation](points), atol=1e-6):
                 continue
             x = _random(3, projections[0].in_features, like=projections[0].weight)
-            if _equal(module(x[None])[0], _gated_forward(module, activation, x[None])[0]):
+            if _equal(type(module).forward(module, x[None])[0], _gated_forward(module, activation, x[None])[0]):
                 return activation
         except Exception:  # whatever a part of another kind raises
             return None
@@ -126,15 +184,17 @@ def _gated_forward(module: Any, activation: str, x: Tensor) -> Tensor:
         gated = gated_linear(flat, module.gate_proj.weight, module.up_proj.weight, activation)
         return module.down_proj(gated.view(*x.shape[:-1], -1))
     gate, up = (projection(x) for projection in projections)
+    if gate.dtype not in DTYPES or gate.dtype != up.dtype:
+        return module.down_proj(_ACTIVATIONS[activation](gate) * up)
     gate_in_place(gate.view(-1, gate.shape[-1]), up.view(-1, up.shape[-1]), activation)
     return module.down_proj(gate)
 
 
 def _is_bare_product(module: nn.Module) -> bool:
     """Whether a projection is a product with a weight and nothing else, so that it need not be called."""
-    if type(module) is not nn.Linear or module.bias is not None or not can_multiply(module.weight):
+    if type(module) is not nn.Linear or module.bias is not None or not _is_usable(module.weight):
         return False
-    return not (module._forward_hooks or module._forward_pre_hooks)
+    return can_multiply(module.weight) and not _is_hooked(module)
 
 
 def _linear_forward(module: nn.Linear, x: Tensor) -> Tensor:
@@ -144,7 +204,7 @@ def _linear_forward(module: nn.Linear, x: Tensor) -> Tensor:
     return linear(flat, module.weight, module.bias).view(*x.shape[:-1], module.out_features)
 
 
-def _is_pre_norm_layer(layer: Any, norms: dict[nn.Module, Norm]) -> bool:
+def _is_pre_norm_layer(layer: Any, norms: Mapping[nn.Module, Norm]) -> bool:
     """Whether a layer is `x + attention(norm(x))`, then `x + mlp(norm(x))`, seen with stand-ins for both parts."""
     parts: list[Any] = [getattr(layer, name, None) for name in ("input_layernorm", "post_attention_layernorm")]
     if any(part not in norms for part in parts) or not all(hasattr(layer, name) for name in ("self_attn", "mlp")):
@@ -153,9 +213,9 @@ def _is_pre_norm_layer(layer: Any, norms: dict[nn.Module, Norm]) -> bool:
     x = _random(3, parts[0].weight.shape[0], like=parts[0].weight)[None]
     try:
         layer.self_attn, layer.mlp = _StandIn(0.5, 0.25, pair=True), _StandIn(-0.75, 1.5, pair=False)
-        own = layer(x.clone(), attention_mask=None, position_embeddings=None)
+        own = type(layer).forward(layer, x.clone(), attention_mask=None, position_embeddings=None)
         own = own[0] if isinstance(own, tuple) else own
-        return _equal(own, _pre_norm_forward(layer, norms, x.clone()))
+        return _equal(own, _pre_norm_forward(layer, norms[parts[1]], x.clone()))
     except Exception:  # whatever a part of another kind raises
         return False
     finally:
@@ -174,10 +234,13 @@ class _StandIn(nn.Module):
         return (out, None) if self.pair else out
 
 
-def _pre_norm_forward(layer: Any, norms: dict[nn.Module, Norm], hidden_states: Tensor, **kwargs: Any) -> Tensor:
+def _pre_norm_forward(layer: Any, norm_found: Norm, hidden_states: Tensor, **kwargs: Any) -> Tensor:
     attended, _ = layer.self_attn(hidden_states=layer.input_layernorm(hidden_states), **kwargs)
     norm = layer.post_attention_layernorm
-    epsilon, offset = norms[norm]
+    epsilon, offset = getattr(norm, norm_found[0]), norm_found[1]
+    if not hidden_states.dtype == attended.dtype == norm.weight.dtype:
+        hidden_states = hidden_states + attended
+        return hidden_states + layer.mlp(norm(hidden_states))
     size = hidden_states.shape[-1]
     # The sum is kept in hidden_states, which nothing else reads: the layer before made it for this one.
     normed = rms_norm(
@@ -186,14 +249,12 @@ def _pre_norm_forward(layer: Any, norms: dict[nn.Module, Norm], hidden_states: T
     return hidden_states.add_(layer.mlp(normed.view(hidden_states.shape)))
 
 
-def _rotates_halves(source: Any) -> bool:
-    """Whether a modelling module's rotary function turns the halves of the whole head against each other."""
-    own = getattr(source, "apply_rotary_pos_emb", None)
-    if own is None:
-        return False
+def _rotates_halves(own: Callable[..., Any]) -> bool:
+    """Whether a rotary function turns the halves of the whole head against each other."""
     generator = torch.Generator().manual_seed(0)
-    q, k = (torch.randn(1, 5, heads, 8, generator=generator).transpose(1, 2) for heads in (4, 2))
-    cos, sin = (torch.randn(1, 5, 8, generator=generator) for _ in range(2))
+    draw = partial(torch.randn, generator=generator, dtype=torch.float32)
+    q, k = (draw(1, 5, heads, 8).transpose(1, 2) for heads in (4, 2))
+    cos, sin = (draw(1, 5, 8) for _ in range(2))
     try:
         expected = own(q.clone(), k.clone(), cos, sin)
         copies = [x.transpose(1, 2).clone() for x in (q, k)]
@@ -208,7 +269,8 @@ def _rotates_halves(source: Any) -> bool:
 def _rotate(own: Callable[..., Any], q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *rest: Any, **more: Any) -> Any:
     """Rotary embedding in place of fresh projections [1, heads, T, d]; the model's own where the layout is another."""
     in_order = [x.transpose(1, 2) for x in (q, k)]
-    usable = all(x.is_contiguous() and x.shape[0] == 1 and x.dtype == cos.dtype and x.is_inference() for x in in_order)
+    usable = all(x.is_contiguous() and x.shape[0] == 1 and x.dtype == cos.dtype for x in in_order)
+    usable = usable and cos.dtype in DTYPES and not any(x.requires_grad for x in in_order)
     if rest or more or not usable or cos.shape[:1] != (1,) or cos.shape[-1] != q.shape[-1]:
         return own(q, k, cos, sin, *rest, **more)
     for x in in_order:
@@ -217,7 +279,8 @@ def _rotate(own: Callable[..., Any], q: Tensor, k: Tensor, cos: Tensor, sin: Ten
 
 
 def _random(*shape: int, like: Tensor) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0)).to(like.dtype)
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(*shape, generator=generator, dtype=torch.float32).to(like.dtype)
 
 
 def _equal(own: Tensor, fused: Tensor) -> bool:

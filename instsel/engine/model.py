@@ -1,24 +1,19 @@
-"""A causal language model as the engine sees it: packed forwards to hidden states, and the head's parameters."""
+"""What is known of a causal language model: its parts, its head's parameters, its context and its vocabulary."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from instsel.engine.arithmetic import Arithmetic, arithmetic_of
-from instsel.engine.attention import PackState, running, tree_attention_of
 from instsel.engine.fused_layers import FusedLayers
-from instsel.engine.layout import Layout
-
-KeysValues = list[tuple[Tensor, Tensor]]  # one (key, value) [tokens, kv_heads, d] per layer
+from instsel.engine.replica import PLAIN_TENSORS
+from instsel.engine.wrapped_models import HeldModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,68 +27,44 @@ class Head:
 
 
 class CausalModel:
-    """A loaded model, its head, and how long a path may be for its prefixes to be shared."""
+    """A loaded model and what is known of it: its head, and how long a path may be for its prefixes to be shared.
 
-    def __init__(self, model: PreTrainedModel, *, backend: str = "auto") -> None:
-        self.model = model.eval()
-        self.decoder = _decoder(model)
+    The model itself is left as it is: `Guest` runs a replica of it.
+    """
+
+    def __init__(self, held: HeldModel, *, backend: str = "auto") -> None:
+        model = held.base
+        self.held = held
+        self.model = model
         self.backend = backend
-        self.device = next(model.parameters()).device
-        self.dtype = next(model.parameters()).dtype
+        self.device = held.device
+        self.dtype = held.dtype
         self.config = model.config.get_text_config()
-        self.input_vocabulary = _rows(model.get_input_embeddings())
-        self.head: Head | None = read_head(model)
+        find_decoder(model)
+        self.input_vocabulary = _rows(model.get_input_embeddings(), self.config)
+        self.head: Head | None = None if held.opaque else read_head(model)
         self.vocabulary = self.head.weight.shape[0] if self.head else self.input_vocabulary
         self.max_length = context_length(self.config)
-        # Longest path whose tokens may run beside other paths: set by `model_checks`, 0 where none may.
+        self.inference_tensors = held.plain_tensors and not held.dispatched
+        # What follows is set by `model_checks`.
+        # Longest path whose tokens may run beside other paths: 0 where none may.
         self.shareable_length: int | None = None
-        self.fused_layers: FusedLayers | None = None  # set by `model_checks`
-        self.length_dependent = ""  # rotary scaling by which the whole sequence's length matters: set by `model_checks`
-        self._keeps_rows = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self.fused_layers: FusedLayers | None = None
+        self.length_dependent = ""  # rotary scaling by which the whole sequence's length matters
+        self.row_dependent = False  # whether rounding of a row depends on its company, as of int8 activations
+        self.draws = False  # whether a forward draws random numbers
+        self.signature: list[Any] = []  # of the replica that was checked
+        self._keeps_rows = "logits_to_keep" in inspect.signature(held.whole.forward).parameters
 
-    @contextmanager
-    def ready(self, *, alone: bool = False) -> Iterator[None]:
-        """Within this block packs may be run, or single sequences with `alone`; after it the model is as it came."""
-        with ExitStack() as stack:
-            if self.fused_layers is not None:
-                stack.enter_context(self.fused_layers.active())
-            if not alone:
-                stack.enter_context(tree_attention_of(self.model))
-            if self.length_dependent:
-                stack.callback(_forget_lengths, self.model)
-            yield
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether the model can be told which rows' logits are wanted, without moving them."""
+        return self._keeps_rows and not self.held.opaque and not self.row_dependent
 
-    def forward_pack(
-        self, layout: Layout, cached: Sequence[KeysValues] = (), *, logits: bool = False
-    ) -> tuple[Tensor, PackState]:
-        """Hidden states [R, H] (or the model's own logits [R, V]) of a pack's rows; the state holds what it kept."""
-        state = PackState(layout.segments, backend=self.backend, cached=list(cached), kept=layout.kept)
-        with running(state):
-            return self._forward(layout.ids, layout.positions, layout.rows, logits), state
-
-    def forward_alone(self, ids: np.ndarray, rows: np.ndarray, *, logits: bool = False) -> Tensor:
-        """The same for one sequence, by the model's own attention."""
-        if self.length_dependent:
-            # The sequence's last token is not among the ids, but its place counts; what token stands there does not.
-            ids = np.append(ids, ids[-1:])
-            _forget_lengths(self.model)
-        return self._forward(ids, None, rows, logits)
-
-    def _forward(self, ids: np.ndarray, positions: np.ndarray | None, rows: np.ndarray, logits: bool) -> Tensor:
-        arguments: dict[str, Any] = {"input_ids": self._to_device(ids)[None], "use_cache": False}
-        if positions is not None:
-            arguments["position_ids"] = self._to_device(positions)[None]
-        if logits:
-            if self._keeps_rows:
-                arguments["logits_to_keep"] = self._to_device(rows)
-            out = self.model(**arguments).logits[0]
-        else:
-            out = self.decoder(**arguments).last_hidden_state[0]
-        return out if len(out) == len(rows) else out[self._to_device(rows)]
-
-    def _to_device(self, index: np.ndarray) -> Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(index, np.int64))
-        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
+    @property
+    def whole_sequences(self) -> bool:
+        """Whether a sequence's last token, which nothing is predicted from, has to be run all the same."""
+        return bool(self.length_dependent) or self.row_dependent
 
     def first_token(self) -> int | None:
         """What stands before a sequence without context where no tokenizer says: BOS, or EOS where there is none."""
@@ -108,7 +79,7 @@ class CausalModel:
         return arithmetic_of(self.model, self.vocabulary)
 
 
-def _decoder(model: PreTrainedModel) -> Any:
+def find_decoder(model: PreTrainedModel) -> Any:
     """The part that gives the final hidden states; some classes call themselves their decoder."""
     candidates = [
         model.get_decoder(),
@@ -118,26 +89,19 @@ def _decoder(model: PreTrainedModel) -> Any:
     return next((part for part in candidates if isinstance(part, torch.nn.Module) and part is not model), model)
 
 
-def _forget_lengths(model: torch.nn.Module) -> None:
-    """Dynamic rotary scaling keeps the longest length that it has seen; every sequence is to be as if it were alone."""
-    for module in model.modules():
-        if not hasattr(module, "original_max_seq_len"):
-            continue
-        for name, own in list(module.named_buffers(recurse=False)):
-            if name.endswith("original_inv_freq"):
-                setattr(module, name.replace("original_", ""), own.clone())
-        for name in [name for name in vars(module) if name.endswith("max_seq_len_cached")]:
-            setattr(module, name, module.original_max_seq_len)
-
-
-def _rows(embedding: Any) -> int:
-    return int(embedding.weight.shape[0])
+def _rows(embedding: Any, config: Any) -> int:
+    count = getattr(embedding, "num_embeddings", None)
+    if not isinstance(count, int):
+        weight = getattr(embedding, "weight", None)
+        count = weight.shape[0] if isinstance(weight, Tensor) else config.vocab_size
+    return int(count)
 
 
 def read_head(model: PreTrainedModel) -> Head | None:
     """The head as the configuration describes it; None where the model has no plain linear one."""
     layer = model.get_output_embeddings()
-    if not isinstance(layer, torch.nn.Linear):
+    # A weight of another type is quantised, and one on no device is kept outside memory.
+    if not isinstance(layer, torch.nn.Linear) or type(layer.weight) not in PLAIN_TENSORS or layer.weight.is_meta:
         return None
     config = model.config.get_text_config()
     scale = getattr(config, "logit_scale", None)  # Cohere multiplies, Granite divides

@@ -1,9 +1,10 @@
-"""The C library's allocator, told to keep what is freed."""
+"""The C library's allocator, told to keep what is freed, and to give it back."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
+from typing import Any
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt's parameter numbers (glibc, malloc.h)
 _KEPT_BYTES = 1 << 30
@@ -15,9 +16,18 @@ def keep_freed_memory() -> None:
     Every forward on a CPU allocates the same large activations again. Given back, their pages have to be mapped and
     cleared anew each time, which takes as long as a third of the matrix products between them.
     """
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = _of_glibc("mallopt")
     if mallopt is not None:
         mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
         mallopt(_MMAP_THRESHOLD, _KEPT_BYTES)
+
+
+def give_back_memory() -> None:
+    """Gives blocks that were freed and kept back to the system."""
+    trim = _of_glibc("malloc_trim")
+    if trim is not None:
+        trim(0)
+
+
+def _of_glibc(name: str) -> Any:
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform.startswith("linux") else None

@@ -2,40 +2,68 @@
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from types import TracebackType
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from instsel.engine.execution import Execution, Work, plan_work
+from instsel.engine.guest import Guest
 from instsel.engine.layout import Layout
-from instsel.engine.loading import ModelSource, load_model, load_tokenizer, outline_model
+from instsel.engine.loading import load_model, load_tokenizer, outline_model
 from instsel.engine.logprob import PairValues, pair_logprobs, pair_logprobs_of_logits
 from instsel.engine.model import CausalModel
+from instsel.engine.model_source import ModelSource
+from instsel.engine.process_memory import give_back_memory
 from instsel.engine.requests import Prepared, Requests, prepare
 from instsel.engine.requests import Request as Request
 from instsel.engine.results import Plan, ScoreBatch, ScoreStats
 from instsel.engine.token_progress import ProgressLike, open_progress
+from instsel.engine.turns import enter_process, turn
 
 
 class Scorer:
     """A causal language model ready to score, loaded when it is first used.
 
-    model             a hub id, a local folder, or a loaded transformers model (moved to `device` and `dtype` in place)
+    model             a hub id, a local folder, or a loaded transformers model: plain, adapted by peft, compiled, in a
+                      wrapper for data parallel training, quantised, or spread over devices by a device_map
     tokenizer         a transformers tokenizer or where to load it from; by default the model's own
     device            "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", ...
     dtype             "auto" (as the checkpoint is stored; float16 becomes float32 on a CPU), "float32", "bfloat16",
-                      "float16" or a torch dtype
+                      "float16" or a torch dtype. A loaded model stays where and as it is with "auto", float16 on a
+                      CPU too; another device or dtype moves it in place, and is refused for one quantised or spread
     backend           of the kernels: "auto", "reference", "cpu" or "triton"
     max_batch_tokens  tokens in one forward; "auto" is 4,096 on a CPU, where caches favour small packs, and 16,384 on
                       a GPU. Halved for what follows where memory does not suffice
     revision          of a hub model
     trust_remote_code whether code that comes with a hub model may run
 
-    Raises ValueError or TypeError naming the parameter; what concerns the model itself when it is first used. Can be
-    pickled: a copy loads its own weights where it is used, unless the scorer was made from a loaded model.
+    Raises ValueError or TypeError naming the parameter; what concerns the model itself when it is first used.
+
+    What a scorer promises the program around it:
+
+    - The model given is only read. Each call runs a replica of its modules that shares its tensors, in evaluation mode,
+      and sees the model as it is when the call begins: weights trained, adapters switched, modules exchanged. Modes,
+      hooks, gradient flags, attention implementation, device, dtype, transformers' modules and the global random state
+      stay as they were, after an exception or Ctrl-C too. Forward hooks of the decoder's modules fire, with the
+      replica's module and whole packs; those of the head and the model itself only where its own logits are needed.
+    - Threads may share a scorer, or a model between scorers, and load at the same time: every score has the bits of one
+      thread alone. Packs take turns, loading too, while callbacks run outside a turn. `asyncio.to_thread(score_batch,
+      scorer, requests)` is all that asynchronous programs need. Do not train a model while it is being scored.
+    - A forked child scores, with one thread of PyTorch, which it keeps: thread pools do not survive a fork. A GPU that
+      the parent used is refused there with RuntimeError; start such processes by spawn.
+    - Pickling and copying: a copy loads its own weights where it is used; only a model given loaded travels along.
+    - `close()`, or leaving a `with` block, gives the memory back. On Linux a first use on a CPU tells the C library to
+      keep up to 1 GiB of what is freed for the next forward; `close()` returns that too.
+
+    >>> with instsel.Scorer("stories260k") as scorer:  # doctest: +SKIP
+    ...     batch = instsel.score_batch(scorer, [("Once upon a", " time")])
     """
 
     def __init__(
@@ -60,6 +88,27 @@ class Scorer:
         self._tokenizer: Any = None
         self._tokenizer_loaded = False
         self._budget: int | None = None  # what memory allowed, once it ran out
+        self._closed = False
+
+    def close(self) -> None:
+        """Lets go of the model and gives its memory back; using the scorer after that raises ValueError.
+
+        A model that was given loaded stays the giver's. Calls that run in other threads end as they would have.
+        """
+        self._closed = True
+        self._model = self._tokenizer = None
+        self._tokenizer_loaded = False
+        self.source = replace(self.source, model=self.source.name, tokenizer=None)
+        gc.collect()  # transformers' objects hold on to each other in circles
+        give_back_memory()
+
+    def __enter__(self) -> Scorer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_model": None, "_tokenizer": None, "_tokenizer_loaded": False}
@@ -70,21 +119,34 @@ class Scorer:
     @property
     def model(self) -> CausalModel:
         """The model, loaded and checked when first asked for."""
-        if self._model is None:
-            self._model = load_model(self.source)
-        return self._model
+        model = self._model
+        if model is None:
+            self._check_open()
+            enter_process(None)
+            with turn():  # threads that come meanwhile find it loaded
+                if self._model is None:
+                    self._model = load_model(self.source)
+                model = self._model
+        return model
 
     @property
     def outline(self) -> CausalModel:
         """The model for planning: as loaded, or its shapes alone where it has not been."""
-        return self._model if self._model is not None else outline_model(self.source)
+        model = self._model
+        if model is None:
+            self._check_open()
+            model = outline_model(self.source)
+        return model
 
     @property
     def tokenizer(self) -> Any:
         """The tokenizer; None for a loaded model that came without one."""
         if not self._tokenizer_loaded:
-            self._tokenizer = load_tokenizer(self.source)
-            self._tokenizer_loaded = True
+            self._check_open()
+            with turn():
+                if not self._tokenizer_loaded:
+                    self._tokenizer = load_tokenizer(self.source)
+                    self._tokenizer_loaded = True
         return self._tokenizer
 
     @property
@@ -100,6 +162,28 @@ class Scorer:
         if isinstance(self.max_batch_tokens, int):
             return self.max_batch_tokens
         return 4096 if self.source.resolved_device().type == "cpu" else 16_384
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError(f"scorer: {self!r} has been closed")
+
+    @contextmanager
+    def _visit(self) -> Iterator[Guest]:
+        """The model as it is now; checked again where it is another than the one that was checked."""
+        self._check_open()
+        model = self.model
+        enter_process(model.device)
+        guest = Guest(model)
+        try:
+            if not guest.as_checked:
+                with turn():
+                    model = load_model(replace(self.source, model=model.held.whole, device="auto", dtype=None))
+                self._model = model
+                guest.close()
+                guest = Guest(model)
+            yield guest
+        finally:
+            guest.close()
 
     def mean_hidden_states(self, texts: Sequence[str], *, progress: ProgressLike = None) -> np.ndarray:
         """Mean over a text's tokens of the model's final hidden states, float32 [n, hidden]; NaN for an empty text.
@@ -125,13 +209,15 @@ class Scorer:
         def fail(sequences: np.ndarray) -> None:
             total[sequences] = np.nan
 
-        self._execute(prepared, logits=False, consume=add, fail=fail, progress=progress)
+        with self._visit() as guest:
+            self._execute(guest, prepared, logits=False, consume=add, fail=fail, progress=progress)
         count = np.maximum(np.diff(prepared.offsets) - 1, 0)
         with np.errstate(invalid="ignore"):
             return (total / count[:, None]).astype(np.float32)
 
     def _execute(
         self,
+        guest: Guest,
         prepared: Prepared,
         *,
         logits: bool,
@@ -139,9 +225,9 @@ class Scorer:
         fail: Callable[[np.ndarray], None],
         progress: ProgressLike,
     ) -> Execution:
-        work = self._plan(self.model, prepared)
+        work = self._plan(guest.facts, prepared)
         with open_progress(progress, sum(part.num_tokens for part in work)) as advance:
-            execution = Execution(self.model, logits=logits, consume=consume, fail=fail, progress=advance)
+            execution = Execution(guest, logits=logits, consume=consume, fail=fail, progress=advance)
             for part in work:
                 execution.run(part)
         if execution.budget is not None:
@@ -186,7 +272,20 @@ def score_batch(
         batch: ScoreBatch = elsewhere(requests, token_logprobs=token_logprobs, max_length=max_length, progress=progress)
         return batch
     began = time.perf_counter()
-    model = scorer.model
+    with scorer._visit() as guest:
+        return _score(scorer, guest, requests, token_logprobs, max_length, progress, began)
+
+
+def _score(
+    scorer: Scorer,
+    guest: Guest,
+    requests: Requests,
+    token_logprobs: bool,
+    max_length: int | None,
+    progress: ProgressLike,
+    began: float,
+) -> ScoreBatch:
+    model = guest.facts
     prepared = prepare(scorer.tokenizer, model, requests, max_length)
     count = prepared.num_tokens
     total = np.zeros(len(prepared))
@@ -197,7 +296,7 @@ def score_batch(
     seen = {"rows": 0, "pairs": 0}
 
     def add(layout: Layout, rows: Tensor) -> Callable[[], None]:
-        pair_values = _pair_values(model, layout, rows) if len(layout.rows) else None
+        pair_values = _pair_values(guest, layout, rows) if len(layout.rows) else None
         return lambda: None if pair_values is None else collect(layout, *pair_values())
 
     def collect(layout: Layout, values: np.ndarray, best: np.ndarray) -> None:
@@ -214,7 +313,7 @@ def score_batch(
     def fail(sequences: np.ndarray) -> None:
         failed[sequences] = True
 
-    execution = scorer._execute(prepared, logits=model.head is None, consume=add, fail=fail, progress=progress)
+    execution = scorer._execute(guest, prepared, logits=guest.head is None, consume=add, fail=fail, progress=progress)
     status = prepared.status.copy()
     status[failed & (status == "ok")] = "out_of_memory"
     status[~np.isfinite(total) & (status == "ok")] = "nonfinite"
@@ -237,9 +336,10 @@ def score_batch(
     return ScoreBatch(mean, np.where(good, total, np.nan), count, greedy & good, status, arrays, stats)
 
 
-def _pair_values(model: CausalModel, layout: Layout, rows: Tensor) -> PairValues:
+def _pair_values(model: Guest, layout: Layout, rows: Tensor) -> PairValues:
     if model.head is None:
         return pair_logprobs_of_logits(rows, layout.pair_row, layout.pair_target, backend=model.backend)
+    rows = rows.to(model.head.weight.device)
     return pair_logprobs(rows, model.head, layout.pair_row, layout.pair_target, backend=model.backend)
 
 

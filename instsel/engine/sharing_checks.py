@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from instsel.engine.guest import Guest, KeysValues
 from instsel.engine.layout import find_spans, lay_out
-from instsel.engine.model import CausalModel, KeysValues
+from instsel.engine.model import CausalModel
 from instsel.engine.packing import plan_steps
 from instsel.engine.prefix_tree import PrefixTree, build_prefix_tree, concatenate
 
@@ -32,8 +33,12 @@ def hidden_tolerance(dtype: torch.dtype) -> float:
     return _TOLERANCE.get(dtype, _HALF_TOLERANCE)
 
 
-def sharing_limit(model: CausalModel, ids: np.ndarray) -> tuple[str, int | None]:
+def sharing_limit(model: CausalModel, guest: Guest, ids: np.ndarray) -> tuple[str, int | None]:
     """Why paths are shared only up to a length (empty if they are shared whatever it is), and that length."""
+    if model.held.opaque:
+        return f"{type(model.held.whole).__name__} adds to the model's own forward", 0
+    if model.row_dependent:
+        return "the rounding of its quantised products depends on the tokens beside", 0
     own = getattr(model.model, "_can_set_attn_implementation", None)
     if own is not None and not own():
         return "its attention cannot be replaced", 0
@@ -44,7 +49,7 @@ def sharing_limit(model: CausalModel, ids: np.ndarray) -> tuple[str, int | None]
         return "it scales attention by a token's place in the forward, not by its position", 0
     windows: set[int] = set()
     try:
-        reason = _difference(model, ids, windows)
+        reason = _difference(model, guest, ids, windows)
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # whatever its own code raises where it meets what it does not expect
@@ -56,7 +61,7 @@ def sharing_limit(model: CausalModel, ids: np.ndarray) -> tuple[str, int | None]
     return ("", None) if beyond_context else (reason, limit)
 
 
-def _difference(model: CausalModel, ids: np.ndarray, windows: set[int]) -> str:
+def _difference(model: CausalModel, guest: Guest, ids: np.ndarray, windows: set[int]) -> str:
     """Runs a small tree as a tree, in packs that keep and reuse keys and values, and each of its paths by itself."""
     tails = [ids[8:16], ids[16:24], np.concatenate([ids[8:10], ids[20:23]]), ids[8:9]]
     paths = [np.concatenate([ids[:8], tail]) for tail in tails] + [ids[3:9]]
@@ -65,17 +70,17 @@ def _difference(model: CausalModel, ids: np.ndarray, windows: set[int]) -> str:
     logits, layers = model.head is None, model.config.num_hidden_layers
     caches: dict[int, KeysValues] = {}
     outputs: dict[int, Tensor] = {}  # of each node
-    with model.ready():
+    with guest.ready():
         for step in plan_steps(tree, len(ids)):
             layout = lay_out(tree, spans, step)
-            rows, state = model.forward_pack(layout, [caches[node] for node in step.cached], logits=logits)
+            rows, state = guest.forward_pack(layout, [caches[node] for node in step.cached], logits=logits)
             caches.update(state.keys_values)
             windows |= state.windows
             if state.layers == 0 or state.layers % layers:
                 return f"{state.layers} attention calls for {layers} layers"
             outputs.update(zip(step.nodes.tolist(), rows.split(tree.lengths[step.nodes].tolist()), strict=True))
     together = torch.cat([_path_rows(tree, outputs, i) for i in range(len(paths))]).float()
-    alone = torch.cat([model.forward_alone(path, np.arange(len(path)), logits=logits) for path in paths]).float()
+    alone = torch.cat([guest.forward_alone(path, np.arange(len(path)), logits=logits) for path in paths]).float()
     if not torch.isfinite(alone).all():
         return "its hidden states are not finite"
     difference = float((together - alone).norm() / alone.norm())

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import inspect
 import textwrap
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar, cast
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, TypeVar, cast
 
-import numpy as np
-
-from instsel.engine.results import ScoreStats
+from instsel.methods.in_memory import run_in_memory
+from instsel.methods.method import Method, Outcome
 from instsel.methods.parameters import Parameters, fields_of
 from instsel.methods.stages import Stage
 
@@ -20,44 +18,6 @@ if TYPE_CHECKING:
 K = ParamSpec("K")
 R = TypeVar("R", covariant=True)
 P = TypeVar("P", bound=Parameters)
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome(Generic[P]):
-    """What the stages of a method have computed: the columns of all of them by name, and what it cost."""
-
-    columns: Mapping[str, np.ndarray]
-    parameters: P
-    count: int
-    stats: ScoreStats = field(default_factory=ScoreStats)
-
-
-@dataclass(frozen=True, slots=True)
-class Method(Generic[P]):
-    """A method: what stands in its file, and all that its function, its command and its plan need to know.
-
-    name        its word in Python and on the command line
-    help        what it is, in a few words
-    parameters  a subclass of `Parameters`
-    stages      in order; the last one's columns are the result's, with a column "status"
-    build       from the outcome to the Python result
-    rows        what a row is: an example with one answer, or a group of candidate answers
-    score       the column by which rows are selected, highest first
-    findings    what the summary says besides counts and cost, from the last stage's columns
-    """
-
-    name: str
-    help: str
-    parameters: type[P]
-    stages: tuple[Stage[P], ...]
-    build: Callable[[Outcome[P]], Any]
-    rows: Literal["example", "group"] = "example"
-    score: str = "score"
-    findings: Callable[[Outcome[P]], dict[str, Any]] = lambda outcome: {}
-
-    def stages_for(self, parameters: P) -> tuple[Stage[P], ...]:
-        """The stages that these parameters call for."""
-        return tuple(stage for stage in self.stages if stage.when(parameters))
 
 
 class MethodFunction(Protocol[K, R]):
@@ -93,13 +53,16 @@ def method(
         argument = "groups" if rows == "group" else "examples"
 
         def function(scorer: Any, /, *given: Any, **keywords: Any) -> Any:
-            from instsel.methods.in_memory import run_in_memory
-
             if argument in keywords and not given:
                 given = (keywords.pop(argument),)
-            if len(given) != 1:
-                expected = f"{name}(scorer, {argument}, *, keyword=value, ...)"
-                raise TypeError(f"{expected}: expected one argument after scorer, got {len(given)}")
+            if not 1 <= len(given) <= len(places):
+                expected = f"{name}(scorer, {', '.join(places)}, *, keyword=value, ...)"
+                number = "one argument" if len(places) == 1 else f"one to {len(places)} arguments"
+                raise TypeError(f"{expected}: expected {number} after scorer, got {len(given)}")
+            for word, value in zip(places[1:], given[1:], strict=False):
+                if word in keywords:
+                    raise TypeError(f"{name}() got {word} twice, by its place and as a keyword")
+                keywords[word] = value
             unknown = [word for word in keywords if word not in known]
             if unknown:
                 raise TypeError(
@@ -109,6 +72,7 @@ def method(
 
         fields = fields_of(kind)
         known = {word for word, _, _ in fields}
+        places = (argument, *(word for word, _, about in fields if about.positional))
         function.__name__, function.__qualname__, function.__module__ = name, name, build.__module__
         function.__doc__ = _documented(build.__doc__ or "", fields, argument)
         function.__signature__ = _signature(kind, argument, build)  # type: ignore[attr-defined]
@@ -154,5 +118,8 @@ def _signature(parameters: type[Parameters], argument: str, build: Callable[...,
     keywords = [one.replace(kind=kinds.KEYWORD_ONLY) for one in inspect.signature(parameters).parameters.values()]
     order = {name: place for place, (name, _, _) in enumerate(fields_of(parameters))}
     keywords.sort(key=lambda one: order[one.name])
+    by_place = {name for name, _, about in fields_of(parameters) if about.positional}
     first = [kinds(one, kinds.POSITIONAL_OR_KEYWORD) for one in ("scorer", argument)]
+    first += [one.replace(kind=kinds.POSITIONAL_OR_KEYWORD) for one in keywords if one.name in by_place]
+    keywords = [one for one in keywords if one.name not in by_place]
     return inspect.Signature([*first, *keywords], return_annotation=build.__annotations__.get("return"))

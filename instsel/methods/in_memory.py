@@ -10,8 +10,8 @@ import numpy as np
 
 from instsel.engine.results import ScoreStats
 from instsel.engine.token_progress import ProgressLike
-from instsel.methods.definition import Method, Outcome
-from instsel.methods.parameters import Parameters, fields_of, numbers_of_column, replaced
+from instsel.methods.method import Method, Outcome
+from instsel.methods.parameters import Parameters, examples_of, fields_of, numbers_of_column, replaced
 from instsel.methods.stages import Columns, Slice, Stage, columns_for
 from instsel.records import open_rows, to_examples, to_groups
 
@@ -138,10 +138,12 @@ class _StageProgress:
 
 
 def _with_columns(parameters: P, rows: Any) -> P:
-    """Parameters that name a column of the rows, with its numbers in place of the name."""
-    values = {}
+    """Parameters that name a column of the rows, with its numbers in place of the name; rows as examples."""
+    values: dict[str, Any] = {}
     for name, _, about in fields_of(type(parameters)):
         given = getattr(parameters, name)
+        if about.kind == "rows" and given is not None:
+            values[name] = examples_of(name, given, parameters.columns)
         if about.kind == "numbers" and isinstance(given, str) and given not in about.choices:
             names, batches = open_rows(rows)
 

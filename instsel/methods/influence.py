@@ -12,7 +12,9 @@ from instsel.methods.stages import Columns, Slice, first_failure
 if TYPE_CHECKING:
     from instsel.engine.requests import Request
 
-RULES = ("paper", "release")
+RULES = ("paper", "release", "gain")
+WEIGHTS = ("rule", "distance", "none")
+NEGATIVES = ("rule", "keep", "drop")
 NO_ANSWER = "empty_target"  # status of a pair without a probe, or whose demonstration or probe has no answer
 
 
@@ -106,14 +108,18 @@ def combine_influence(
     probes: np.ndarray,
     similarity: np.ndarray,
     rule: str = "paper",
+    weight: str = "rule",
+    negatives: str = "rule",
+    relative: bool = False,
 ) -> Columns:
     """Scores from log-probabilities. With `ifd(b) = exp(direct(b) - conditional(b))` and `b` over a row's probes:
 
         one_shot_ifd(a, b) = exp(direct(b) - one_shot(a, b))
-        influence(a, b)    = ifd(b) - one_shot_ifd(a, b)
+        influence(a, b)    = ifd(b) - one_shot_ifd(a, b), over ifd(b) where it is relative
         rule="paper":    score(a) = mean over b of (1 - cos(a, b)) / 2 * influence(a, b)
         rule="release":  score(a) = mean over b with influence(a, b) > 0 of (1 - cos(a, b)) * influence(a, b), else 0;
                          and a is selectable where ifd(a) <= 1
+        rule="gain":     influence(a, b) = one_shot(a, b) - conditional(b), and score(a) = its mean over b
 
     A pair that was not scored has no influence (NaN) and is left out of the mean.
 
@@ -134,9 +140,10 @@ def combine_influence(
         pair_status = np.where((pair_status == "ok") & ~np.isfinite(one_shot_ifd), "nonfinite", pair_status)
         scored = pair_status == "ok"
         one_shot_ifd = np.where(scored, one_shot_ifd, np.nan)
-        influence = np.where(scored, own[probes] - one_shot_ifd, np.nan)
+        influence = one_shot - conditional[probes] if rule == "gain" else own[probes] - one_shot_ifd
+        influence = np.where(scored, influence / own[probes] if relative else influence, np.nan)
     has_score = scored.any(1)
-    score = weighted_mean(influence, similarity, rule)
+    score = weighted_mean(influence, similarity, rule, weight, negatives)
     status = np.where(own_status != "ok", own_status, first_failure(*pair_status.T))
     status = np.where(has_score, "ok", status)
     status = np.where(has_score & ~np.isfinite(score), "nonfinite", status)
@@ -152,14 +159,23 @@ def combine_influence(
     }
 
 
-def weighted_mean(influence: np.ndarray, similarity: np.ndarray, rule: str) -> np.ndarray:
+def weighted_mean(
+    influence: np.ndarray, similarity: np.ndarray, rule: str, weight: str = "rule", negatives: str = "rule"
+) -> np.ndarray:
     """Scores float64 `[n]` by a rule of `combine_influence`, from influences and cosines `[n, k]`.
+
+    weight     "distance": each influence times `(1 - cos) / 2`, or `1 - cos` with rule="release"; "none": as it is;
+               "rule": by distance, and with rule="gain" as it is
+    negatives  "drop": influences of 0 and below are left out, and a row without any other has 0; "keep": all count;
+               "rule": kept, and with rule="release" dropped
 
     A pair without an influence (NaN) is left out of the mean; a row with none at all has NaN.
     """
     scored = ~np.isnan(influence)
+    weighs = weight == "distance" or (weight == "rule" and rule != "gain")
+    drops = negatives == "drop" or (negatives == "rule" and rule == "release")
     with np.errstate(over="ignore", invalid="ignore"):
-        far = 1 - similarity
-        counted = scored & (influence > 0) if rule == "release" else scored
-        terms = np.where(counted, far * influence if rule == "release" else far / 2 * influence, 0.0)
+        far = (1 - similarity) / (1 if rule == "release" else 2)
+        counted = scored & (influence > 0) if drops else scored
+        terms = np.where(counted, far * influence if weighs else influence, 0.0)
     return np.where(scored.any(1), terms.sum(1) / np.maximum(counted.sum(1), 1), np.nan)

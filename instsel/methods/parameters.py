@@ -12,6 +12,7 @@ import numpy as np
 
 from instsel.engine.token_progress import ProgressLike
 from instsel.prompts import check_template
+from instsel.records import Example, to_examples
 
 # How a command line reads a parameter and a manifest records it:
 # value     a number, a word or a switch, as it is written
@@ -38,6 +39,7 @@ class About:
     maximum: float | None = None
     metavar: str | None = None
     flag: str | None = ""  # the command line's word; "" is the field's name, None is no flag
+    positional: bool = False  # whether the function also takes it by its place, after the rows
 
 
 def parameter(
@@ -50,13 +52,14 @@ def parameter(
     maximum: float | None = None,
     metavar: str | None = None,
     flag: str | None = "",
+    positional: bool = False,
 ) -> Any:
     """A field of `Parameters`: its default, one line of help, and what it may be.
 
     Raises ValueError or TypeError naming the parameter when an object is made whose value is outside `choices` or
     below `minimum` or above `maximum`, or is no number where the field's type says int or float.
     """
-    about = About(help, kind, choices, minimum, maximum, metavar, flag)
+    about = About(help, kind, choices, minimum, maximum, metavar, flag, positional)
     return dataclasses.field(default=default, metadata={"about": about})
 
 
@@ -146,6 +149,17 @@ def _check(name: str, kind: str, about: About, value: Any) -> None:
         low, high = (-np.inf if about.minimum is None else about.minimum), about.maximum
         if not valid or not low <= value <= (np.inf if high is None else high):
             raise ValueError(f"{name} must be {whole}{' of ' + bounds if bounds else ''}, got {value!r}")
+
+
+def examples_of(name: str, rows: Any, columns: Mapping[str, str] | None) -> list[Example]:
+    """The examples that a parameter of kind "rows" holds; raises ValueError or TypeError naming it."""
+    try:
+        found = to_examples(rows, columns=columns)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name}: {error}") from None
+    if not found:
+        raise ValueError(f"{name} must hold at least one example, got none")
+    return found
 
 
 def numbers_for_rows(name: str, values: Any, count: int) -> np.ndarray:

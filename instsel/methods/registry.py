@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from instsel.methods.definition import Method
+from instsel.methods.method import Method
 
 # One line a method: its name and the module in whose file it stands.
 BUILT_IN = {
@@ -19,6 +19,11 @@ BUILT_IN = {
     "ifd": "instsel.methods.ifd",
     "wici": "instsel.methods.wici",
     "grape": "instsel.methods.grape",
+    "selectit": "instsel.methods.selectit",
+    "deita": "instsel.methods.deita",
+    "rico": "instsel.methods.rico",
+    "nuggets": "instsel.methods.nuggets",
+    "miwv": "instsel.methods.miwv",
 }
 OLDER_NAMES = {"score": "perplexity"}
 ENTRY_POINTS = "instsel.methods"

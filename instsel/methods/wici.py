@@ -9,18 +9,12 @@ import numpy as np
 
 from instsel.engine.result_table import ResultTable
 from instsel.engine.results import ScoreStats
-from instsel.methods.complexity import (
-    ORDERINGS,
-    RATING_PROMPT,
-    check_rating_prompt,
-    complexity_columns,
-    complexity_requests,
-)
 from instsel.methods.correlation import spearman_correlation
 from instsel.methods.definition import Outcome, method
-from instsel.methods.embedding_stages import EMBEDDING_STAGES, EmbeddingParameters
 from instsel.methods.influence import (
+    NEGATIVES,
     RULES,
+    WEIGHTS,
     combine_influence,
     direct_columns,
     direct_requests,
@@ -28,10 +22,9 @@ from instsel.methods.influence import (
     influence_requests,
     shown_rows,
 )
-from instsel.methods.parameters import numbers_for_rows, parameter, replaced
+from instsel.methods.parameters import parameter
+from instsel.methods.probe_stages import PROBE_STAGES, ProbeParameters
 from instsel.methods.stages import Columns, Slice, Stage
-from instsel.neighbors.embeddings import cosine
-from instsel.neighbors.probes import check_sizes, find_probes
 
 if TYPE_CHECKING:
     from instsel.engine.requests import Request
@@ -40,52 +33,21 @@ _RESAMPLES, _RESAMPLES_OF_MANY, _MANY = 1000, 100, 100_000  # bootstrap: of many
 
 
 @dataclass(frozen=True, kw_only=True)
-class InfluenceParameters(EmbeddingParameters):
+class InfluenceParameters(ProbeParameters):
     """What `wici` can be told."""
 
     rule: str = parameter("paper", "how influences are combined", choices=RULES)
-    probes: Any = parameter(
-        None, "rows [n, k] to show each example to, -1 for none; found where not given", kind="array"
+    weight: str = parameter("rule", "of an influence: its probe's distance, none, or as the rule says", choices=WEIGHTS)
+    negatives: str = parameter(
+        "rule", "keep influences below 0 in the mean, drop them, or as the rule says", choices=NEGATIVES
     )
-    similarity: Any = parameter(
-        None, "cosines [n, k] to given probes; computed from the embeddings where not given", kind="array"
-    )
-    num_neighbors: int = parameter(32, "nearest rows to choose probes from", minimum=1)
-    num_probes: int = parameter(5, "probes of each row: of each k-means cluster the most complex member", minimum=1)
-    complexity: Any = parameter(
-        "length", "what orders the members of a cluster: a word, a column, numbers [n] or a function of the examples",
-        kind="numbers", choices=ORDERINGS, metavar="ORDER",
-    )  # fmt: skip
-    complexity_scorer: Any = parameter(
-        None, 'rating model for complexity="deita"', kind="model", flag="complexity-model"
-    )
-    rating_prompt: str = parameter(RATING_PROMPT, "its prompt, with {request} where the example goes", flag=None)
-    seed: int = parameter(0, "of k-means", flag=None)
+    relative: bool = parameter(False, 'divide each influence by the probe\'s ifd; not with rule="gain"')
     cut_demonstration: bool = parameter(False, "cut a demonstration from its left where a pair is too long otherwise")
-
-    @property
-    def needs_embeddings(self) -> bool:
-        return self.probes is None or self.similarity is None
 
     def check(self) -> None:
         super().check()
-        check_sizes(self.num_neighbors, self.num_probes)
-        check_rating_prompt(self.rating_prompt)
-        if self.similarity is not None and self.probes is None:
-            raise ValueError("similarity was given without the probes that it belongs to")
-        if self.complexity_scorer is not None and self.complexity != "deita":
-            raise ValueError('complexity_scorer is for complexity="deita" only')
-
-    def for_rows(self, count: int) -> InfluenceParameters:
-        super().for_rows(count)
-        values: dict[str, Any] = {}
-        if self.probes is not None:
-            values["probes"] = checked_probes(self.probes, count)
-            if self.similarity is not None:
-                values["similarity"] = checked_similarity(self.similarity, values["probes"])
-        if not isinstance(self.complexity, str):
-            values["complexity"] = numbers_for_rows("complexity", self.complexity, count)
-        return replaced(self, **values)
+        if self.relative and self.rule == "gain":
+            raise ValueError('relative is for rule="paper" and rule="release": a gain in nats is relative by itself')
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +57,8 @@ class InfluenceResult(ResultTable):
     score              float64 [n], NaN where `status` is not "ok"
     ifd                float64 [n], `PPL(y|x) / PPL(y)` of the example itself, NaN where it could not be computed
     one_shot_ifd       float64 [n, k], of the probe's answer after the example as a demonstration; NaN where missing
-    influence          float64 [n, k], `ifd[probe] - one_shot_ifd`; NaN where missing
+    influence          float64 [n, k], `ifd[probe] - one_shot_ifd`, or `log ifd[probe] - log one_shot_ifd` with
+                       rule="gain"; NaN where missing
     probes             int64 [n, k], rows, -1 where there is none
     similarity         float64 [n, k], cosines, NaN where there is no probe
     status             str [n], "ok" where at least one pair was scored
@@ -119,43 +82,6 @@ class InfluenceResult(ResultTable):
     stats: ScoreStats
 
 
-def _complexity(part: Slice[InfluenceParameters]) -> Columns:
-    told = part.parameters
-    return complexity_columns(part, told.complexity, told.complexity_scorer, told.rating_prompt)
-
-
-def _complexity_requests(part: Slice[InfluenceParameters]) -> list[Request]:
-    return complexity_requests(part, part.parameters.complexity, part.parameters.rating_prompt)
-
-
-def _probes(part: Slice[InfluenceParameters]) -> Columns:
-    """The probes of each row, found or as given, and their cosines."""
-    told, columns = part.parameters, part.columns
-    if told.probes is None:
-        found = find_probes(
-            columns["embedding"],
-            columns["complexity"],
-            num_neighbors=told.num_neighbors,
-            num_probes=told.num_probes,
-            seed=told.seed,
-        )
-        return {"probes": found.index, "similarity": found.similarity}
-    if told.similarity is not None:
-        return {"probes": told.probes, "similarity": told.similarity}
-    cosines = cosine(columns["embedding"], np.arange(part.count)[:, None], told.probes)
-    return {"probes": told.probes, "similarity": np.where(told.probes >= 0, cosines, np.nan)}
-
-
-def _some_probes(parameters: InfluenceParameters, count: int) -> Columns:
-    """As many probes as there will be; which rows they are takes a forward to know, so the next ones stand in."""
-    if parameters.probes is not None:
-        return {"probes": parameters.probes}
-    width = max(min(parameters.num_probes, count - 1), 0)
-    probes = np.full((count, parameters.num_probes), -1)
-    probes[:, :width] = (np.arange(count)[:, None] + 1 + np.arange(width)) % max(count, 1)
-    return {"probes": probes}
-
-
 def _influence(part: Slice[InfluenceParameters]) -> Columns:
     return influence_columns(part, cut_demonstration=part.parameters.cut_demonstration)
 
@@ -167,7 +93,9 @@ def _influence_requests(part: Slice[InfluenceParameters]) -> list[Request]:
 def _combine(part: Slice[InfluenceParameters]) -> Columns:
     columns = dict(part.columns)
     cut, _ = columns.pop("demonstration_cut"), columns.pop("num_tokens")
-    scores = combine_influence(**columns, rule=part.parameters.rule)
+    told = part.parameters
+    options = {"rule": told.rule, "weight": told.weight, "negatives": told.negatives, "relative": told.relative}
+    scores = combine_influence(**columns, **options)  # type: ignore[arg-type]
     status = scores.pop("status")
     shown = {"probes": columns["probes"], "similarity": columns["similarity"], "demonstration_cut": cut}
     return {**scores, **shown, "status": status}
@@ -186,9 +114,7 @@ def _findings(outcome: Outcome[InfluenceParameters]) -> dict[str, Any]:
 
 
 STAGES = (
-    *EMBEDDING_STAGES,
-    Stage("complexity", _complexity, requests=_complexity_requests, when=lambda told: told.probes is None),
-    Stage("probes", _probes, reads=("embeddings", "complexity"), whole=True, guess=_some_probes),
+    *PROBE_STAGES,
     Stage("direct", direct_columns, requests=direct_requests, slice_rows=2048),
     Stage("influence", _influence, reads=("probes",), needs=shown_rows, requests=_influence_requests, slice_rows=512),
     Stage("wici", _combine, reads=("probes", "direct", "influence"), whole=True),
@@ -209,9 +135,12 @@ def wici(outcome: Outcome[InfluenceParameters]) -> InfluenceResult:
         rule="paper":    score(a) = mean over probes b of (1 - cos(a, b)) / 2 * influence(a, b)
         rule="release":  score(a) = mean over probes b with influence(a, b) > 0 of (1 - cos(a, b)) * influence(a, b),
                          0 where there is none, and examples with an ifd above 1 are not selectable
+        rule="gain":     score(a) = mean over probes b of log PPL(y_b|x_b) - log PPL(y_b|a, x_b), nats a token: how
+                         much likelier the probe's answer becomes, which no weight and no ratio of a ratio hides
 
     {parameters}
 
+    `weight`, `negatives`, `relative` and `neighbors_as_probes` are the ablations of the paper and of its programs.
     Probes that are not given are found: the `num_neighbors` nearest rows by cosine, clustered into `num_probes`
     clusters by k-means, of each the most complex member (see `instsel.methods.complexity.complexity_columns`). A pair
     longer than `max_length` is missing from the mean.
@@ -244,32 +173,3 @@ def wici(outcome: Outcome[InfluenceParameters]) -> InfluenceResult:
         template=told.template,
         stats=outcome.stats,
     )
-
-
-def checked_probes(probes: Any, count: int) -> np.ndarray:
-    """Probes as int64 `[n, k]`; raises ValueError where they are not rows of the pool."""
-    array = np.asarray(probes)
-    if array.size == 0 and count == 0:
-        array = array.astype(np.int64)
-    if array.ndim != 2 or len(array) != count or array.shape[1] == 0 or array.dtype.kind not in "iu":
-        raise ValueError(
-            f"probes must be whole numbers [{count}, k], the rows to show each example to, "
-            f"got {array.dtype} of shape {list(array.shape)}"
-        )
-    if count and (array.min() < -1 or array.max() >= count):
-        wrong = array[(array < -1) | (array >= count)][0]
-        raise ValueError(f"probes must be rows from 0 to {count - 1}, or -1 for none, got {wrong}")
-    return array.astype(np.int64)
-
-
-def checked_similarity(similarity: Any, probes: np.ndarray) -> np.ndarray:
-    """Cosines float64 `[n, k]`; raises ValueError where they are none or not one a probe."""
-    array = np.asarray(similarity, np.float64)
-    if array.shape != probes.shape:
-        raise ValueError(f"similarity must have the shape of probes, {list(probes.shape)}, got {list(array.shape)}")
-    array = np.where(probes >= 0, array, np.nan)
-    wrong = (probes >= 0) & ~(np.abs(array) <= 1 + 1e-6)
-    if wrong.any():
-        row, place = np.argwhere(wrong)[0]
-        raise ValueError(f"similarity must be cosines from -1 to 1, got {array[row, place]} at [{row}, {place}]")
-    return array

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from instsel.methods.definition import Method
+from instsel.methods.method import Method
 from instsel.methods.registry import PLUGIN_MODULES, load_plugin
 
 

@@ -17,7 +17,7 @@ from instsel.engine.prefix_tree import build_prefix_tree
 from instsel.engine.requests import prepare
 from instsel.engine.results import ScoreBatch, ScoreStats
 from instsel.engine.scorer import Scorer
-from instsel.methods.definition import Method
+from instsel.methods.method import Method
 from instsel.methods.parameters import Parameters, fields_of, replaced
 from instsel.methods.stages import Columns, Slice, Stage
 from instsel.parallel.crew import Crew, versions

@@ -127,8 +127,9 @@ class RayCrew:
             self.places[worker] = f"Ray node {told['host']}"
             return Ready(worker, Hello(**told))
         host, packed = told
-        error = pickle.loads(packed)[1]
-        return Refused(worker, type(error)(f"{error} (the worker on {host})") if type(error) is ValueError else error)
+        refusal = pickle.loads(packed)[1]
+        known = type(refusal) is ValueError
+        return Refused(worker, ValueError(f"{refusal} (the worker on {host})") if known else refusal)
 
     def _kill(self, worker: int) -> None:
         actor, self._actors[worker] = self._actors[worker], None

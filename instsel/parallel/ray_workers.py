@@ -93,7 +93,8 @@ def _connect(ray: Any, address: str | None, cpus: float, options: dict[str, Any]
     except ConnectionError as error:
         reason = next(iter(str(error).strip().splitlines()), "")
         raise ValueError(f"address: cannot connect to Ray at {address!r}: {reason}") from error
-    return ray.shutdown  # type: ignore[no-any-return]
+    end: Callable[[], None] = ray.shutdown
+    return end
 
 
 def _check_listening(address: str) -> None:

@@ -24,6 +24,8 @@ from instsel.runs.row_store import Batch
 from instsel.runs.spooled_input import Spool
 
 _SHOWN_NAMES = 3
+# A shell's <(command) is a pipe that somebody writes; one that lies in a folder could be waited at for ever.
+_OPEN_PIPES = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ def _parts(name: str, split: str | None) -> list[InputPart]:
     if not path.exists():
         raise ValueError(f"input {name} does not exist")
     mode = path.stat().st_mode
-    if stat.S_ISFIFO(mode):  # such as a shell's <(command): it can be read once
+    if stat.S_ISFIFO(mode) and name.startswith(_OPEN_PIPES):
         with open(path, "rb") as stream:
             return [_spooled(Spool(stream, name))]
     if not stat.S_ISREG(mode):

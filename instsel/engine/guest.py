@@ -1,0 +1,110 @@
+"""A model for the length of one call: forwards of packs and of single sequences on a replica of its modules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from instsel.engine.attention import PackState, running, tree_attention_of
+from instsel.engine.fused_layers import FusedLayers
+from instsel.engine.layout import Layout
+from instsel.engine.model import CausalModel, Head, find_decoder, read_head
+from instsel.engine.replica import Replica
+from instsel.engine.surroundings import kept_random_state, undisturbed
+
+KeysValues = list[tuple[Tensor, Tensor]]  # one (key, value) [tokens, kv_heads, d] per layer
+
+
+class Guest:
+    """The model of a `CausalModel` as it is when this is made, in evaluation mode, with the fused layers found for it.
+
+    fused       the fused layers to use, by default those of the model
+    as_checked  whether the modules are still of the kinds that were checked; what is known of them holds only then
+    """
+
+    def __init__(self, model: CausalModel, fused: FusedLayers | None = None) -> None:
+        self.facts = model
+        self.replica = Replica(model.held.whole)
+        self.whole: Any = self.replica.root
+        self.base: PreTrainedModel = self.replica.of(model.held.base)
+        self.decoder = find_decoder(self.base)
+        self.head: Head | None = read_head(self.base) if model.head is not None else None
+        self.device = model.device
+        self.backend = model.backend
+        fused = fused or model.fused_layers
+        self.as_checked = self.replica.signature == model.signature
+        if fused is not None and self.as_checked:
+            fused.put_on(self.replica)
+
+    def close(self) -> None:
+        """Lets go of the model."""
+        self.replica.close()
+
+    def undisturbed(self) -> AbstractContextManager[None]:
+        """Forwards are run within this block."""
+        return undisturbed(self.device, inference=self.facts.inference_tensors)
+
+    @contextmanager
+    def ready(self, *, alone: bool = False) -> Iterator[None]:
+        """Within this block packs may be run, or single sequences with `alone`."""
+        random = kept_random_state(self.device) if self.facts.draws else nullcontext()
+        with random, nullcontext() if alone else tree_attention_of(self.base):
+            yield
+
+    def forward_pack(
+        self, layout: Layout, cached: Sequence[KeysValues] = (), *, logits: bool = False
+    ) -> tuple[Tensor, PackState]:
+        """Hidden states [R, H] (or the model's own logits [R, V]) of a pack's rows; the state holds what it kept."""
+        state = PackState(layout.segments, backend=self.backend, cached=list(cached), kept=layout.kept)
+        with running(state):
+            return self._forward(layout.ids, layout.positions, layout.rows, logits), state
+
+    def forward_alone(
+        self, ids: np.ndarray, rows: np.ndarray, *, logits: bool = False, following: int | None = None
+    ) -> Tensor:
+        """The same for one sequence, by the model's own attention.
+
+        following  the sequence's last token, which is not among the ids; models for which the sequence's length or
+                   company matters run it too
+        """
+        if self.facts.length_dependent:
+            forget_lengths(self.replica)
+        if self.facts.whole_sequences:
+            ids = np.append(ids, ids[-1] if following is None else following)
+        return self._forward(ids, None, rows, logits)
+
+    def _forward(self, ids: np.ndarray, positions: np.ndarray | None, rows: np.ndarray, logits: bool) -> Tensor:
+        arguments: dict[str, Any] = {"input_ids": self._to_device(ids)[None], "use_cache": False}
+        if positions is not None:
+            arguments["position_ids"] = self._to_device(positions)[None]
+        if logits:
+            if self.facts.keeps_rows:
+                arguments["logits_to_keep"] = self._to_device(rows)
+            out = self.whole(**arguments).logits[0]
+            if self.facts.held.opaque:
+                out = out[-len(ids) :]  # what a learned prompt puts before the sequence is not asked for
+        else:
+            out = self.decoder(**arguments).last_hidden_state[0]
+        return out if len(out) == len(rows) else out[torch.from_numpy(rows).to(out.device)]
+
+    def _to_device(self, index: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(np.ascontiguousarray(index, np.int64))
+        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
+
+
+def forget_lengths(replica: Replica) -> None:
+    """Dynamic rotary scaling keeps the longest length that it has seen; every sequence is to be as if it were alone."""
+    for module in replica.modules:
+        if not hasattr(module, "original_max_seq_len"):
+            continue
+        for name, own in list(module.named_buffers(recurse=False)):
+            if name.endswith("original_inv_freq"):
+                setattr(module, name.replace("original_", ""), own.clone())
+        for name in [name for name in vars(module) if name.endswith("max_seq_len_cached")]:
+            setattr(module, name, module.original_max_seq_len)

@@ -1,0 +1,91 @@
+"""Which model to score with, and how: the parameters of `Scorer`, checked."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from instsel.engine.wrapped_models import HeldModel, hold
+from instsel.kernels import BACKENDS
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """Which model to load and how."""
+
+    model: Any
+    tokenizer: Any
+    device: str
+    dtype: torch.dtype | None  # None: as the checkpoint is stored
+    backend: str
+    revision: str | None
+    trust_remote_code: bool
+
+    @classmethod
+    def checked(
+        cls,
+        model: Any,
+        tokenizer: Any,
+        device: Any,
+        dtype: Any,
+        backend: str,
+        revision: str | None,
+        trust_remote_code: bool,
+    ) -> ModelSource:
+        """The source; ValueError or TypeError naming the parameter that is not what it should be."""
+        if isinstance(model, (str, os.PathLike)):
+            model = os.fspath(model)
+            if not model:
+                raise ValueError("model: expected a name or a folder, got an empty string")
+        elif hold(model) is None:
+            raise TypeError(
+                "model: expected a name, a folder or a loaded transformers model (adapted by peft, compiled or "
+                f"quantised as it may be), got {type(model).__name__}"
+            )
+        if backend not in ("auto", *BACKENDS):
+            raise ValueError(f"backend: expected one of {', '.join(('auto', *BACKENDS))}, got {backend!r}")
+        if dtype == "auto":
+            resolved = None
+        elif dtype in _DTYPES:
+            resolved = _DTYPES[dtype]
+        elif dtype in _DTYPES.values():
+            resolved = dtype
+        else:
+            raise ValueError(f"dtype: expected one of {', '.join(('auto', *_DTYPES))} or a torch dtype, got {dtype!r}")
+        try:
+            if device != "auto":
+                torch.device(device)
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(f'device: expected "auto", "cpu", "cuda" or the like, got {device!r}') from error
+        if str(device).startswith("cuda") and not torch.cuda.is_available():
+            raise ValueError(f"device: {device!r} was asked for, but PyTorch sees no GPU")
+        return cls(model, tokenizer, str(device), resolved, backend, revision, bool(trust_remote_code))
+
+    @property
+    def held(self) -> HeldModel | None:
+        """The loaded model that was given; None where a name or folder was."""
+        return None if isinstance(self.model, str) else hold(self.model)
+
+    @property
+    def name(self) -> str:
+        """The model's name or folder."""
+        held = self.held
+        return str(self.model if held is None else held.base.name_or_path or type(held.base).__name__)
+
+    @property
+    def dtype_name(self) -> str:
+        """The dtype asked for."""
+        return "auto" if self.dtype is None else str(self.dtype).removeprefix("torch.")
+
+    def resolved_device(self) -> torch.device:
+        """The device to run on."""
+        if self.device != "auto":
+            return torch.device(self.device)
+        if self.held is not None:
+            return self.held.device
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,172 @@
+"""The stages by which probes are found: the complexity of rows, then the probes of each and their cosines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from instsel.methods.complexity import (
+    ORDERINGS,
+    QUALITY_PROMPT,
+    RATED,
+    RATING_PROMPT,
+    complexity_columns,
+    complexity_requests,
+)
+from instsel.methods.embedding_stages import EMBEDDING_STAGES, EmbeddingParameters
+from instsel.methods.parameters import numbers_for_rows, parameter, replaced
+from instsel.methods.ratings import check_rating_prompt
+from instsel.methods.stages import Columns, Slice, Stage
+from instsel.neighbors.embeddings import cosine
+from instsel.neighbors.nearest import nearest_neighbors
+from instsel.neighbors.probes import check_sizes, find_probes
+
+if TYPE_CHECKING:
+    from instsel.engine.requests import Request
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeParameters(EmbeddingParameters):
+    """What a method that finds probes can be told."""
+
+    probes: Any = parameter(
+        None, "rows [n, k] to show each example to, -1 for none; found where not given", kind="array"
+    )
+    similarity: Any = parameter(
+        None, "cosines [n, k] to given probes; computed from the embeddings where not given", kind="array"
+    )
+    num_neighbors: int = parameter(32, "nearest rows to choose probes from", minimum=1)
+    num_probes: int = parameter(5, "probes of each row: of each k-means cluster the most complex member", minimum=1)
+    complexity: Any = parameter(
+        "length", "what orders the members of a cluster: a word, a column, numbers [n] or a function of the examples",
+        kind="numbers", choices=ORDERINGS, metavar="ORDER",
+    )  # fmt: skip
+    complexity_scorer: Any = parameter(
+        None, 'rating model for complexity="deita" and "compqual"', kind="model", flag="complexity-model"
+    )
+    rating_prompt: str = parameter(RATING_PROMPT, "its prompt, with {request} where the example goes", metavar="TEXT")
+    quality_scorer: Any = parameter(
+        None, 'rating model for complexity="quality" and "compqual"', kind="model", flag="quality-model"
+    )
+    quality_prompt: str = parameter(QUALITY_PROMPT, "its prompt, with {request} and {response}", metavar="TEXT")
+    seed: int = parameter(0, "of k-means", flag=None)
+    neighbors_as_probes: bool = parameter(False, "the num_probes nearest rows are the probes, without clusters")
+
+    @property
+    def needs_embeddings(self) -> bool:
+        return self.probes is None or self.similarity is None
+
+    @property
+    def clusters_neighbors(self) -> bool:
+        """Whether probes are found in clusters of neighbours, ordered by complexity."""
+        return self.probes is None and not self.neighbors_as_probes
+
+    def check(self) -> None:
+        super().check()
+        check_sizes(self.num_probes if self.neighbors_as_probes else self.num_neighbors, self.num_probes)
+        check_rating_prompt(self.rating_prompt)
+        check_rating_prompt(self.quality_prompt, ("request", "response"), "quality_prompt")
+        if self.similarity is not None and self.probes is None:
+            raise ValueError("similarity was given without the probes that it belongs to")
+        rated = RATED.get(self.complexity, ()) if isinstance(self.complexity, str) else ()
+        for kind in ("complexity", "quality"):
+            if getattr(self, f"{kind}_scorer") is not None and kind not in rated:
+                words = " and ".join(f'"{word}"' for word, kinds in RATED.items() if kind in kinds)
+                raise ValueError(f"{kind}_scorer is for complexity={words} only")
+        if self.neighbors_as_probes and self.probes is not None:
+            raise ValueError("neighbors_as_probes was given together with probes; give one of them")
+
+    def for_rows(self, count: int) -> Any:
+        super().for_rows(count)
+        values: dict[str, Any] = {}
+        if self.probes is not None:
+            values["probes"] = checked_probes(self.probes, count)
+            if self.similarity is not None:
+                values["similarity"] = checked_similarity(self.similarity, values["probes"])
+        if not isinstance(self.complexity, str):
+            values["complexity"] = numbers_for_rows("complexity", self.complexity, count)
+        return replaced(self, **values)
+
+
+def _complexity(part: Slice[ProbeParameters]) -> Columns:
+    told = part.parameters
+    complexity, quality = (told.complexity_scorer, told.rating_prompt), (told.quality_scorer, told.quality_prompt)
+    return complexity_columns(part, told.complexity, *complexity, *quality)
+
+
+def _complexity_requests(part: Slice[ProbeParameters]) -> list[Request]:
+    told = part.parameters
+    return complexity_requests(part, told.complexity, told.rating_prompt, told.quality_prompt)
+
+
+def _probes(part: Slice[ProbeParameters]) -> Columns:
+    """The probes of each row, found or as given, and their cosines."""
+    told, columns = part.parameters, part.columns
+    if told.neighbors_as_probes:
+        near = nearest_neighbors(columns["embedding"], told.num_probes)
+        room = ((0, 0), (0, told.num_probes - near.index.shape[1]))
+        return {
+            "probes": np.pad(near.index, room, constant_values=-1),
+            "similarity": np.pad(near.similarity, room, constant_values=np.nan),
+        }
+    if told.probes is None:
+        found = find_probes(
+            columns["embedding"],
+            columns["complexity"],
+            num_neighbors=told.num_neighbors,
+            num_probes=told.num_probes,
+            seed=told.seed,
+        )
+        return {"probes": found.index, "similarity": found.similarity}
+    if told.similarity is not None:
+        return {"probes": told.probes, "similarity": told.similarity}
+    cosines = cosine(columns["embedding"], np.arange(part.count)[:, None], told.probes)
+    return {"probes": told.probes, "similarity": np.where(told.probes >= 0, cosines, np.nan)}
+
+
+def _some_probes(parameters: ProbeParameters, count: int) -> Columns:
+    """As many probes as there will be; which rows they are takes a forward to know, so the next ones stand in."""
+    if parameters.probes is not None:
+        return {"probes": parameters.probes}
+    width = max(min(parameters.num_probes, count - 1), 0)
+    probes = np.full((count, parameters.num_probes), -1)
+    probes[:, :width] = (np.arange(count)[:, None] + 1 + np.arange(width)) % max(count, 1)
+    return {"probes": probes}
+
+
+def checked_probes(probes: Any, count: int) -> np.ndarray:
+    """Probes as int64 `[n, k]`; raises ValueError where they are not rows of the pool."""
+    array = np.asarray(probes)
+    if array.size == 0 and count == 0:
+        array = array.astype(np.int64)
+    if array.ndim != 2 or len(array) != count or array.shape[1] == 0 or array.dtype.kind not in "iu":
+        raise ValueError(
+            f"probes must be whole numbers [{count}, k], the rows to show each example to, "
+            f"got {array.dtype} of shape {list(array.shape)}"
+        )
+    if count and (array.min() < -1 or array.max() >= count):
+        wrong = array[(array < -1) | (array >= count)][0]
+        raise ValueError(f"probes must be rows from 0 to {count - 1}, or -1 for none, got {wrong}")
+    return array.astype(np.int64)
+
+
+def checked_similarity(similarity: Any, probes: np.ndarray) -> np.ndarray:
+    """Cosines float64 `[n, k]`; raises ValueError where they are none or not one a probe."""
+    array = np.asarray(similarity, np.float64)
+    if array.shape != probes.shape:
+        raise ValueError(f"similarity must have the shape of probes, {list(probes.shape)}, got {list(array.shape)}")
+    array = np.where(probes >= 0, array, np.nan)
+    wrong = (probes >= 0) & ~(np.abs(array) <= 1 + 1e-6)
+    if wrong.any():
+        row, place = np.argwhere(wrong)[0]
+        raise ValueError(f"similarity must be cosines from -1 to 1, got {array[row, place]} at [{row}, {place}]")
+    return array
+
+
+PROBE_STAGES = (
+    *EMBEDDING_STAGES,
+    Stage("complexity", _complexity, requests=_complexity_requests, when=lambda told: told.clusters_neighbors),
+    Stage("probes", _probes, reads=("embeddings", "complexity"), whole=True, guess=_some_probes),
+)

@@ -1,0 +1,169 @@
+"""SelectIT: the model's own rating of each example, discounted where rating prompts disagree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from instsel.engine.result_table import ResultTable
+from instsel.engine.results import ScoreStats
+from instsel.methods.definition import Outcome, method
+from instsel.methods.parameters import Parameters, parameter, replaced
+from instsel.methods.ratings import check_rating_prompt, expected_rating, rating_logprobs, rating_requests, shares
+from instsel.methods.stages import Columns, Slice, Stage, first_failure
+
+if TYPE_CHECKING:
+    from instsel.engine.requests import Request
+    from instsel.engine.scorer import Scorer
+
+TOKEN_LEVELS = ("authors", "expected")
+# Our own wording of the question that the authors ask in several ways; "{levels}" is the best rating.
+_QUESTIONS = (
+    "How well does the response below do what the request asks? Give a grade from 1 (not at all) to {levels} (fully).",
+    "Grade the response for correctness and for keeping to the request, from 1 (worst) to {levels} (best).",
+    "On a scale of 1 to {levels}, how accurate and helpful is this response to the request? Write the number alone.",
+    "Read the request and the response. Rate the response with a whole number from 1, poor, to {levels}, excellent.",
+    "Would the one who made this request be content with the response? Say how much, from 1 (no) to {levels} (yes).",
+)
+_EXAMPLE = "\nRequest: {request}\nResponse: {response}\nThe grade is:\n"
+
+
+def default_prompts(levels: int) -> list[str]:
+    """Five rating prompts for ratings from 1 to `levels`."""
+    return [question.replace("{levels}", str(levels)) + _EXAMPLE for question in _QUESTIONS]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectItParameters(Parameters):
+    """What `selectit` can be told."""
+
+    rating_prompts: Any = parameter(
+        None, "texts with {request} and {response} where the example goes; five of our own if None", kind="texts"
+    )
+    levels: int = parameter(5, "the best rating; the worst is 1", minimum=2, maximum=9)
+    alpha: float = parameter(0.2, "how much the spread over the prompts counts against an example", minimum=0)
+    token_level: str = parameter(
+        "authors", "a prompt's score: as the authors' program, or the expected rating", choices=TOKEN_LEVELS
+    )
+    scorers: Any = parameter(None, "more models that rate too, weighted by their parameter counts", kind="models")
+
+    def check(self) -> None:
+        prompts, scorers = self.rating_prompts, self.scorers
+        if prompts is not None and (isinstance(prompts, str) or not isinstance(prompts, (list, tuple)) or not prompts):
+            raise ValueError(f"rating_prompts must be a list of at least one text, got {prompts!r}")
+        for place, prompt in enumerate(prompts or ()):
+            check_rating_prompt(prompt, ("request", "response"), f"rating_prompts[{place}]")
+        if scorers is not None and not isinstance(scorers, (list, tuple)):
+            raise TypeError(f"scorers must be a list of scorers, got {type(scorers).__name__}")
+
+    def for_rows(self, count: int) -> SelectItParameters:
+        prompts = default_prompts(self.levels) if self.rating_prompts is None else list(self.rating_prompts)
+        return replaced(self, rating_prompts=prompts)
+
+
+@dataclass(frozen=True, slots=True)
+class SelectItResult(ResultTable):
+    """The rating of each example, in the order given, by S scorers under K prompts; NaN where `status` is not "ok".
+
+    score           float64 [n], over the scorers
+    sentence_score  float64 [n, S], of each scorer over its prompts, the main scorer's first
+    token_score     float64 [n, S * K], of each prompt, scorer by scorer
+    status          str [n], one of `instsel.engine.results.STATUSES`; "empty_target" where there is no answer to rate
+    """
+
+    score: np.ndarray
+    sentence_score: np.ndarray
+    token_score: np.ndarray
+    status: np.ndarray
+    token_level: str
+    stats: ScoreStats
+
+
+def peak_score(logprob: np.ndarray) -> np.ndarray:
+    """The token-level score of the authors' program, along the last axis.
+
+        q(r) = exp(s(r)) / sum_k exp(s(k)),  s(r) = p(r) / sum_k p(k)
+        score = r* (sum_k q(r*) - q(k)) / (levels - 1),  r* the first rating with the highest q
+
+    The second normalisation is theirs: it takes exponentials of probabilities, not of logits.
+    """
+    again = np.exp(shares(logprob))
+    again /= again.sum(-1, keepdims=True)
+    lead = again.max(-1, keepdims=True) - again
+    return np.asarray((again.argmax(-1) + 1) * lead.sum(-1) / (logprob.shape[-1] - 1))
+
+
+def scorer_weights(scorers: list[Scorer]) -> np.ndarray:
+    """Each scorer's share of all their parameters, float64 `[S]`."""
+    if len(scorers) == 1:
+        return np.ones(1)
+    counts = np.array([sum(one.numel() for one in scorer.model.model.parameters()) for scorer in scorers], np.float64)
+    return np.asarray(counts / counts.sum())
+
+
+def _requests(part: Slice[SelectItParameters]) -> list[Request]:
+    # A plan knows one model: what further scorers cost is not in it.
+    return rating_requests(part, part.parameters.rating_prompts, part.parameters.levels)
+
+
+def _compute(part: Slice[SelectItParameters]) -> Columns:
+    told = part.parameters
+    scorers = [part.scorer, *(told.scorers or ())]
+    answered = np.array([bool(part.examples[row].response.strip()) for row in part.rows], bool)
+    status = np.where(answered, "ok", "empty_target").astype("<U13")
+    token, sentence = [], []
+    for place, scorer in enumerate(scorers):
+        logprob, found = rating_logprobs(part, told.rating_prompts, told.levels, scorer if place else None)
+        status = first_failure(status, *found.T)
+        token.append(peak_score(logprob) if told.token_level == "authors" else expected_rating(logprob))
+        sentence.append(token[-1].mean(1) / (1 + told.alpha * token[-1].std(1)))
+    good = (status == "ok")[:, None]
+    each = np.where(good, np.stack(sentence, 1), np.nan)
+    return {
+        "score": each @ scorer_weights(scorers),
+        "sentence_score": each,
+        "token_score": np.where(good, np.concatenate(token, 1), np.nan),
+        "status": status,
+    }
+
+
+@method(
+    "selectit",
+    help="the model's own rating of each example",
+    parameters=SelectItParameters,
+    stages=(Stage("selectit", _compute, requests=_requests, slice_rows=128),),
+)
+def selectit(outcome: Outcome[SelectItParameters]) -> SelectItResult:
+    """Rate each example by the model's own probabilities of the ratings 1 to `levels` (SelectIT).
+
+        token_level="authors":   token(k) = r* mean_{r != r*} (q(r*) - q(r)),  q = softmax(p / sum p), r* = argmax q
+        token_level="expected":  token(k) = sum_r r p(r) / sum_r p(r)
+        sentence = mean_k token(k) / (1 + alpha std_k token(k)),  over the K rating prompts
+        score    = sum_s w(s) sentence(s),  w(s) = parameters(s) / sum of all scorers' parameters
+
+    p(r) is the probability of the rating's digit right after a rating prompt that shows the example; std divides by K.
+
+    {parameters}
+
+    A rating prompt's text is given in full; it says what a rating means, and should end where the digit goes. The
+    prompts used where none are given are our own, not the authors'.
+
+    Raises ValueError or TypeError naming the parameter, or the row that cannot be read; ValueError naming the digit
+    where the tokenizer of a scorer does not write each rating as one token of its own.
+
+    Source: arXiv 2402.16705; "authors" and the order of mean and standard deviation as the repository
+    Blue-Raincoat/SelectIT, whose program weights three fixed models by numbers written into it.
+
+    >>> scorer = instsel.Scorer("stories260k")  # the 260,032 parameters of karpathy/tinyllamas  # doctest: +SKIP
+    >>> lily = {"instruction": "Once upon a time, there was a little girl named Lily.",
+    ...         "output": "She loved to play outside in the park."}
+    >>> nothing = {"instruction": "Say nothing.", "output": ""}
+    >>> found = instsel.selectit(scorer, [lily, nothing])  # doctest: +SKIP
+    >>> found.score.round(3).tolist(), found.status.tolist()  # doctest: +SKIP
+    ([0.327, nan], ['ok', 'empty_target'])
+    >>> found.token_score[0].round(3).tolist()  # doctest: +SKIP
+    [0.344, 0.362, 0.31, 0.291, 0.338]
+    """
+    return SelectItResult(**outcome.columns, token_level=outcome.parameters.token_level, stats=outcome.stats)
