@@ -127,7 +127,7 @@ def drive(rows: int, hidden: int, shard_rows: int) -> dict[str, Any]:
     session.Session.run = timed  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder, Pool(Scorer(**moved(scorer)), crew) as pool:
         write_pool(Path(folder) / "pool.jsonl", rows)
-        session.open_pool = lambda args, scorer: _Kept(pool)  # type: ignore[assignment]
+        session.open_pool = lambda *given: _Kept(pool)  # type: ignore[assignment]
         arguments = ["wici", f"{folder}/pool.jsonl", "--model", str(MODEL), "--device", "cpu", "--dtype", "float32"]
         arguments += ["--output", f"{folder}/run", "--workers", "8", "--shard-rows", str(shard_rows), "--quiet"]
         assert instsel_main(arguments) in (0, 1)

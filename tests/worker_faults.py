@@ -51,7 +51,7 @@ def use_pool(monkeypatch: pytest.MonkeyPatch, pool: Any) -> None:
     """Let commands that ask for workers use a pool that is already up, and leave it up."""
     import instsel.commands.session as session
 
-    monkeypatch.setattr(session, "open_pool", lambda args, scorer: contextlib.nullcontext(pool))
+    monkeypatch.setattr(session, "open_pool", lambda *given: contextlib.nullcontext(pool))
 
 
 def shards(run: Path) -> int:

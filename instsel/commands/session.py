@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from instsel.commands.method_flags import read_parameters
 from instsel.commands.worker_options import open_pool, wants_workers
@@ -15,13 +15,13 @@ from instsel.methods.method import Method
 from instsel.methods.parameters import numbers_of_column
 from instsel.methods.stages import Columns, Slice, columns_for
 from instsel.methods.stages import Stage as MethodStage
-from instsel.records import to_examples, to_groups
+from instsel.parallel.row_references import RowReader, RowReference
 from instsel.records.formats import Layout
 from instsel.runs import RunFolder
 from instsel.runs.interrupts import Interrupts
 from instsel.runs.progress import StageProgress
 from instsel.runs.row_store import RowStore
-from instsel.runs.shards import ShardInfo, Stage
+from instsel.runs.shards import PackedShard, ShardInfo, Stage
 from instsel.runs.worker_notes import WorkerNotes
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class Session:
         interrupts: Interrupts,
     ) -> None:
         self.method, self.args, self.rows, self.layout, self.interrupts = method, args, rows, layout, interrupts
+        self.reader = RowReader(method.rows, args.columns, layout)
         self.columns_present = columns
         self.folder: RunFolder | None = None
         self._scorer: Scorer | None = None
@@ -72,7 +73,7 @@ class Session:
             yield
             return
         assert self.folder is not None
-        with open_pool(self.args, self.scorer) as pool:
+        with open_pool(self.args, self.scorer, self.rows.path) as pool:
             self._pool, self._notes = pool, WorkerNotes(self.folder.path, pool.told)
             try:
                 self._notes.note(now=True)
@@ -95,14 +96,7 @@ class Session:
 
     def numbered(self, numbers: Iterable[int]) -> dict[int, Any]:
         """Some rows as examples, or as groups, by their number."""
-        wanted = sorted(set(numbers))
-        if wanted and wanted[-1] - wanted[0] == len(wanted) - 1:
-            return dict(zip(wanted, self._read(self.rows.rows(wanted[0], wanted[-1] + 1), wanted[0]), strict=True))
-        return dict(zip(wanted, self._read(self.rows.take(wanted), 0), strict=True))
-
-    def _read(self, rows: list[dict[str, Any]], first: int) -> list[Any]:
-        read: Callable[..., list[Any]] = to_groups if self.method.rows == "group" else to_examples
-        return read(rows, columns=self.args.columns, layout=self.layout, first_row=first)
+        return self.reader.read(self.rows, numbers)
 
     def _column(self, parameter: str, name: str, words: tuple[str, ...]) -> Any:
         """The numbers of a column of the input."""
@@ -125,7 +119,10 @@ class Session:
             known = {name: self.columns(name) for name in (*stage.reads, *stage.reads_whole) if name in self.lengths}
         columns = columns_for(stage, rows, self.lengths, known)
         part = Slice(rows, len(self.rows), self.parameters, self.scorer, {}, columns, self.tokens)
-        part.examples = self.numbered(stage.needed(part))
+        if self._pool is not None and self._pool.sees_disk and not stage.whole:
+            part.examples = cast(Any, RowReference(str(self.rows.path.absolute()), stage.needed(part), self.reader))
+        else:
+            part.examples = self.numbered(stage.needed(part))
         return part
 
     def shards_of(self, stage: MethodStage[Any]) -> Stage:
@@ -164,13 +161,13 @@ class Session:
 
     def _spread(
         self, pool: Pool, stage: MethodStage[Any], missing: Iterator[range]
-    ) -> Iterator[tuple[range, Columns, dict[str, float]]]:
-        """Slices of a stage computed by workers, as they come."""
+    ) -> Iterator[tuple[range, PackedShard]]:
+        """Shards of a stage computed by workers, as they come."""
+        assert self.folder is not None
         known = {name: self.columns(name) for name in stage.reads_whole if name in self.lengths}
         whole = columns_for(replace(stage, reads=()), range(0), self.lengths, known)
         parts = (self.slice(stage, rows) for rows in missing)
-        for rows, columns, stats in pool.run_slices(self.method, stage, parts, whole):
-            yield rows, columns, stats_of(stats)
+        yield from pool.run_slices(self.method, stage, parts, whole, settings=self.folder.shards.settings)
 
     def _begin(self, stage: Stage, rows: range, done_rows: int) -> None:
         if self._progress is None:

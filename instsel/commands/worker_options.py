@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from instsel.commands.options import positive
@@ -39,12 +40,13 @@ def wants_workers(args: argparse.Namespace) -> bool:
     return args.workers is not None or args.devices is not None
 
 
-def open_pool(args: argparse.Namespace, scorer: Scorer) -> Pool:
-    """The pool that the flags ask for, its models loaded."""
+def open_pool(args: argparse.Namespace, scorer: Scorer, rows: Path) -> Pool:
+    """The pool that the flags ask for, its models loaded; workers that see the file `rows` read from it themselves."""
     if args.ray is not None:
         from instsel.parallel.ray_workers import ray_workers
 
-        return ray_workers(scorer, args.workers, address=args.ray, num_gpus_per_worker=args.num_gpus_per_worker)
+        gpus = args.num_gpus_per_worker
+        return ray_workers(scorer, args.workers, address=args.ray, num_gpus_per_worker=gpus, seen=rows)
     from instsel.parallel.workers import workers
 
     return workers(scorer, args.devices or args.workers)

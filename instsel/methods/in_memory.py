@@ -67,7 +67,7 @@ def _run_stage(
     stats = ScoreStats()
     with _StageProgress(parameters.progress, length) as progress:
         if pool is not None:
-            for rows, columns, cost in pool.run_slices(method, stage, map(part_of, slices), whole):
+            for rows, (columns, cost) in pool.run_slices(method, stage, map(part_of, slices), whole):
                 parts[rows.start] = columns
                 stats += cost
                 progress.skip(rows, cost.tokens_forwarded)

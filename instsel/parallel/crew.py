@@ -23,6 +23,7 @@ class Hello:
     dtype: str
     versions: Mapping[str, str]
     seconds: float  # from its first line to the model loaded
+    sees_disk: bool = True  # whether it sees the driver's files
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +95,11 @@ def versions() -> dict[str, str]:
     return {"instsel": instsel.__version__, "transformers": transformers.__version__, "torch": torch.__version__}
 
 
-def hello(scorer: Any, seconds: float) -> Hello:
+def hello(scorer: Any, seconds: float, sees_disk: bool = True) -> Hello:
     """A worker's introduction, its model loaded."""
     import os
     import socket
 
     model = scorer.model
     dtype = str(model.dtype).removeprefix("torch.")
-    return Hello(socket.gethostname(), os.getpid(), model.device.type, dtype, versions(), seconds)
+    return Hello(socket.gethostname(), os.getpid(), model.device.type, dtype, versions(), seconds, sees_disk)

@@ -83,6 +83,11 @@ class Pool(Scorer):
         return len(self._schedule.places)
 
     @property
+    def sees_disk(self) -> bool:
+        """Whether all workers see the driver's files."""
+        return all(place.hello is not None and place.hello.sees_disk for place in self._schedule.places)
+
+    @property
     def model(self) -> Any:
         """Raises ValueError: the models are in the workers."""
         raise ValueError("scorer: a pool of workers has no model in this process; ask the scorer it was made from")
@@ -188,10 +193,17 @@ class Pool(Scorer):
         return reference_to(method) is not None
 
     def run_slices(
-        self, method: Method[Any], stage: Stage[Any], parts: Iterator[Slice[Any]], whole: Columns
-    ) -> Iterator[tuple[range, Columns, ScoreStats]]:
-        """The columns of slices of a stage, as they come, each computed by a worker.
+        self,
+        method: Method[Any],
+        stage: Stage[Any],
+        parts: Iterator[Slice[Any]],
+        whole: Columns,
+        *,
+        settings: str = "",
+    ) -> Iterator[tuple[range, Any]]:
+        """The columns and costs of slices of a stage, as they come, each computed by a worker.
 
+        With the `settings` of a run folder, its shards in their place.
         `whole` are the columns that the stage reads at all rows, which every slice has; they are sent once a worker.
         """
         key = f"{next(self._numbers)}"
@@ -203,15 +215,15 @@ class Pool(Scorer):
                 job, packed = self._job_of(method, part.parameters)
                 shared[job] = packed
                 own = {name: values for name, values in part.columns.items() if values is not whole.get(name)}
-                work = SliceWork(stage.name, part.rows, part.count, part.examples, own)
+                work = SliceWork(stage.name, part.rows, part.count, part.examples, own, settings, self.size)
                 rows_of[number] = part.rows
                 label = f"{stage.name}, rows {part.rows.start} to {part.rows.stop - 1}"
                 uses = (job, f"columns {key}")
                 yield Task(number, label, len(part.rows), pickle.dumps(work, protocol=5), uses)
 
         try:
-            for task, (columns, stats), _ in self._run(tasks(), shared):
-                yield rows_of.pop(task.number), columns, stats
+            for task, value, _ in self._run(tasks(), shared):
+                yield rows_of.pop(task.number), value
         finally:
             if not self._shut:
                 self._schedule.crew.forget([f"columns {key}"])

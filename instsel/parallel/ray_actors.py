@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import socket
 import time
@@ -19,8 +20,8 @@ from instsel.parallel.tasks import Bench, Task, pack_error
 class RayWorker:
     """The actor: a bench in a process of Ray's."""
 
-    def __init__(self, packed: bytes, threads: int, silent: bool) -> None:
-        self._packed, self._threads, self._silent = packed, threads, silent
+    def __init__(self, packed: bytes, threads: int, silent: bool, seen: str | None) -> None:
+        self._packed, self._threads, self._silent, self._seen = packed, threads, silent, seen
         self._bench: Bench | None = None
 
     def hello(self) -> tuple[str, Any]:
@@ -35,7 +36,8 @@ class RayWorker:
         torch.set_num_threads(self._threads)
         try:
             scorer = Scorer(**pickle.loads(self._packed))
-            told = asdict(hello(scorer, time.monotonic() - began))
+            sees_disk = self._seen is not None and os.path.exists(self._seen)
+            told = asdict(hello(scorer, time.monotonic() - began, sees_disk))
         except Exception as error:
             return "refused", (socket.gethostname(), pack_error(error))
         self._bench = Bench(scorer)
@@ -64,8 +66,10 @@ class RayCrew:
     may be never, and then the others go on. Ray's own restarts are off, so that nothing is done twice unnoticed.
     """
 
-    def __init__(self, ray: Any, scorer: Scorer, count: int, *, num_cpus: float, num_gpus: float) -> None:
-        self._ray = ray
+    def __init__(
+        self, ray: Any, scorer: Scorer, count: int, *, num_cpus: float, num_gpus: float, seen: str | None = None
+    ) -> None:
+        self._ray, self._seen = ray, seen
         self.places = [f"Ray actor {number}" for number in range(count)]
         self._packed = pickle.dumps({**moved(scorer), "device": "cuda" if num_gpus else "cpu"})
         self._threads = max(int(num_cpus), 1)
@@ -79,7 +83,7 @@ class RayCrew:
 
     def start(self, worker: int) -> None:
         """Ask Ray for an actor; see `Crew`."""
-        self._actors[worker] = actor = self._actor_class.remote(self._packed, self._threads, worker > 0)
+        self._actors[worker] = actor = self._actor_class.remote(self._packed, self._threads, worker > 0, self._seen)
         self._sent[worker] = set()
         self._pending[actor.hello.remote()] = worker, "hello"
 

@@ -27,6 +27,7 @@ def ray_workers(
     num_cpus_per_worker: float = 1,
     ray_options: Mapping[str, Any] | None = None,
     patience: float = PATIENCE,
+    seen: str | os.PathLike[str] | None = None,
 ) -> Pool:
     """A pool of scorers as Ray actors, taken wherever a scorer is taken; needs the extra "ray".
 
@@ -38,6 +39,7 @@ def ray_workers(
     num_cpus_per_worker  as many threads too
     ray_options          further arguments of `ray.init`
     patience             seconds for all workers to load their models
+    seen                 a file of this machine: workers that all see it read the rows of run folders themselves
 
     Ray chooses the nodes. An actor that dies is replaced, and what it was doing is done again; a node that leaves
     costs its workers' tasks under way and nothing else.
@@ -64,11 +66,15 @@ def ray_workers(
     try:
         gpus = _gpus(ray, scorer, num_gpus_per_worker)
         _check_room(ray, workers, {"CPU": num_cpus_per_worker, "GPU": gpus})
-        crew = RayCrew(ray, scorer, workers, num_cpus=num_cpus_per_worker, num_gpus=gpus)
+        crew = RayCrew(ray, scorer, workers, num_cpus=num_cpus_per_worker, num_gpus=gpus, seen=_absolute(seen))
     except BaseException:
         end()
         raise
     return Pool(scorer, crew, patience=patience, end=end)
+
+
+def _absolute(path: str | os.PathLike[str] | None) -> str | None:
+    return None if path is None else os.path.abspath(path)
 
 
 def _connect(ray: Any, address: str | None, cpus: float, options: dict[str, Any]) -> Callable[[], None]:

@@ -18,6 +18,8 @@ from instsel.methods.parameters import fields_of, replaced
 from instsel.methods.stages import Columns, Slice
 from instsel.parallel.failing_scorer import FailingScorer
 from instsel.parallel.method_reference import MethodReference
+from instsel.parallel.row_references import RowReference
+from instsel.runs.shards import PackedShard, pack_shard
 
 
 class Work(Protocol):
@@ -44,23 +46,36 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class SliceWork:
-    """Some rows of a stage; shares the run's `Job`, and the columns that the stage reads at all rows."""
+    """Some rows of a stage; shares the run's `Job`, and the columns that the stage reads at all rows.
+
+    Gives the columns and their cost, or for a run folder with these `settings` their shard, its seconds divided by
+    the number of workers, so that those of all shards add up to the run's.
+    """
 
     stage: str
     rows: range
     count: int
-    examples: Mapping[int, Any]
+    examples: Mapping[int, Any] | RowReference
     columns: Mapping[str, np.ndarray]
+    settings: str = ""
+    workers: int = 1
 
-    def run(self, scorer: Scorer, shared: Sequence[Any]) -> tuple[Columns, ScoreStats]:
+    def run(self, scorer: Scorer, shared: Sequence[Any]) -> tuple[Columns, ScoreStats] | PackedShard:
+        began = time.monotonic()
         job, whole = shared
         method, parameters = job.open()
         if isinstance(scorer, FailingScorer):
             parameters = _with_failing_scorers(parameters)
         stage = next(one for one in method.stages if one.name == self.stage)
         columns = {**whole, **self.columns}
-        part = Slice(self.rows, self.count, parameters, scorer, self.examples, columns)
-        return stage.checked(part, stage.compute(part)), part.stats
+        examples = self.examples.read() if isinstance(self.examples, RowReference) else self.examples
+        part = Slice(self.rows, self.count, parameters, scorer, examples, columns)
+        found = stage.checked(part, stage.compute(part))
+        if not self.settings:
+            return found, part.stats
+        stats = {name: getattr(part.stats, name) for name in part.stats.__slots__}
+        stats["wall_seconds"] = (time.monotonic() - began) / self.workers
+        return pack_shard(self.stage, self.settings, self.rows, found, stats)
 
 
 @dataclass(slots=True)

@@ -26,8 +26,7 @@ from instsel.runs.interrupts import Interrupts
 from instsel.runs.lock import RunLock
 from instsel.runs.manifest import DAMAGED_MANIFEST, FORMAT, MANIFEST, differing_fields, read_manifest, settings_digest
 from instsel.runs.row_store import Batch, RowStore, write_rows
-from instsel.runs.score_columns import Columns
-from instsel.runs.shards import DIGEST_CHARACTERS, ShardFolder, ShardInfo, Stage, Stats
+from instsel.runs.shards import DIGEST_CHARACTERS, PackedShard, ShardFolder, ShardInfo, Stage, pack_shard
 from instsel.runs.worker_notes import NOTES
 
 _ROWS = re.compile(r"rows-(?P<digest>[0-9a-f]{16})\.arrow")
@@ -35,7 +34,7 @@ _RESULTS = ("scores.parquet", "scores.jsonl", "selected.parquet", "selected.json
 
 OnStart = Callable[[Stage, range, int], None]  # a shard's rows, and how many rows of the stage are done
 OnShard = Callable[[Stage, range, ShardInfo], None]
-Spread = Callable[[Iterator[range]], Iterator[tuple[range, Columns, Stats]]]  # slices to their columns, in any order
+Spread = Callable[[Iterator[range]], Iterator[tuple[range, PackedShard]]]  # slices to their shards, in any order
 
 
 class RunError(Exception):
@@ -204,9 +203,8 @@ class RunFolder:
             self.interrupts.check()
             if on_start is not None:
                 on_start(stage, missing[0] if spread is None else begun, done_rows)
-            start = time.monotonic()
             try:
-                rows, columns, stats = next(computed)
+                rows, shard = next(computed)
             except (ValueError, TypeError, ImportError, OSError, MemoryError):
                 raise  # of the input, the settings or the machine: the text says which
             except Exception as error:  # of a kernel, a driver, a library, somebody's own method
@@ -217,19 +215,19 @@ class RunFolder:
                     "what is whole is kept, and the same command continues"
                 ) from error
             with self.interrupts.held(), self.explained():
-                seconds = time.monotonic() - start
-                number = rows.start // stage.shard_rows
-                info = self.shards.write(stage, number, rows, columns, {**stats, "wall_seconds": seconds})
+                info = self.shards.write_packed(stage, rows.start // stage.shard_rows, shard)
             missing.remove(rows)
             done_rows += len(rows)
             begun = rows
             if on_shard is not None:
                 on_shard(stage, rows, info)
 
-    @staticmethod
-    def _in_order(stage: Stage, missing: list[range]) -> Iterator[tuple[range, Columns, Stats]]:
+    def _in_order(self, stage: Stage, missing: list[range]) -> Iterator[tuple[range, PackedShard]]:
         for rows in list(missing):
-            yield rows, *stage.compute(rows)
+            start = time.monotonic()
+            columns, stats = stage.compute(rows)
+            seconds = time.monotonic() - start
+            yield rows, pack_shard(stage.name, self.shards.settings, rows, columns, {**stats, "wall_seconds": seconds})
 
     def _checked(self, missing: list[range]) -> Iterator[range]:
         """Slices as a driver takes them, noticing signals between them."""

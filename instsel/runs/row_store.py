@@ -85,6 +85,7 @@ class RowStore:
             reader = pa.ipc.open_file(mapped)
             sizes = (reader.get_batch(i).num_rows for i in range(reader.num_record_batches))
             self._starts = [0, *itertools.accumulate(sizes)]
+        self.path = path
         self._file = pa.OSFile(str(path))  # not a map: rows once read would count as resident memory
         self._reader = pa.ipc.open_file(self._file)
         self.holds_json = self._reader.schema.metadata == _JSON_ROW.metadata

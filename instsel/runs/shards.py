@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import hashlib
 import json
 import os
 import re
@@ -55,6 +56,30 @@ class ShardInfo:
     stats: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class PackedShard:
+    """A shard as the bytes of its file, their SHA-256 in hexadecimal, and what the shard says of itself."""
+
+    content: bytes
+    digest: str
+    info: ShardInfo
+
+
+def pack_shard(name: str, settings: str, rows: range, columns: Columns, stats: Stats) -> PackedShard:
+    """A shard's file in memory: what a worker gives, so that the driver of many has only to write it."""
+    for column, values in columns.items():
+        if len(values) != len(rows):
+            raise AssertionError(f"{name}: column {column} has {len(values)} entries for {len(rows)} rows")
+    counts = dict(collections.Counter(np.asarray(columns.get("status", ())).tolist()))
+    info = ShardInfo(settings, rows.start, len(rows), counts, dict(stats))
+    fields = {field: getattr(info, field) for field in info.__slots__}
+    table = to_table(columns).replace_schema_metadata({_METADATA_KEY: json.dumps(fields).encode()})
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    content = sink.getvalue().to_pybytes()
+    return PackedShard(content, hashlib.sha256(content).hexdigest(), info)
+
+
 class ShardFolder:
     """The shards of one run; `settings` is the digest of what the run was made with."""
 
@@ -94,20 +119,14 @@ class ShardFolder:
 
     def write(self, stage: Stage, number: int, rows: range, columns: Columns, stats: Stats) -> ShardInfo:
         """Write one shard; it has its name only once it is on the disk."""
-        for name, values in columns.items():
-            if len(values) != len(rows):
-                raise AssertionError(f"{stage.name}: column {name} has {len(values)} entries for {len(rows)} rows")
-        counts = dict(collections.Counter(np.asarray(columns.get("status", ())).tolist()))
-        info = ShardInfo(self.settings, rows.start, len(rows), counts, dict(stats))
-        fields = {name: getattr(info, name) for name in info.__slots__}
-        table = to_table(columns).replace_schema_metadata({_METADATA_KEY: json.dumps(fields).encode()})
+        return self.write_packed(stage, number, pack_shard(stage.name, self.settings, rows, columns, stats))
 
-        def name_of(digest: str) -> str:
-            return f"{stage.name}-{number:05d}-{digest[:DIGEST_CHARACTERS]}.parquet"
-
-        with durable_file(self.folder, name_of) as file:
-            pq.write_table(table, file)
-        return info
+    def write_packed(self, stage: Stage, number: int, packed: PackedShard) -> ShardInfo:
+        """Write one shard that was packed elsewhere."""
+        name = f"{stage.name}-{number:05d}-{packed.digest[:DIGEST_CHARACTERS]}.parquet"
+        with durable_file(self.folder, name) as file:
+            file.write(packed.content)
+        return packed.info
 
     def tables(self, stage: Stage) -> Iterator[pa.Table]:
         """The tables of a complete stage in the order of its rows."""

@@ -1,0 +1,53 @@
+"""Rows by their numbers, read where they are needed: from a run folder's file, by whoever sees it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from instsel.records import to_examples, to_groups
+from instsel.records.formats import Layout
+from instsel.runs.row_store import RowStore
+
+
+@dataclass(frozen=True, slots=True)
+class RowReader:
+    """How the rows of a run's file are read as examples or groups."""
+
+    kind: str  # as `Method.rows`
+    columns: Mapping[str, str] | None
+    layout: Layout
+
+    def read(self, store: RowStore, numbers: Iterable[int]) -> dict[int, Any]:
+        """Some rows as examples, or as groups, by their number."""
+        wanted = sorted(set(numbers))
+        if wanted and wanted[-1] - wanted[0] == len(wanted) - 1:
+            found = self._read(store.rows(wanted[0], wanted[-1] + 1), wanted[0])
+        else:
+            found = self._read(store.take(wanted), 0)
+        return dict(zip(wanted, found, strict=True))
+
+    def _read(self, rows: list[dict[str, Any]], first: int) -> list[Any]:
+        read: Callable[..., list[Any]] = to_groups if self.kind == "group" else to_examples
+        return read(rows, columns=self.columns, layout=self.layout, first_row=first)
+
+
+@dataclass(frozen=True, slots=True)
+class RowReference:
+    """Rows that a worker reads for itself."""
+
+    path: str
+    numbers: list[int]
+    reader: RowReader
+
+    def read(self) -> dict[int, Any]:
+        """The examples by number; OSError where the file is not to be seen here."""
+        return self.reader.read(_store(self.path), self.numbers)
+
+
+@functools.lru_cache(maxsize=4)
+def _store(path: str) -> RowStore:
+    return RowStore(Path(path))
