@@ -2,7 +2,7 @@
 
     python benchmarks/driver_scaling.py --rows 4096 --output benchmarks/results/driver_scaling.json
 
-A wici run goes through the real driver: rows are read from its folder, shards are prepared, packed and sent through a
+A run goes through the real driver: rows are read from its folder, shards are prepared, packed and sent through a
 socket, answers are read, unpacked and written. Only the workers are none: their answers are made in this process
 without a forward, and the processor time of that is taken off. Embeddings have `--hidden` numbers a row. Stages that
 look at all rows are not counted here: they are not the work of serving workers.
@@ -109,7 +109,7 @@ def write_pool(path: Path, rows: int) -> None:
             file.write(json.dumps({"instruction": f"{i} {text[0]}", "input": "", "output": text[1]}) + "\n")
 
 
-def drive(rows: int, hidden: int, shard_rows: int) -> dict[str, Any]:
+def drive(method: str, rows: int, hidden: int, shard_rows: int) -> dict[str, Any]:
     """One run; the driver's processor seconds, bytes and memory."""
     Random.hidden = hidden
     scorer = Scorer(str(MODEL), device="cpu", dtype="float32")
@@ -128,7 +128,7 @@ def drive(rows: int, hidden: int, shard_rows: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, Pool(Scorer(**moved(scorer)), crew) as pool:
         write_pool(Path(folder) / "pool.jsonl", rows)
         session.open_pool = lambda *given: _Kept(pool)  # type: ignore[assignment]
-        arguments = ["wici", f"{folder}/pool.jsonl", "--model", str(MODEL), "--device", "cpu", "--dtype", "float32"]
+        arguments = [method, f"{folder}/pool.jsonl", "--model", str(MODEL), "--device", "cpu", "--dtype", "float32"]
         arguments += ["--output", f"{folder}/run", "--workers", "8", "--shard-rows", str(shard_rows), "--quiet"]
         assert instsel_main(arguments) in (0, 1)
     session.Session.run = run  # type: ignore[method-assign]
@@ -156,15 +156,16 @@ class _Kept:
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--method", default="wici")
     parser.add_argument("--rows", type=int, default=4096)
     parser.add_argument("--hidden", type=int, default=4096)
     parser.add_argument("--shard-rows", type=int, default=512)
     parser.add_argument("--workers", type=int, default=256)
-    parser.add_argument("--tokens-per-row", type=float, default=1400.0, help="forwarded over all stages of wici")
+    parser.add_argument("--tokens-per-row", type=float, default=1400.0, help="forwarded over all stages")
     parser.add_argument("--tokens-per-second", type=float, nargs="+", default=[4_800.0, 10_000.0, 30_000.0])
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
-    found = drive(args.rows, args.hidden, args.shard_rows)
+    found = drive(args.method, args.rows, args.hidden, args.shard_rows)
     seconds = sum(found["seconds_of_stage"].values())
     million = 1_000_000
     shares = {}

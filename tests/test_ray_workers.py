@@ -110,6 +110,23 @@ def test_a_driver_that_is_killed_leaves_no_actor_and_a_folder_that_continues(
     assert_same_run(tmp_path / "alone", tmp_path / "run")
 
 
+def test_a_ray_dataset_is_scored_in_place(pool: Pool, scorer: instsel.Scorer) -> None:
+    from instsel.integrations.ray_data import Score, together
+
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    rows = [{"instruction": f"say {i % 5}", "output": f"the thing {i}"} for i in range(20)]
+    scored = together(ray.data.from_items(rows, override_num_blocks=4), "instruction").map_batches(
+        Score,
+        fn_constructor_args=("ifd", tiny_model_folder()),
+        fn_constructor_kwargs={"scorer_options": {"device": "cpu", "dtype": "float32"}},
+        batch_size=None,
+        concurrency=1,
+    )
+    found = {row["output"]: row for row in scored.take_all()}
+    expected = instsel.ifd(scorer, rows).ifd
+    np.testing.assert_allclose([found[row["output"]]["ifd"] for row in rows], expected, rtol=1e-5)
+
+
 def test_what_ray_cannot_give_is_said_at_once(pool: Pool, scorer: instsel.Scorer) -> None:
     with pytest.raises(ValueError, match="workers: 2 with 1 GPU each need 2, and this Ray has 0"):
         instsel.ray_workers(scorer, 2, num_gpus_per_worker=1)
@@ -146,7 +163,7 @@ def test_an_address_without_ray_is_one_clear_line(
         port = free.getsockname()[1]
     assert main(command(tmp_path, "run", "--ray", address.format(port=port), "--workers", "2")) == 2
     said = capsys.readouterr().err.strip().splitlines()
-    assert len(said) == 1 and said[0].startswith("error: address: "), said
+    assert len(said) == 1 and said[0].startswith("instsel: error: address: "), said
     assert shards(tmp_path / "run") == 0
 
 

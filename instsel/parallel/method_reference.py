@@ -13,6 +13,9 @@ from instsel.methods.method import Method
 from instsel.methods.registry import PLUGIN_MODULES, load_plugin
 
 
+_texts: dict[str, str] = {}  # in a worker: the plug-ins that it has loaded
+
+
 @dataclass(frozen=True, slots=True)
 class MethodReference:
     """Where a method is defined; a plug-in's text goes along, for a machine that lacks the file."""
@@ -24,8 +27,9 @@ class MethodReference:
 
     def find(self) -> Method[Any]:
         """The method, its module imported. Raises ValueError where it is not to be found here."""
-        if self.text is not None and self.module not in sys.modules:
+        if self.text is not None and _texts.get(self.module) != self.text:  # new, or changed since it was loaded
             load_plugin(self.module, str(self.path), self.text)
+            _texts[self.module] = self.text
         try:
             module = importlib.import_module(self.module)
         except ImportError as error:
