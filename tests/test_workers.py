@@ -95,6 +95,16 @@ def test_an_error_in_a_worker_is_the_error_here_and_the_pool_goes_on(pool: Pool)
     assert instsel.ifd(pool, rows).status.tolist() == ["ok"] * 40
 
 
+def test_a_callback_that_raises_leaves_the_pool_to_the_next_call(pool: Pool) -> None:
+    rows = [{"instruction": "a", "output": "b"}] * 40
+    with pytest.raises(ZeroDivisionError) as kept:  # its traceback holds on to the call that it ended
+        instsel.ifd(pool, rows, progress=lambda done, total: 1 // 0)
+    with pytest.raises(ZeroDivisionError) as kept_too:
+        instsel.score_batch(pool, REQUESTS, progress=lambda done, total: 1 // 0)
+    assert instsel.ifd(pool, rows).status.tolist() == ["ok"] * 40
+    assert kept.tb is not None and kept_too.tb is not None
+
+
 def test_a_run_on_workers_is_the_run_on_none(
     pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

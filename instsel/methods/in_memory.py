@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -67,10 +68,11 @@ def _run_stage(
     stats = ScoreStats()
     with _StageProgress(parameters.progress, length) as progress:
         if pool is not None:
-            for rows, (columns, cost) in pool.run_slices(method, stage, map(part_of, slices), whole):
-                parts[rows.start] = columns
-                stats += cost
-                progress.skip(rows, cost.tokens_forwarded)
+            with closing(pool.run_slices(method, stage, map(part_of, slices), whole)) as found:
+                for rows, (columns, cost) in found:
+                    parts[rows.start] = columns
+                    stats += cost
+                    progress.skip(rows, cost.tokens_forwarded)
             slices = []
         for rows in slices:
             part = part_of(rows)

@@ -12,7 +12,6 @@ from typing import Any
 from instsel.methods.method import Method
 from instsel.methods.registry import PLUGIN_MODULES, load_plugin
 
-
 _texts: dict[str, str] = {}  # in a worker: the plug-ins that it has loaded
 
 

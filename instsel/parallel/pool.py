@@ -6,7 +6,8 @@ import itertools
 import os
 import pickle
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -30,6 +31,8 @@ from instsel.parallel.tasks import HiddenWork, Job, ScoreWork, SliceWork, Task
 PATIENCE = 600.0  # seconds for workers to load their models
 _SHARE_TOKENS = 65_536  # of a large call a worker gets so many at a time
 _SHARES = 16  # a worker, at most
+
+Answers = Generator[tuple[Task, Any, float], None, None]
 
 
 class Pool(Scorer):
@@ -135,7 +138,7 @@ class Pool(Scorer):
     ) -> None:
         self.close()
 
-    def _run(self, tasks: Iterator[Task], shared: Mapping[str, bytes]) -> Iterator[tuple[Task, Any, float]]:
+    def _run(self, tasks: Iterator[Task], shared: Mapping[str, bytes]) -> Answers:
         if self._shut or os.getpid() != self._process:
             raise ValueError("scorer: this pool of workers is closed, or was made in another process")
         return self._schedule.run(tasks, shared)
@@ -162,8 +165,10 @@ class Pool(Scorer):
         mean, total, status = np.full(count, np.nan), np.full(count, np.nan), prepared.status.copy()
         greedy, stats = np.zeros(count, bool), ScoreStats()
         arrays = [np.zeros(0, np.float32)] * count
-        with open_progress(progress, int((prepared.lengths - 1)[first > 0].sum())) as advance:
-            for done, part, _ in self._run((task(*one) for one in enumerate(shares)), {}):
+        running = self._run((task(*one) for one in enumerate(shares)), {})
+        # Closed also where a callback raises: the error's traceback would keep the run open, and the next one out.
+        with closing(running), open_progress(progress, prepared.tokens_unshared) as advance:
+            for done, part, _ in running:
                 share = shares[done.number]
                 mean[share], total[share] = part.mean_logprob, part.sum_logprob
                 greedy[share], status[share] = part.is_greedy, part.status

@@ -6,7 +6,7 @@ import collections
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -68,7 +68,7 @@ class Schedule:
                     f"the first of them on {late[0]}"
                 )
 
-    def run(self, tasks: Iterator[Task], shared: Mapping[str, bytes]) -> Iterator[tuple[Task, Any, float]]:
+    def run(self, tasks: Iterator[Task], shared: Mapping[str, bytes]) -> Generator[tuple[Task, Any, float], None, None]:
         """Each task with its value and its worker's seconds, as they come; raises the first error that a task meets.
 
         Tasks are taken from `tasks` as workers want them, and as many again are kept ready. A task whose worker dies
