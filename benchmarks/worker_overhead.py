@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--model", default=str(Path(demo).parent / "model"))
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--pairs", type=int, default=2)
+    parser.add_argument("--pairs", type=int, default=1)
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     rows = [json.loads(line) for line in args.pool.read_text(encoding="utf-8").splitlines()[: args.rows]]

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from example_rows import example_rows
 from tiny_model import tiny_model_folder, write_alpaca
 from worker_faults import (
@@ -283,6 +284,21 @@ def test_flags_that_do_not_go_together(
     assert main(command(tmp_path, "run", *flags)) == 2
     error = capsys.readouterr().err
     assert said in error and "Traceback" not in error
+
+
+def test_the_number_of_threads_changes_no_bit() -> None:
+    """So workers, which have fewer of them, give the bits of one process; the tiny model is too small to be divided."""
+    scorer = instsel.Scorer(str(Path(instsel.__file__).parent / "demo/model"), device="cpu", dtype="float32")
+    requests = [(row["instruction"] + "\n", row["output"] * 3) for row in example_rows(40)]
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(instsel.score_batch(scorer, requests).sum_logprob)
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[0], found[2])
 
 
 def test_threads_and_gpus_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
