@@ -26,6 +26,6 @@ from instsel.methods.selectit import SelectItResult as SelectItResult
 from instsel.methods.selectit import selectit as selectit
 from instsel.methods.wici import InfluenceResult as InfluenceResult
 from instsel.methods.wici import wici as wici
-from instsel.selection import select as select
+from instsel.selection.selector import select as select
 
 __version__: str
