@@ -28,6 +28,6 @@ from instsel.methods.wici import InfluenceResult as InfluenceResult
 from instsel.methods.wici import wici as wici
 from instsel.parallel.ray_workers import ray_workers as ray_workers
 from instsel.parallel.workers import workers as workers
-from instsel.selection import select as select
+from instsel.selection.selector import select as select
 
 __version__: str

@@ -17,14 +17,8 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        self._flags: list[str] = []
         self._given: list[str] = []
         super().__init__(*args, **options)
-
-    def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
-        """As argparse's, and remember the flag."""
-        self._flags += [name for name in names if isinstance(name, str) and name.startswith("--")]
-        return super().add_argument(*names, **options)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """As argparse's; a command refuses itself what it does not know, since it knows what could have been meant."""
@@ -46,9 +40,10 @@ class Parser(argparse.ArgumentParser):
                 word.strip("'\""), [choice.strip().strip("'\"") for choice in choices.rstrip(")").split(",")]
             )
             return f"; did you mean {near}?" if near else ""
+        flags = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
         for flag in [word.partition("=")[0] for word in self._given if word.startswith("--") and len(word) > 2]:
-            near = nearest(flag, self._flags)
-            if near and not any(known.startswith(flag) for known in self._flags):
+            near = nearest(flag, flags)
+            if near and not any(known.startswith(flag) for known in flags):
                 return f"; {flag}: did you mean {near}?"
         return ""
 

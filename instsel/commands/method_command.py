@@ -17,7 +17,7 @@ def add_parser(commands: Any, method: Method[Any], name: str = "") -> None:
     add_input_options(parser)
     add_model_options(parser)
     add_method_flags(parser, method)
-    add_run_options(parser, shard_rows=min(stage.slice_rows for stage in method.stages if not stage.whole))
+    add_run_options(parser)
     add_worker_options(parser)
     parser.set_defaults(run=partial(_run, method))
 

@@ -56,13 +56,15 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with a hub model")
 
 
-def add_run_options(parser: argparse.ArgumentParser, *, shard_rows: int) -> None:
+def add_run_options(parser: argparse.ArgumentParser) -> None:
     """The run folder and how the run behaves."""
     parser.add_argument("--output", type=Path, metavar="DIR", help="run folder; the same command continues it")
     parser.add_argument("--overwrite", action="store_true", help="start again in a folder that holds another run")
     parser.add_argument("--format", choices=FORMATS, default="parquet", help="of the merged result")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--shard-rows", type=positive, default=shard_rows, metavar="N", help="rows saved at a time")
+    parser.add_argument(
+        "--shard-rows", type=positive, metavar="N", help="rows saved at a time; by default as suits each stage"
+    )
     parser.add_argument(
         "--max-failures", type=fraction, default=0.05, metavar="F", help="share of rows that may fail (0.05 or 5%%)"
     )

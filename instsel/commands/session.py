@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from instsel.engine.scorer import Scorer
     from instsel.parallel.pool import Pool
 
+_WHOLE_ROWS = 8192  # in a shard of a stage that is computed at once
 _COLUMN_ROWS = 4096  # rows read at a time for one of their columns
 
 
@@ -128,7 +129,8 @@ class Session:
     def shards_of(self, stage: MethodStage[Any]) -> Stage:
         """A stage of the method as the run folder keeps it."""
         length = self.lengths[stage.name]
-        shard_rows = self.args.shard_rows if length == len(self.rows) else stage.slice_rows
+        asked = self.args.shard_rows if length == len(self.rows) else None
+        shard_rows = asked or (max(stage.slice_rows, _WHOLE_ROWS) if stage.whole else stage.slice_rows)
 
         def compute(rows: range) -> tuple[Columns, dict[str, float]]:
             part = self.slice(stage, rows)
