@@ -54,7 +54,6 @@ def test_loaded_models_are_known_by_their_weights():
     assert hashes[0] == hashes[1] != hashes[2]
 
 
-@pytest.mark.slow
 def test_processes_load_their_own_weights():
     rows = Dataset.from_list(ROWS)
     alone = rows.map(score(tiny_model_folder()), batched=True, batch_size=3)
@@ -68,7 +67,7 @@ def test_processes_load_their_own_weights():
 def test_refusals_name_the_parameter():
     with pytest.raises(ValueError, match=r"method: expected one whose rows are scored apart \(perplexity, ifd.*'wici'"):
         score(tiny_model_folder(), "wici")
-    with pytest.raises(ValueError, match="template"):
+    with pytest.raises(TypeError, match="template: expected a name"):
         score(tiny_model_folder(), template=3)
     import pickle
 

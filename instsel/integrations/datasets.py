@@ -16,6 +16,7 @@ from instsel.runs.fingerprints import model_fingerprint
 need_host("datasets", "datasets", ">=3", extra="datasets")
 
 CLASH_PREFIX = "instsel_"
+_IMPORTED_IN = os.getpid()
 
 
 class Scores:
@@ -32,6 +33,10 @@ class Scores:
                 "num_proc: processes load their own weights, and this scorer was made from a loaded model; give "
                 "Scorer a name or a folder"
             )
+        if os.getpid() != _IMPORTED_IN:  # forked: OpenMP's threads are not there any more, and waiting for them hangs
+            import torch
+
+            torch.set_num_threads(1)
         columns = {name: batch[name] for name in batch}
         found = getattr(instsel, self.name)(self.scorer, columns, **self.parameters).to_dict()
         return {CLASH_PREFIX + name if name in columns else name: values for name, values in found.items()}
