@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+import torch
+
 import instsel
 
 
@@ -48,6 +50,8 @@ def train(model: str, reward: LikelihoodReward, prompts: list[str], output: str,
         logging_steps=1,
         save_strategy="no",
         report_to=[],
+        bf16=torch.cuda.is_available(),
+        use_cpu=not torch.cuda.is_available(),
     )
     rows = Dataset.from_dict({"prompt": prompts})
     trainer = GRPOTrainer(model, reward_funcs=[reward], args=settings, train_dataset=rows, processing_class=tokenizer)

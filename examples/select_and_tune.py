@@ -12,6 +12,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import instsel
 from instsel.export import export
 
@@ -45,6 +47,8 @@ def tune(model: str, data: Path, output: Path, steps: int) -> list[float]:
         logging_steps=1,
         save_strategy="no",
         report_to=[],
+        bf16=torch.cuda.is_available(),
+        use_cpu=not torch.cuda.is_available(),
     )
     rows = load_dataset("json", data_files=str(data), split="train")
     trainer = SFTTrainer(model, args=settings, train_dataset=rows, processing_class=tokenizer)

@@ -55,7 +55,7 @@ def test_exported_pairs_train_in_dpo(tmp_path):
     tokenizer.chat_template, tokenizer.pad_token = TEMPLATE, tokenizer.eos_token
     settings = DPOConfig(
         output_dir=str(tmp_path / "out"), max_steps=2, per_device_train_batch_size=2, logging_steps=1,
-        learning_rate=1e-3, save_strategy="no", report_to=[],
+        learning_rate=1e-3, save_strategy="no", report_to=[], bf16=False, use_cpu=True,
     )  # fmt: skip
     trainer = DPOTrainer(
         tiny_model_folder(), args=settings, train_dataset=load_dataset("json", data_files=str(data), split="train"),
