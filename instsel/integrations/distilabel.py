@@ -15,7 +15,7 @@ from pydantic import Field, PrivateAttr
 
 COLUMNS = {
     "perplexity": ["mean_logprob", "sum_logprob", "perplexity", "num_tokens", "is_greedy", "status"],
-    "ifd": ["direct", "conditional", "ifd", "status"],
+    "ifd": ["direct", "conditional", "ifd", "num_tokens", "status"],
     "grape": ["best", "scores", "status"],
 }
 CLASH_PREFIX = "instsel_"
