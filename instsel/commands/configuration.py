@@ -160,7 +160,7 @@ def _as_flag(action: argparse.Action, key: str, value: Any, path: str) -> list[s
     if action.nargs == 0:
         if not isinstance(value, bool):
             raise ValueError(f"{OPTION} {path}: {key} must be true or false, got {value!r}")
-        return [flag] if value else action.option_strings[1:2]  # the second of a pair is --no-...
+        return [flag] if value else list(action.option_strings[1:2])  # the second of a pair is --no-...
     if isinstance(value, dict):
         return [f"{flag}={','.join(f'{name}={one}' for name, one in value.items())}"]
     if isinstance(value, list):

@@ -1,7 +1,6 @@
 """Data-Juicer operators over the engine, for `custom_operator_paths`: perplexity, IFD and in-context influence.
 
-Each gives the statistic of Data-Juicer's own operator (1.6: `llm_perplexity_filter`, `instruction_following_difficulty_
-filter`, `in_context_influence_filter`) under the same name, a batch of samples at a time with shared prefixes once.
+Each gives the statistic of Data-Juicer's own operator (of 1.6) under the same name, a batch of samples at a time.
 """
 
 from __future__ import annotations
@@ -19,21 +18,18 @@ need_host("py-data-juicer", "data_juicer", ">=1.5,<2", extra="data-juicer")
 from data_juicer.ops.base_op import OPERATORS, Filter
 from data_juicer.utils.constant import Fields
 
-Sample = Mapping[str, Any]
 Texts = list[str]  # of a sample's messages, the answer last
 
 
 class InstselFilter(Filter):
     """What the operators share: the model, the wording, and loss as Data-Juicer defines it.
 
-    hf_model, query_template, response_template, min_score and max_score are as in Data-Juicer's own operators;
-    scorer holds keywords of `instsel.Scorer`, such as {"dtype": "bfloat16"}. A sample that cannot be scored has the
-    statistic None and is left out.
+    Its arguments are those of Data-Juicer's own operators, and `scorer`: keywords of `instsel.Scorer`. A sample that
+    cannot be scored has the statistic None and is left out.
     """
 
-    _batched_op = True
-    _accelerator = "cuda"
-    statistic = ""
+    _batched_op, _accelerator = True, "cuda"
+    statistic = ""  # its name in the samples' stats
 
     def __init__(
         self,
@@ -49,9 +45,9 @@ class InstselFilter(Filter):
         super().__init__(*args, **options)
         self.min_score, self.max_score = min_score, max_score
         self.query_template, self.response_template = query_template, response_template
-        self.scorer = Scorer(hf_model, **(scorer or {}))
+        self.scorer = Scorer(hf_model, **scorer or {})
 
-    def texts(self, sample: Sample) -> Texts:
+    def texts(self, sample: Mapping[str, Any]) -> Texts:
         """The sample's messages, or its query and response by the templates."""
         if "messages" in sample:
             return [message["content"] for message in sample["messages"]]
@@ -69,8 +65,8 @@ class InstselFilter(Filter):
         return -score_batch(self.scorer, pairs).mean_logprob
 
     def scores(self, conversations: Sequence[Texts]) -> np.ndarray:
-        """The statistic of each sample, NaN where it has none."""
-        raise NotImplementedError
+        """The statistic of each sample, by default perplexity; NaN where it has none."""
+        return np.exp(self.losses(conversations))
 
     def compute_stats_batched(self, samples: dict[str, list[Any]], *args: Any, **options: Any) -> dict[str, list[Any]]:
         """Put the statistic into the samples that lack it."""
@@ -93,10 +89,6 @@ class InstselPerplexityFilter(InstselFilter):
 
     statistic = "llm_perplexity"
 
-    def scores(self, conversations: Sequence[Texts]) -> np.ndarray:
-        with np.errstate(over="ignore"):
-            return np.exp(self.losses(conversations))
-
 
 @OPERATORS.register_module("instsel_ifd_filter")
 class InstselIFDFilter(InstselFilter):
@@ -115,7 +107,7 @@ class InstselInContextInfluenceFilter(InstselFilter):
 
     statistic = "in_context_influence"
 
-    def __init__(self, valid_dataset: list[Sample], *args: Any, **options: Any) -> None:
+    def __init__(self, valid_dataset: list[Mapping[str, Any]], *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         if not valid_dataset:
             raise ValueError("valid_dataset: expected at least one sample, got none")

@@ -65,7 +65,7 @@ class InstselScores(Step):
         gc.collect()
         super().unload()
 
-    def process(self, inputs: StepInput) -> StepOutput:  # type: ignore[override]
+    def process(self, inputs: StepInput) -> StepOutput:
         """The rows with the method's columns."""
         import instsel
 

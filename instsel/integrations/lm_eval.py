@@ -36,7 +36,7 @@ _logger = logging.getLogger(__name__)
 
 @register_model("instsel")
 class InstselLM(HFLM):
-    """A causal model whose loglikelihoods the engine computes; all arguments of `HFLM`, and two of `instsel.Scorer`.
+    """A causal model whose loglikelihoods the engine computes; all arguments of `HFLM`, and two of `Scorer`.
 
     device            by default a GPU if there is one
     max_batch_tokens  tokens in one forward; `batch_size` concerns generation only
@@ -56,9 +56,8 @@ class InstselLM(HFLM):
         kernels: str = "auto",
         **options: Any,
     ) -> None:
-        for name in _REFUSED.keys() & options.keys():
-            if options[name]:
-                raise ValueError(f"{name}: {_REFUSED[name]}, got {options[name]!r}")
+        for name in [name for name in _REFUSED if options.get(name)]:
+            raise ValueError(f"{name}: {_REFUSED[name]}, got {options[name]!r}")
         super().__init__(pretrained, device=device or ("cuda" if torch.cuda.is_available() else "cpu"), **options)
         if self.backend != "causal":
             raise ValueError(f"pretrained: expected a causal language model, got one of backend {self.backend!r}")
@@ -78,8 +77,7 @@ class InstselLM(HFLM):
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
         """The log-probability of each text, all windows of all texts at once."""
-        own = self.batch_size
-        self.batch_size_per_gpu = sys.maxsize
+        own, self.batch_size_per_gpu = self.batch_size, sys.maxsize
         try:
             return list(super().loglikelihood_rolling(requests, disable_tqdm))
         finally:
