@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 import instsel
-from instsel.commands import method_command
+from instsel.commands import configuration, method_command
 from instsel.commands.arguments import WRONG_USE, Parser
 from instsel.methods.registry import OLDER_NAMES, find_methods
 from instsel.runs import RunError
@@ -17,7 +17,7 @@ from instsel.runs.interrupts import Interrupted, Interrupts
 from instsel.runs.lock import FolderInUseError
 from instsel.terminal import complain, show_own_warnings
 
-COMMANDS = ("select", "demo", "status", "merge")  # besides the methods, of which each is a command
+COMMANDS = ("select", "export", "demo", "status", "merge")  # besides the methods, of which each is a command
 FAILED = 1
 _QUIET_LIBRARIES = {
     "TRANSFORMERS_VERBOSITY": "error",
@@ -42,6 +42,8 @@ def build_parser(plugins: Sequence[str] = ()) -> Parser:
         method_command.add_parser(commands, methods[name], older)
     for name in COMMANDS:
         importlib.import_module(f"instsel.commands.{name}").add_parser(commands)
+    for command in {id(one): one for one in commands.choices.values()}.values():
+        command.add_argument(configuration.OPTION, metavar="FILE", help=configuration.HELP)
     return parser
 
 
@@ -65,7 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with Interrupts() as interrupts:
         try:
             arguments = sys.argv[1:] if arguments is None else arguments
+            arguments = configuration.with_configuration(arguments, build_parser(_plugins(arguments)))
             parsed = build_parser(_plugins(arguments)).parse_args(arguments)
+            if parsed.config is not None:  # an abbreviation, which argparse understands
+                raise ValueError(f"write {configuration.OPTION} out")
             return int(parsed.run(parsed, interrupts))
         except SystemExit as leaving:
             return leaving.code if isinstance(leaving.code, int) else 0

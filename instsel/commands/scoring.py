@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import instsel
+from instsel.commands.configuration import recorded_arguments
 from instsel.commands.method_flags import read_parameters, recorded, template_of
 from instsel.commands.plan import print_plan
 from instsel.commands.session import Session, open_scorer
@@ -144,6 +145,7 @@ def _describe(
         "model_revision": args.revision,
         "model_files": fingerprint["model_files"],
         "environment": environment(),
+        "arguments": recorded_arguments(args),
         "compared": ["format", *settings],
     }
     return settings, about

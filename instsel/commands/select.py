@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 import instsel
+from instsel.commands.configuration import recorded_arguments
 from instsel.commands.options import add_quiet
 from instsel.commands.selection_inputs import (
     USUAL_SCORES,
@@ -141,7 +142,12 @@ def run(args: argparse.Namespace, interrupts: Interrupts) -> int:
         counts["tokens"] = int(lengths[rows].sum())
     divided = {} if labels is None else cluster_counts(labels, names, rows)
     findings = {"clusters": dict(list(divided.items())[:_KEPT]), "num_clusters_found": len(divided)} if divided else {}
-    about = {"input": str(path), "environment": environment(), "compared": ["format", *settings]}
+    about = {
+        "input": str(path),
+        "environment": environment(),
+        "arguments": recorded_arguments(args),
+        "compared": ["format", *settings],
+    }
     folder = RunFolder(args.output, settings, about, overwrite=args.overwrite, interrupts=interrupts)
     try:
         name = f"selected.{args.format}"

@@ -1,0 +1,48 @@
+"""`instsel export SELECTION --to TRAINER`: a selection as the files that a trainer loads as they are."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from instsel.commands.options import add_quiet, column_mapping
+from instsel.commands.selection_inputs import scored_path
+from instsel.terminal import escaped, say
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command's flags."""
+    from instsel.export import TRAINERS
+
+    parser = commands.add_parser("export", help="a selection as files that a trainer loads as they are")
+    parser.add_argument("input", type=Path, metavar="SELECTION", help="folder of a selection or a run, or a file")
+    parser.add_argument("--to", required=True, choices=tuple(TRAINERS), help="who reads it")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the files")
+    parser.add_argument("--name", default="instsel", metavar="NAME", help="of the data set and its file")
+    parser.add_argument(
+        "--columns", type=column_mapping, metavar="FIELD=COLUMN,...", help="which columns hold what, as when scoring"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    add_quiet(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace, interrupts: Any) -> int:
+    """Write the files."""
+    from instsel.export import export
+    from instsel.records import open_rows
+    from instsel.runs.inputs import open_input
+
+    _, path = scored_path(args.input)
+    read = [open_rows(batch)[1] for batch in open_input(str(path), None).read()]
+    rows = [row for batches in read for batch in batches for row in batch]
+    try:
+        written = export(rows, args.to, args.output, name=args.name, columns=args.columns, overwrite=args.overwrite)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if not args.quiet:
+        say(f"export: {len(rows):,} rows for {args.to}")
+        for file in written:
+            say(f"written: {escaped(str(file))}")
+    return 0

@@ -1,0 +1,104 @@
+"""Scores as columns of a Hugging Face `Dataset`: `dataset.map(score(scorer), batched=True)`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from instsel.engine.scorer import Scorer
+from instsel.integrations.hosts import need_host
+from instsel.methods.definition import Method
+from instsel.methods.registry import find_methods
+from instsel.runs.fingerprints import model_fingerprint
+
+need_host("datasets", "datasets", ">=3", extra="datasets")
+
+CLASH_PREFIX = "instsel_"
+_IMPORTED_IN = os.getpid()
+
+
+class Scores:
+    """A function of a batch that gives a method's columns for it; `score` makes it."""
+
+    def __init__(self, scorer: Scorer, name: str, parameters: Mapping[str, Any], digest: str) -> None:
+        self.scorer, self.name, self.parameters, self.digest = scorer, name, dict(parameters), digest
+
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
+        import instsel
+
+        if self.scorer is None:
+            raise ValueError(
+                "num_proc: processes load their own weights, and this scorer was made from a loaded model; give "
+                "Scorer a name or a folder"
+            )
+        if os.getpid() != _IMPORTED_IN:  # forked: OpenMP's threads are not there any more, and waiting for them hangs
+            import torch
+
+            torch.set_num_threads(1)
+        columns = {name: batch[name] for name in batch}
+        found = getattr(instsel, self.name)(self.scorer, columns, **self.parameters).to_dict()
+        return {CLASH_PREFIX + name if name in columns else name: values for name, values in found.items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What decides the numbers and nothing else: by it `datasets` knows a map that it has made before."""
+        source = self.scorer.source
+        options = {
+            "tokenizer": source.tokenizer,
+            "device": source.device,
+            "dtype": source.dtype_name,
+            "backend": source.backend,
+            "max_batch_tokens": self.scorer.max_batch_tokens,
+            "revision": source.revision,
+            "trust_remote_code": source.trust_remote_code,
+        }
+        model = source.model if isinstance(source.model, str) else None
+        return {"model": model, "options": options, "digest": self.digest, "name": self.name, **_state(self.parameters)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        scorer: Any = Scorer(state["model"], **state["options"]) if state["model"] is not None else None
+        self.__init__(scorer, state["name"], dict(state["parameters"]), state["digest"])  # type: ignore[misc]
+
+
+def score(scorer: Scorer | str | os.PathLike[str], method: str = "perplexity", **parameters: Any) -> Scores:
+    """A function for `dataset.map(..., batched=True)` that adds the columns of a method: perplexity, ifd or grape.
+
+    scorer      a `Scorer`, or the name or folder of a model
+    method      a method whose rows do not depend on each other, so that batches can be scored apart
+    parameters  of the method, such as template="chat"
+
+    A column that the dataset has already gets the name `instsel_NAME`. Two equal calls have one fingerprint, by the
+    model's digest, so that the second is read from the cache. Raises ValueError or TypeError naming the parameter.
+
+    >>> rows.map(score("Qwen/Qwen2.5-0.5B", "ifd"), batched=True, batch_size=1000)  # doctest: +SKIP
+    """
+    if not isinstance(scorer, Scorer):
+        scorer = Scorer(scorer)
+    methods = {name: one for name, one in find_methods().items() if _by_row(one)}
+    if method not in methods:
+        raise ValueError(f"method: expected one whose rows are scored apart ({', '.join(methods)}), got {method!r}")
+    methods[method].parameters(**parameters)  # what is wrong with them is said now
+    return Scores(scorer, method, parameters, _digest(scorer))
+
+
+def _by_row(method: Method[Any]) -> bool:
+    return not any(stage.whole or stage.reads_whole or stage.needs for stage in method.stages)
+
+
+def _state(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {"parameters": sorted(parameters.items())}
+
+
+def _digest(scorer: Scorer) -> str:
+    source = scorer.source
+    if isinstance(source.model, str):
+        found = model_fingerprint(source.model, source.revision)
+        return f"{found['model_digest']} {found['tokenizer_digest']}"
+    import torch
+
+    total = hashlib.sha256()
+    for name, tensor in source.model.state_dict().items():
+        total.update(name.encode())
+        total.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return total.hexdigest()

@@ -1,0 +1,126 @@
+"""`instsel export`: what trainers' own code makes of the files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from tiny_model import write_alpaca
+
+from instsel.cli import main
+from instsel.export import TRAINERS, export
+
+SINGLE = [{"instruction": f"say {i}", "input": "it" * (i % 2), "output": f"thing {i}"} for i in range(6)]
+TURNS = [
+    {
+        "messages": [
+            {"role": "system", "content": "be kind"},
+            {"role": "user", "content": "hello"},
+            {"role": "assistant", "content": "good day"},
+            {"role": "user", "content": f"say {i}"},
+            {"role": "assistant", "content": f"thing é {i}"},
+        ]
+    }
+    for i in range(6)
+]
+PAIRS = [{"prompt": f"say {i}", "chosen": f"thing {i}", "rejected": "no"} for i in range(6)]
+ROWS = {"single": SINGLE, "turns": TURNS, "pairs": PAIRS}
+
+
+def loaded(path: Path) -> list:
+    text = path.read_text(encoding="utf-8")
+    return json.loads(text) if path.suffix == ".json" else [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.mark.parametrize("to", TRAINERS)
+@pytest.mark.parametrize("kind", ROWS)
+def test_nothing_is_lost(to, kind, tmp_path):
+    """Read again as rows of a known format, an export holds the turns and answers that went in."""
+    from instsel.records import to_examples, to_groups
+
+    read = to_groups if kind == "pairs" else to_examples
+    data = export(ROWS[kind], to, tmp_path)[0]
+    before, after = read(ROWS[kind]), read(loaded(data))
+    for one, other in zip(before, after, strict=True):
+        assert other.history == one.history
+        joined = one.instruction if to == "alpaca" or not one.input else f"{one.instruction}\n\n{one.input}"
+        assert other.instruction == joined and other.input == (one.input if to == "alpaca" else "")
+        assert (other.responses == one.responses) if kind == "pairs" else (other.response == one.response)
+
+
+def llama_factory_row(row: dict, entry: dict) -> tuple[str, list, list]:
+    """LLaMA-Factory 0.9's reading of a row of its "sharegpt" formatting: system, prompt, response; empty if refused."""
+    tags, columns = entry["tags"], entry["columns"]
+    role, content = tags["role_tag"], tags["content_tag"]
+    turns, system = row[columns["messages"]], ""
+    if turns[0][role] == tags["system_tag"]:
+        system, turns = turns[0][content], turns[1:]
+    expected = (tags["user_tag"], tags["assistant_tag"])
+    if any(turn[role] != expected[i % 2] for i, turn in enumerate(turns)) or len(turns) % 2 != entry["ranking"]:
+        return system, [], []
+    if entry["ranking"]:
+        answers = [row[columns[name]] for name in ("chosen", "rejected")]
+        return (system, turns, answers) if all(a[role] == expected[1] for a in answers) else (system, [], [])
+    return system, turns[:-1], turns[-1:]
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_llama_factory(kind, tmp_path):
+    (tmp_path / "dataset_info.json").write_text('{"other": {"file_name": "other.json"}}')
+    data, info = export(ROWS[kind], "llama-factory", tmp_path, name="mine")
+    entries = json.loads(info.read_text())
+    assert entries["other"] == {"file_name": "other.json"} and entries["mine"]["file_name"] == data.name
+    for i, row in enumerate(loaded(data)):
+        system, prompt, response = llama_factory_row(row, entries["mine"])
+        assert response[0]["content"].endswith(str(i)) and prompt[-1]["content"].startswith(f"say {i}")
+        assert (system, len(prompt)) == (("be kind", 3) if kind == "turns" else ("", 1))
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_axolotl(kind, tmp_path):
+    yaml = pytest.importorskip("yaml")
+    data, settings = export(ROWS[kind], "axolotl", tmp_path)
+    found = yaml.safe_load(settings.read_text())
+    [entry] = found["datasets"]
+    assert entry["path"] == data.name and entry["ds_type"] == "json" and ("rl" in found) == (kind == "pairs")
+    names = {name for name in entry if name.startswith("field_")}
+    assert all({entry[name] for name in names} == set(row) for row in loaded(data))
+    assert entry["type"] == ("chat_template.default" if kind == "pairs" else "chat_template")
+
+
+def test_from_a_selection(tmp_path, capsys):
+    write_alpaca(tmp_path / "pool.jsonl", 9)
+    rows = [{**row, "score": float(i)} for i, row in enumerate(loaded(tmp_path / "pool.jsonl")) if row["output"]]
+    (tmp_path / "scored.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert main(["select", str(tmp_path / "scored.jsonl"), "--budget", "3", "--output", str(tmp_path / "chosen")]) == 0
+    command = ["export", str(tmp_path / "chosen"), "--to", "trl", "--output", str(tmp_path / "out")]
+    assert main(command) == 0
+    chosen = pq.read_table(tmp_path / "chosen" / "selected.parquet")["output"].to_pylist()
+    made = loaded(tmp_path / "out" / "instsel.jsonl")
+    assert [row["completion"][0]["content"] for row in made] == chosen and len(made) == 3
+    capsys.readouterr()
+    assert main(command) == 2 and "instsel.jsonl exists" in capsys.readouterr().err
+    assert main([*command, "--overwrite", "--quiet"]) == 0 and not capsys.readouterr().out
+
+
+def test_the_best_of_a_group(tmp_path):
+    rows = [{"instruction": "say", "candidates": [{"response": "a"}, {"response": "b"}], "best": 1}]
+    assert loaded(export(rows, "messages", tmp_path)[0])[0]["messages"][-1]["content"] == "b"
+    with pytest.raises(ValueError, match=r"row 0 .*'best' names no candidate, got None"):
+        export([{**rows[0], "best": None}], "messages", tmp_path, overwrite=True)
+
+
+def test_what_a_trainer_would_drop_is_refused(tmp_path):
+    twice = [{"messages": [{"role": r, "content": "x"} for r in ("user", "user", "assistant")]}]
+    for to in ("llama-factory", "alpaca"):
+        with pytest.raises(ValueError, match=f"row 0 .*{to} reads turns of user and assistant in turn"):
+            export(twice, to, tmp_path)
+    assert len(loaded(export(twice, "trl", tmp_path)[0])[0]["prompt"]) == 2
+    with pytest.raises(ValueError, match=r"row 1 .* has no answer to train on"):
+        export([SINGLE[0], {**SINGLE[1], "output": " "}], "trl", tmp_path / "other")
+    with pytest.raises(ValueError, match=r"to: expected one of llama-factory.*got 'unknown'"):
+        export(SINGLE, "unknown", tmp_path)
+    with pytest.raises(ValueError, match="name: expected a file's name"):
+        export(SINGLE, "trl", tmp_path, name="../x")
