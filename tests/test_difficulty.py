@@ -82,7 +82,7 @@ def test_slices_are_the_whole(scorer: instsel.Scorer, monkeypatch: pytest.Monkey
     examples = example_rows(11)
     whole = instsel.ifd(scorer, examples)
     seen: list[tuple[int, int]] = []
-    monkeypatch.setattr(in_memory, "rows_at_a_time", lambda stage, length: 4)
+    monkeypatch.setattr(in_memory, "rows_at_a_time", lambda stage, length, *rest: 4)
     chunked = instsel.ifd(scorer, examples, progress=lambda done, total: seen.append((done, total)))
     np.testing.assert_allclose(chunked.ifd, whole.ifd, rtol=1e-5)
     assert chunked.stats.sequences == whole.stats.sequences == 22

@@ -79,7 +79,7 @@ def test_order_company_and_slices_do_not_matter(scorer: instsel.Scorer, monkeypa
     assert moved.best.tolist() == whole.best[order].tolist()
     for place, row in enumerate(order):
         np.testing.assert_allclose(moved.scores[place], whole.scores[row], atol=TOLERANCE)
-    monkeypatch.setattr(in_memory, "rows_at_a_time", lambda stage, length: 2)
+    monkeypatch.setattr(in_memory, "rows_at_a_time", lambda stage, length, *rest: 2)
     chunked = instsel.grape(scorer, rows)
     for a, b in zip(chunked.scores, whole.scores, strict=True):
         np.testing.assert_allclose(a, b, atol=TOLERANCE)

@@ -178,7 +178,7 @@ def test_slices_are_the_whole(scorer: instsel.Scorer, monkeypatch: pytest.Monkey
     probes, similarity = drawn_probes(10, 2, seed=2)
     whole = instsel.wici(scorer, examples, probes=probes, similarity=similarity)
     with monkeypatch.context() as patched:
-        patched.setattr(in_memory, "rows_at_a_time", lambda stage, length: length if stage.whole else 3)
+        patched.setattr(in_memory, "rows_at_a_time", lambda stage, length, *rest: length if stage.whole else 3)
         chunked = instsel.wici(scorer, examples, probes=probes, similarity=similarity)
     np.testing.assert_allclose(chunked.score, whole.score, atol=1e-5)
     records = to_examples(examples)

@@ -66,7 +66,7 @@ def test_the_row_that_is_refused_is_named(
     scorer: instsel.Scorer, call: Callable[[instsel.Scorer], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The number counts from the first slice on.
-    monkeypatch.setattr(in_memory, "rows_at_a_time", lambda stage, length: length if stage.whole else 2)
+    monkeypatch.setattr(in_memory, "rows_at_a_time", lambda stage, length, *rest: length if stage.whole else 2)
     with pytest.raises(ValueError, match=REFUSED):
         call(scorer)
 

@@ -215,7 +215,7 @@ class RunFolder:
                     "what is whole is kept, and the same command continues"
                 ) from error
             with self.interrupts.held(), self.explained():
-                info = self.shards.write_packed(stage, rows.start // stage.shard_rows, shard)
+                info = self.shards.write(stage, rows.start // stage.shard_rows, shard)
             missing.remove(rows)
             done_rows += len(rows)
             begun = rows

@@ -117,12 +117,8 @@ class ShardFolder:
             return False
         return (info.settings, info.first_row, info.num_rows) == (self.settings, expected.start, len(expected))
 
-    def write(self, stage: Stage, number: int, rows: range, columns: Columns, stats: Stats) -> ShardInfo:
+    def write(self, stage: Stage, number: int, packed: PackedShard) -> ShardInfo:
         """Write one shard; it has its name only once it is on the disk."""
-        return self.write_packed(stage, number, pack_shard(stage.name, self.settings, rows, columns, stats))
-
-    def write_packed(self, stage: Stage, number: int, packed: PackedShard) -> ShardInfo:
-        """Write one shard that was packed elsewhere."""
         name = f"{stage.name}-{number:05d}-{packed.digest[:DIGEST_CHARACTERS]}.parquet"
         with durable_file(self.folder, name) as file:
             file.write(packed.content)
