@@ -26,6 +26,7 @@ from instsel.parallel.pool import Pool
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.slow  # clusters of several nodes on one machine take minutes to start
 NODE = {"num_cpus": 2, "object_store_memory": 80 * 1024**2, "include_dashboard": False}
 
 
