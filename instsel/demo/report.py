@@ -117,7 +117,7 @@ def page(findings: Findings, seconds: float) -> str:
         "<h1>instsel demo: which examples teach, and which harm</h1>",
         f"<p>{len(truth):,} candidates for instruction tuning were generated with a known truth: some are clean, "
         "others were damaged on purpose. The answers follow conventions (private words, labels, layouts) that no "
-        "instruction reveals and one good demonstration does. A language model of one million parameters, which has "
+        "instruction reveals and one good demonstration does. A language model of 3.5 million parameters, which has "
         "seen neither these families of instructions nor these conventions, scored every candidate by how much it "
         "helps with others (wICI). No method was told the truth.</p>",
         f"<p>Everything took {seconds:.1f} s on this machine.</p>",
