@@ -68,6 +68,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "ffn_config": {"ffn_hidden_size": 96, "moe_num_experts": 4, "moe_top_k": 2},
     },
     "deepseek_v2": {"topk_method": "greedy"},
+    "dory": {"hidden_size": 128},  # it normalises its weights: only more of them spread its scores
     "falcon_h1": {"mamba_d_ssm": 128},
     "gemma3n_text": {
         **_LAYERS_OF_SIX,
