@@ -14,6 +14,8 @@ from .native_arrays import RowStates, array_of, bias_array, contiguous_array, ha
 # Every product has exactly this many rows (the last tile is padded): BLAS libraries take other code for other heights,
 # whose sums round differently, and a row's value must not depend on how many rows came with it.
 TILE_ROWS = 128
+# MKL on AMD multiplies by fewer than twelve columns with code in which a row's sums depend on its place in the tile.
+NARROWEST_CHUNK = 16
 # A tile of float32 logits and a chunk of float32 weights, 4 MB each at most, stay in the second- or third-level cache.
 CHUNK_BYTES = 4 << 20
 
@@ -50,12 +52,16 @@ def accumulate_by_products(
         chunk = weight[start:stop]
         if upcast is not None:
             chunk = upcast[: stop - start].copy_(chunk)
-        out = logits[: TILE_ROWS * (stop - start)].view(TILE_ROWS, stop - start)
+        count = stop - start
+        if count < NARROWEST_CHUNK:
+            chunk = torch.cat([chunk, chunk.new_zeros(NARROWEST_CHUNK - count, chunk.shape[1])])
+        product = logits[: TILE_ROWS * len(chunk)].view(TILE_ROWS, len(chunk))
         for first, last, tile in row_tiles(hidden):
             if onednn:
-                out = by_onednn(tile, chunk)
+                product = by_onednn(tile, chunk)
             else:
-                torch.mm(tile, chunk.T, out=out)
+                torch.mm(tile, chunk.T, out=product)
+            out = product[:, :count].contiguous()
             _native.accumulate(
                 out[: last - first].numpy(),
                 start,
