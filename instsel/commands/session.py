@@ -118,7 +118,7 @@ class Session:
         """The slice of a stage that its function is given, with its columns and examples."""
         if known is None:
             known = {name: self.columns(name) for name in (*stage.reads, *stage.reads_whole) if name in self.lengths}
-        columns = columns_for(stage, rows, self.lengths, known)
+        columns = columns_for(stage, rows, known)
         part = Slice(rows, len(self.rows), self.parameters, self.scorer, {}, columns, self.tokens)
         if self._pool is not None and self._pool.sees_disk and not stage.whole:
             part.examples = cast(Any, RowReference(str(self.rows.path.absolute()), stage.needed(part), self.reader))
@@ -167,7 +167,7 @@ class Session:
         """Shards of a stage computed by workers, as they come."""
         assert self.folder is not None
         known = {name: self.columns(name) for name in stage.reads_whole if name in self.lengths}
-        whole = columns_for(replace(stage, reads=()), range(0), self.lengths, known)
+        whole = columns_for(replace(stage, reads=()), range(0), known)
         parts = (self.slice(stage, rows) for rows in missing)
         yield from pool.run_slices(self.method, stage, parts, whole, settings=self.folder.shards.settings)
 

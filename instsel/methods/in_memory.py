@@ -32,11 +32,9 @@ def run_in_memory(method: Method[P], scorer: Scorer, rows: Any, parameters: P) -
     count = len(records)
     parameters = _with_functions(parameters, records).for_rows(count)
     known: dict[str, Columns] = {}
-    lengths: dict[str, int] = {}
     stats = ScoreStats()
     for stage in method.stages_for(parameters):
-        lengths[stage.name] = stage.length(parameters, count)
-        known[stage.name], cost = _run_stage(method, stage, parameters, scorer, records, lengths, known)
+        known[stage.name], cost = _run_stage(method, stage, parameters, scorer, records, known)
         stats += cost
     columns = {name: values for part in known.values() for name, values in part.items()}
     return Outcome(columns, parameters, count, stats)
@@ -48,14 +46,13 @@ def _run_stage(
     parameters: P,
     scorer: Scorer,
     records: Sequence[Any],
-    lengths: Mapping[str, int],
     known: Mapping[str, Columns],
 ) -> tuple[Columns, ScoreStats]:
-    length = lengths[stage.name]
-    whole = columns_for(replace(stage, reads=()), range(0), lengths, known)
+    length = stage.length(parameters, len(records))
+    whole = columns_for(replace(stage, reads=()), range(0), known)
 
     def part_of(rows: range) -> Slice[P]:
-        part = Slice(rows, len(records), parameters, scorer, {}, columns_for(stage, rows, lengths, known))
+        part = Slice(rows, len(records), parameters, scorer, {}, columns_for(stage, rows, known))
         part.examples = {row: records[row] for row in stage.needed(part)}
         return part
 
