@@ -17,7 +17,7 @@ version = release = instsel.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "directives"]
 exclude_patterns = ["extensions"]
-myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 
 # The adapters' hosts are not needed to read what the adapters say.

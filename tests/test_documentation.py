@@ -1,6 +1,6 @@
 """Every block of code in README.md and docs/ is true: Python runs, commands run, other blocks are what they say.
 
-A block that cannot run here stands after an HTML comment `<!-- not run: why -->`; its commands are checked all the same.
+A block that cannot run here stands after an HTML comment `<!-- not run: why -->`; its commands are checked nonetheless.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ import instsel
 from instsel.cli import main
 
 CHAT = (
-    "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 COLOURS = ("red", "green", "blue", "black", "white", "grey", "pink", "brown")
 # Pages whose commands begin with a run or a selection that is there already.
@@ -111,7 +112,7 @@ def make_runs(model: str, folders: tuple[str, ...]) -> None:
         if folder.endswith("chosen"):
             assert main(f"select runs/pool --budget 5 --output {folder} --quiet".split()) == 0
         else:
-            assert main(f"wici pool.jsonl --model {model} --num-neighbors 4 --output {folder} --quiet".split()) == 0
+            assert main(f"wici pool.jsonl --model {model} --num-neighbors 8 --output {folder} --quiet".split()) == 0
 
 
 PAGES_WITH_BLOCKS = [page for page in PAGES if any(blocks_of(page.read_text(encoding="utf-8")))]

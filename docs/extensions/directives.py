@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import sys
-from pathlib import Path
 from typing import Any
-
-from docutils import nodes
-from sphinx.application import Sphinx
-from sphinx.util.docutils import SphinxDirective
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 import command_line
 import docstrings
 import messages
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
 
 
 class CommandLine(SphinxDirective):

@@ -42,9 +42,7 @@ def messages_of(source: str) -> Iterator[tuple[str, str]]:
 
 def listing(folders: list[str]) -> str:
     """The messages of folders as a Markdown list, one line each."""
-    found = {
-        (text, kind): None for folder in folders for path in modules(folder) for kind, text in _messages_in(path)
-    }
+    found = {(text, kind): None for folder in folders for path in modules(folder) for kind, text in _messages_in(path)}
     return "\n".join(f"- `` {text} `` ({kind})" for text, kind in sorted(found, key=lambda one: one[0].lstrip("…:, ")))
 
 
