@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).parent / "extensions"))
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import instsel
-from instsel.integrations import hosts
+from instsel import optional_packages
 
 project = "instsel"
 author = "the authors of instsel"
@@ -22,12 +22,14 @@ myst_heading_anchors = 3
 
 # The adapters' hosts are not needed to read what the adapters say.
 autodoc_mock_imports = ["lm_eval", "data_juicer", "distilabel", "pydantic", "datasets", "ray"]
-hosts.need_host = lambda *asked, **options: None
+optional_packages.need_package = lambda *asked, **options: None
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
 # Types of other packages, whose pages are not here, and of what a user only passes on.
 nitpick_ignore_regex = [("py:.*", r"(?!instsel\.).*"), ("py:class", r".*\.(OwnTemplate|CausalModel|Crew)")]
+
+smartquotes = False
 
 html_theme = "furo"
 html_title = "instsel"
