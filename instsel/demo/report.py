@@ -6,10 +6,14 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from html import escape
+from math import nan
 
-from instsel.demo.charts import COLOURS, bars, histograms, scatter
+import numpy as np
+
 from instsel.demo.corruption import TRUTH_CLASSES
 from instsel.demo.findings import Findings
+from instsel.report.charts import histograms, interval_bars, scatter
+from instsel.report.drawing import CHART_STYLE, arranged, slot
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 1180px; margin: 2em auto;
@@ -19,7 +23,8 @@ table { border-collapse: collapse; margin: 0.6em 0 } th, td { padding: 3px 10px;
 th { text-align: left } td.number { text-align: right; font-variant-numeric: tabular-nums }
 td.text { font-family: ui-monospace, monospace; font-size: 13px; white-space: pre-wrap }
 .charts { display: flex; flex-wrap: wrap; gap: 16px } svg { max-width: 100%; height: auto }
-.dot { display: inline-block; width: 10px; height: 10px; border-radius: 5px; margin-right: 6px }
+.dot { display: inline-block; width: 10px; height: 10px; border-radius: 5px; background: currentColor;
+       margin-right: 6px }
 """
 
 
@@ -35,7 +40,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _truth_cell(truth: str) -> str:
-    return f'<span class="dot" style="background:{COLOURS[truth]}"></span>{escape(truth)}'
+    return f'<span class="dot {slot(TRUTH_CLASSES.index(truth))}"></span>{escape(truth)}'
 
 
 def _text_cell(text: str) -> str:
@@ -71,7 +76,7 @@ def _difficulty_against_influence(findings: Findings) -> str:
     return scatter(
         findings.ifd,
         findings.scores["wICI"],
-        findings.truth,
+        {name: np.flatnonzero(findings.truth == name) for name in TRUTH_CLASSES},
         title=f"Difficulty against influence: rank correlation {findings.correlation.rho:+.2f}",
         x_axis="IFD, difficulty of the candidate itself",
         y_axis="wICI, its influence on others",
@@ -85,25 +90,19 @@ def correlation_text(findings: Findings) -> str:
 
 
 def _areas_chart(findings: Findings) -> str:
-    return bars(
-        {name: areas["all corrupted"] for name, areas in findings.areas.items()},
+    return interval_bars(
+        {name: (areas["all corrupted"], nan, nan) for name, areas in findings.areas.items()},
         title="Clean against corrupted candidates",
         axis="area under the ROC curve (dashed: chance)",
+        reference=0.5,
     )
 
 
 def picture(findings: Findings) -> str:
     """Draw the README's picture: the distribution and the comparison of methods beside the scatter plot, one SVG."""
-    left, below, right = _distribution(findings), _areas_chart(findings), _difficulty_against_influence(findings)
-
-    def placed(svg: str, x: int, y: int) -> str:
-        return svg.replace("<svg ", f'<svg x="{x}" y="{y}" ', 1)
-
     title = "What instsel demo finds: wICI by truth class, methods side by side, difficulty against influence"
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1150 550" width="1150" height="550" role="img" '
-        f'aria-label="{title}"><title>{title}</title><rect width="1150" height="550" fill="#fff"/>'
-        f"{placed(left, 0, 0)}{placed(below, 0, 360)}{placed(right, 580, 20)}</svg>\n"
+    return arranged(
+        [(_distribution(findings), _areas_chart(findings)), (_difficulty_against_influence(findings),)], title
     )
 
 
@@ -161,7 +160,7 @@ def page(findings: Findings, seconds: float) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>instsel demo</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{_STYLE}</style></head><body>\n" + "\n".join(parts) + "\n</body></html>\n"
+        f"<style>{_STYLE}{CHART_STYLE}</style></head><body>\n" + "\n".join(parts) + "\n</body></html>\n"
     )
 
 
