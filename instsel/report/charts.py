@@ -139,12 +139,12 @@ def interval_bars(
     scale = Axis(low, high, left, right)
     parts = across(scale, TITLE_HEIGHT, bottom, axis)
     for index, (name, (mean, lower, upper)) in enumerate(values.items()):
-        y = TITLE_HEIGHT + row_height * index
+        y = float(TITLE_HEIGHT + row_height * index)
         parts.append(text(left, y + 13, shortened(name, 60)))
         if not np.isfinite(mean):
             parts.append(text(left, y + 31, "no number", colour="muted"))
             continue
-        x, y = float(scale.place(mean)), y + 26.0
+        x, y = float(scale.place(mean)), y + 26
         if origin is None:
             mark = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>'
         else:
