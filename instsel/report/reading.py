@@ -74,8 +74,14 @@ class Report:
         return [int(row) for row in self.ranked[ENDS:][-ENDS:][::-1]]
 
 
-def read_report(folders: Sequence[Path], *, colour_by: str | None = None, max_rows: int = MAX_ROWS) -> Report:
+def read_report(
+    folders: Sequence[Path], *, colour_by: str | None = None, order: Sequence[str] = (), max_rows: int = MAX_ROWS
+) -> Report:
     """Read finished run folders of one pool, and at most one selection from it.
+
+    colour_by  a column of the input whose values give rows their colour
+    order      values of it that come first; the others follow, the most frequent first
+    max_rows   rows in the table; of a larger pool a sample, the same at every call
 
     Raises ValueError where a folder is no finished run, where they are of different pools, or where the pool has no
     column `colour_by`.
@@ -92,17 +98,17 @@ def read_report(folders: Sequence[Path], *, colour_by: str | None = None, max_ro
         whole = pool is not None
         runs = [pool, *(run for run in runs if run is not pool)] if pool is not None else [alone(selection)]
     _check_one_pool(runs)
-    of_run = _distinct([run.measures() for run in runs], [run.name for run in runs])
+    of_run = _distinct(_without_repeats(runs), [run.name for run in runs])
     if not of_run[0]:
         raise ValueError(f"{runs[0].path} has no column of numbers to report on")
     measures = [measure for found in of_run for measure in found]
     by = None if selection is None else selection.parameters.get("by")
     score = next((measure for measure in of_run[0] if measure.name == by), of_run[0][0])
     status = runs[0].statuses()
-    classes, coloured_by = _classes(runs[0], selection if whole else None, colour_by)
+    classes, coloured_by = _classes(runs[0], selection if whole else None, colour_by, order)
     listed = listed_rows(score.values, max_rows)
-    order = np.argsort(-score.values, kind="stable")
-    ranked = order[np.isfinite(score.values[order])]
+    ranked = np.argsort(-score.values, kind="stable")
+    ranked = ranked[np.isfinite(score.values[ranked])]
     failed = {
         name: [int(row) for row in np.flatnonzero(status[0] == number)[:FAILURES]]
         for number, name in enumerate(status[1])
@@ -160,6 +166,25 @@ def _check_one_pool(runs: Sequence[Run]) -> None:
                 )
 
 
+def _without_repeats(runs: Sequence[Run]) -> list[list[Measure]]:
+    """The measures of each run without those that an earlier run has too: the same column by the same model."""
+    kept: list[tuple[Run, Measure]] = []
+    found = []
+    for run in runs:
+        new = [one for one in run.measures() if not any(_same(run, one, *other) for other in kept)]
+        kept += [(run, one) for one in new]
+        found.append(new)
+    return found
+
+
+def _same(run: Run, measure: Measure, other: Run, known: Measure) -> bool:
+    alike = all(run.manifest.get(name) == other.manifest.get(name) for name in ("model_digest", "template"))
+    if not alike or run is other or (measure.name, measure.label) != (known.name, known.label):
+        return False
+    apart = np.abs(measure.values - known.values)  # two runs' packs differ, and with them the last digits
+    return bool(np.nanmedian(apart) <= 0.01 * np.nanstd(known.values)) if np.isfinite(apart).any() else True
+
+
 def _distinct(measures: Sequence[Sequence[Measure]], names: Sequence[str]) -> list[list[Measure]]:
     """Measures under labels that differ: those of several runs with one label have their run's name."""
     often = collections.Counter(measure.label for found in measures for measure in found)
@@ -199,7 +224,9 @@ def _counts(numbers: np.ndarray, names: Sequence[str]) -> dict[str, int]:
     return dict(sorted(zip(names, counts, strict=True), key=lambda one: -one[1]))
 
 
-def _classes(run: Run, selection: Selection | None, colour_by: str | None) -> tuple[dict[str, np.ndarray], str | None]:
+def _classes(
+    run: Run, selection: Selection | None, colour_by: str | None, first: Sequence[str]
+) -> tuple[dict[str, np.ndarray], str | None]:
     """Rows by the value of a column, or by whether they are selected."""
     if colour_by is not None:
         if colour_by not in run.scored.columns:
@@ -207,6 +234,8 @@ def _classes(run: Run, selection: Selection | None, colour_by: str | None) -> tu
             raise ValueError(f"--colour-by: {run.scored.path} has no column {colour_by!r}; it has {shown}")
         numbers, names = run.scored.labels(colour_by)
         order = np.argsort(-np.bincount(numbers, minlength=len(names)), kind="stable").tolist()
+        places = {name: place for place, name in enumerate(first)}
+        order.sort(key=lambda one: places.get(names[one], len(places)))
         found = {names[one]: np.flatnonzero(numbers == one) for one in order[:CLASSES]}
         if len(order) > CLASSES:
             found["other"] = np.flatnonzero(np.isin(numbers, order[CLASSES:]))

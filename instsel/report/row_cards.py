@@ -11,6 +11,7 @@ from instsel.report.texts import Companion, RowText
 
 CARD_CHARACTERS = 2000
 COMPANION_CHARACTERS = 300
+_OPEN = 5  # rows at either end that are not folded
 _PROBES = "They were scored with the row as a demonstration before them; an influence above 0 means that it helped."
 _WORDS = {
     "probe": ("probes of this row", _PROBES),
@@ -32,7 +33,10 @@ def ends_section(report: Report) -> Section:
                         (f"The {len(report.lowest)} lowest", report.lowest)):  # fmt: skip
         if rows:
             parts.append(f"<h3>{text(title)}</h3>")
-            parts += [_card(report, row) for row in rows]
+            parts += [_card(report, row) for row in rows[:_OPEN]]
+            if rows[_OPEN:]:
+                rest = "".join(_card(report, row) for row in rows[_OPEN:])
+                parts.append(details(f"the next {len(rows) - _OPEN}", rest))
     return Section("Highest and lowest rows", "\n".join(parts), "Rows at the ends")
 
 

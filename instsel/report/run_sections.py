@@ -74,7 +74,7 @@ def selection_section(report: Report) -> Section | None:
     if selection is None:
         return None
     counts = selection.run.manifest.get("counts", {})
-    told = [f"{len(selection.rows):,} of {_pool_size(report):,} rows: {selection.rule()}."]
+    told = [f"{len(selection.rows):,} of {_pool_size(report):,} rows: {selection.rule(report.score.label)}."]
     if counts.get("tokens"):
         told.append(f"They hold {counts['tokens']:,} tokens.")
     left_out = [

@@ -67,22 +67,21 @@ def _quantile_cells(values: np.ndarray) -> list[str]:
 
 def pair_section(report: Report) -> Section | None:
     """Difficulty against influence, or what else the runs have to set against each other."""
-    if report.pair is None and len(report.measures) < 2:
+    if report.pair is None and len(report.measures) < 3:
         return None
     parts, title = [], "Scores against each other"
     if report.pair is not None:
         across, up = report.pair
         is_influence = across.name in ("ifd", "perplexity") and up.name == "score"
         title = "Difficulty against influence" if is_influence else f"{across.label} against {up.label}"
-        parts.append(figures(_scatter(report, across, up, title)))
-        parts.append(paragraph(correlation_text(across, up)))
+        parts.append(_scatter(report, across, up, title))
+    beside = [] if report.pair is None else ["<h3>Rank correlation</h3>", paragraph(correlation_text(*report.pair))]
     if len(report.measures) > 2:
-        parts.append("<h3>Rank correlations</h3>")
-        parts.append(
-            paragraph("Spearman's rho between every two scores: 1 ranks alike, -1 the other way round.", muted=True)
-        )
-        parts.append(_correlations(report.measures[:_MAX_COMPARED]))
-    return Section(title, "\n".join(parts), "Against each other") if parts else None
+        about = "Spearman's rho between every two scores: 1 ranks alike, -1 the other way round."
+        beside += ["<h3>Every two scores</h3>", paragraph(about, muted=True)]
+        beside.append(_correlations(report.measures[:_MAX_COMPARED]))
+    parts.append(f'<div class="beside">{"".join(beside)}</div>')
+    return Section(title, figures(*parts), "Against each other")
 
 
 def correlation_text(x: Measure, y: Measure) -> str:

@@ -44,14 +44,14 @@ class Selection:
         """How many clusters there are; `clusters` holds the largest of them."""
         return int(self.run.manifest.get("findings", {}).get("num_clusters_found", len(self.clusters)))
 
-    def rule(self) -> str:
-        """How rows were chosen, in words."""
+    def rule(self, label: str) -> str:
+        """How rows were chosen, in words; `label` is what the score is called."""
         told = self.parameters
         budget, tokens = told.get("budget"), told.get("budget_tokens")
         size = f"{tokens:,} tokens" if tokens is not None else str(budget)
         size = f"{100 * budget:.4g} % of the rows" if isinstance(budget, float) else size
         size = f"{budget:,} rows" if isinstance(budget, int) else size
-        words = [f"the highest by {told.get('by')} within {size}"]
+        words = [f"the highest by {label} within {size}"]
         if told.get("coverage"):
             words.append(_WORDS.get(told["coverage"], str(told["coverage"])))
         if told.get("clusters"):

@@ -1,7 +1,7 @@
 "use strict";
 // The table of rows: sorted, searched and filtered in the page itself; every text enters it as text, never as HTML.
 (() => {
-  const PAGE = 50;
+  const PAGE = matchMedia("(max-width: 720px)").matches ? 20 : 50;
   const box = document.getElementById("rows");
   const { columns, rows } = JSON.parse(document.getElementById("rows-data").textContent);
   const find = (name) => box.querySelector(name);
