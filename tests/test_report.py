@@ -335,3 +335,24 @@ def test_a_million_rows_are_never_held_whole(tmp_path: Path) -> None:
     peak, length = map(int, done.stdout.split())
     assert peak < 700 << 10, f"{peak >> 10} MiB; the texts alone take {len(sentence) * count >> 20} MiB"
     assert length < 20 << 20
+
+
+def test_the_documentations_own_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    documented = (Path(__file__).parents[1] / "docs" / "report.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    run = write_influence(Path("runs/wici"), 20, pool={**texts(20), "source": ["one", "two"] * 10})
+    run.rename("runs/pool")
+    write_influence(Path("runs/wici"), 20)
+    write_run(Path("runs/ifd"), "ifd", texts(20), {"ifd": np.linspace(0.1, 1.5, 20)})
+    write_selection(Path("runs/chosen"), Path("runs/wici"), [1, 2])
+    (python,) = re.findall(r"```python\n(.*?)```", documented, re.DOTALL)
+    exec(python, {})
+    page = Path("page.html").read_text(encoding="utf-8")
+    assert "After tuning" in page and "Accuracy" in page and "wICI by source" in page
+    (shell,) = re.findall(r"```sh\n(.*?)```", documented, re.DOTALL)
+    for line in shell.splitlines():
+        assert main([*line.partition("#")[0].split()[1:], "--quiet"]) == 0, line
+    assert Path("pool.html").is_file() and Path("runs/pool/report.html").is_file()
+    assert set(re.findall(r"^\| `(--[a-z-]+)", documented, re.MULTILINE)) == {
+        "--output", "--title", "--colour-by", "--max-rows", "--quiet",
+    }  # fmt: skip
