@@ -82,3 +82,15 @@ def write_influence(
         "status": status,
     }
     return write_run(folder, "wici", pool or texts(count), columns, **manifest)
+
+
+def write_selection(folder: Path, run: Path, rows: list[int], **manifest: Any) -> Path:
+    """A selection of these rows of a run, best first."""
+    table = pq.read_table(run / "scores.parquet").take(pa.array(rows))
+    written = write_run(folder, "select", {"row": rows}, {}, parameters={"by": "score", "budget": 0.25}, **manifest)
+    pq.write_table(table.append_column("row", pa.array(rows)), written / "scores.parquet")
+    said = json.loads((written / "manifest.json").read_text())
+    source = json.loads((run / "manifest.json").read_text())
+    said.update(input=str(run / "scores.parquet"), input_digest=source["output"]["digest"], rows=source["rows"])
+    (written / "manifest.json").write_text(json.dumps(said))
+    return written

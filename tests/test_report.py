@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from run_folders import texts, write_influence, write_run
+from report_pages import Tags, data_of, loading
+from run_folders import texts, write_influence, write_run, write_selection
 from scipy.stats import spearmanr
 
 from instsel.cli import main
@@ -27,61 +27,6 @@ HOSTILE = (
     "'\"></textarea></style>&amp;", "a\x00b\x1b[31m\x85\u2028", "\u202eright to left\u2066", "\ufeff\ufffe\uffff",
     "x" * 200_000, "<!--<script>", "]]>", "שלום עולם", "\r\n\n\n", "",
 )  # fmt: skip
-
-
-class Tags(HTMLParser):
-    """The page's elements, with what stands in them; elements must close in order."""
-
-    VOID = ("meta", "br", "input")
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.seen: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(page)
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag, tag
-
-    def handle_data(self, data: str) -> None:
-        if not {"script", "style"} & set(self.open):
-            self.text += data
-
-
-def loading(tags: Tags) -> list[str]:
-    """What would be fetched, or run besides the page's own script."""
-    found = [tag for tag, _ in tags.seen if tag in ("img", "link", "iframe", "object", "embed", "image", "base")]
-    found += [name for _, attrs in tags.seen for name in attrs if name.startswith("on") or name in ("src", "action")]
-    found += [str(attrs["href"]) for _, attrs in tags.seen if not str(attrs.get("href", "#")).startswith("#")]
-    return found + ["script"] * (sum(tag == "script" for tag, _ in tags.seen) - 2)
-
-
-def data_of(page: str) -> dict[str, Any]:
-    """What the table of rows is made of."""
-    found = re.search(r'<script type="application/json" id="rows-data">(.*?)</script>', page, re.DOTALL)
-    assert found is not None
-    return dict(json.loads(found[1]))
-
-
-def write_selection(folder: Path, run: Path, rows: list[int], **manifest: Any) -> Path:
-    table = pq.read_table(run / "scores.parquet").take(pa.array(rows))
-    written = write_run(folder, "select", {"row": rows}, {}, parameters={"by": "score", "budget": 0.25}, **manifest)
-    pq.write_table(table.append_column("row", pa.array(rows)), written / "scores.parquet")
-    said = json.loads((written / "manifest.json").read_text())
-    source = json.loads((run / "manifest.json").read_text())
-    said.update(input=str(run / "scores.parquet"), input_digest=source["output"]["digest"], rows=source["rows"])
-    (written / "manifest.json").write_text(json.dumps(said))
-    return written
 
 
 def test_it_says_what_the_files_hold(tmp_path: Path) -> None:
