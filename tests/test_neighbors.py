@@ -55,7 +55,8 @@ def test_float32_alone_would_not_do() -> None:
 def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     embeddings = drawn("close", 257, 24, np.random.default_rng(1))
     whole = nearest_neighbors(embeddings, 7)
-    monkeypatch.setattr(neighbors, "BLOCK_BYTES", 4 * 320 * 10)
+    monkeypatch.setattr(neighbors, "QUERY_ROWS", 10)
+    monkeypatch.setattr(neighbors, "TILE_ROWS", 64)
     parts = nearest_neighbors(embeddings, 7)
     assert parts.index.tolist() == whole.index.tolist()
     assert parts.similarity.tolist() == whole.similarity.tolist()
