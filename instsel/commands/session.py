@@ -221,6 +221,7 @@ def open_scorer(args: argparse.Namespace, model: str, revision: str | None = Non
         max_batch_tokens=args.max_batch_tokens,
         revision=revision,
         trust_remote_code=args.trust_remote_code,
+        device_map=args.device_map,
     )
 
 

@@ -50,7 +50,8 @@ def outline_model(source: ModelSource) -> CausalModel:
 
 def _place(held: HeldModel, source: ModelSource) -> None:
     """Moves and casts a model, in place, where it is not yet what was asked for."""
-    dtype, device = source.dtype, None if source.device == "auto" and source.held else source.resolved_device()
+    stays = (source.device == "auto" and source.held) or (source.device_map is not None and held.dispatched)
+    dtype, device = source.dtype, None if stays else source.resolved_device()
     if source.held is None and dtype is None and device == torch.device("cpu") and held.dtype == torch.float16:
         dtype = torch.float32  # a CPU has no fast float16 products, and float32 holds every float16 number
     if device is not None and device.type == "cuda" and device.index is None and held.device.type == "cuda":
@@ -115,6 +116,8 @@ def _from_pretrained(source: ModelSource) -> PreTrainedModel:
         # What is quantised cannot be moved later.
         quantised = getattr(config, "quantization_config", None) is not None
         device = source.resolved_device()
+        alone = {"": device} if quantised and device.type != "cpu" else None
+        device_map = source.device_map or alone
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source.model,
             config=config,
@@ -123,7 +126,7 @@ def _from_pretrained(source: ModelSource) -> PreTrainedModel:
             dtype=source.dtype or "auto",
             use_safetensors=True,
             output_loading_info=True,
-            **({"device_map": {"": device}} if quantised and device.type != "cpu" else {}),
+            **({} if device_map is None else {"device_map": device_map}),
         )
         model, info = loaded
         # transformers would go on with random numbers in their place.

@@ -137,13 +137,16 @@ def device_within(device: str) -> str:
 
 
 def visible_device(device: str, visible: str | None) -> str:
-    """The CUDA_VISIBLE_DEVICES of a worker on a device, given the driver's own.
+    """The CUDA_VISIBLE_DEVICES of a worker on a device or several, given the driver's own.
 
     >>> visible_device("cuda:1", None), visible_device("cuda:1", "4,6"), visible_device("cuda", "4,6")
     ('1', '6', '4')
+    >>> visible_device("cuda:2,cuda:3", None)
+    '2,3'
     """
-    number = int(device.partition(":")[2] or 0)
-    return [part.strip() for part in visible.split(",")][number] if visible else str(number)
+    numbers = [int(one.partition(":")[2] or 0) for one in device.split(",")]
+    names = [part.strip() for part in visible.split(",")] if visible else None
+    return ",".join(str(number) if names is None else names[number] for number in numbers)
 
 
 def threads_for(workers: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from instsel.engine.scorer import Scorer
 from instsel.parallel.local import LocalCrew, threads_for
@@ -20,7 +21,8 @@ def workers(
 
     scorer    made from a folder or hub id, which every worker loads for itself
     devices   one worker each, such as ["cuda:0", "cuda:1"] or ["cpu", "cpu"]; a number for so many GPUs, or so many
-              processes where the scorer runs on the processor; None for every GPU
+              processes where the scorer runs on the processor; None for every GPU. For a scorer with a device_map the
+              number of workers, which divide the GPUs among them
     threads   of the processor for each worker; by default its cores divided by the workers
     patience  seconds for all workers to load their models
 
@@ -51,6 +53,8 @@ def devices_for(scorer: Scorer, devices: Sequence[str] | int | None) -> list[str
     kind = scorer.source.device.partition(":")[0]
     if kind == "auto":
         kind = "cuda" if found else "cpu"
+    if scorer.source.device_map is not None:
+        return _mapped_devices(devices, found)
     if devices is None:
         if not found or kind == "cpu":
             raise ValueError("devices: expected device names or a number of workers, as there is no GPU")
@@ -73,3 +77,15 @@ def devices_for(scorer: Scorer, devices: Sequence[str] | int | None) -> list[str
         if known.type == "cuda" and (known.index or 0) >= found:
             raise ValueError(f"devices: {device!r} was asked for, but PyTorch sees {found or 'no'} GPUs")
     return [str(device) for device in devices]
+
+
+def _mapped_devices(workers: Any, found: int) -> list[str]:
+    """The GPUs of each worker whose model is spread over several."""
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+        raise ValueError(f"devices: with a device_map expected the number of workers, got {workers!r}")
+    if not found:
+        return ["cpu"] * workers
+    if workers > found:
+        raise ValueError(f"devices: expected at most {found}, as many GPUs as there are here, got {workers}")
+    each = found // workers
+    return [",".join(f"cuda:{number}" for number in range(i * each, (i + 1) * each)) for i in range(workers)]
