@@ -38,15 +38,17 @@ from instsel.runs.score_columns import from_table
 from instsel.runs.shards import pack_shard
 
 SMALL = 128  # rows of the run whose columns are repeated
-ANSWER = "The answer is long enough to be the answer of an ordinary row of an ordinary pool of instructions. " * 6
+ANSWER = "The answer is long enough for an ordinary row of an ordinary pool of instructions. "
 FLAGS = ["--model", str(MODEL), "--device", "cpu", "--dtype", "float32", "--quiet"]
 
 
-def write_pool(path: Path, rows: int) -> None:
-    """Rows of about seven hundred characters, every one different."""
+def write_pool(path: Path, rows: int, sentences: int) -> None:
+    """Rows of so many sentences, every one different."""
     with open(path, "w", encoding="utf-8") as file:
         for i in range(rows):
-            file.write(json.dumps({"instruction": f"Answer question {i}.", "output": f"{ANSWER}{i}"}) + "\n")
+            file.write(
+                json.dumps({"instruction": f"Answer question {i}.", "output": f"{ANSWER * sentences}{i}"}) + "\n"
+            )
 
 
 class Repeating(NoCrew):
@@ -101,7 +103,7 @@ class Peaks:
 
 def columns_of_a_small_run(folder: Path) -> dict[str, dict[str, np.ndarray]]:
     """Each stage's columns of a run without workers."""
-    write_pool(folder / "small.jsonl", SMALL)
+    write_pool(folder / "small.jsonl", SMALL, 1)
     assert instsel_main(["wici", str(folder / "small.jsonl"), *FLAGS, "--output", str(folder / "small")]) == 0
     stages = [name for name, *_ in json.loads((folder / "small/manifest.json").read_text())["stages"]]
     paths = {stage: next((folder / "small/shards").glob(f"{stage}-00000-*")) for stage in stages}
@@ -111,7 +113,7 @@ def columns_of_a_small_run(folder: Path) -> dict[str, dict[str, np.ndarray]]:
 def drive(folder: Path, rows: int, hidden: int, workers: int) -> dict[str, Any]:
     """One run; the driver's memory and time."""
     columns = columns_of_a_small_run(folder)
-    write_pool(folder / "pool.jsonl", rows)
+    write_pool(folder / "pool.jsonl", rows, 8)
     crew = Repeating(workers, columns, rows, hidden)
     run = [str(folder / "pool.jsonl"), *FLAGS, "--output", str(folder / "run"), "--workers", str(workers)]
     began = time.monotonic()

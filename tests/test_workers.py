@@ -268,6 +268,7 @@ def test_a_model_that_no_worker_can_load_is_said_before_anything_is_scored(tmp_p
         (["--ray", "auto", "--workers", "2", "--devices", "cpu"], "give one of them"),
         (["--num-gpus-per-worker", "1"], "is for --ray"),
         (["--devices", "cuda:7,cuda:8"], "'cuda:7' was asked for"),
+        (["--tensor-parallel", "2"], "--tensor-parallel goes with --workers"),
         (["--workers", "2", "--device-map", "auto"], 'device: with a device_map expected "auto"'),
     ],
 )
@@ -338,6 +339,24 @@ def test_a_model_spread_over_processor_and_disk_in_a_worker(scorer: instsel.Scor
     np.testing.assert_allclose(found.mean_logprob, expected.mean_logprob, rtol=0, atol=2e-5)
 
 
+def test_a_model_divided_over_two_processes_is_one_worker(scorer: instsel.Scorer) -> None:
+    """Tensor parallelism by transformers' plan over gloo: both processes are told the same and work in step."""
+    expected = instsel.score_batch(scorer, REQUESTS, token_logprobs=True)
+    with instsel.workers(scorer, 1, tensor_parallel=2) as pool:
+        found = instsel.score_batch(pool, REQUESTS, token_logprobs=True)
+        assert found.status.tolist() == expected.status.tolist()
+        np.testing.assert_allclose(found.mean_logprob, expected.mean_logprob, rtol=0, atol=2e-5)
+        vectors = pool.mean_hidden_states(["say the thing", "another"])
+        np.testing.assert_allclose(vectors, scorer.mean_hidden_states(["say the thing", "another"]), rtol=0, atol=2e-5)
+        (speaker,) = [worker["pid"] for worker in pool.told()]
+        (other,) = [process.pid for process in pool._schedule.crew._processes[0] if process.pid != speaker]
+        os.kill(other, signal.SIGKILL)  # the half without which the first cannot go on
+        again = instsel.score_batch(pool, REQUESTS)
+        np.testing.assert_array_equal(again.mean_logprob, found.mean_logprob)
+        assert deaths(pool) == 1
+        assert not is_alive(speaker)
+
+
 def test_gpus_are_divided_among_workers_whose_models_are_spread(
     scorer: instsel.Scorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -347,10 +366,14 @@ def test_gpus_are_divided_among_workers_whose_models_are_spread(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 5)
     assert devices_for(spread, 2) == ["cuda:0,cuda:1", "cuda:2,cuda:3"]
     assert visible_device("cuda:2,cuda:3", "7,1,4,6") == "4,6"
-    with pytest.raises(ValueError, match="devices: expected at most 5"):
+    with pytest.raises(ValueError, match="devices: 6 workers with 1 GPUs each were asked for, but PyTorch sees 5"):
         devices_for(spread, 6)
-    with pytest.raises(ValueError, match="devices: with a device_map expected the number of workers"):
+    with pytest.raises(ValueError, match="devices: where a model is divided expected the number of workers"):
         devices_for(spread, ["cuda:0"])
+    whole = instsel.Scorer(tiny_model_folder())
+    assert devices_for(whole, 2, 2) == ["cuda:0,cuda:1", "cuda:2,cuda:3"]
+    with pytest.raises(ValueError, match="devices: 3 workers with 2 GPUs each were asked for, but PyTorch sees 5"):
+        devices_for(whole, 3, 2)
 
 
 @pytest.mark.parametrize(

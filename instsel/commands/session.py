@@ -88,11 +88,12 @@ class Session:
 
     @property
     def resolved(self) -> dict[str, str]:
-        """What device and dtype the model has come to."""
+        """What device and dtype the model has come to, and over how many processes it is divided."""
+        ranks = {"tensor_parallel": str(self.args.tensor_parallel or 1)}
         if self._pool is not None:
-            return self._pool.resolved
+            return {**self._pool.resolved, **ranks}
         model = self.scorer.model
-        return {"device": model.device.type, "dtype": str(model.dtype).removeprefix("torch.")}
+        return {"device": model.device.type, "dtype": str(model.dtype).removeprefix("torch."), **ranks}
 
     def open_scorer(self, model: str, revision: str | None = None) -> Scorer:
         """A scorer of a model, with the device and dtype that the flags say."""

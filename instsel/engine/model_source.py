@@ -28,6 +28,7 @@ class ModelSource:
     revision: str | None
     trust_remote_code: bool
     device_map: Any = None  # as transformers takes it; None: all of it on `device`
+    divided: bool = False  # by tensor parallelism over the ranks of which this process is one
 
     @classmethod
     def checked(
