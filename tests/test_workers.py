@@ -35,7 +35,7 @@ from worker_faults import (
 
 import instsel
 from instsel.cli import main
-from instsel.parallel import schedule
+from instsel.parallel import schedule, whole_columns
 from instsel.parallel.crew import Hello, Ready, versions
 from instsel.parallel.local import device_within, threads_for, visible_device
 from instsel.parallel.pool import Pool
@@ -127,6 +127,17 @@ def test_a_run_on_workers_is_the_run_on_none(
     run(command(tmp_path, "wici", method="wici"))  # continued without workers
     assert (tmp_path / "wici/scores.parquet").read_bytes() == before
     assert len(json.loads((tmp_path / "wici/workers.json").read_text())["workers"]) == 2
+
+
+def test_workers_that_do_not_see_the_folder_are_sent_rows_and_columns(
+    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_pool(monkeypatch, pool)
+    run(command(tmp_path, "alone", method="wici"))
+    monkeypatch.setattr(Pool, "sees_disk", property(lambda self: False))
+    monkeypatch.setattr(whole_columns, "PIECE_BYTES", 1000)  # embeddings of 32 numbers: seven rows
+    run(command(tmp_path, "run", "--workers", "2", method="wici"))
+    assert_same_run(tmp_path / "alone", tmp_path / "run")
 
 
 def test_a_run_whose_workers_are_killed_is_the_run_that_was_left_alone(
