@@ -122,6 +122,9 @@ class LocalCrew:
             word, *rest = line.recv()
         except (EOFError, OSError):
             return Died(worker, self._end(worker, self._lines[worker].index(line)))
+        dead = [rank for rank, process in enumerate(self._processes[worker]) if process.poll() is not None]
+        if dead and self._ranks > 1:  # what the others say then is that they lost it
+            return Died(worker, self._end(worker, dead[0]))
         if word == "refused":
             return Refused(worker, *rest)
         if line is not self._lines[worker][0]:
