@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,3 +38,23 @@ def cluster_of(*num_cpus: int) -> Iterator[Any]:
     finally:
         ray.shutdown()
         cluster.shutdown()
+
+
+def start_head(port: int, client_port: int) -> subprocess.Popen[bytes]:
+    """A Ray of its own that serves clients, in a process that ends it with itself."""
+    arguments = ["start", "--head", "--block", "--port", str(port), "--ray-client-server-port", str(client_port)]
+    arguments += ["--num-cpus", "2", "--object-store-memory", str(OBJECT_STORE), "--include-dashboard", "false"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "ray.scripts.scripts", *arguments],
+        env={**os.environ, **QUIET},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def answers(port: int) -> bool:
+    """Whether something listens at a port of this machine."""
+    with contextlib.suppress(OSError):
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        return True
+    return False

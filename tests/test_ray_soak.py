@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import random
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from ray_clusters import cluster_of, node
+from ray_clusters import answers, cluster_of, node, start_head
 from tiny_model import tiny_model_folder
-from worker_faults import assert_same_run, command, deaths, disturbed, kill_worker, run, use_pool
+from worker_faults import assert_same_run, command, deaths, disturbed, kill_worker, run, use_pool, wait_until
 
 import instsel
 from instsel.parallel import schedule
@@ -81,3 +85,26 @@ def test_a_ray_dataset_is_scored_in_place(cluster: Any, scorer: instsel.Scorer) 
     found = {row["output"]: row for row in scored.take_all()}
     expected = instsel.ifd(scorer, rows).ifd
     np.testing.assert_allclose([found[row["output"]]["ifd"] for row in rows], expected, rtol=1e-5)
+
+
+def test_a_client_of_a_ray_elsewhere_is_served_by_it(scorer: instsel.Scorer, tmp_path: Path) -> None:
+    """By an address that begins with ray://: the driver is no node of that Ray, and speaks to its server."""
+    ports = []
+    for _ in range(2):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            ports.append(free.getsockname()[1])
+    head = start_head(*ports)
+    try:
+        wait_until(lambda: answers(ports[1]), 120)
+        arguments = command(tmp_path, "run", "--ray", f"ray://127.0.0.1:{ports[1]}", "--workers", "2", pause=0)
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        done = subprocess.run(
+            [sys.executable, "-m", "instsel.cli", *arguments], env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+    finally:
+        head.terminate()
+        head.wait(60)
+    run(command(tmp_path, "alone", pause=0))
+    assert_same_run(tmp_path / "alone", tmp_path / "run")
