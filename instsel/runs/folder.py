@@ -3,9 +3,11 @@
 manifest.json                        what the run is made of, its state, its rows by status
 rows-DIGEST.arrow                    the input's rows as they came
 shards/STAGE-NNNNN-DIGEST.parquet    results; DIGEST begins the SHA-256 of the file
+columns/                             arrays that the process at work has mapped; copies of what shards hold
 damaged/                             files whose content no longer matches their digest
 scores.parquet or scores.jsonl       the merged result, the original columns first
 workers.json                         what the workers of a run with several are doing
+report.html                          the page that `instsel report` writes here if it is told no other place
 lock                                 who writes the folder now
 """
 
@@ -30,6 +32,7 @@ from instsel.runs.shards import DIGEST_CHARACTERS, PackedShard, ShardFolder, Sha
 from instsel.runs.worker_notes import NOTES
 
 _ROWS = re.compile(r"rows-(?P<digest>[0-9a-f]{16})\.arrow")
+PAGE = "report.html"
 _RESULTS = ("scores.parquet", "scores.jsonl", "selected.parquet", "selected.jsonl", "neighbors.npz")
 
 OnStart = Callable[[Stage, range, int], None]  # a shard's rows, and how many rows of the stage are done
@@ -107,7 +110,9 @@ class RunFolder:
         now = about.get("environment", {})
         self.environment_changes = differing_fields(before.get("environment", now), now)
         self.manifest: dict[str, Any] = {**self._settings, **before, **about}
-        self.shards = ShardFolder(self.path / "shards", self.path / "damaged", settings_digest(self._settings))
+        self.shards = ShardFolder(
+            self.path / "shards", self.path / "damaged", self.path / "columns", settings_digest(self._settings)
+        )
         self.shards.prepare()
         if self.manifest.get("state") != "finished":
             self.save(state="running")
@@ -116,15 +121,15 @@ class RunFolder:
         return any((self.path / "shards").glob("*.parquet")) or any((self.path / name).exists() for name in _RESULTS)
 
     def _strangers(self) -> list[str]:
-        ours = {"lock", "shards", "damaged", DAMAGED_MANIFEST, NOTES, *_RESULTS}
+        ours = {"lock", "shards", "damaged", "columns", DAMAGED_MANIFEST, NOTES, PAGE, *_RESULTS}
         return sorted(p.name for p in self.path.iterdir() if p.name not in ours and not _ROWS.fullmatch(p.name))
 
     def _remove_results(self) -> None:
-        for name in (MANIFEST, DAMAGED_MANIFEST, NOTES, *_RESULTS):
+        for name in (MANIFEST, DAMAGED_MANIFEST, NOTES, PAGE, *_RESULTS):
             (self.path / name).unlink(missing_ok=True)
         for path in self.path.glob("rows-*.arrow"):
             path.unlink()
-        for name in ("shards", "damaged"):
+        for name in ("shards", "damaged", "columns"):
             if (self.path / name).is_dir():
                 shutil.rmtree(self.path / name)
 
@@ -136,6 +141,7 @@ class RunFolder:
 
     def close(self) -> None:
         """Give up the lock; a folder in which nothing was computed is left as it was found."""
+        self.shards.clear_scratch()
         if not self._has_results() and self.path.is_dir():
             self._remove_results()
             self._lock.remove()
