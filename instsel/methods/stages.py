@@ -79,7 +79,7 @@ class Slice(Generic[P]):
         self, requests: Iterable[Request], *, scorer: Scorer | None = None, token_logprobs: bool = False
     ) -> ScoreBatch:
         """`instsel.score_batch` of these requests, under the slice's scorer or another, its cost noted."""
-        from instsel.engine.scorer import score_batch
+        from instsel.engine.scoring import score_batch
 
         batch = score_batch(
             scorer or self.scorer,

@@ -13,7 +13,8 @@ import numpy as np
 
 from instsel.engine.requests import Request
 from instsel.engine.results import ScoreBatch, ScoreStats
-from instsel.engine.scorer import Scorer, score_batch
+from instsel.engine.scorer import Scorer
+from instsel.engine.scoring import score_batch
 from instsel.methods.parameters import fields_of, replaced
 from instsel.methods.stages import Columns, Slice
 from instsel.parallel.failing_scorer import FailingScorer
