@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from instsel.neighbors import nearest as neighbors
+from instsel.neighbors import candidates
 from instsel.neighbors.embeddings import cosine, unit_rows
 from instsel.neighbors.nearest import nearest_neighbors
 
@@ -33,9 +33,17 @@ def drawn(kind: str, rows: int, dimension: int, rng: np.random.Generator) -> np.
     return rng.normal(size=(rows, dimension))
 
 
+@pytest.fixture(params=["float32 alone", "bfloat16 first"])
+def first_look(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways, whatever this processor would choose."""
+    narrow = request.param == "bfloat16 first"
+    monkeypatch.setattr("instsel.kernels.native_arrays.has_bfloat16_products", lambda: narrow)
+    return str(request.param)
+
+
 @pytest.mark.parametrize("kind", ["spread", "copies", "axes", "signs", "close"])
 @pytest.mark.parametrize(("rows", "dimension", "count"), [(300, 16, 32), (150, 3, 5), (20, 4, 32), (2, 5, 3)])
-def test_as_when_every_pair_is_compared(kind: str, rows: int, dimension: int, count: int) -> None:
+def test_as_when_every_pair_is_compared(kind: str, rows: int, dimension: int, count: int, first_look: str) -> None:
     embeddings = drawn(kind, rows, dimension, np.random.default_rng(rows))
     index, similarity = every_pair(embeddings, count)
     found = nearest_neighbors(embeddings, count)
@@ -52,10 +60,46 @@ def test_float32_alone_would_not_do() -> None:
         assert (naive != every_pair(embeddings, 32)[0]).any()
 
 
-def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dimension", [3, 384])
+def test_no_product_is_off_by_more_than_its_bound(dimension: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("instsel.kernels.native_arrays.has_bfloat16_products", lambda: True)
+    rng = np.random.default_rng(4)
+    # Entries that bfloat16 rounds up, all of one sign, as far as it rounds: errors add up instead of cancelling.
+    worst = np.abs(rng.choice([1.0, 1 + 2.0**-8 - 2.0**-20, 1 + 3 * 2.0**-9], (64, dimension)))
+    unit = unit_rows(np.concatenate([worst, rng.normal(size=(64, dimension)), -worst]))
+    exact = unit.astype(np.float64) @ unit.T.astype(np.float64)
+    off = {}
+    for look in candidates._products(unit):
+        found = (look.columns @ look.columns.T).double().numpy()[: len(unit), : len(unit)]
+        off[look.columns.dtype] = np.abs(found - exact).max() / look.error
+    assert len(off) == 2 and max(off.values()) <= 1
+    assert min(off.values()) > 1e-3, "a bound that far off would be no bound"
+    narrow, single = candidates._products(unit)
+    assert narrow.error * off[narrow.columns.dtype] > 10 * single.error, "the control: float32's bound would not do"
+
+
+def test_a_query_that_bfloat16_cannot_tell_is_compared_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("instsel.kernels.native_arrays.has_bfloat16_products", lambda: True)
+    looked: list[tuple[Any, int]] = []
+    real = candidates._nearest
+
+    def noted(look: candidates.Products, rows: np.ndarray, *rest: Any, **more: Any) -> Any:
+        looked.append((look.columns.dtype, len(rows)))
+        return real(look, rows, *rest, **more)
+
+    monkeypatch.setattr(candidates, "_nearest", noted)
+    rng = np.random.default_rng(5)
+    crowd = drawn("close", 200, 24, rng)
+    alone = np.concatenate([crowd, 3 * rng.normal(size=(40, 24)).repeat(4, 0) + 0.3 * rng.normal(size=(160, 24))])
+    found = nearest_neighbors(alone, 3)
+    assert [(str(dtype), rows) for dtype, rows in looked] == [("torch.bfloat16", 360), ("torch.float32", 200)]
+    assert found.index.tolist() == every_pair(alone, 3)[0].tolist()
+
+
+def test_blocks_do_not_show(first_look: str, monkeypatch: pytest.MonkeyPatch) -> None:
     embeddings = drawn("close", 257, 24, np.random.default_rng(1))
     whole = nearest_neighbors(embeddings, 7)
-    monkeypatch.setattr(neighbors, "BLOCK_BYTES", 4 * 320 * 10)
+    monkeypatch.setattr(candidates, "BLOCK_BYTES", 4 * 320 * 10)
     parts = nearest_neighbors(embeddings, 7)
     assert parts.index.tolist() == whole.index.tolist()
     assert parts.similarity.tolist() == whole.similarity.tolist()

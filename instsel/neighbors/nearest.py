@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from instsel.neighbors.candidates import EXACT_LIMIT, exact_candidates, index_candidates
 from instsel.neighbors.embeddings import cosine, unit_rows
-
-EXACT_LIMIT = 200_000  # distinct rows up to which every pair is compared
-SPARE = 8  # candidates kept beyond those asked for, so that rounding near the last place seldom needs a second look
-GROUP = 64  # columns whose largest similarity is taken first
-BLOCK_BYTES = 256 << 20  # of similarities held at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +26,8 @@ def nearest_neighbors(embeddings: Any, num_neighbors: int = 32, *, exact_limit: 
     """Find of each row the `num_neighbors` other rows with the highest cosine.
 
     A row is left out of its own neighbours by its index, not by its similarity: its copies are neighbours. The search
-    goes over distinct vectors in float32 with a bound on its rounding, and what may belong is compared again in
-    float64; so the result does not depend on blocks, threads or the order of rows. Above `exact_limit` distinct
+    goes over distinct vectors in float32 or less with a bound on its rounding, and what may belong is compared again
+    in float64; so the result does not depend on blocks, threads or the order of rows. Above `exact_limit` distinct
     vectors an inverted-file index of faiss (the extra "index") finds the candidates; those it misses are missing.
 
     `embeddings` are numbers `[n, d]`, normalised here. With fewer than `num_neighbors` other rows the result has
@@ -65,7 +60,7 @@ def nearest_neighbors(embeddings: Any, num_neighbors: int = 32, *, exact_limit: 
     members = np.argsort(group, kind="stable")  # rows of a group together, in rising order
     begin = np.searchsorted(group[members], np.arange(len(vectors) + 1))
     wanted = min(width + 1, len(vectors))  # a row's own vector is among them
-    find = _exact_candidates if len(vectors) <= exact_limit else _index_candidates
+    find = exact_candidates if len(vectors) <= exact_limit else index_candidates
     index = np.empty((count, width), np.int64)
     similarity = np.empty((count, width))
     for low, high, query, other in find(vectors, wanted):
@@ -87,70 +82,6 @@ def _distinct(unit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     where = np.empty(len(first), np.int64)
     where[group[::-1]] = np.arange(len(unit))[::-1]
     return unit[where], group
-
-
-def _exact_candidates(vectors: np.ndarray, wanted: int) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
-    """For blocks [low, high) of vectors: flat (query - low, other) pairs that hold each query's nearest `wanted`."""
-    import torch
-
-    count, dimension = vectors.shape
-    padded = -(-count // GROUP) * GROUP
-    columns = torch.zeros((padded, dimension))
-    columns[:count] = torch.from_numpy(vectors)
-    error = (dimension + 2) * 2.0**-24  # of an inner product of unit vectors in float32, in any order of summation
-    kept = min(wanted + SPARE, count)
-    groups = min(kept, padded // GROUP)
-    step = max(1, BLOCK_BYTES // (4 * padded))
-    buffer = torch.empty((min(step, count), padded))
-    for low in range(0, count, step):
-        high = min(low + step, count)
-        block = buffer[: high - low]
-        torch.mm(columns[low:high], columns.T, out=block)
-        block[:, count:] = -torch.inf
-        # The best `kept` columns lie in the `kept` groups with the largest maxima: two small searches, not a large one.
-        grouped = block.view(high - low, -1, GROUP)
-        best = grouped.amax(2).topk(groups, dim=1).indices
-        inside = grouped.gather(1, best[:, :, None].expand(-1, -1, GROUP)).flatten(1)
-        value, place = inside.topk(kept, dim=1)
-        other = (best.gather(1, place // GROUP) * GROUP + place % GROUP).numpy()
-        query = np.repeat(np.arange(high - low), kept).reshape(other.shape)
-        # A column left out is at most value[:, -1] in float32: it may belong only where that is within rounding of
-        # the last place (or of a tie at it). There every column within rounding is looked at.
-        near = (value[:, wanted - 1] - 2 * error).clamp(min=-2)
-        open_ended = ((value[:, -1] >= near) & (kept < count)).numpy()
-        settled = ~open_ended
-        more_query, more_other = (block[open_ended] >= near[open_ended, None]).numpy().nonzero()
-        yield (
-            low,
-            high,
-            np.concatenate([query[settled].ravel(), np.flatnonzero(open_ended)[more_query]]),
-            np.concatenate([other[settled].ravel(), more_other]),
-        )
-
-
-def _index_candidates(vectors: np.ndarray, wanted: int) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
-    """As `_exact_candidates`, out of an inverted-file index: an eighth of the lists are searched."""
-    try:
-        import faiss
-    except ImportError:
-        raise ValueError(
-            f"embeddings has {len(vectors)} distinct rows; beyond {EXACT_LIMIT} the search needs faiss: "
-            "pip install 'instsel[index]'"
-        ) from None
-    count, dimension = vectors.shape
-    lists = int(4 * np.sqrt(count))
-    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dimension), dimension, lists, faiss.METRIC_INNER_PRODUCT)
-    index.cp.min_points_per_centroid = 1
-    index.train(vectors)
-    index.add(vectors)
-    index.nprobe = max(1, lists // 8)
-    step = 16_384
-    for low in range(0, count, step):
-        high = min(low + step, count)
-        _, other = index.search(vectors[low:high], min(wanted + SPARE, count))
-        query = np.repeat(np.arange(high - low), other.shape[1]).reshape(other.shape)
-        found = other >= 0
-        yield low, high, query[found], other[found]
 
 
 def _best_rows(
