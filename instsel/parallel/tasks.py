@@ -71,7 +71,7 @@ class SliceWork:
         columns = {**whole, **self.columns}
         examples = self.examples.read() if isinstance(self.examples, RowReference) else self.examples
         part = Slice(self.rows, self.count, parameters, scorer, examples, columns)
-        found = stage.checked(part, stage.compute(part))
+        found = method.checked(stage, part, stage.compute(part))
         if not self.settings:
             return found, part.stats
         stats = {name: getattr(part.stats, name) for name in part.stats.__slots__}
