@@ -89,6 +89,7 @@ def test_a_ray_dataset_is_scored_in_place(cluster: Any, scorer: instsel.Scorer) 
 
 def test_a_client_of_a_ray_elsewhere_is_served_by_it(scorer: instsel.Scorer, tmp_path: Path) -> None:
     """By an address that begins with ray://: the driver is no node of that Ray, and speaks to its server."""
+    pytest.importorskip("grpc")
     ports = []
     for _ in range(2):
         with socket.socket() as free:

@@ -157,3 +157,12 @@ def test_without_ray_the_extra_is_named(scorer: instsel.Scorer, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ImportError, match=r"pip install 'instsel\[ray\]'"):
         instsel.ray_workers(scorer, 1)
+
+
+def test_a_client_without_grpc_is_told_what_to_install(scorer: instsel.Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setitem(sys.modules, "grpc", None)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"ray://127.0.0.1:{listening.getsockname()[1]}"
+        with pytest.raises(ValueError, match=r"address: a client of Ray .* pip install 'instsel\[ray\]'"):
+            instsel.ray_workers(scorer, 1, address=address)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import signal
 import socket
@@ -94,6 +95,11 @@ def _connect(ray: Any, address: str | None, cpus: float, options: dict[str, Any]
     else:
         options.pop("include_dashboard")
         _check_listening(address)
+        if address.startswith("ray://") and importlib.util.find_spec("grpc") is None:
+            raise ValueError(
+                "address: a client of Ray (ray://) needs the package grpcio: pip install 'instsel[ray]'; "
+                "HOST:PORT connects without it, from a machine that is a node of that Ray"
+            )
     try:
         ray.init(address=address, **options)
     except (ConnectionError, RuntimeError) as error:  # nobody is there, or another version of Ray or Python
