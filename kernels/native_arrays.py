@@ -46,13 +46,6 @@ def has_bfloat16_products() -> bool:
     return _native.choose_instruction_set(instruction_set()) in ("avx512_bf16", "amx")
 
 
-def has_tile_products() -> bool:
-    """Whether that is done by AMX."""
-    from . import _native
-
-    return _native.choose_instruction_set(instruction_set()) == "amx"
-
-
 @dataclass(frozen=True, slots=True)
 class RowStates:
     """Per row of logits: the maximum so far, the sum of exp(z - maximum) and the first column with that maximum."""
