@@ -22,6 +22,7 @@ constexpr std::int64_t largest_depth = 20;
 // depth is taken in several passes, each of which fetches its weights again.
 constexpr std::int64_t chunk_rows = 128;
 constexpr std::int64_t deep_chunk_bytes = 8192;  // of the second-level cache, a row
+constexpr std::int64_t tasks_a_thread = 8;
 
 // Sums of a block, [rows 0-15, 16-31][halves of its columns][16][16], and where they go.
 struct Block {
@@ -161,10 +162,11 @@ INSTSEL_AMX_BF16 void multiply(const Matrix<bfloat16>& x, const WeightHalf (&hal
     constexpr std::int64_t cache = Products::second_level_cache;
     const std::int64_t chunk = tiles > largest_depth ? cache / deep_chunk_bytes : chunk_rows;
     const std::int64_t chunks = (x.rows + chunk - 1) / chunk;
-    // Blocks of weights that stay in half of the cache while a chunk of rows passes by, or fewer, so that every thread
-    // has a task.
-    const std::int64_t panel =
-        std::clamp<std::int64_t>(blocks * chunks / (2 * threads), 1, cache / 2 / rows_bytes);
+    // Panels of weights that stay in half of the cache while a chunk of rows passes by, or smaller ones, so that threads
+    // with few rows to share do not wait for the last of them; as equal as they can be.
+    const std::int64_t largest =
+        std::clamp<std::int64_t>(blocks * chunks / (tasks_a_thread * threads), 1, cache / 2 / rows_bytes);
+    const std::int64_t panel = (blocks - 1) / ((blocks + largest - 1) / largest) + 1;
     const std::int64_t panels = (blocks + panel - 1) / panel;
     const std::int64_t sums_bytes = panel * (chunk / block_rows) * block_sums * std::int64_t(sizeof(float));
     const std::int64_t scratch_bytes = rows_bytes + sums_bytes;
@@ -200,6 +202,7 @@ void multiply_by(InstructionSet instructions, const Matrix<bfloat16>& x, const W
     if (x.columns == 0 || x.columns % tile_depth != 0) {
         throw std::invalid_argument("x: expected a multiple of 32 columns, not 0");
     }
+    if (x.rows == 0 || blocks == 0) return;
     const auto run = instructions == InstructionSet::amx ? multiply<AmxProducts, Store> : multiply<DotProducts, Store>;
     run(x, halves, blocks, store, threads);
 }
