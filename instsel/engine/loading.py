@@ -80,7 +80,12 @@ def _faster_dtype(held: HeldModel, name: str) -> torch.dtype | None:
     """float32, which holds every number of float16 and bfloat16, for weights of those that this CPU cannot multiply."""
     if held.dtype == torch.float16:
         return torch.float32
-    if held.dtype != torch.bfloat16 or held.quantised or platform.machine() not in ("x86_64", "AMD64") or has_bfloat16_products():
+    if (
+        held.dtype != torch.bfloat16
+        or held.quantised
+        or platform.machine() not in ("x86_64", "AMD64")
+        or has_bfloat16_products()
+    ):
         return None
     size = sum(p.numel() * 4 for p in held.base.parameters())
     available = available_bytes()

@@ -103,4 +103,13 @@ def hello(scorer: Any, seconds: float, sees_disk: bool = True) -> Hello:
 
     model = scorer.model
     dtype = str(model.dtype).removeprefix("torch.")
-    return Hello(socket.gethostname(), os.getpid(), model.device.type, dtype, model.arithmetic_by(), versions(), seconds, sees_disk)
+    return Hello(
+        socket.gethostname(),
+        os.getpid(),
+        model.device.type,
+        dtype,
+        model.arithmetic_by(),
+        versions(),
+        seconds,
+        sees_disk,
+    )
