@@ -46,6 +46,19 @@ _CONFIGS: dict[str, tuple[type, dict[str, Any]]] = {
             "tie_word_embeddings": True,
         },
     ),
+    "qwen2.5-1.5b": (
+        Qwen2Config,
+        {
+            "vocab_size": 151_936,
+            "hidden_size": 1536,
+            "intermediate_size": 8960,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 12,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 32_768,
+            "tie_word_embeddings": True,
+        },
+    ),
     "qwen3-0.6b": (
         Qwen3Config,
         {
@@ -81,6 +94,12 @@ NAMES = tuple(_CONFIGS)
 def vocabulary(name: str) -> int:
     """Tokens that a model by name knows."""
     return int(_CONFIGS[name][1]["vocab_size"])
+
+
+def sizes(name: str) -> tuple[int, int]:
+    """Hidden and intermediate size of a model by name."""
+    settings = _CONFIGS[name][1]
+    return settings["hidden_size"], settings["intermediate_size"]
 
 
 def make_model(name: str, dtype: str, *, device: str = "cpu", seed: int = 0) -> PreTrainedModel:

@@ -47,7 +47,7 @@ INSTSEL_AMX_BF16 void multiply_block(const std::uint8_t* weights, const std::uin
     BlockWalk walk;
     if (before.entries > 0) start_walk(before, walk);
     int entry = 0;
-    Products::template multiply<2, true>(ConsecutiveTiles{weights}, hidden, tiles, false, block.z,
+    Products::template multiply<2, Streamed::left>(ConsecutiveTiles{weights}, hidden, tiles, false, block.z,
                                          EntryWalk<transform>{before, head, tiles, walk, entry});
     if (before.entries > 0) finish_walk<argmax>(before, walk);
 }

@@ -23,13 +23,18 @@ struct ConsecutiveTiles {
     INSTSEL_INLINE const std::uint8_t* operator()(std::int64_t tile) const { return first + 2 * tile * tile_bytes; }
 };
 
+// Which operand is not to displace the other in the first-level cache.
+enum class Streamed { none, left, right };
+
 // `left(tile)` points to both halves of a left tile; `between(tile)` is called after each, for arithmetic that can run
-// beside the products. `streamed` left operands are not to displace the right one in the first-level cache.
+// beside the products.
 struct AmxProducts {
+    static constexpr std::int64_t second_level_cache = 2 << 20;  // bytes, of the processors that have them
+
     INSTSEL_AMX_BF16 static void begin() { configure_tiles(); }
     INSTSEL_AMX_BF16 static void end() { release_tiles(); }
 
-    template <int halves, bool streamed, class Left, class Between>
+    template <int halves, Streamed streamed, class Left, class Between>
     INSTSEL_AMX_BF16 INSTSEL_INLINE static void multiply(const Left& left, const std::uint8_t* right,
                                                          std::int64_t tiles, bool add, float* sums,
                                                          const Between& between) {
@@ -40,14 +45,19 @@ struct AmxProducts {
         }
         for (std::int64_t tile = 0; tile < tiles; ++tile) {
             const std::uint8_t* from = left(tile);
-            if (streamed) {
+            if (streamed == Streamed::left) {
                 _tile_stream_loadd(4, from, 64);
             } else {
                 _tile_loadd(4, from, 64);
             }
-            _tile_loadd(6, right + 2 * tile * tile_bytes, 64);
-            if (halves == 2) _tile_loadd(7, right + (2 * tile + 1) * tile_bytes, 64);
-            if (streamed) {
+            if (streamed == Streamed::right) {
+                _tile_stream_loadd(6, right + 2 * tile * tile_bytes, 64);
+                if (halves == 2) _tile_stream_loadd(7, right + (2 * tile + 1) * tile_bytes, 64);
+            } else {
+                _tile_loadd(6, right + 2 * tile * tile_bytes, 64);
+                if (halves == 2) _tile_loadd(7, right + (2 * tile + 1) * tile_bytes, 64);
+            }
+            if (streamed == Streamed::left) {
                 _tile_stream_loadd(5, from + tile_bytes, 64);
             } else {
                 _tile_loadd(5, from + tile_bytes, 64);
@@ -60,10 +70,12 @@ struct AmxProducts {
 };
 
 struct DotProducts {
+    static constexpr std::int64_t second_level_cache = 1 << 20;
+
     static void begin() {}
     static void end() {}
 
-    template <int halves, bool streamed, class Left, class Between>
+    template <int halves, Streamed streamed, class Left, class Between>
     INSTSEL_AMX_BF16 INSTSEL_INLINE static void multiply(const Left& left, const std::uint8_t* right,
                                                          std::int64_t tiles, bool add, float* sums,
                                                          const Between& between) {

@@ -41,7 +41,7 @@ template <class Products, int halves>
 INSTSEL_AMX_BF16 void add_values(const PackedHeads& packed, std::int64_t head, const PathBlock* blocks,
                                  std::int64_t count, bool first_chunk, Scratch& scratch) {
     for (std::int64_t part = 0; part < packed.depth; ++part) {
-        Products::template multiply<halves, false>(ValueTiles{packed, blocks, head, part}, scratch.probabilities,
+        Products::template multiply<halves, Streamed::none>(ValueTiles{packed, blocks, head, part}, scratch.probabilities,
                                                    count, !first_chunk, scratch.out + part * 1024, NothingBetween{});
     }
 }
@@ -95,7 +95,7 @@ INSTSEL_AMX_BF16 SoftmaxRows walk_path(const PackedHeads& packed, std::int64_t h
         const std::int64_t count = std::min(chunk_blocks, total - first);
         for (std::int64_t block = 0; block < count; ++block) {
             const ConsecutiveTiles keys{packed.keys(head, blocks[block].index)};
-            Products::template multiply<halves, false>(keys, scratch.query, packed.depth, false,
+            Products::template multiply<halves, Streamed::none>(keys, scratch.query, packed.depth, false,
                                                        scratch.scores + block * 1024, NothingBetween{});
         }
         softmax_chunk<halves>(blocks, count, start.sight, start.last_position, shape, packed.depth, softmax, first == 0,

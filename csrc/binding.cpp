@@ -120,7 +120,6 @@ PYBIND11_MODULE(_native, m) {
     m.doc() = "C++ kernels of instsel. They take NumPy views (bfloat16 as uint16), check them and release the lock.";
     bind_layer_operations(m);
     bind_tree_attention(m);
-    m.def("has_amx_bfloat16", &has_amx_bfloat16);
     m.def("choose_instruction_set", [](const std::string& name) { return name_of(choose_instruction_set(name)); },
           arg("name"));
     m.def("accumulate", &bind_accumulate, arg("chunk"), arg("first_column"), arg("bias").none(true), arg("scale"),

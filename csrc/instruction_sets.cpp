@@ -70,6 +70,4 @@ InstructionSet choose_instruction_set(const std::string& name) {
                                 "\"amx\", got \"" + name + "\"");
 }
 
-bool has_amx_bfloat16() { return best() == InstructionSet::amx; }
-
 }  // namespace instsel

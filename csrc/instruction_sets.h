@@ -11,14 +11,12 @@ namespace instsel {
 enum class InstructionSet { plain, avx2, avx512, avx512_bf16, amx };
 
 // The best that this processor has, unless `name` (as above) asks for a lesser one. "" is the best.
-// Throws std::invalid_argument if the name is unknown or the processor lacks it.
+// Throws std::invalid_argument if the name is unknown or the processor lacks it, or the operating system keeps its
+// registers from this process.
 InstructionSet choose_instruction_set(const std::string& name);
 const char* name_of(InstructionSet instructions);
 
 constexpr const char* no_bfloat16_products = "instruction_set: expected avx512_bf16 or amx for products in bfloat16";
-
-// Whether the processor and the kernel let this process use bfloat16 tile matrix products (asks the kernel once).
-bool has_amx_bfloat16();
 
 }  // namespace instsel
 

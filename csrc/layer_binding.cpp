@@ -1,7 +1,7 @@
 #include "layer_binding.h"
 
-#include "amx_linear.h"
 #include "arrays.h"
+#include "bfloat16_linear.h"
 #include "layer_operations.h"
 
 namespace instsel {
@@ -126,8 +126,9 @@ bfloat16* product_of(const Matrix<bfloat16>& x, const Matrix<bfloat16>& weight, 
     return block_of<bfloat16>("out", out, 2, true);
 }
 
-void bind_linear(const py::array& x, const py::array& weight, const py::object& bias, const py::array& out,
-                 int threads) {
+void bind_linear(const py::array& x, const py::array& weight, const py::object& bias, bool add,
+                 const py::array& out, int threads, const std::string& instruction_set) {
+    const InstructionSet instructions = choose_instruction_set(instruction_set);
     const Matrix<bfloat16> rows = bfloat16_matrix("x", x), weights = bfloat16_matrix("weight", weight);
     bfloat16* result = product_of(rows, weights, out, threads);
     const bfloat16* addends = nullptr;
@@ -139,11 +140,12 @@ void bind_linear(const py::array& x, const py::array& weight, const py::object& 
     check_apart({{"out", out}}, {{"x", x}, {"weight", weight}, {"bias", bias}});
     if (out.size() == 0) return;
     py::gil_scoped_release release;
-    amx_linear(rows, weights, addends, result, threads);
+    bfloat16_linear(rows, weights, addends, add, result, threads, instructions);
 }
 
 void bind_gated_linear(const py::array& x, const py::array& gate, const py::array& up, const std::string& activation,
-                       const py::array& out, int threads) {
+                       const py::array& out, int threads, const std::string& instruction_set) {
+    const InstructionSet instructions = choose_instruction_set(instruction_set);
     const Activation function = activation_of(activation);
     const Matrix<bfloat16> rows = bfloat16_matrix("x", x), gates = bfloat16_matrix("gate", gate);
     const Matrix<bfloat16> ups = bfloat16_matrix("up", up);
@@ -152,7 +154,7 @@ void bind_gated_linear(const py::array& x, const py::array& gate, const py::arra
     check_apart({{"out", out}}, {{"x", x}, {"gate", gate}, {"up", up}});
     if (out.size() == 0) return;
     py::gil_scoped_release release;
-    amx_gated_linear(rows, gates, ups, function, result, threads);
+    bfloat16_gated_linear(rows, gates, ups, function, result, threads, instructions);
 }
 
 }  // namespace
@@ -163,10 +165,10 @@ void bind_layer_operations(py::module_& module) {
                arg("epsilon"), arg("out"), arg("threads"), arg("instruction_set"));
     module.def("gate_in_place", &bind_gate, arg("x"), arg("up"), arg("activation"), arg("threads"),
                arg("instruction_set"));
-    module.def("amx_linear", &bind_linear, arg("x"), arg("weight"), arg("bias").none(true), arg("out"),
-               arg("threads"));
-    module.def("amx_gated_linear", &bind_gated_linear, arg("x"), arg("gate"), arg("up"), arg("activation"), arg("out"),
-               arg("threads"));
+    module.def("bfloat16_linear", &bind_linear, arg("x"), arg("weight"), arg("bias").none(true), arg("add").noconvert(),
+               arg("out"), arg("threads"), arg("instruction_set"));
+    module.def("bfloat16_gated_linear", &bind_gated_linear, arg("x"), arg("gate"), arg("up"), arg("activation"),
+               arg("out"), arg("threads"), arg("instruction_set"));
     module.def("rotate_in_place", &bind_rotate, arg("x"), arg("cos"), arg("sin"), arg("threads"),
                arg("instruction_set"));
 }

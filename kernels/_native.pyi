@@ -2,7 +2,6 @@
 
 import numpy as np
 
-def has_amx_bfloat16() -> bool: ...
 def choose_instruction_set(name: str) -> str: ...
 def accumulate(
     chunk: np.ndarray,
@@ -78,9 +77,23 @@ def bfloat16_tree_attention(
     workspace: np.ndarray,
     instruction_set: str,
 ) -> None: ...
-def amx_linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, out: np.ndarray, threads: int) -> None: ...
-def amx_gated_linear(
-    x: np.ndarray, gate: np.ndarray, up: np.ndarray, activation: str, out: np.ndarray, threads: int
+def bfloat16_linear(
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None,
+    add: bool,
+    out: np.ndarray,
+    threads: int,
+    instruction_set: str,
+) -> None: ...
+def bfloat16_gated_linear(
+    x: np.ndarray,
+    gate: np.ndarray,
+    up: np.ndarray,
+    activation: str,
+    out: np.ndarray,
+    threads: int,
+    instruction_set: str,
 ) -> None: ...
 def float_tree_attention(
     query: np.ndarray,

@@ -2,8 +2,9 @@
 
 What PyTorch does in five to seven passes over memory, each with a fresh result, takes longer on a CPU with fast matrix
 products than the products between them. float32 or bfloat16, contiguous; sums and functions are float32. The products
-are for bfloat16 on a processor with AMX tiles, where a row's result does not depend on how many rows come with it and
-the gate is applied while the next tiles are multiplied; and for float32 where oneDNN is the faster library.
+are for bfloat16 on a processor with AMX or avx512_bf16, where a row's result does not depend on how many rows come with
+it and the gate or the residual sum is applied before the product is rounded; and for float32 where oneDNN is the faster
+library.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import torch
 from torch import Tensor
 
 from .float_products import float_linear, float_product
-from .native_arrays import array_of, has_bfloat16_products, has_tile_products, instruction_set
+from .native_arrays import array_of, has_bfloat16_products, instruction_set
 
 __all__ = [
     "ACTIVATIONS",
     "DTYPES",
+    "add_linear",
     "can_multiply",
     "gate_in_place",
     "gated_linear",
@@ -70,26 +72,38 @@ def rotate_in_place(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def can_multiply(weight: Tensor) -> bool:
     """Whether `linear` and `gated_linear` take a weight [N, H] and gain by it.
 
-    Of bfloat16 with AMX, for H a multiple of 32; of float32 where oneDNN is faster than what torch does by itself.
-    bfloat16 without AMX is torch's own to multiply, which does it at the processor's full rate.
+    Of bfloat16 where the processor has its arithmetic, for H a multiple of 32; of float32 where oneDNN is faster than
+    what torch does by itself.
     """
     if weight.ndim != 2 or weight.numel() == 0 or weight.stride(1) != 1:
         return False
     if weight.dtype == torch.float32:
         return weight.device.type == "cpu" and float_product(weight.shape[0], weight.shape[1]) == "onednn"
-    return weight.dtype == torch.bfloat16 and weight.shape[1] % 32 == 0 and has_tile_products()
+    return weight.dtype == torch.bfloat16 and weight.shape[1] % 32 == 0 and has_bfloat16_products()
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`x weight^T + bias` of rows x [T, H] and a weight [N, H] that `can_multiply`, rounded once."""
-    from . import _native
-
     if x.dtype == torch.float32:
         return float_linear(x, weight, bias)
     out = x.new_empty(x.shape[0], weight.shape[0])
-    added = None if bias is None else array_of(bias)
-    _native.amx_linear(array_of(x), array_of(weight), added, array_of(out), torch.get_num_threads())
+    _multiply(x, weight, bias, False, out)
     return out
+
+
+def add_linear(x: Tensor, weight: Tensor, out: Tensor) -> Tensor:
+    """`out += x weight^T` of rows x [T, H], a weight [N, H] that `can_multiply` and out [T, N], rounded once."""
+    if x.dtype == torch.float32:
+        return out.add_(float_linear(x, weight))
+    _multiply(x, weight, None, True, out)
+    return out
+
+
+def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None, add: bool, out: Tensor) -> None:
+    from . import _native
+
+    arrays = array_of(x), array_of(weight), None if bias is None else array_of(bias)
+    _native.bfloat16_linear(*arrays, add, array_of(out), torch.get_num_threads(), instruction_set())
 
 
 def gated_linear(x: Tensor, gate: Tensor, up: Tensor, activation: str) -> Tensor:
@@ -99,7 +113,6 @@ def gated_linear(x: Tensor, gate: Tensor, up: Tensor, activation: str) -> Tensor
     if x.dtype == torch.float32:
         return gate_in_place(float_linear(x, gate), float_linear(x, up), activation)
     out = x.new_empty(x.shape[0], gate.shape[0])
-    _native.amx_gated_linear(
-        array_of(x), array_of(gate), array_of(up), activation, array_of(out), torch.get_num_threads()
-    )
+    arrays = array_of(x), array_of(gate), array_of(up)
+    _native.bfloat16_gated_linear(*arrays, activation, array_of(out), torch.get_num_threads(), instruction_set())
     return out

@@ -34,6 +34,13 @@ def instruction_set() -> str:
     return os.environ.get("INSTSEL_INSTRUCTION_SET", "")
 
 
+def chosen_instruction_set() -> str:
+    """The instruction set that the C++ kernels run with."""
+    from . import _native
+
+    return _native.choose_instruction_set(instruction_set())
+
+
 def has_bfloat16_products() -> bool:
     """Whether this processor multiplies bfloat16 as such: the C++ kernels do, and torch as well.
 
@@ -41,16 +48,7 @@ def has_bfloat16_products() -> bool:
     bfloat16 product ran at 18 GFLOP/s a core and the float32 one at 78, held to AVX-512 at 36 and 85 (190 with
     avx512_bf16). INSTSEL_INSTRUCTION_SET does not hold torch; ONEDNN_MAX_CPU_ISA=AVX2 does.
     """
-    from . import _native
-
-    return _native.choose_instruction_set(instruction_set()) in ("avx512_bf16", "amx")
-
-
-def has_tile_products() -> bool:
-    """Whether that is done by AMX."""
-    from . import _native
-
-    return _native.choose_instruction_set(instruction_set()) == "amx"
+    return chosen_instruction_set() in ("avx512_bf16", "amx")
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,22 +92,23 @@ def product_bound(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return EPS * x.shape[1] * (np.abs(x) @ np.abs(weight).T)
 
 
-def amx_linear(rng: np.random.Generator, memory: GuardedMemory) -> Call:
+def bfloat16_linear(rng: np.random.Generator, memory: GuardedMemory) -> Call:
     rows, outputs = int(rng.choice([0, 1, 16, 31, 33, 140])), int(rng.choice([0, 1, 16, 17, 32, 50]))
     x, weight = draw_weights(rng, memory, rows, outputs)
     bias = memory.place(rng, encode(rng.standard_normal(outputs), "bfloat16")) if rng.random() < 0.5 else None
-    out = memory.place(rng, np.zeros((rows, outputs), np.uint16))
+    before = encode(rng.standard_normal((rows, outputs)), "bfloat16")
+    out, add = memory.place(rng, before), bool(rng.random() < 0.5)
 
     def check(_: object) -> None:
-        exact = decode(x) @ decode(weight).T + (0.0 if bias is None else decode(bias))
+        exact = decode(x) @ decode(weight).T + (0.0 if bias is None else decode(bias)) + add * decode(before)
         bound = ROUNDING["bfloat16"] * np.abs(exact) + product_bound(decode(x), decode(weight)) + TINY
         close("out", decode(out), exact, bound)
 
-    arguments = {"x": x, "weight": weight, "bias": bias, "out": out, "threads": int(rng.integers(1, 3))}
+    arguments = {"x": x, "weight": weight, "bias": bias, "add": add, "out": out, **bfloat16_machine(rng)}
     return Call(arguments, ("out",), check)
 
 
-def amx_gated_linear(rng: np.random.Generator, memory: GuardedMemory) -> Call:
+def bfloat16_gated_linear(rng: np.random.Generator, memory: GuardedMemory) -> Call:
     rows, outputs = int(rng.choice([0, 1, 16, 31, 33, 140])), int(rng.choice([0, 1, 15, 16, 17, 40]))
     x, gate, up = draw_weights(rng, memory, rows, outputs, outputs)
     out = memory.place(rng, np.zeros((rows, outputs), np.uint16))
@@ -122,7 +123,7 @@ def amx_gated_linear(rng: np.random.Generator, memory: GuardedMemory) -> Call:
         )
 
     # fmt: off
-    arguments = {"x": x, "gate": gate, "up": up, "activation": "silu", "out": out, "threads": int(rng.integers(1, 3))}
+    arguments = {"x": x, "gate": gate, "up": up, "activation": "silu", "out": out, **bfloat16_machine(rng)}
     # fmt: on
     return Call(arguments, ("out",), check)
 

@@ -41,7 +41,6 @@ def builders_of(module: Any) -> dict[str, Builder]:
         return Call({"blocks": blocks, "key_heads": heads, "head_size": size}, check=check)
 
     builders: dict[str, Builder] = {
-        "has_amx_bfloat16": lambda rng, memory: Call({}),
         "choose_instruction_set": lambda rng, memory: Call(
             {"name": str(rng.choice(["", *fuzz_calls.INSTRUCTION_SETS]))}
         ),
@@ -53,16 +52,15 @@ def builders_of(module: Any) -> dict[str, Builder]:
         "gate_in_place": fuzz_layers.gate_in_place,
         "rotate_in_place": fuzz_layers.rotate_in_place,
         "bfloat16_linear_logsumexp": fuzz_calls.bfloat16_linear_logsumexp,
-        "amx_linear": fuzz_layers.amx_linear,
-        "amx_gated_linear": fuzz_layers.amx_gated_linear,
+        "bfloat16_linear": fuzz_layers.bfloat16_linear,
+        "bfloat16_gated_linear": fuzz_layers.bfloat16_gated_linear,
         "bfloat16_tree_attention": lambda rng, memory: fuzz_layers.attention(rng, memory, "bfloat16", workspace),
         "float_tree_attention": lambda rng, memory: fuzz_layers.attention(rng, memory, "float32", None),
     }
     exported = {name for name in dir(module) if not name.startswith("__")}
     assert exported == set(builders), f"functions without a fuzzer, or none: {sorted(exported ^ set(builders))}"
-    missing = set() if module.has_amx_bfloat16() else {"amx_linear", "amx_gated_linear"}
-    missing |= set() if dots else {"bfloat16_linear_logsumexp", "bfloat16_tree_attention"}
-    for name in sorted(missing):
+    needing = {name for name in exported if name.startswith("bfloat16_")} - {"bfloat16_tree_attention_workspace"}
+    for name in sorted(needing if not dots else ()):
         print(f"{name}: left out, this processor has no such instructions")
         del builders[name]
     return builders

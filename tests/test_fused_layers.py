@@ -13,7 +13,7 @@ from transformers.models.llama import modeling_llama
 
 from instsel.engine.fused_layers import FusedLayers
 from instsel.engine.replica import Replica
-from instsel.kernels import _native
+from instsel.kernels.layer_operations import has_bfloat16_products
 
 SMALL = {
     "vocab_size": 97,
@@ -24,7 +24,7 @@ SMALL = {
     "num_key_value_heads": 2,
     "initializer_range": 0.15,
 }
-needs_amx = pytest.mark.skipif(not _native.has_amx_bfloat16(), reason="needs a processor with AMX tiles")
+needs_bfloat16 = pytest.mark.skipif(not has_bfloat16_products(), reason="needs a processor with bfloat16 arithmetic")
 IDS = torch.randint(0, 97, (1, 40), generator=torch.Generator().manual_seed(0))
 
 
@@ -85,8 +85,8 @@ def test_bfloat16_is_nearer_to_the_truth_than_the_model_itself() -> None:
     assert (ours - exact).norm() <= 1.1 * (own - exact).norm()
 
 
-@needs_amx
-def test_products_on_amx_are_found_and_a_row_is_the_same_bits_in_any_company() -> None:
+@needs_bfloat16
+def test_products_in_bfloat16_are_found_and_a_row_is_the_same_bits_in_any_company() -> None:
     model = build("Llama").bfloat16()
     assert found(model) == {"LlamaRMSNorm", "LlamaMLP", "LlamaDecoderLayer", "Linear"}
     replica, _ = fused_replica(model)
@@ -100,7 +100,7 @@ def test_products_on_amx_are_found_and_a_row_is_the_same_bits_in_any_company() -
                 assert torch.equal(module(rows[chosen][None])[0], together[chosen])
 
 
-@needs_amx
+@needs_bfloat16
 def test_a_projection_with_something_more_is_called() -> None:
     """A hook on a projection must see it called; a projection of another kind must not be read as a bare product."""
     seen: list[str] = []

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from instsel.kernels import _native
 from instsel.kernels.layer_operations import (
+    add_linear,
     can_multiply,
     gate_in_place,
     gated_linear,
@@ -21,11 +21,16 @@ from instsel.kernels.layer_operations import (
 )
 
 DTYPES = (torch.float32, torch.bfloat16)
-needs_amx = pytest.mark.skipif(not _native.has_amx_bfloat16(), reason="needs a processor with AMX tiles")
 
 
 @pytest.fixture(params=instruction_sets.NAMES)
 def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
+    with instruction_sets.forced(request.param) as name:
+        yield name
+
+
+@pytest.fixture(params=instruction_sets.WITH_BFLOAT16)
+def bfloat16_products(request: pytest.FixtureRequest) -> Iterator[str]:
     with instruction_sets.forced(request.param) as name:
         yield name
 
@@ -115,7 +120,7 @@ def product_and_error(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     return x.double() @ weight.double().T, terms * x.shape[1] * torch.finfo(torch.float32).eps
 
 
-@needs_amx
+@pytest.mark.usefixtures("bfloat16_products")
 @pytest.mark.parametrize(("rows", "outputs", "depth"), PRODUCTS)
 def test_linear_is_the_formula(rows: int, outputs: int, depth: int) -> None:
     x = random(rows, depth + 32, dtype=torch.bfloat16)[:, :depth]  # rows with a gap between them
@@ -125,9 +130,14 @@ def test_linear_is_the_formula(rows: int, outputs: int, depth: int) -> None:
         exact = product if added is None else product + bias.double()
         got = linear(x, weight, added)
         assert ((got.double() - exact).abs() <= torch.finfo(torch.bfloat16).eps * exact.abs() + error).all()
+    total = random(rows, outputs, dtype=torch.bfloat16, scale=100.0)
+    exact = product + total.double()
+    got = add_linear(x, weight, total)
+    assert got is total
+    assert ((got.double() - exact).abs() <= torch.finfo(torch.bfloat16).eps * (exact.abs() + error) + error).all()
 
 
-@needs_amx
+@pytest.mark.usefixtures("bfloat16_products")
 @pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
 @pytest.mark.parametrize(("rows", "outputs", "depth"), PRODUCTS)
 def test_gated_linear_is_the_formula(rows: int, outputs: int, depth: int, activation: str) -> None:
@@ -143,7 +153,7 @@ def test_gated_linear_is_the_formula(rows: int, outputs: int, depth: int, activa
     assert ((got.double() - exact).abs() <= torch.finfo(torch.bfloat16).eps * exact.abs() + error).all()
 
 
-@needs_amx
+@pytest.mark.usefixtures("bfloat16_products")
 def test_a_row_of_a_product_is_the_same_bits_in_any_company() -> None:
     x = random(150, 1312, dtype=torch.bfloat16)
     weight, up = random(40, 1312, dtype=torch.bfloat16), random(40, 1312, dtype=torch.bfloat16).flip(0)
@@ -158,7 +168,7 @@ def test_a_row_of_a_product_is_the_same_bits_in_any_company() -> None:
         assert torch.equal(spoilt[4:], together[4:])
 
 
-@needs_amx
+@pytest.mark.usefixtures("bfloat16_products")
 def test_a_product_in_lower_precision_is_not_within_the_bound() -> None:
     """Negative control: one term left out of 1,312 is seen."""
     x, weight = random(4, 1312, dtype=torch.bfloat16), random(9, 1312, dtype=torch.bfloat16)
@@ -167,7 +177,7 @@ def test_a_product_in_lower_precision_is_not_within_the_bound() -> None:
     assert ((got.double() - exact).abs() > torch.finfo(torch.bfloat16).eps * exact.abs() + error).any()
 
 
-@needs_amx
+@pytest.mark.usefixtures("bfloat16_products")
 def test_what_can_be_multiplied() -> None:
     assert can_multiply(torch.zeros(3, 64).bfloat16())
     for other in (torch.zeros(3, 64).half(), torch.zeros(3, 40).bfloat16(), torch.zeros(3, 0).bfloat16()):

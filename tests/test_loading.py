@@ -17,6 +17,7 @@ from tiny_model import tiny_model_folder
 import instsel
 from instsel.engine.model_checks import ScoringWarning
 from instsel.engine.scoring import plan_batch
+from instsel.kernels.layer_operations import has_bfloat16_products
 
 PAIRS = [([5, 6, 7], [8, 9]), ([5, 6], [10]), ([5, 6, 7], [9])]
 
@@ -109,10 +110,32 @@ def test_a_model_without_tokenizer_scores_ids_and_says_what_text_needs() -> None
 
 
 def test_half_precision_checkpoints_run_as_stored_but_float16_on_a_cpu(tmp_path: Path) -> None:
-    for dtype, run in ((torch.float16, torch.float32), (torch.bfloat16, torch.bfloat16)):
+    stored = torch.bfloat16 if has_bfloat16_products() else torch.float32
+    for dtype, run in ((torch.float16, torch.float32), (torch.bfloat16, stored)):
         new_llama().to(dtype).save_pretrained(tmp_path / str(dtype))
         assert instsel.Scorer(tmp_path / str(dtype), device="cpu").model.dtype == run
     assert instsel.Scorer(tmp_path / "torch.float16", device="cpu", dtype="float16").model.dtype == torch.float16
+
+
+def test_bfloat16_is_held_as_float32_where_a_processor_has_no_arithmetic_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new_llama().bfloat16().save_pretrained(tmp_path)
+    as_float32 = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    exact = means_one_by_one(as_float32.eval(), PAIRS)
+    monkeypatch.setenv("INSTSEL_INSTRUCTION_SET", "plain")
+    monkeypatch.setattr("instsel.engine.loading.platform.machine", lambda: "x86_64")
+    with pytest.warns(ScoringWarning, match="no arithmetic: it is held as float32"):
+        scorer = instsel.Scorer(tmp_path, tokenizer=tiny_model_folder(), device="cpu")
+        scores = instsel.score_batch(scorer, PAIRS).mean_logprob
+    assert scorer.model.dtype == torch.float32
+    np.testing.assert_allclose(scores, exact, atol=1e-5)
+    with monkeypatch.context() as patch, pytest.warns(ScoringWarning, match="would take"):
+        patch.setattr("instsel.engine.loading.available_bytes", lambda: 1 << 20)
+        assert instsel.Scorer(tmp_path, device="cpu").model.dtype == torch.bfloat16
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ScoringWarning)
+        assert instsel.Scorer(tmp_path, device="cpu", dtype="bfloat16").model.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

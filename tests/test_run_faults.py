@@ -81,6 +81,26 @@ def test_a_fault_in_a_kernel_call_ends_the_run_and_the_same_command_continues_it
     assert scores(tmp_path).equals(scores(tmp_path, "straight"))
 
 
+def test_a_run_that_goes_on_with_another_library_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The manifest names every library that float32 products were made by."""
+    import instsel.engine.scorer as scoring
+
+    monkeypatch.setenv("INSTSEL_FLOAT_PRODUCT", "mkl")
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring, "pair_logprobs", failing_at(3, scoring.pair_logprobs, RuntimeError("stopped")))
+        assert main(command(tmp_path)) == 1
+    noted = json.loads((tmp_path / "run/manifest.json").read_text())["arithmetic"]
+    assert len(noted) == 1 and noted[0].endswith("float32 products by mkl")
+    monkeypatch.setenv("INSTSEL_FLOAT_PRODUCT", "onednn")
+    capsys.readouterr()
+    assert main(command(tmp_path)) == 0
+    said = capsys.readouterr().err
+    assert f"begun with {noted[0]} and goes on with" in said and "float32 products by onednn: last digits" in said
+    assert len(json.loads((tmp_path / "run/manifest.json").read_text())["arithmetic"]) == 2
+
+
 def test_rows_that_do_not_fit_into_memory_are_counted_and_fail_the_run_beyond_the_threshold(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -78,6 +78,7 @@ def _run(
     done: list[Stage] = []
     with session.workers():
         _check_resolved(session, folder)
+        _note_arithmetic(session, folder)
         for stage in session.stages:
             done.append(session.shards_of(stage))
             folder.save(stages=[[one.name, one.rows, one.shard_rows] for one in done])
@@ -171,6 +172,14 @@ def _check_resolved(session: Session, folder: RunFolder) -> None:
                 f"give --{name.replace('_', '-')} {before[name]}, or another --output"
             )
     folder.save(resolved=now)
+
+
+def _note_arithmetic(session: Session, folder: RunFolder) -> None:
+    """Another processor, or another library on this one, rounds differently: it is said, and all of them are noted."""
+    now, before = session.arithmetic, folder.manifest.get("arithmetic", [])
+    if before and now not in before:
+        complain("warning", f"this run was begun with {before[-1]} and goes on with {now}: last digits may differ")
+    folder.save(arithmetic=before if now in before else [*before, now])
 
 
 def _note_state(folder: RunFolder, state: str) -> None:

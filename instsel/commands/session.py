@@ -95,6 +95,11 @@ class Session:
         model = self.scorer.model
         return {"device": model.device.type, "dtype": str(model.dtype).removeprefix("torch."), **ranks}
 
+    @property
+    def arithmetic(self) -> str:
+        """By what the model's numbers are computed."""
+        return self._pool.arithmetic if self._pool is not None else self.scorer.model.arithmetic_by()
+
     def open_scorer(self, model: str, revision: str | None = None) -> Scorer:
         """A scorer of a model, with the device and dtype that the flags say."""
         return open_scorer(self.args, model, revision)

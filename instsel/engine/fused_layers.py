@@ -18,6 +18,7 @@ from instsel.engine.replica import PLAIN_TENSORS, Replica
 from instsel.kernels.layer_operations import (
     ACTIVATIONS,
     DTYPES,
+    add_linear,
     can_multiply,
     gate_in_place,
     gated_linear,
@@ -67,14 +68,16 @@ class FusedLayers:
         modules: list[Any] = replica.modules
         for place, norm in self.norms.items():
             replica.put_forward(modules[place], _norm_forward(modules[place], norm))
-        for place, activation in self.gates.items():
-            replica.put_forward(modules[place], partial(_gated_forward, modules[place], activation))
+        gates = {modules[place]: activation for place, activation in self.gates.items()}
+        for module, activation in gates.items():
+            replica.put_forward(module, partial(_gated_forward, module, activation))
         for place in self.products:
             replica.put_forward(modules[place], partial(_linear_forward, modules[place]))
         for place, norm in self.layers.items():
             layer = modules[place]
             if not _is_hooked(layer.post_attention_layernorm):  # a hook must see it called
-                replica.put_forward(layer, partial(_pre_norm_forward, layer, norm))
+                gate = gates.get(layer.mlp)
+                replica.put_forward(layer, partial(_pre_norm_forward, layer, norm, gate))
         if not self.rotary:
             return
         rotating = {kind: self._rotating(kind.forward) for kind in {type(module) for module in modules}}
@@ -178,16 +181,32 @@ def _find_activation(module: Any) -> str | None:
 
 
 def _gated_forward(module: Any, activation: str, x: Tensor) -> Tensor:
+    return module.down_proj(_gated(module, activation, x))
+
+
+def _gated(module: Any, activation: str, x: Tensor) -> Tensor:
+    """`activation(gate(x)) * up(x)`."""
     projections = module.gate_proj, module.up_proj
     if all(_is_bare_product(projection) for projection in projections) and x.dtype == module.gate_proj.weight.dtype:
         flat = x.reshape(-1, x.shape[-1])
         gated = gated_linear(flat, module.gate_proj.weight, module.up_proj.weight, activation)
-        return module.down_proj(gated.view(*x.shape[:-1], -1))
+        return gated.view(*x.shape[:-1], -1)
     gate, up = (projection(x) for projection in projections)
     if gate.dtype not in DTYPES or gate.dtype != up.dtype:
-        return module.down_proj(_ACTIVATIONS[activation](gate) * up)
+        return _ACTIVATIONS[activation](gate) * up
     gate_in_place(gate.view(-1, gate.shape[-1]), up.view(-1, up.shape[-1]), activation)
-    return module.down_proj(gate)
+    return gate
+
+
+def _add_mlp(mlp: Any, activation: str | None, x: Tensor, total: Tensor) -> Tensor:
+    """`total += mlp(x)`, by the last product itself where it is one of a gated network with nothing around it."""
+    if activation is None or _is_hooked(mlp) or not _is_bare_product(mlp.down_proj):
+        return total.add_(mlp(x))
+    gated = _gated(mlp, activation, x)
+    if gated.dtype != mlp.down_proj.weight.dtype:
+        return total.add_(mlp.down_proj(gated))
+    add_linear(gated.view(-1, gated.shape[-1]), mlp.down_proj.weight, total.view(-1, total.shape[-1]))
+    return total
 
 
 def _is_bare_product(module: nn.Module) -> bool:
@@ -215,7 +234,7 @@ def _is_pre_norm_layer(layer: Any, norms: Mapping[nn.Module, Norm]) -> bool:
         layer.self_attn, layer.mlp = _StandIn(0.5, 0.25, pair=True), _StandIn(-0.75, 1.5, pair=False)
         own = type(layer).forward(layer, x.clone(), attention_mask=None, position_embeddings=None)
         own = own[0] if isinstance(own, tuple) else own
-        return _equal(own, _pre_norm_forward(layer, norms[parts[1]], x.clone()))
+        return _equal(own, _pre_norm_forward(layer, norms[parts[1]], None, x.clone()))
     except Exception:  # whatever a part of another kind raises
         return False
     finally:
@@ -234,7 +253,9 @@ class _StandIn(nn.Module):
         return (out, None) if self.pair else out
 
 
-def _pre_norm_forward(layer: Any, norm_found: Norm, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+def _pre_norm_forward(
+    layer: Any, norm_found: Norm, activation: str | None, hidden_states: Tensor, **kwargs: Any
+) -> Tensor:
     attended, _ = layer.self_attn(hidden_states=layer.input_layernorm(hidden_states), **kwargs)
     norm = layer.post_attention_layernorm
     epsilon, offset = getattr(norm, norm_found[0]), norm_found[1]
@@ -246,7 +267,7 @@ def _pre_norm_forward(layer: Any, norm_found: Norm, hidden_states: Tensor, **kwa
     normed = rms_norm(
         hidden_states.view(-1, size), norm.weight, epsilon, weight_offset=offset, update=attended.view(-1, size)
     )
-    return hidden_states.add_(layer.mlp(normed.view(hidden_states.shape)))
+    return _add_mlp(layer.mlp, activation, normed.view(hidden_states.shape), hidden_states)
 
 
 def _rotates_halves(own: Callable[..., Any]) -> bool:

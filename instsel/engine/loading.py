@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,13 +15,16 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from instsel.engine.model import CausalModel
-from instsel.engine.model_checks import check_model
+from instsel.engine.model_checks import ScoringWarning, check_model
 from instsel.engine.model_source import ModelSource
-from instsel.engine.process_memory import keep_freed_memory
+from instsel.engine.process_memory import available_bytes, keep_freed_memory
 from instsel.engine.surroundings import kept_random_state
 from instsel.engine.turns import turn
 from instsel.engine.wrapped_models import HeldModel, hold
 from instsel.hub import cache_alone_if_out_of_reach
+from instsel.kernels.layer_operations import has_bfloat16_products
+
+_SPARE_BYTES = 1 << 30  # for activations, beside the weights
 
 
 def load_model(source: ModelSource) -> CausalModel:
@@ -53,8 +58,8 @@ def _place(held: HeldModel, source: ModelSource) -> None:
     stays = (source.device == "auto" and source.held) or (source.device_map is not None and held.dispatched)
     stays = stays or source.divided
     dtype, device = source.dtype, None if stays else source.resolved_device()
-    if source.held is None and dtype is None and device == torch.device("cpu") and held.dtype == torch.float16:
-        dtype = torch.float32  # a CPU has no fast float16 products, and float32 holds every float16 number
+    if source.held is None and dtype is None and device == torch.device("cpu"):
+        dtype = _faster_dtype(held, source.name)
     if device is not None and device.type == "cuda" and device.index is None and held.device.type == "cuda":
         device = None
     moved = device is not None and device != held.device
@@ -71,6 +76,37 @@ def _place(held: HeldModel, source: ModelSource) -> None:
             f'{held.device}; expected "auto", got {source.device if moved else source.dtype_name!r}'
         )
     cast(Any, held.whole).to(device=device, dtype=dtype)
+
+
+def _faster_dtype(held: HeldModel, name: str) -> torch.dtype | None:
+    """float32, which holds every number of float16 and bfloat16, for weights of those that this CPU cannot multiply."""
+    if held.dtype == torch.float16:
+        return torch.float32
+    if (
+        held.dtype != torch.bfloat16
+        or held.quantised
+        or platform.machine() not in ("x86_64", "AMD64")
+        or has_bfloat16_products()
+    ):
+        return None
+    size = sum(p.numel() * 4 for p in held.base.parameters())
+    available = available_bytes()
+    reason = f"{name} is stored in bfloat16, in which this processor has no arithmetic"
+    if available is not None and available < size + _SPARE_BYTES:
+        warnings.warn(
+            f"{reason}; as float32, several times as fast, it would take {size / 2**30:.1f} GiB of memory, "
+            f"{available / 2**30:.1f} GiB are there",
+            ScoringWarning,
+            stacklevel=3,
+        )
+        return None
+    warnings.warn(
+        f'{reason}: it is held as float32, which takes twice the memory and a fraction of the time; dtype="bfloat16" '
+        "keeps it as stored",
+        ScoringWarning,
+        stacklevel=3,
+    )
+    return torch.float32
 
 
 def _as_causal(held: HeldModel, source: ModelSource) -> CausalModel:

@@ -14,6 +14,8 @@ from instsel.engine.arithmetic import Arithmetic, arithmetic_of
 from instsel.engine.fused_layers import FusedLayers
 from instsel.engine.replica import PLAIN_TENSORS
 from instsel.engine.wrapped_models import HeldModel
+from instsel.kernels.float_products import float_product
+from instsel.kernels.native_arrays import chosen_instruction_set
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,16 @@ class CausalModel:
             if token is not None:
                 return int(token[0] if isinstance(token, list) else token)
         return None
+
+    def arithmetic_by(self) -> str:
+        """By what products and sums are computed, where last digits depend on it: the kind of GPU, or the instructions
+        and the library of float32 products that a CPU uses."""
+        if self.device.type != "cpu":
+            return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+        weights = [m.weight for m in self.model.modules() if type(m) is torch.nn.Linear]
+        libraries = {float_product(*w.shape) for w in weights if type(w) in PLAIN_TENSORS and w.dtype == torch.float32}
+        products = f", float32 products by {' and '.join(sorted(libraries))}" if libraries else ""
+        return chosen_instruction_set() + products
 
     def arithmetic(self) -> Arithmetic:
         """Counts to judge a run's time by."""

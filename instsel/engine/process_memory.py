@@ -1,9 +1,10 @@
-"""The C library's allocator, told to keep what is freed, and to give it back."""
+"""Memory: how much there is, and the C library's allocator, told to keep what is freed and to give it back."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
+from pathlib import Path
 from typing import Any
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt's parameter numbers (glibc, malloc.h)
@@ -20,6 +21,15 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
         mallopt(_MMAP_THRESHOLD, _KEPT_BYTES)
+
+
+def available_bytes() -> int | None:
+    """Memory that programs can still take without swapping; None where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError, IndexError):
+        return None
 
 
 def give_back_memory() -> None:

@@ -31,7 +31,8 @@ class Scorer:
                       wrapper for data parallel training, quantised, or spread over devices by a device_map
     tokenizer         a transformers tokenizer or where to load it from; by default the model's own
     device            "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", ...
-    dtype             "auto" (as the checkpoint is stored; float16 becomes float32 on a CPU), "float32", "bfloat16",
+    dtype             "auto" (as the checkpoint is stored, but float32 on a CPU for float16, and for bfloat16 where an
+                      x86-64 processor has no arithmetic in it and memory suffices), "float32", "bfloat16",
                       "float16" or a torch dtype. A loaded model stays where and as it is with "auto", float16 on a
                       CPU too; another device or dtype moves it in place, and is refused for one quantised or spread
     backend           of the kernels: "auto", "reference", "cpu" or "triton"

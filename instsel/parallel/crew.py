@@ -21,6 +21,7 @@ class Hello:
     pid: int
     device: str  # its kind: cpu, cuda
     dtype: str
+    arithmetic: str  # as `CausalModel.arithmetic_by`
     versions: Mapping[str, str]
     seconds: float  # from its first line to the model loaded
     sees_disk: bool = True  # whether it sees the driver's files
@@ -102,4 +103,13 @@ def hello(scorer: Any, seconds: float, sees_disk: bool = True) -> Hello:
 
     model = scorer.model
     dtype = str(model.dtype).removeprefix("torch.")
-    return Hello(socket.gethostname(), os.getpid(), model.device.type, dtype, versions(), seconds, sees_disk)
+    return Hello(
+        socket.gethostname(),
+        os.getpid(),
+        model.device.type,
+        dtype,
+        model.arithmetic_by(),
+        versions(),
+        seconds,
+        sees_disk,
+    )

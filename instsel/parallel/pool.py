@@ -83,6 +83,12 @@ class Pool(Scorer):
         return found
 
     @property
+    def arithmetic(self) -> str:
+        """By what the workers compute."""
+        hellos = [place.hello for place in self._schedule.places if place.hello is not None]
+        return "; ".join(sorted({hello.arithmetic for hello in hellos}))
+
+    @property
     def size(self) -> int:
         """Number of workers."""
         return len(self._schedule.places)

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "amx_linear.h"
+#include "bfloat16_linear.h"
 #include "bfloat16_linear_logsumexp.h"
 #include "checks.h"
 #include "layer_operations.h"
@@ -113,8 +113,8 @@ void check_bfloat16_head(std::int64_t rows, std::int64_t size, std::int64_t voca
     }
 }
 
-// Products with and without a gate, over depths that are and are not multiplied at once.
-void check_amx_linear(std::int64_t rows, std::int64_t size, std::int64_t outputs) {
+// Products with and without a gate, over depths that are and are not multiplied at once, and added to what was there.
+void check_bfloat16_linear(std::int64_t rows, std::int64_t size, std::int64_t outputs, InstructionSet instructions) {
     const auto x = random_matrix<bfloat16>(rows, size, 1.0f);
     const auto gate = random_matrix<bfloat16>(outputs, size, 0.1f), up = random_matrix<bfloat16>(outputs, size, 0.3f);
     const auto bias = random_matrix<bfloat16>(1, outputs, 1.0f);
@@ -128,17 +128,22 @@ void check_amx_linear(std::int64_t rows, std::int64_t size, std::int64_t outputs
     };
     std::vector<bfloat16> plain(x.size() / std::size_t(size) * std::size_t(outputs)), gated(plain.size());
     const Matrix<bfloat16> view{x.data(), rows, size, size}, gates{gate.data(), outputs, size, size};
-    amx_linear(view, gates, bias.data(), plain.data(), 2);
-    amx_gated_linear(view, gates, {up.data(), outputs, size, size}, Activation::silu, gated.data(), 2);
+    bfloat16_linear(view, gates, bias.data(), false, plain.data(), 2, instructions);
+    std::vector<bfloat16> added = plain;
+    bfloat16_linear(view, gates, nullptr, true, added.data(), 2, instructions);
+    bfloat16_gated_linear(view, gates, {up.data(), outputs, size, size}, Activation::silu, gated.data(), 2, instructions);
+    const std::string name = std::string(" by ") + name_of(instructions) + ", depth " + std::to_string(size);
     for (std::int64_t row = 0; row < rows; ++row) {
         for (std::int64_t output = 0; output < outputs; ++output) {
             const std::size_t i = std::size_t(row * outputs + output);
             const double g = product(gate, row, output);
             expect(std::fabs(to_float(plain[i]) - (g + to_float(bias[std::size_t(output)]))) <= 0.01 * (1 + std::fabs(g)),
-                   "amx_linear " + std::to_string(size));
+                   "linear" + name);
+            const double twice = g + to_float(plain[i]);
+            expect(std::fabs(to_float(added[i]) - twice) <= 0.01 * (1 + std::fabs(twice)), "added linear" + name);
             const double exact = g / (1.0 + std::exp(-g)) * product(up, row, output);
             expect(std::fabs(to_float(gated[i]) - exact) <= 0.01 * (1 + std::fabs(exact)),
-                   "amx_gated_linear " + std::to_string(size));
+                   "gated linear" + name);
         }
     }
 }
@@ -204,12 +209,9 @@ int main() {
             if (instructions < InstructionSet::avx512_bf16) continue;
             check_bfloat16_head(33, size, 257, {}, instructions);
             check_bfloat16_head(1, size, 4099, whole, instructions);
+            check_bfloat16_linear(33, 32 * size, 17, instructions);
+            check_bfloat16_linear(150, 64, size + 32, instructions);
         }
-    }
-    for (const std::int64_t size : {1, 31, 33, 64}) {
-        if (!has_amx_bfloat16()) continue;
-        check_amx_linear(33, 32 * size, 17);
-        check_amx_linear(150, 64, size + 32);
     }
     check_tree_attention();
     std::printf(failures == 0 ? "all checks passed\n" : "%d checks failed\n", failures);

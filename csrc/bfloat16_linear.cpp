@@ -1,13 +1,12 @@
-#include "amx_linear.h"
+#include "bfloat16_linear.h"
 
 #include <algorithm>
 #include <stdexcept>
 
 #include "aligned_buffer.h"
-#include "amx_tiles.h"
 #include "avx512_math.h"
+#include "bfloat16_products.h"
 #include "threads.h"
-#include "tile_packing.h"
 
 namespace instsel {
 
@@ -19,12 +18,11 @@ constexpr std::int64_t block_rows = 32;
 constexpr std::int64_t block_sums = 1024;
 // Tiles of the depth that are multiplied at once, so that 32 rows of them stay in the first-level cache.
 constexpr std::int64_t largest_depth = 20;
-// Weights of that depth that stay in half of a 2 MB second-level cache while a chunk of rows passes by.
-constexpr std::int64_t panel_bytes = 1 << 20;
-// Rows of a chunk, a unit of parallel work: short, as cores are not equally fast; longer where the depth is taken in
-// several passes, each of which fetches its weights again.
+// Rows of a chunk, a unit of parallel work: short, as cores are not equally fast; longer with a large cache where the
+// depth is taken in several passes, each of which fetches its weights again.
 constexpr std::int64_t chunk_rows = 128;
-constexpr std::int64_t deep_chunk_rows = 256;
+constexpr std::int64_t deep_chunk_bytes = 8192;  // of the second-level cache, a row
+constexpr std::int64_t tasks_a_thread = 8;
 
 // Sums of a block, [rows 0-15, 16-31][halves of its columns][16][16], and where they go.
 struct Block {
@@ -38,19 +36,22 @@ struct StoreLinear {
     bfloat16* out;
     const bfloat16* bias;
     std::int64_t columns;
+    bool add;  // to what `out` holds
 
     INSTSEL_AMX_BF16 INSTSEL_INLINE void operator()(const Block& block, int row) const {
         const float* sums = block.sums + row / 16 * 512 + row % 16 * 16;
         const std::int64_t column = 32 * block.index, left = columns - column;
         const __mmask32 mask = left >= 32 ? ~__mmask32(0) : (__mmask32(1) << left) - 1;
         __m512 low = _mm512_load_ps(sums), high = _mm512_load_ps(sums + 256);
-        if (bias != nullptr) {
-            const __m512i bits = _mm512_maskz_loadu_epi16(mask, bias + column);
-            low = _mm512_add_ps(low, widen(_mm512_castsi512_si256(bits)));
-            high = _mm512_add_ps(high, widen(_mm512_extracti64x4_epi64(bits, 1)));
-        }
-        const __m512i rounded = (__m512i)_mm512_cvtne2ps_pbh(high, low);
-        _mm512_mask_storeu_epi16(out + (block.row + row) * columns + column, mask, rounded);
+        if (bias != nullptr) add_numbers(_mm512_maskz_loadu_epi16(mask, bias + column), low, high);
+        bfloat16* to = out + (block.row + row) * columns + column;
+        if (add) add_numbers(_mm512_maskz_loadu_epi16(mask, to), low, high);
+        _mm512_mask_storeu_epi16(to, mask, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+    }
+
+    INSTSEL_AMX_BF16 INSTSEL_INLINE static void add_numbers(__m512i bits, __m512& low, __m512& high) {
+        low = _mm512_add_ps(low, widen(_mm512_castsi512_si256(bits)));
+        high = _mm512_add_ps(high, widen(_mm512_extracti64x4_epi64(bits, 1)));
     }
 
     INSTSEL_AMX_BF16 INSTSEL_INLINE static __m512 widen(__m256i bits) {
@@ -74,28 +75,30 @@ struct StoreGated {
     }
 };
 
+// Stores the rows of a finished block, spread over the tiles of the block that is being multiplied.
+template <class Store>
+struct RowWalk {
+    const Block& block;
+    const Store& store;
+    std::int64_t tiles;
+    int& row;
+    std::int64_t& due;
+
+    INSTSEL_AMX_BF16 INSTSEL_INLINE void operator()(std::int64_t) const {
+        for (due += block.rows; due >= tiles; due -= tiles) store(block, row++);
+    }
+};
+
 // 32 packed rows of x times a packed block of weights over some of the depth, added to `sums` unless they are new,
 // while the block before is stored: tile products and vector arithmetic run side by side. The weights pass through the
 // first-level cache with a hint not to stay there, where they would displace the rows.
-template <class Store>
+template <class Products, class Store>
 INSTSEL_AMX_BF16 void multiply_block(const std::uint8_t* x, const std::uint8_t* weights, std::int64_t tiles,
                                      bool new_sums, float* sums, const Block& before, const Store& store) {
-    if (new_sums) {
-        zero_sums();
-    } else {
-        load_sums(sums);
-    }
     int row = 0;
     std::int64_t due = 0;
-    for (std::int64_t tile = 0; tile < tiles; ++tile) {
-        _tile_loadd(4, x + 2 * tile * tile_bytes, 64);
-        _tile_stream_loadd(6, weights + 2 * tile * tile_bytes, 64);
-        _tile_stream_loadd(7, weights + (2 * tile + 1) * tile_bytes, 64);
-        _tile_loadd(5, x + (2 * tile + 1) * tile_bytes, 64);
-        add_products();
-        for (due += before.rows; due >= tiles; due -= tiles) store(before, row++);
-    }
-    store_sums(sums);
+    Products::template multiply<2, Streamed::right>(ConsecutiveTiles{x}, weights, tiles, !new_sums, sums,
+                                                    RowWalk<Store>{before, store, tiles, row, due});
 }
 
 struct PackedWeights {
@@ -113,7 +116,7 @@ struct Scratch {
 };
 
 // Rows [first, last) of x times a panel of weights.
-template <class Store>
+template <class Products, class Store>
 INSTSEL_AMX_BF16 void multiply_panel(const Matrix<bfloat16>& x, std::int64_t first, std::int64_t last,
                                      const PackedWeights& weights, std::int64_t first_block, std::int64_t last_block,
                                      const Store& store, const Scratch& scratch) {
@@ -132,8 +135,9 @@ INSTSEL_AMX_BF16 void multiply_panel(const Matrix<bfloat16>& x, std::int64_t fir
                           scratch.rows + half * tile_bytes);
             }
             for (std::int64_t block = first_block; block < last_block; ++block, sums += block_sums) {
-                multiply_block(scratch.rows, weights.data + block * weights.block_bytes() + 2 * tile * tile_bytes,
-                               tiles, pass == 0, sums, before, store);
+                multiply_block<Products>(scratch.rows,
+                                         weights.data + block * weights.block_bytes() + 2 * tile * tile_bytes, tiles,
+                                         pass == 0, sums, before, store);
                 before = {sums, row, block, pass + 1 == passes ? count : 0};
             }
         }
@@ -148,16 +152,22 @@ struct WeightHalf {
     std::int64_t step;
 };
 
-template <class Store>
+template <class Products, class Store>
 INSTSEL_AMX_BF16 void multiply(const Matrix<bfloat16>& x, const WeightHalf (&halves)[2], std::int64_t blocks,
                                const Store& store, int threads) {
     const std::int64_t tiles = x.columns / tile_depth, block_bytes = 2 * tiles * tile_bytes;
     const AlignedBuffer packed = allocate_aligned(blocks * block_bytes);
     const PackedWeights weights{packed.get(), blocks, tiles};
     const std::int64_t rows_bytes = 2 * std::min(tiles, largest_depth) * tile_bytes;
-    const std::int64_t panel = panel_bytes / rows_bytes;  // blocks
-    const std::int64_t chunk = tiles > largest_depth ? deep_chunk_rows : chunk_rows;
-    const std::int64_t panels = (blocks + panel - 1) / panel, chunks = (x.rows + chunk - 1) / chunk;
+    constexpr std::int64_t cache = Products::second_level_cache;
+    const std::int64_t chunk = tiles > largest_depth ? cache / deep_chunk_bytes : chunk_rows;
+    const std::int64_t chunks = (x.rows + chunk - 1) / chunk;
+    // Panels of weights that stay in half of the cache while a chunk of rows passes by, or smaller ones, so that threads
+    // with few rows to share do not wait for the last of them; as equal as they can be.
+    const std::int64_t largest =
+        std::clamp<std::int64_t>(blocks * chunks / (tasks_a_thread * threads), 1, cache / 2 / rows_bytes);
+    const std::int64_t panel = (blocks - 1) / ((blocks + largest - 1) / largest) + 1;
+    const std::int64_t panels = (blocks + panel - 1) / panel;
     const std::int64_t sums_bytes = panel * (chunk / block_rows) * block_sums * std::int64_t(sizeof(float));
     const std::int64_t scratch_bytes = rows_bytes + sums_bytes;
     // Allocated here, as an exception must not leave a thread.
@@ -172,55 +182,60 @@ INSTSEL_AMX_BF16 void multiply(const Matrix<bfloat16>& x, const WeightHalf (&hal
                        from.matrix.row_stride, std::clamp<std::int64_t>(from.matrix.rows - row, 0, 16), x.columns,
                        2 * tile_bytes, packed.get() + half / 2 * block_bytes + half % 2 * tile_bytes);
         }
-        configure_tiles();
+        Products::begin();
 #pragma omp for schedule(dynamic, 1)
         for (std::int64_t task = 0; task < panels * chunks; ++task) {
             const std::int64_t block = task / chunks * panel, row = task % chunks * chunk;
             std::uint8_t* own = scratch.get() + thread_number() * scratch_bytes;
-            multiply_panel(x, row, std::min(x.rows, row + chunk), weights, block, std::min(blocks, block + panel),
-                           store, {own, reinterpret_cast<float*>(own + rows_bytes)});
+            multiply_panel<Products>(x, row, std::min(x.rows, row + chunk), weights, block,
+                                     std::min(blocks, block + panel), store,
+                                     {own, reinterpret_cast<float*>(own + rows_bytes)});
         }
-        release_tiles();
+        Products::end();
     }
 }
 
-void check(const Matrix<bfloat16>& x) {
-    if (!has_amx_bfloat16()) throw std::runtime_error("this processor has no bfloat16 tile products (AMX)");
+template <class Store>
+void multiply_by(InstructionSet instructions, const Matrix<bfloat16>& x, const WeightHalf (&halves)[2],
+                 std::int64_t blocks, const Store& store, int threads) {
+    if (instructions < InstructionSet::avx512_bf16) throw std::invalid_argument(no_bfloat16_products);
     if (x.columns == 0 || x.columns % tile_depth != 0) {
         throw std::invalid_argument("x: expected a multiple of 32 columns, not 0");
     }
+    if (x.rows == 0 || blocks == 0) return;
+    const auto run = instructions == InstructionSet::amx ? multiply<AmxProducts, Store> : multiply<DotProducts, Store>;
+    run(x, halves, blocks, store, threads);
 }
 
 }  // namespace
 
-void amx_linear(const Matrix<bfloat16>& x, const Matrix<bfloat16>& weight, const bfloat16* bias, bfloat16* out,
-                int threads) {
-    check(x);
-    multiply(x, {{weight, 0, 32}, {weight, 16, 32}}, (weight.rows + 31) / 32, StoreLinear{out, bias, weight.rows},
-             threads);
+void bfloat16_linear(const Matrix<bfloat16>& x, const Matrix<bfloat16>& weight, const bfloat16* bias, bool add,
+                     bfloat16* out, int threads, InstructionSet instructions) {
+    multiply_by(instructions, x, {{weight, 0, 32}, {weight, 16, 32}}, (weight.rows + 31) / 32,
+                StoreLinear{out, bias, weight.rows, add}, threads);
 }
 
-void amx_gated_linear(const Matrix<bfloat16>& x, const Matrix<bfloat16>& gate, const Matrix<bfloat16>& up,
-                      Activation activation, bfloat16* out, int threads) {
-    check(x);
+void bfloat16_gated_linear(const Matrix<bfloat16>& x, const Matrix<bfloat16>& gate, const Matrix<bfloat16>& up,
+                           Activation activation, bfloat16* out, int threads, InstructionSet instructions) {
     const WeightHalf halves[2] = {{gate, 0, 16}, {up, 0, 16}};
     const std::int64_t blocks = (gate.rows + 15) / 16;
     if (activation == Activation::silu) {
-        multiply(x, halves, blocks, StoreGated<Activation::silu>{out, gate.rows}, threads);
+        multiply_by(instructions, x, halves, blocks, StoreGated<Activation::silu>{out, gate.rows}, threads);
     } else {
-        multiply(x, halves, blocks, StoreGated<Activation::gelu_tanh>{out, gate.rows}, threads);
+        multiply_by(instructions, x, halves, blocks, StoreGated<Activation::gelu_tanh>{out, gate.rows}, threads);
     }
 }
 
 #else
 
-void amx_linear(const Matrix<bfloat16>&, const Matrix<bfloat16>&, const bfloat16*, bfloat16*, int) {
-    throw std::runtime_error("this processor has no bfloat16 tile products (AMX)");
+void bfloat16_linear(const Matrix<bfloat16>&, const Matrix<bfloat16>&, const bfloat16*, bool, bfloat16*, int,
+                     InstructionSet) {
+    throw std::invalid_argument(no_bfloat16_products);
 }
 
-void amx_gated_linear(const Matrix<bfloat16>&, const Matrix<bfloat16>&, const Matrix<bfloat16>&, Activation, bfloat16*,
-                      int) {
-    throw std::runtime_error("this processor has no bfloat16 tile products (AMX)");
+void bfloat16_gated_linear(const Matrix<bfloat16>&, const Matrix<bfloat16>&, const Matrix<bfloat16>&, Activation,
+                           bfloat16*, int, InstructionSet) {
+    throw std::invalid_argument(no_bfloat16_products);
 }
 
 #endif
