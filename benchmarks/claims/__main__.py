@@ -13,6 +13,7 @@ import json
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -81,13 +82,16 @@ def _run(tasks: list[Callable[[], object]], processes: int) -> None:
         for task in tasks:
             task()
         return
-    with multiprocessing.get_context("spawn").Pool(processes, maxtasksperchild=8) as pool:
-        for done, _ in enumerate(pool.imap_unordered(_call, tasks), 1):
-            print(f"{done} of {len(tasks)} parts", flush=True)
-
-
-def _call(task: Callable[[], object]) -> object:
-    return task()
+    spawned = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=spawned) as executor:
+        running = [executor.submit(task) for task in tasks]
+        try:
+            for done, one in enumerate(as_completed(running), 1):
+                one.result()
+                print(f"{done} of {len(tasks)} parts", flush=True)
+        except BaseException:
+            executor.shutdown(cancel_futures=True)
+            raise
 
 
 if __name__ == "__main__":
