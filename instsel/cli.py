@@ -17,7 +17,7 @@ from instsel.runs.interrupts import Interrupted, Interrupts
 from instsel.runs.lock import FolderInUseError
 from instsel.terminal import complain, show_own_warnings
 
-COMMANDS = ("select", "export", "demo", "status", "merge")  # besides the methods, of which each is a command
+COMMANDS = ("select", "report", "export", "demo", "status", "merge")  # besides the methods, of which each is a command
 FAILED = 1
 _QUIET_LIBRARIES = {
     "TRANSFORMERS_VERBOSITY": "error",

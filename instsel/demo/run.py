@@ -10,7 +10,7 @@ from pathlib import Path
 from instsel.demo.corruption import CORRUPTED_CLASSES, TRUTH_CLASSES
 from instsel.demo.findings import Findings, read_findings
 from instsel.demo.generator import DEFAULT_POOL, Row, json_lines, make_groups, make_pool
-from instsel.demo.report import correlation_text, page, picture
+from instsel.demo.report import correlation_text, page, picture, read_demo_report
 
 MODEL_FOLDER = Path(__file__).with_name("model")
 BUDGET = "20%"
@@ -45,9 +45,9 @@ def run_demo(output: Path, *, quiet: bool, seed: int, size: int = DEFAULT_POOL) 
         if not quiet:
             print(f"{name}: instsel {' '.join(arguments[:2])} ...", flush=True)
         _run_command(arguments)
-    findings = read_findings(output, seed)
+    findings, report = read_findings(output, seed), read_demo_report(output)
     seconds = time.perf_counter() - started
-    (output / "report.html").write_text(page(findings, seconds), encoding="utf-8")
+    (output / "report.html").write_text(page(findings, report, seconds), encoding="utf-8")
     (output / "picture.svg").write_text(picture(findings), encoding="utf-8")
     if not quiet:
         print_findings(findings, seconds, print)

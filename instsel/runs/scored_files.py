@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from instsel.records.files import iter_batches
@@ -57,8 +58,38 @@ class ScoredFile:
         """A column as Python's values, null as None."""
         return [value for column in self._column(name) for value in column.to_pylist()]
 
-    def take(self, numbers: np.ndarray) -> pa.Table:
-        """The rows with these numbers, in the order given."""
+    def labels(self, name: str) -> tuple[np.ndarray, list[str]]:
+        """A column as numbers int64 [rows] of its distinct values, and these values' texts in order of appearance."""
+        known: dict[str, int] = {}
+        numbers: list[np.ndarray] = []
+        for column in self._column(name):
+            found = column.dictionary_encode()
+            texts = ["none" if value is None else str(value) for value in [*found.dictionary.to_pylist(), None]]
+            places = found.indices.fill_null(len(texts) - 1).to_numpy(zero_copy_only=False)
+            used = np.zeros(len(texts), bool)
+            used[places] = True
+            code = [
+                known.setdefault(text, len(known)) if is_used else 0 for text, is_used in zip(texts, used, strict=True)
+            ]
+            numbers.append(np.array(code, np.int64)[places])
+        return (np.concatenate(numbers) if numbers else np.zeros(0, np.int64)), list(known)
+
+    def lists(self, name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """A column of lists of numbers, piece by piece: the numbers float64, null as NaN, and the lists' lengths."""
+        for column in self._column(name):
+            column = column.cast(pa.list_(pa.float64()))
+            lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False)
+            yield column.flatten().fill_null(np.nan).to_numpy(zero_copy_only=False), lengths
+
+    def kinds(self) -> dict[str, pa.DataType]:
+        """The Arrow type of each column; in a file of another format than Parquet, of its first rows."""
+        if self._parquet is not None:
+            return {field.name: field.type for field in self._parquet.schema_arrow}
+        schema = ColumnTypes([next(self._batches(), [])]).schema
+        return {name: schema.field(name).type if name in schema.names else pa.null() for name in self.columns}
+
+    def take(self, numbers: np.ndarray, columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows with these numbers, in the order given; all columns, or those named."""
         sorted_numbers = np.sort(numbers)
         if self._parquet is None:
             rows: list[dict[str, Any]] = []
@@ -67,12 +98,18 @@ class ScoredFile:
                 low, high = np.searchsorted(sorted_numbers, [first, first + len(batch)])
                 rows += [batch[number - first] for number in sorted_numbers[low:high]]
                 first += len(batch)
+            rows = rows if columns is None else [{name: row.get(name) for name in columns} for row in rows]
             found = ColumnTypes([rows]).table(rows)
         else:
-            pieces = [self._parquet.schema_arrow.empty_table()]
+            wanted = None if columns is None else list(columns)
+            empty = self._parquet.schema_arrow.empty_table()
+            pieces = [empty if wanted is None else empty.select(wanted)]
             first = 0
-            for batch in self._parquet.iter_batches():
+            for batch in self._parquet.iter_batches(columns=wanted):
                 low, high = np.searchsorted(sorted_numbers, [first, first + len(batch)])
+                if low == high:
+                    first += len(batch)
+                    continue
                 pieces.append(pa.Table.from_batches([batch]).take(pa.array(sorted_numbers[low:high] - first)))
                 first += len(batch)
             found = pa.concat_tables(pieces)

@@ -1,0 +1,53 @@
+"""`instsel report RUN...`: what runs found, as one HTML page to look at."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from instsel.commands.options import add_quiet, positive
+from instsel.terminal import escaped, say
+
+PAGE = "report.html"
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command's flags."""
+    parser = commands.add_parser("report", help="a page on finished runs: scores, rows, selection, cost")
+    parser.add_argument(
+        "folders", type=Path, nargs="+", metavar="RUN", help="run folders of one pool, and a selection from it"
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help=f"the page to write; default {PAGE} in the first folder"
+    )
+    parser.add_argument("--title", metavar="TEXT", help="of the page")
+    parser.add_argument("--colour-by", "--color-by", metavar="COLUMN", help="a column of the input to colour rows by")
+    parser.add_argument(
+        "--max-rows", type=positive, default=10_000, metavar="N", help="rows in the table; a fixed sample of more"
+    )
+    add_quiet(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace, interrupts: Any) -> int:
+    """Write the page."""
+    from instsel.report import build_page, read_report
+    from instsel.runs.durable_files import durable_file
+
+    output = args.output or args.folders[0] / PAGE
+    if output.is_dir():
+        raise ValueError(f"--output {output} is a folder: name a file, such as {output / PAGE}")
+    if not output.parent.is_dir() and args.output is not None:
+        raise ValueError(f"--output {output}: there is no folder {output.parent}")
+    report = read_report(args.folders, colour_by=args.colour_by, max_rows=args.max_rows)
+    page = build_page(report, title=args.title)
+    try:
+        with durable_file(output.parent, output.name) as file:
+            file.write(page.encode())
+    except OSError as error:
+        raise ValueError(f"--output {output} cannot be written: {error.strerror or error}") from error
+    if not args.quiet:
+        say(f"report: {report.count:,} rows, {len(report.listed):,} of them in the table")
+        say(f"written: {escaped(str(output))}")
+    return 0

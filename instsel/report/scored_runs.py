@@ -1,0 +1,133 @@
+"""Run folders as a report reads them: finished, column by column, never whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from instsel.report.measures import Measure, meaning
+from instsel.runs.manifest import read_manifest
+from instsel.runs.merged_output import CLASH_PREFIX
+from instsel.runs.score_columns import from_table
+from instsel.runs.scored_files import ScoredFile
+
+_ROW_NUMBERS = ("best", "neighbor")  # whole numbers that measure nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A finished run folder: its manifest, its result, and what of the result's columns the method added."""
+
+    path: Path
+    name: str
+    manifest: dict[str, Any]
+    scored: ScoredFile
+    added: tuple[str, ...]
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        return str(self.manifest["method"])
+
+    @property
+    def original(self) -> list[str]:
+        """The columns of the input."""
+        return [name for name in self.scored.columns if name not in self.added]
+
+    def column(self, name: str) -> str | None:
+        """How the method's column is called in the result; None where there is none."""
+        return next((found for found in (CLASH_PREFIX + name, name) if found in self.added), None)
+
+    def measures(self) -> list[Measure]:
+        """The method's columns of one number a row, that by which rows are selected first."""
+        first = str(self.manifest.get("score", "score"))
+        kinds = self.scored.kinds()
+        found = _of_groups(self) if self.column("scores") and first == "best" else []
+        plain = [name.removeprefix(CLASH_PREFIX) for name in self.added if _is_number(kinds[name])]
+        plain = [name for name in plain if name not in _ROW_NUMBERS]
+        for name in sorted(plain, key=lambda one: one != first):
+            column = self.column(name)
+            assert column is not None
+            found.append(self.measure(name, self.scored.numbers(column)))
+        return found
+
+    def measure(self, name: str, values: np.ndarray) -> Measure:
+        """Values with what is known of them."""
+        return Measure(name, *meaning(self.method, name, self.manifest.get("parameters", {})), values)
+
+    def statuses(self) -> tuple[np.ndarray, list[str]]:
+        """The status of each row as a number, and the statuses by number; all "ok" where there is no such column."""
+        column = self.column("status")
+        return (np.zeros(self.rows, np.int64), ["ok"]) if column is None else self.scored.labels(column)
+
+    @property
+    def rows(self) -> int:
+        """How many rows the input has."""
+        return int(self.manifest["rows"])
+
+    def stage(self, stage: str, column: str, rows: Sequence[int] | None = None) -> np.ndarray | None:
+        """A column of an earlier stage, kept in the folder's shards, at all rows or some; None where there is none."""
+        for name, count, size in self.manifest.get("stages", ()):
+            if name == stage:
+                numbers = np.arange(count) if rows is None else np.array(rows, np.int64)
+                return self._from_shards(stage, column, numbers, size)
+        return None
+
+    def _from_shards(self, stage: str, column: str, rows: np.ndarray, size: int) -> np.ndarray | None:
+        pieces, order = [], []
+        for number in np.unique(rows // size):
+            path = next(iter(sorted((self.path / "shards").glob(f"{stage}-{number:05d}-*.parquet"))), None)
+            if path is None or column not in pq.read_schema(path).names:
+                return None
+            places = np.flatnonzero(rows // size == number)
+            pieces.append(pq.read_table(path, columns=[column]).take(pa.array(rows[places] - number * size)))
+            order.append(places)
+        if not pieces:
+            return None
+        values = from_table(pa.concat_tables(pieces))[column]
+        return values[np.argsort(np.concatenate(order), kind="stable")]
+
+
+def open_run(path: Path) -> Run:
+    """A finished run folder; ValueError, in a line, where it is none."""
+    if not path.is_dir():
+        raise ValueError(f"{path} is not a folder" if path.exists() else f"run folder {path} does not exist")
+    manifest, damaged = read_manifest(path)
+    if damaged:
+        raise ValueError(f"the manifest of {path} is damaged; the command that made the run repairs it")
+    if manifest is None or "method" not in manifest:
+        raise ValueError(f"{path} is not a run folder: it has no manifest.json")
+    output = manifest.get("output") or {}
+    if manifest.get("state") != "finished" or not (path / str(output.get("name"))).is_file():
+        raise ValueError(f"{path} is not a finished run: the same command continues it (see instsel status {path})")
+    scored = ScoredFile(path / output["name"])
+    original = set(manifest.get("columns", ()))
+    return Run(path, path.resolve().name, manifest, scored, tuple(n for n in scored.columns if n not in original))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)
+
+
+def _of_groups(run: Run) -> list[Measure]:
+    """Of groups of answers: the best one's log-probability, and its lead over the second."""
+    column = run.column("scores")
+    assert column is not None
+    best, lead = [], []
+    for values, lengths in run.scored.lists(column):
+        stops = np.cumsum(lengths)
+        padded = np.full((len(lengths), max(2, int(lengths.max(initial=0)))), -np.inf)
+        group = np.repeat(np.arange(len(lengths)), lengths)
+        padded[group, np.arange(len(values)) - np.repeat(stops - lengths, lengths)] = np.nan_to_num(values, nan=-np.inf)
+        ordered = np.sort(padded, axis=1)[:, ::-1]
+        with np.errstate(invalid="ignore"):
+            best.append(np.where(np.isfinite(ordered[:, 0]), ordered[:, 0], np.nan))
+            lead.append(np.where(np.isfinite(ordered[:, 1]), ordered[:, 0] - ordered[:, 1], np.nan))
+    joined = [np.concatenate(parts) if parts else np.zeros(0) for parts in (best, lead)]
+    return [run.measure("score", joined[0]), run.measure("margin", joined[1])]
