@@ -36,6 +36,9 @@ def findings(setting: Setting, *, own: bool) -> dict[str, Any]:
         return found | {"own pool": compared(parts["own pool"], ("random", "none"))}
     tables = {
         "grid": compared(parts["grid"], ("random", "none")),
+        "coverage": compared(
+            parts["coverage"] + [line for line in parts["grid"] if line["coverage"] == "none"], ("random", "none")
+        ),
         "tokens": compared(parts["tokens"], ("random", "none")),
         "confirmation": compared(parts["confirmation"], ("random", "none")),
         "robustness": robustness(parts),

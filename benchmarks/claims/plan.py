@@ -28,8 +28,7 @@ SCORES = (
     "random", "truth", "length", "perplexity low", "perplexity high", "ifd high", "ifd low", "wici paper",
     "wici release", "gain", "nuggets", "miwv",
 )  # fmt: skip
-COVERAGES = ("none", "cosine", "proportional", "facility-location")
-SMALL_SUBSETS, SMALL_SIZE = 40, 30  # of each exploring pool: does influence predict what tuning gains?
+SMALL_SUBSETS, SMALL_SIZE = 24, 30  # of each exploring pool: does influence predict what tuning gains?
 STYLE_ROWS = 100
 
 
@@ -66,10 +65,17 @@ class Trial:
 
 
 def grid(pool: PoolKey) -> Iterator[Trial]:
-    """Every score with every coverage at a budget of 10 % of the rows."""
+    """Every score at a budget of 10 % of the rows, by itself and with quotas in proportion over clusters."""
     for score in SCORES:
-        for coverage in COVERAGES:
+        for coverage in ("none", "proportional"):
             yield Trial("grid", pool, score, coverage)
+
+
+def other_coverage(pool: PoolKey) -> Iterator[Trial]:
+    """Every score again, with the papers' cosine rule and with facility location."""
+    for score in SCORES:
+        for coverage in ("cosine", "facility-location"):
+            yield Trial("coverage", pool, score, coverage)
 
 
 def tokens(pool: PoolKey) -> Iterator[Trial]:
@@ -117,6 +123,6 @@ def units() -> dict[str, list[tuple[PoolKey, tuple[Trial, ...]]]]:
     less = [PoolKey(seed, share) for share in (0.0, 0.04) for seed in CONFIRMING]
     parts = (
         ("grid", grid, old), ("confirmation", confirmation, fresh), ("budgets", curves, fresh),
-        ("corruption", corruption, less), ("tokens", tokens, old),
+        ("corruption", corruption, less), ("tokens", tokens, old), ("coverage", other_coverage, old),
     )  # fmt: skip
     return {name: [(pool, tuple(trials(pool))) for pool in pools] for name, trials, pools in parts}

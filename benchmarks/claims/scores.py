@@ -9,7 +9,7 @@ import numpy as np
 from claims.pools import Pool
 
 import instsel
-from instsel.methods.influence import weighted_mean
+from instsel.methods.influence import score_by_rule
 
 NUM_ANCHORS = 20  # for k-means to choose; the demo has eleven families
 
@@ -26,9 +26,7 @@ def pool_scores(scorer: Any, pool: Pool, seed: int, cache: Path, *, demonstratio
     rows = pool.rows
     influence = instsel.wici(scorer, rows, seed=seed)
     difficulty, losses = instsel.ifd(scorer, rows), instsel.ifd(scorer, rows, kind="loss")
-    probes, cosine = influence.probes, influence.similarity
-    one_shot_ifd = np.where(probes >= 0, influence.one_shot_ifd, np.nan)
-    gains = np.log(influence.ifd[probes]) - np.log(one_shot_ifd)
+    pairs = (influence.ifd, influence.one_shot_ifd, influence.probes, influence.similarity)
     helped = np.where(difficulty.ifd <= 1, 1.0, np.nan)  # both papers of IFD leave out what its prompt does not help
     rng = np.random.default_rng(seed)
     scores = {
@@ -40,13 +38,13 @@ def pool_scores(scorer: Any, pool: Pool, seed: int, cache: Path, *, demonstratio
         "ifd high": difficulty.ifd * helped,
         "ifd low": -difficulty.ifd,
         "wici paper": influence.score,
-        "wici release": weighted_mean(influence.influence, cosine, "release") * helped,
-        "gain": weighted_mean(gains, cosine, "gain"),
+        "wici release": score_by_rule(*pairs, "release") * helped,
+        "gain": score_by_rule(*pairs, "gain"),
         "embedding": influence.embeddings,
         "ifd": difficulty.ifd,
         "ifd of losses": losses.ifd,
         "loss": -difficulty.conditional,
-        "wici release, all": weighted_mean(influence.influence, cosine, "release"),
+        "wici release, all": score_by_rule(*pairs, "release"),
     }
     if demonstrations:
         anchors = min(NUM_ANCHORS, len(rows))

@@ -12,6 +12,7 @@ import pyarrow as pa
 import instsel
 from instsel.commands.configuration import recorded_arguments
 from instsel.commands.options import add_quiet
+from instsel.commands.procedures import add_procedure, follow_procedure
 from instsel.commands.selection_inputs import (
     USUAL_SCORES,
     read_embeddings,
@@ -41,6 +42,7 @@ def add_parser(commands: Any) -> None:
     size = parser.add_mutually_exclusive_group(required=True)
     size.add_argument("--budget", type=budget, metavar="N", help="rows (500) or a share (10%% or 0.1)")
     size.add_argument("--budget-tokens", type=int, metavar="N", help="tokens; rows that do not fit are skipped")
+    add_procedure(parser)
     parser.add_argument("--by", metavar="COLUMN", help=f"score column; default the first of {', '.join(USUAL_SCORES)}")
     parser.add_argument(
         "--keep-all", action="store_true", help="by ifd: also rows above 1, whose prompt does not help their answer"
@@ -89,10 +91,14 @@ def run(args: argparse.Namespace, interrupts: Interrupts) -> int:
 
     manifest, path = scored_path(args.input)
     scored = ScoredFile(path)
-    by, is_ifd = score_column(scored, args.by, manifest)
-    score = scored.numbers(by)
+    arguments = recorded_arguments(args)
+    if args.procedure is not None:
+        score, by, is_ifd = follow_procedure(args, scored, manifest), args.procedure, False
+    else:
+        by, is_ifd = score_column(scored, args.by, manifest)
+        score = scored.numbers(by)
     usable = scored.equals("status", "ok") if "status" in scored.columns else np.ones(len(score), bool)
-    if "selectable" in scored.columns:
+    if "selectable" in scored.columns and args.procedure is None:
         usable &= scored.equals("selectable", True)
     max_score = 1.0 if is_ifd and not args.keep_all else None
     embeddings, source = read_embeddings(args.embeddings, args.input, manifest, len(score))
@@ -119,6 +125,7 @@ def run(args: argparse.Namespace, interrupts: Interrupts) -> int:
         "budget": args.budget,
         "budget_tokens": args.budget_tokens,
         "num_tokens": args.num_tokens if lengths is not None else None,
+        **({} if args.procedure is None else {"procedure": args.procedure}),
         "by": by,
         "max_score": max_score,
         "max_similarity": similarity,
@@ -145,7 +152,7 @@ def run(args: argparse.Namespace, interrupts: Interrupts) -> int:
     about = {
         "input": str(path),
         "environment": environment(),
-        "arguments": recorded_arguments(args),
+        "arguments": arguments,
         "compared": ["format", *settings],
     }
     folder = RunFolder(args.output, settings, about, overwrite=args.overwrite, interrupts=interrupts)
