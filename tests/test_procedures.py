@@ -1,4 +1,4 @@
-"""`select --procedure`: one word gives what the Python functions give step by step, whatever rule a run was made with."""
+"""`select --procedure`: one word gives what the Python functions give step by step, whatever rule a run had."""
 
 import json
 

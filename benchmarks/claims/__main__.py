@@ -31,12 +31,12 @@ def demo_tasks(setting: Setting, seeds: int) -> Iterator[Callable[[], object]]:
     """The whole study on the demo's pools, each task a process's work."""
     few = {*plan.EXPLORING[:seeds], *plan.CONFIRMING[:seeds]}
     units = {name: [unit for unit in part if unit[0].seed in few] for name, part in plan.units().items()}
-    for name in ("grid", "confirmation", "corruption"):
+    for name in ("grid", "addition", "confirmation", "corruption"):
         yield from (partial(run_unit, setting, *unit) for unit in units[name])
     yield from (partial(small_subsets, setting, plan.PoolKey(seed)) for seed in plan.EXPLORING[:seeds])
     yield from (partial(run_unit, setting, *unit) for unit in units["budgets"])
     yield from (partial(styles, setting, seed) for seed in plan.EXPLORING[:seeds])
-    for name in ("tokens", "coverage"):
+    for name in ("large budget", "tokens", "coverage"):
         yield from (partial(run_unit, setting, *unit) for unit in units[name])
 
 

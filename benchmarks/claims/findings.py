@@ -44,14 +44,18 @@ def findings(setting: Setting, *, own: bool) -> dict[str, Any]:
         "robustness": robustness(parts),
         "budgets": budgets(parts),
     }
-    return found | tables | {
-        "questions": {
-            "composition": _composition(setting),
-            "difficulty and influence": _correlations(setting),
-            "influence and what tuning gains": _predictions(setting),
-            "styles": _styles(setting),
+    return (
+        found
+        | tables
+        | {
+            "questions": {
+                "composition": _composition(setting),
+                "difficulty and influence": _correlations(setting),
+                "influence and what tuning gains": _predictions(setting),
+                "styles": _styles(setting),
+            }
         }
-    }
+    )
 
 
 def _plan(setting: Setting) -> dict[str, Any]:
@@ -133,7 +137,11 @@ def _against(selectors: dict[str, dict[int, Line]], name: str, random: str, trut
 def budgets(parts: dict[str, list[Line]]) -> dict[str, Any]:
     """Held-out loss by selector and budget, on the confirming seeds."""
     curves = {", ".join(one) for one in plan.CURVES}
-    lines = [line for line in parts["confirmation"] + parts["budgets"] if f"{line['score']}, {line['coverage']}" in curves]
+    lines = [
+        line
+        for line in parts["confirmation"] + parts["budgets"] + parts["large budget"]
+        if f"{line['score']}, {line['coverage']}" in curves
+    ]
     found: dict[str, Any] = {name: {} for name in sorted(curves)}
     for budget in sorted({line["budget"] for line in lines}):
         for name, row in compared([line for line in lines if line["budget"] == budget], ("random", "none")).items():
@@ -156,20 +164,27 @@ def _pools(setting: Setting) -> list[tuple[PoolKey, dict[str, np.ndarray]]]:
 def _composition(setting: Setting) -> dict[str, Any]:
     pools = [(key, scores) for key, scores in _pools(setting) if key.corrupted == 0.08]
     each = [composition(demo_pool(key), scores) for key, scores in pools]
-    return {
-        rule: {
-            end: {
-                what: (
-                    {one: float(np.mean([pool[rule][end][what].get(one, 0.0) for pool in each])) for one in first[what]}
-                    if isinstance(first[what], dict)
-                    else float(np.mean([pool[rule][end][what] for pool in each]))
-                )
-                for what in first
+    return (
+        {
+            rule: {
+                end: {
+                    what: (
+                        {
+                            one: float(np.mean([pool[rule][end][what].get(one, 0.0) for pool in each]))
+                            for one in first[what]
+                        }
+                        if isinstance(first[what], dict)
+                        else float(np.mean([pool[rule][end][what] for pool in each]))
+                    )
+                    for what in first
+                }
+                for end, first in each[0][rule].items()
             }
-            for end, first in each[0][rule].items()
+            for rule in RULES
         }
-        for rule in RULES
-    } if each else {}
+        if each
+        else {}
+    )
 
 
 def _correlations(setting: Setting) -> dict[str, Any]:

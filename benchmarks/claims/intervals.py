@@ -19,13 +19,13 @@ def mean_interval(values: Sequence[float]) -> dict[str, float]:
 
     array = np.asarray(values, np.float64)
     mean = float(array.mean())
-    half = float(stats.t.ppf(0.975, len(array) - 1) * array.std(ddof=1) / math.sqrt(len(array))) if len(array) > 1 else 0.0
+    half = (
+        float(stats.t.ppf(0.975, len(array) - 1) * array.std(ddof=1) / math.sqrt(len(array))) if len(array) > 1 else 0.0
+    )
     return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
-def paired_differences(
-    losses: Mapping[str, Mapping[int, float]], reference: str
-) -> dict[str, dict[str, Any]]:
+def paired_differences(losses: Mapping[str, Mapping[int, float]], reference: str) -> dict[str, dict[str, Any]]:
     """Each name's loss minus the reference's on the same seeds: mean, 95 % interval, and Holm's p value.
 
     `losses` gives each name's values by seed. p is of the two-sided paired t test; Holm's correction counts all names

@@ -75,4 +75,3 @@ def add_procedure(parser: argparse.ArgumentParser) -> None:
     """Add the flag."""
     told = "; ".join(f"{name}: {procedure.what}" for name, procedure in PROCEDURES.items())
     parser.add_argument("--procedure", choices=tuple(PROCEDURES), help=f"of a wici run, all in one word. {told}")
-

@@ -33,9 +33,7 @@ def encode_rows(tokenizer: Any, rows: Sequence[Any], template: str = "plain") ->
     return [build_request_ids(tokenizer, row, template=template) for row in rows]
 
 
-def tune(
-    model: Any, pairs: Sequence[Pair], *, steps: int, batch_size: int, learning_rate: float, seed: int
-) -> Any:
+def tune(model: Any, pairs: Sequence[Pair], *, steps: int, batch_size: int, learning_rate: float, seed: int) -> Any:
     """Tune a model in place on the answers of `pairs`, the loss being the mean over the answers' tokens of a batch.
 
     AdamW on the parameters that ask for gradients, in float32 with products in bfloat16; the learning rate rises over
