@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow lint types bench sanitize check-arm fuzz clean
+.PHONY: setup demo test test-slow lint types docs bench sanitize check-arm fuzz clean
 
 setup: $(READY)
 
@@ -13,7 +13,7 @@ $(READY): pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt scikit-build-core pybind11 ninja
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[test,lint]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[test,lint,docs]'
 	touch $(READY)
 
 demo: $(READY)
@@ -31,6 +31,10 @@ lint: $(READY)
 
 types: $(READY)
 	$(BIN)/mypy instsel kernels
+
+# The documentation as HTML in build/docs, from pages, docstrings and parsers; what is missing or leads nowhere is an error.
+docs: $(READY)
+	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs build/docs
 
 # The micro-benchmarks of the kernels, each checked against a reference; the figures go to benchmarks/results.
 MACHINE = $(shell $(BIN)/python benchmarks/environment.py)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import importlib.util
 import os
+import warnings
 
 import torch
 
 BACKENDS = ("reference", "cpu", "triton")
+TRITON_VERSIONS = ">=3.5,<3.10"
 
 
 @functools.cache
@@ -26,7 +29,24 @@ def triton_error() -> str | None:
     """Why Triton cannot be used, or None if it can."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed (pip install 'instsel[triton]')"
-    return None
+    found = version_outside("triton", TRITON_VERSIONS)
+    return found and f"the kernels work with Triton {TRITON_VERSIONS}, found {found} (pip install 'instsel[triton]')"
+
+
+def version_outside(distribution: str, versions: str) -> str | None:
+    """A package's version where that is outside a range; None where it is within, or where the package says none."""
+    from packaging.specifiers import SpecifierSet
+
+    try:
+        found = importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return None if SpecifierSet(versions).contains(found, prereleases=True) else found
+
+
+@functools.cache
+def _say_slower(reason: str) -> None:
+    warnings.warn(f"kernels on a GPU run plain PyTorch code, which is slower: {reason}", stacklevel=4)
 
 
 def triton_interpreted() -> bool:
@@ -40,8 +60,10 @@ def choose_backend(backend: str, device: torch.device) -> str:
     Raises ValueError if the name is unknown or if that backend cannot run; it never falls back silently.
     """
     if backend == "auto":
-        if device.type == "cuda" and triton_error() is None:
-            return "triton"
+        if device.type == "cuda":
+            if (error := triton_error()) is None:
+                return "triton"
+            _say_slower(error)
         if device.type == "cpu" and native_error() is None:
             return "cpu"
         return "reference"

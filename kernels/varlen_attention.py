@@ -12,12 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .backends import version_outside
 from .tree_segments import TreeSegments
+
+FLASH_ATTN_VERSIONS = ">=2.6"
 
 
 @functools.cache
 def has_flash_attn() -> bool:
-    return importlib.util.find_spec("flash_attn") is not None
+    """Whether the flash-attn package is there, in a version that has a soft-cap and windows."""
+    there = importlib.util.find_spec("flash_attn") is not None
+    return there and version_outside("flash-attn", FLASH_ATTN_VERSIONS) is None
 
 
 @functools.cache
@@ -41,8 +46,9 @@ def varlen_error(device: torch.device, dtype: torch.dtype, softcap: float | None
     if has_flash_attn():
         return None
     if not has_torch_varlen():
-        return "neither the flash-attn package nor torch.nn.attention.varlen with grouped heads is there"
-    return None if softcap is None else "torch's varlen attention has no soft-cap (install flash-attn)"
+        package = f"flash-attn {FLASH_ATTN_VERSIONS} (pip install 'instsel[flash]')"
+        return f"neither {package} nor torch.nn.attention.varlen with grouped heads is there"
+    return None if softcap is None else "torch's varlen attention has no soft-cap (pip install 'instsel[flash]')"
 
 
 def gather_plan(segments: TreeSegments, num_cached: int, device: torch.device) -> dict[str, Any]:

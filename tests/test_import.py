@@ -42,3 +42,11 @@ def test_public_names_are_there_when_asked_for_and_say_so_when_not() -> None:
     assert run(program) == "['__version__', 'kernels']\n"
     out = run("import instsel\ntry:\n    instsel.nothing\nexcept AttributeError as error:\n    print(error)")
     assert "'instsel'" in out and "'nothing'" in out
+
+
+def test_the_demo_is_loaded_by_its_command_alone() -> None:
+    """Neither the package nor the command line's parsers know of the demo's model and its generator of data."""
+    begin = "import sys, instsel.cli; instsel.cli.build_parser()"
+    end = "; print([name for name in sys.modules if name.startswith('instsel.demo')])"
+    assert run(begin + end) == "[]\n"
+    assert "'instsel.demo'" in run(begin + "; import instsel.demo" + end)

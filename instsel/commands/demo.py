@@ -12,8 +12,8 @@ from instsel.commands.options import add_quiet
 def add_parser(commands: Any) -> None:
     """Add the command's flags."""
     parser = commands.add_parser("demo", help="wici and grape on the package's own model and data, offline")
-    parser.add_argument("--output", type=Path, default=Path("instsel-demo"), metavar="DIR")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=Path("instsel-demo"), metavar="DIR", help="folder to write")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the examples that are made")
     add_quiet(parser)
     parser.set_defaults(run=run)
 

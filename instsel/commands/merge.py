@@ -15,8 +15,8 @@ from instsel.terminal import escaped, say
 def add_parser(commands: Any) -> None:
     """Add the command's flags."""
     parser = commands.add_parser("merge", help="write a complete run's shards as one file again")
-    parser.add_argument("folder", type=Path, metavar="DIR")
-    parser.add_argument("--format", choices=FORMATS, default="parquet")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="run folder")
+    parser.add_argument("--format", choices=FORMATS, default="parquet", help="of the file")
     parser.add_argument("--output", type=Path, metavar="FILE", help="where to; default DIR/scores.FORMAT")
     parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
     add_quiet(parser)

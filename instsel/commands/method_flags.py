@@ -42,11 +42,11 @@ def add_method_flags(parser: argparse.ArgumentParser, method: Method[Any]) -> No
             elif word in ("int", "float"):
                 options |= {"type": _number(word, about), "metavar": about.metavar or ("N" if word == "int" else "X")}
         else:
-            options |= {"default": default}
+            options |= {"default": default, "metavar": about.metavar or _METAVARS.get(about.kind)}
         parser.add_argument(f"--{flag_of(name, about)}", **options)
 
 
-_METAVARS = {"array": "NPY", "rows": "FILE", "texts": "FILE", "models": "NAME"}
+_METAVARS = {"array": "NPY", "rows": "FILE", "texts": "FILE", "models": "NAME", "model": "NAME"}
 
 
 def flag_of(name: str, about: About) -> str:

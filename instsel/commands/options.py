@@ -36,9 +36,13 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     """The model and how to run it."""
     parser.add_argument("--model", required=True, metavar="NAME", help="model folder or hub name (safetensors only)")
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a hub model")
-    parser.add_argument("--dtype", choices=DTYPES, default="auto")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
-    parser.add_argument("--backend", default="auto", help="auto, reference, cpu or triton")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="auto", help="of the model; auto: as stored, but float16 as float32 on a CPU"
+    )
+    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, ...")
+    parser.add_argument(
+        "--backend", default="auto", metavar="NAME", help="of the kernels: auto, reference, cpu or triton"
+    )
     parser.add_argument(
         "--max-batch-tokens", type=batch_tokens, default="auto", metavar="N", help="tokens in a forward"
     )
@@ -61,7 +65,9 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, metavar="DIR", help="run folder; the same command continues it")
     parser.add_argument("--overwrite", action="store_true", help="start again in a folder that holds another run")
     parser.add_argument("--format", choices=FORMATS, default="parquet", help="of the merged result")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of what is random in a method, such as k-means"
+    )
     parser.add_argument(
         "--shard-rows", type=positive, metavar="N", help="rows saved at a time; by default as suits each stage"
     )

@@ -22,7 +22,7 @@ _HIDDEN = ("format", "version", "method")  # said elsewhere
 def add_parser(commands: Any) -> None:
     """Add the command's flags."""
     parser = commands.add_parser("status", help="progress, counts and settings of a run folder")
-    parser.add_argument("folder", type=Path, metavar="DIR")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="run folder")
     parser.set_defaults(run=run)
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import collections
 import dataclasses
 import html
-import importlib
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
+
+from instsel.optional_packages import need_package
 
 if TYPE_CHECKING:
     import pandas
@@ -59,12 +60,12 @@ class ResultTable:
 
     def to_pandas(self) -> pandas.DataFrame:
         """The columns as a pandas `DataFrame`; ImportError where pandas is not installed."""
-        _need("pandas", "to_pandas")
+        need_package("pandas", "pandas", ">=2", extra="tables")
         return self.to_arrow().to_pandas()
 
     def to_polars(self) -> polars.DataFrame:
         """The columns as a polars `DataFrame`; ImportError where polars is not installed."""
-        _need("polars", "to_polars")
+        need_package("polars", "polars", ">=1", extra="tables")
         import polars
 
         return cast("polars.DataFrame", polars.from_arrow(self.to_arrow()))
@@ -92,10 +93,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, (float, np.floating)):
         return "" if value != value else f"{float(value):.4g}"
     return str(value)
-
-
-def _need(package: str, method: str) -> Any:
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise ImportError(f"{method}() needs {package}, which is not installed: pip install {package}") from error

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from instsel.engine.scorer import Scorer, score_batch
-from instsel.integrations.hosts import need_host
+from instsel.optional_packages import need_package
 
-need_host("py-data-juicer", "data_juicer", ">=1.5,<2", extra="data-juicer")
+need_package("py-data-juicer", "data_juicer", ">=1.5,<2", extra="data-juicer")
 
 from data_juicer.ops.base_op import OPERATORS, Filter
 from data_juicer.utils.constant import Fields

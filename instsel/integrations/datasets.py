@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from instsel.engine.scorer import Scorer
-from instsel.integrations.hosts import need_host
 from instsel.methods.definition import Method
 from instsel.methods.registry import find_methods
+from instsel.optional_packages import need_package
 from instsel.runs.fingerprints import model_fingerprint
 
-need_host("datasets", "datasets", ">=3", extra="datasets")
+need_package("datasets", "datasets", ">=3", extra="datasets")
 
 CLASH_PREFIX = "instsel_"
 _IMPORTED_IN = os.getpid()

@@ -5,9 +5,9 @@ import gc
 from typing import Any
 
 from instsel.engine.scorer import Scorer
-from instsel.integrations.hosts import need_host
+from instsel.optional_packages import need_package
 
-need_host("distilabel", "distilabel", ">=1.5,<2", extra="distilabel")
+need_package("distilabel", "distilabel", ">=1.5,<2", extra="distilabel")
 
 from distilabel.steps import Step, StepInput
 from distilabel.typing import StepOutput

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from instsel.engine.scorer import Scorer, score_batch
-from instsel.integrations.hosts import need_host
+from instsel.optional_packages import need_package
 
-need_host("lm-eval", "lm_eval", ">=0.4.9,<0.5", extra="lm-eval", program=__name__ == "__main__")
+need_package("lm-eval", "lm_eval", ">=0.4.9,<0.5", extra="lm-eval", program=__name__ == "__main__")
 
 import lm_eval.models  # noqa: F401  (before registering, or the harness forgets its own models)
 from lm_eval.api.registry import register_model

@@ -18,6 +18,9 @@ import numpy as np
 
 from instsel.engine.scorer import Scorer, score_batch
 from instsel.methods.registry import find_methods
+from instsel.optional_packages import need_package
+
+need_package("ray", "ray", ">=2.40", extra="ray")
 
 REQUESTS = "score_batch"
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from instsel.optional_packages import need_package
+
 if TYPE_CHECKING:
     from instsel.engine.scorer import Scorer
     from instsel.engine.token_progress import ProgressLike
@@ -173,6 +175,7 @@ def _sentence_model(name: str) -> Any:
             f"embedder={name!r} needs sentence-transformers: pip install 'instsel[embeddings]', or leave embedder out "
             "to embed with the scoring model itself"
         ) from None
+    need_package("sentence-transformers", "sentence_transformers", ">=3", extra="embeddings")
     try:
         return SentenceTransformer(name, trust_remote_code=False, model_kwargs={"use_safetensors": True})
     except Exception as error:  # the package raises what its many parts raise

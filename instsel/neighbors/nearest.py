@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from instsel.neighbors.embeddings import cosine, unit_rows
+from instsel.optional_packages import need_package
 
 EXACT_LIMIT = 200_000  # distinct rows up to which every pair is compared
 SPARE = 8  # candidates kept beyond those asked for, so that rounding near the last place seldom needs a second look
@@ -137,6 +138,7 @@ def _index_candidates(vectors: np.ndarray, wanted: int) -> Iterator[tuple[int, i
             f"embeddings has {len(vectors)} distinct rows; beyond {EXACT_LIMIT} the search needs faiss: "
             "pip install 'instsel[index]'"
         ) from None
+    need_package("faiss-cpu", "faiss", ">=1.8", extra="index")
     count, dimension = vectors.shape
     lists = int(4 * np.sqrt(count))
     index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dimension), dimension, lists, faiss.METRIC_INNER_PRODUCT)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from instsel.engine.scorer import Scorer
+from instsel.optional_packages import need_package
 from instsel.parallel.pool import PATIENCE, Pool, check_can_move
 from instsel.parallel.ray_actors import RayCrew
 
@@ -57,10 +58,9 @@ def ray_workers(
     for name, value in (("num_gpus_per_worker", num_gpus_per_worker), ("num_cpus_per_worker", num_cpus_per_worker)):
         if value is not None and not value >= 0:
             raise ValueError(f"{name}: expected a number of at least 0, got {value!r}")
-    try:
-        import ray
-    except ImportError as error:
-        raise ImportError("workers on Ray need the package ray: pip install 'instsel[ray]'") from error
+    need_package("ray", "ray", ">=2.40", extra="ray")
+    import ray
+
     with _own_signals():
         end = _connect(ray, address, workers * num_cpus_per_worker, dict(ray_options or {}))
     try:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from instsel.hub import offline, out_of_reach
+from instsel.optional_packages import need_package
 from instsel.records.compression import data_suffix
 from instsel.records.files import SUFFIXES
 from instsel.runs.input_parts import InputPart
@@ -70,6 +71,7 @@ def open_dataset(hub: HubName, split: str | None) -> InputPart:
         raise ValueError(
             f"input {hub.name} does not exist (for a dataset of the hub install instsel[datasets])"
         ) from error
+    need_package("datasets", "datasets", ">=3", extra="datasets")
     unreachable = out_of_reach()
     options = {"split": wanted, "revision": hub.revision, "data_files": hub.files}
     try:
