@@ -1,4 +1,4 @@
-"""A headless Chromium spoken to through a pipe, for tests of pages: what it shows, complains of and asks the network."""
+"""A headless Chromium spoken to through a pipe, for tests of pages: what it shows, complains of and fetches."""
 
 from __future__ import annotations
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import re
 import xml.etree.ElementTree as ET
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from report_pages import Tags, loading
+from run_folders import write_run, write_selection
 
 from instsel.demo.corruption import TRUTH_CLASSES
 from instsel.demo.findings import SCORE_NAMES, Findings
-from instsel.demo.report import page, picture
+from instsel.demo.report import page, picture, read_demo_report
 from instsel.demo.run import candidate_line, print_findings
 from instsel.demo.separation import areas_by_class
 from instsel.methods.correlation import Correlation
+from instsel.report import Report
 
 HOSTILE = "</td><script>alert('x')</script><img src=http://evil.example/a.png onerror=y>\x1b[31m\u202e&amp;"
 
@@ -46,67 +47,34 @@ def findings() -> Findings:
         selected=np.argsort(-score)[:24],
         own_style=0.95,
         num_groups=40,
-        costs={"wici": cost},
+        costs={"wici": cost, "grape": cost},
     )
 
 
-class Tags(HTMLParser):
-    """Collects tags, and checks that they close in order."""
-
-    VOID = ("meta", "br", "img")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.seen: list[tuple[str, dict[str, str | None]]] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
+@pytest.fixture(scope="module")
+def report(findings: Findings, tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """What the demo's commands would have left of these findings."""
+    folder = tmp_path_factory.mktemp("demo")
+    pool = {name: [row[name] for row in findings.rows] for name in findings.rows[0]}
+    score = {"score": findings.scores["wICI"], "status": np.where(np.isnan(findings.scores["wICI"]), "too_long", "ok")}
+    wici = write_run(folder / "wici", "wici", pool, score)
+    write_run(folder / "ifd", "ifd", pool, {"ifd": findings.ifd})
+    write_selection(folder / "selected", wici, findings.selected.tolist())
+    return read_demo_report(folder)
 
 
-def _loads_something(tags: Tags) -> bool:
-    loading = any(tag in ("script", "link", "img", "iframe", "object", "image") for tag, _ in tags.seen)
-    return loading or any({"src", "href", "onerror"} & set(attributes) for _, attributes in tags.seen)
-
-
-def test_the_page_is_whole_and_loads_nothing(findings: Findings) -> None:
-    text = page(findings, 12.3)
-    tags = Tags()
-    tags.feed(text)
-    assert not tags.open
-    assert not _loads_something(tags)
-    addresses = set(re.findall(r"https?://[^\s\"'<&]+", re.sub(r"&lt;.*?&gt;", "", text)))
-    assert addresses <= {"http://www.w3.org/2000/svg"}
-    # Negative control: text put in unescaped would be found.
-    control = Tags()
-    control.VOID = (*Tags.VOID, "script")
-    control.handle_endtag = lambda tag: None  # type: ignore[method-assign]
-    control.feed(text.replace("</body>", HOSTILE + "</body>"))
-    assert _loads_something(control)
-
-
-def test_the_page_says_what_was_found(findings: Findings) -> None:
-    text = page(findings, 12.3)
-    assert (
-        "12.3 s" in text
-        and "Rank correlation -0.25 (95% interval -0.30 to -0.20)" in text
-        and "1.70" in text
-        and "95.0%" in text
-    )
+def test_the_page_is_the_report_with_the_truth_in_front(findings: Findings, report: Report) -> None:
+    text = page(findings, report, 12.3)
+    tags = Tags(text)
+    assert loading(tags) == []
+    assert text.index("Scores against the truth") < text.index("own style") < text.index("Distribution of scores")
+    assert [name for name in report.classes] == list(TRUTH_CLASSES)
+    assert "12.3 s" in text and "Rank correlation" in text and "95.0%" in text and "24 of 120 rows" in text
     for name, areas in findings.areas.items():
         assert f"<td>{name}</td>" in text and f"{areas['truncated']:.3f}" in text
     best = int(np.nanargmax(findings.scores["wICI"]))
-    worst = int(np.nanargmin(findings.scores["wICI"]))
-    assert f"do {best} " in text and f"do {worst} " in text
-    assert "do 7 " not in text  # it has no score
+    assert report.highest[0] == best and report.lowest[0] == int(np.nanargmin(findings.scores["wICI"]))
+    assert text == page(findings, report, 12.3)
 
 
 def test_the_picture_is_xml_with_a_point_a_row(findings: Findings) -> None:

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from instsel.commands.options import add_quiet, positive
+from instsel.runs.folder import PAGE
 from instsel.terminal import escaped, say
-
-PAGE = "report.html"
 
 
 def add_parser(commands: Any) -> None:

@@ -23,7 +23,7 @@ def open_progress(progress: ProgressLike, total: int) -> Iterator[Callable[[int]
 
         yield report
     elif progress:
-        from tqdm import tqdm
+        from tqdm.auto import tqdm
 
         with tqdm(total=total, unit="tok", unit_scale=True, delay=_SECONDS_BEFORE_SHOWN, dynamic_ncols=True) as bar:
             yield lambda tokens: bar.update(tokens) and None

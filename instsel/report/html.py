@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from instsel.report.text import visible
+from instsel.report.text import shortened, visible
 
+_PARAGRAPH = 3000  # characters
 _FEW_SECONDS, _MINUTE, _HOUR = 10, 60, 3600
 
 
@@ -25,14 +26,14 @@ class Section:
         return f'<section id="{anchor}"><h2>{text(self.title)}</h2>\n{self.body}\n</section>'
 
 
-def text(content: object) -> str:
-    """Anything as escaped text."""
-    return escape(visible(str(content)))
+def text(content: object, limit: int = 300) -> str:
+    """Anything as escaped text, the beginning of it where it is longer than a name or a setting is."""
+    return escape(visible(shortened(str(content), limit)))
 
 
 def paragraph(content: str, *, muted: bool = False) -> str:
     """A paragraph of text."""
-    return f"<p{' class=muted' if muted else ''}>{text(content)}</p>"
+    return f"<p{' class=muted' if muted else ''}>{text(content, _PARAGRAPH)}</p>"
 
 
 def number(value: float, digits: int = 4) -> str:
@@ -82,7 +83,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Iterab
 
 def figure(svg: str, caption: str) -> str:
     """A chart with one sentence on how to read it."""
-    return f"<figure>{svg}<figcaption>{text(caption)}</figcaption></figure>"
+    return f"<figure>{svg}<figcaption>{text(caption, _PARAGRAPH)}</figcaption></figure>"
 
 
 def figures(*several: str) -> str:

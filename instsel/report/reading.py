@@ -12,12 +12,14 @@ import numpy as np
 from instsel.report.measures import DIFFICULTIES, INFLUENCES, PARTS, Measure
 from instsel.report.scored_runs import Run, open_run
 from instsel.report.selections import Selection, alone, open_selection, pool_of
+from instsel.report.text import shortened
 from instsel.report.texts import Companion, RowText, read_companions, read_texts
 
 MAX_ROWS = 10_000  # in the table
 ENDS = 10  # rows shown from either end of the ranking
 FAILURES = 3  # rows shown of each status
 CLASSES = 7  # by colour; the rest are "other"
+_CLASS_CHARACTERS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,9 +238,12 @@ def _classes(
         order = np.argsort(-np.bincount(numbers, minlength=len(names)), kind="stable").tolist()
         places = {name: place for place, name in enumerate(first)}
         order.sort(key=lambda one: places.get(names[one], len(places)))
-        found = {names[one]: np.flatnonzero(numbers == one) for one in order[:CLASSES]}
+        found: dict[str, np.ndarray] = {}
+        for one in order[:CLASSES]:
+            name = shortened(names[one], _CLASS_CHARACTERS)
+            found[name if name not in found else f"{name} ({one})"] = np.flatnonzero(numbers == one)
         if len(order) > CLASSES:
-            found["other"] = np.flatnonzero(np.isin(numbers, order[CLASSES:]))
+            found["other" if "other" not in found else "all others"] = np.flatnonzero(np.isin(numbers, order[CLASSES:]))
         return found, colour_by
     if selection is not None:
         chosen = np.zeros(run.rows, bool)

@@ -15,7 +15,6 @@ from instsel.report.row_cards import failed_cards
 from instsel.report.scored_runs import Run
 
 _SHOWN_CLUSTERS = 30
-_SETTING_CHARACTERS = 200
 
 
 def tiles(report: Report) -> str:
@@ -164,7 +163,7 @@ def _value(value: object) -> str:
     if value is None:
         return ""
     written = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text(written if len(written) <= _SETTING_CHARACTERS else written[:_SETTING_CHARACTERS] + "…")
+    return text(written)
 
 
 def subtitle(runs: Sequence[Run]) -> str:

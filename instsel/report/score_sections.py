@@ -38,7 +38,7 @@ def _distribution(report: Report, measure: Measure) -> str:
     low, high = robust_range(measure.values)
     beyond = int(((finite < low) | (finite > high)).sum())
     scaled = " Each histogram is scaled to its own highest bar." if len(classes) > 1 else ""
-    edges = f" {beyond:,} rows lie beyond the axis and are counted in its outermost bars." if beyond else ""
+    edges = f" {beyond:,} beyond the axis are counted in its outermost bars." if beyond else ""
     return figure(chart, f"{measure.about} The line marks the median.{scaled}{edges}".strip())
 
 

@@ -6,6 +6,7 @@ shards/STAGE-NNNNN-DIGEST.parquet    results; DIGEST begins the SHA-256 of the f
 damaged/                             files whose content no longer matches their digest
 scores.parquet or scores.jsonl       the merged result, the original columns first
 workers.json                         what the workers of a run with several are doing
+report.html                          the page that `instsel report` writes here if it is told no other place
 lock                                 who writes the folder now
 """
 
@@ -30,6 +31,7 @@ from instsel.runs.shards import DIGEST_CHARACTERS, PackedShard, ShardFolder, Sha
 from instsel.runs.worker_notes import NOTES
 
 _ROWS = re.compile(r"rows-(?P<digest>[0-9a-f]{16})\.arrow")
+PAGE = "report.html"
 _RESULTS = ("scores.parquet", "scores.jsonl", "selected.parquet", "selected.jsonl", "neighbors.npz")
 
 OnStart = Callable[[Stage, range, int], None]  # a shard's rows, and how many rows of the stage are done
@@ -116,11 +118,11 @@ class RunFolder:
         return any((self.path / "shards").glob("*.parquet")) or any((self.path / name).exists() for name in _RESULTS)
 
     def _strangers(self) -> list[str]:
-        ours = {"lock", "shards", "damaged", DAMAGED_MANIFEST, NOTES, *_RESULTS}
+        ours = {"lock", "shards", "damaged", DAMAGED_MANIFEST, NOTES, PAGE, *_RESULTS}
         return sorted(p.name for p in self.path.iterdir() if p.name not in ours and not _ROWS.fullmatch(p.name))
 
     def _remove_results(self) -> None:
-        for name in (MANIFEST, DAMAGED_MANIFEST, NOTES, *_RESULTS):
+        for name in (MANIFEST, DAMAGED_MANIFEST, NOTES, PAGE, *_RESULTS):
             (self.path / name).unlink(missing_ok=True)
         for path in self.path.glob("rows-*.arrow"):
             path.unlink()

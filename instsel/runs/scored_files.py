@@ -63,6 +63,8 @@ class ScoredFile:
         known: dict[str, int] = {}
         numbers: list[np.ndarray] = []
         for column in self._column(name):
+            if pa.types.is_nested(column.type):
+                raise ValueError(f"column {name!r} of {self.path} holds {column.type}, not labels")
             found = column.dictionary_encode()
             texts = ["none" if value is None else str(value) for value in [*found.dictionary.to_pylist(), None]]
             places = found.indices.fill_null(len(texts) - 1).to_numpy(zero_copy_only=False)
