@@ -9,6 +9,7 @@ from tiny_model import tiny_model_folder, write_alpaca
 
 import instsel
 from instsel.cli import main
+from instsel.neighbors.clusters import cluster_rows
 from instsel.records.files import read_rows
 
 ROWS, CLUSTERS = 60, 7
@@ -52,6 +53,21 @@ def test_gain_is_the_rise_of_the_probes_with_quotas_over_clusters(run, by_rule, 
     assert rows == wanted.tolist()
     assert manifest["parameters"]["procedure"] == "gain"
     assert rows != chosen(run, tmp_path / "other", "--procedure", "paper")[0]
+
+
+def test_filter_draws_from_the_better_half_of_each_cluster(run, by_rule, tmp_path):
+    rows, manifest = chosen(run, tmp_path / "out", "--procedure", "filter", "--num-clusters", str(CLUSTERS))
+    found = by_rule["gain"]
+    quotas = {"embeddings": found.embeddings, "coverage": "proportional", "num_clusters": CLUSTERS}
+    assert rows == instsel.select(found.score, 12, **quotas, draw_share=0.5).tolist()
+    assert set(rows) != set(instsel.select(found.score, 12, **quotas).tolist())
+    labels = cluster_rows(found.embeddings, CLUSTERS, seed=0).labels
+    for label in set(labels.tolist()):
+        scores = found.score[(labels == label) & np.isfinite(found.score)]
+        taken = [row for row in rows if labels[row] == label]
+        assert all(found.score[row] >= np.median(scores) for row in taken)
+    other = chosen(run, tmp_path / "seed", "--procedure", "filter", "--num-clusters", str(CLUSTERS), "--seed", "5")[0]
+    assert set(other) != set(rows)
 
 
 @pytest.mark.parametrize("rule", ["paper", "release"])

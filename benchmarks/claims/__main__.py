@@ -1,7 +1,7 @@
 """What selection is worth: tune a model on what each method selects, and see what it learnt.
 
     cd benchmarks && python -m claims --work ../build/claims --processes 2 --output results/claims.json
-    cd benchmarks && python -m claims --model Qwen/Qwen2.5-0.5B --pool my.jsonl --lora-rank 16 --device cuda --work FOLDER
+    cd benchmarks && python -m claims --work FOLDER --model Qwen/Qwen2.5-0.5B --pool my.jsonl --lora-rank 16 --device cuda
 
 Everything that has been measured is kept in `--work`; the same command continues where it stopped.
 """
@@ -36,7 +36,7 @@ def demo_tasks(setting: Setting, seeds: int) -> Iterator[Callable[[], object]]:
     yield from (partial(small_subsets, setting, plan.PoolKey(seed)) for seed in plan.EXPLORING[:seeds])
     yield from (partial(run_unit, setting, *unit) for unit in units["budgets"])
     yield from (partial(styles, setting, seed) for seed in plan.EXPLORING[:seeds])
-    for name in ("large budget", "tokens", "coverage"):
+    for name in ("drawn", "large budget", "tokens", "coverage"):
         yield from (partial(run_unit, setting, *unit) for unit in units[name])
 
 

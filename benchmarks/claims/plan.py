@@ -23,6 +23,7 @@ BUDGET = 0.1
 BUDGETS = (0.05, 0.2, 0.4)
 CLUSTERS = 24
 MAX_SIMILARITY = 0.9  # the papers' cosine rule
+DRAW_SHARE = 0.5  # of each cluster, where rows are drawn from its better half
 
 SCORES = (
     "random", "truth", "length", "perplexity low", "perplexity high", "ifd high", "ifd low", "wici paper",
@@ -72,12 +73,19 @@ def grid(pool: PoolKey) -> Iterator[Trial]:
 
 
 def addition(pool: PoolKey) -> Iterator[Trial]:
-    """Not planned: after six seeds of the grid, random rows of the half with the higher gain were added to it.
+    """Not planned, added after six seeds of the grid: rows drawn at random from the half with the higher gain.
 
-    The gain's best rows are nearly all clean, and alike; leaving out its lower half and drawing from the rest with
-    quotas keeps them apart.
+    The rows with the highest gain of a cluster are nearly all clean, and alike. Drawing from the better half keeps
+    them apart: the half of each cluster ("drawn"), or of the whole pool, which leaves out families that gain less.
     """
-    yield Trial("addition", pool, "gain half", "proportional")
+    yield Trial("addition", pool, "gain half of pool", "proportional")
+    yield Trial("addition", pool, "gain", "drawn")
+
+
+def drawn(pool: PoolKey) -> Iterator[Trial]:
+    """Then the same drawing with other scores: is it the gain, or the drawing?"""
+    for score in ("wici paper", "wici release", "perplexity low", "ifd high", "nuggets"):
+        yield Trial("drawn", pool, score, "drawn")
 
 
 def other_coverage(pool: PoolKey) -> Iterator[Trial]:
@@ -95,11 +103,11 @@ def tokens(pool: PoolKey) -> Iterator[Trial]:
 
 
 # What is run on fresh seeds: the proposal, the published procedure, and what they have to be held against.
-PROPOSED = ("gain", "proportional")
+PROPOSED = ("gain", "drawn")
 PUBLISHED = ("wici paper", "cosine")
 CONFIRMED = (
     PROPOSED, PUBLISHED, ("random", "none"), ("random", "proportional"), ("truth", "none"), ("truth", "proportional"),
-    ("gain half", "proportional"),
+    ("gain", "proportional"),
 )  # fmt: skip
 CURVES = (PROPOSED, PUBLISHED, ("random", "none"), ("truth", "none"))
 
@@ -136,7 +144,8 @@ def units() -> dict[str, list[tuple[PoolKey, tuple[Trial, ...]]]]:
     old, fresh = [PoolKey(seed) for seed in EXPLORING], [PoolKey(seed) for seed in CONFIRMING]
     less = [PoolKey(seed, share) for share in (0.0, 0.04) for seed in CONFIRMING]
     parts = (
-        ("grid", grid, old), ("addition", addition, old), ("confirmation", confirmation, fresh), ("budgets", curves, fresh), ("large budget", large_budget, fresh),
+        ("grid", grid, old), ("addition", addition, old), ("drawn", drawn, old),
+        ("confirmation", confirmation, fresh), ("budgets", curves, fresh), ("large budget", large_budget, fresh),
         ("corruption", corruption, less), ("tokens", tokens, old), ("coverage", other_coverage, old),
     )  # fmt: skip
     return {name: [(pool, tuple(trials(pool))) for pool in pools] for name, trials, pools in parts}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from claims.plan import MAX_SIMILARITY, Trial
+from claims.plan import DRAW_SHARE, MAX_SIMILARITY, Trial
 
 import instsel
 
@@ -17,7 +17,13 @@ def selected_rows(trial: Trial, score: np.ndarray, embedding: np.ndarray, num_to
         return instsel.select(score, **budget)
     if trial.coverage == "cosine":
         return instsel.select(score, **budget, embeddings=embedding, max_similarity=MAX_SIMILARITY)
+    drawn = trial.coverage == "drawn"
     return instsel.select(
-        score, **budget, embeddings=embedding, coverage=trial.coverage, num_clusters=trial.clusters,
+        score,
+        **budget,
+        embeddings=embedding,
+        coverage="proportional" if drawn else trial.coverage,
+        draw_share=DRAW_SHARE if drawn else None,
+        num_clusters=trial.clusters,
         seed=trial.pool.seed,
-    )  # fmt: skip
+    )

@@ -51,8 +51,8 @@ class Bench:
         self.scores = pool_scores(
             scorer, self.pool, key.seed, cache, demonstrations=key.seed in plan.EXPLORING
         )  # fmt: skip
-        rng, gain = np.random.default_rng(key.seed + 1), self.scores["gain"]
-        self.scores["gain half"] = np.where(gain >= np.nanmedian(gain), rng.random(len(gain)), np.nan)
+        gain, chance = self.scores["gain"], np.random.default_rng(key.seed + 1).random(len(self.pool.rows))
+        self.scores["gain half of pool"] = np.where(gain >= np.nanmedian(gain), chance, np.nan)
         self.model, self.tokenizer = load_model(setting)
         self.weights = {name: weight.detach().clone() for name, weight in self._tuned_weights()}
         self.pairs, self.fresh = (

@@ -11,7 +11,7 @@ import numpy as np
 from instsel.runs.scored_files import ScoredFile
 from instsel.selection.selector import MAX_SIMILARITY
 
-FIXED = ("by", "coverage", "clusters", "max_similarity")  # flags that a procedure decides
+FIXED = ("by", "coverage", "clusters", "max_similarity", "draw_share")  # flags that a procedure decides
 COLUMNS = ("ifd", "one_shot_ifd", "probes", "similarity")
 
 
@@ -22,15 +22,20 @@ class Procedure:
     rule: str
     coverage: str | None
     max_similarity: float | None
+    draw_share: float | None
     leaves_out_unhelped: bool  # rows with an IFD above 1
     what: str
 
 
 PROCEDURES = {
-    "gain": Procedure("gain", "proportional", None, False, "gain of the probes, quotas over clusters: taught most"),
-    "paper": Procedure("paper", None, MAX_SIMILARITY, False, "wICI and the cosine rule, as published"),
-    "release": Procedure("release", None, MAX_SIMILARITY, True, "the same by the released program's rule"),
-}
+    "filter": Procedure(
+        "gain", "proportional", None, 0.5, False,
+        "quotas over clusters, drawn at random from each one's half with the higher gain: taught most",
+    ),
+    "gain": Procedure("gain", "proportional", None, None, False, "quotas over clusters, each one's highest gains"),
+    "paper": Procedure("paper", None, MAX_SIMILARITY, None, False, "wICI and the cosine rule, as published"),
+    "release": Procedure("release", None, MAX_SIMILARITY, None, True, "the same by the released program's rule"),
+}  # fmt: skip
 
 
 def follow_procedure(args: argparse.Namespace, scored: ScoredFile, manifest: dict[str, Any]) -> np.ndarray:
@@ -54,6 +59,7 @@ def follow_procedure(args: argparse.Namespace, scored: ScoredFile, manifest: dic
         )
     args.coverage = procedure.coverage
     args.max_similarity = procedure.max_similarity
+    args.draw_share = procedure.draw_share
     ifd = scored.numbers("ifd")
     one_shot_ifd, probes, similarity = (_lists(scored, name) for name in COLUMNS[1:])
     probes = np.where(np.isnan(probes), -1, probes).astype(np.int64)

@@ -53,7 +53,13 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--clusters", metavar="COLUMN", help="column with labels for quotas; default k-means")
     parser.add_argument("--num-clusters", type=int, default=24, metavar="K", help="of k-means over the embeddings")
     parser.add_argument("--num-neighbors", type=int, default=32, metavar="K", help="of a row in facility location")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of k-means")
+    parser.add_argument(
+        "--draw-share",
+        type=float,
+        metavar="S",
+        help="with quotas: draw a cluster's rows at random from this share of it with the highest scores",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of k-means and of --draw-share")
     parser.add_argument(
         "--max-similarity",
         type=float,
@@ -119,6 +125,8 @@ def run(args: argparse.Namespace, interrupts: Interrupts) -> int:
         coverage=args.coverage,
         clusters=labels,
         num_neighbors=args.num_neighbors,
+        draw_share=args.draw_share,
+        seed=args.seed,
     )
     by_kmeans = labels is not None and args.clusters is None
     parameters = {
@@ -126,13 +134,14 @@ def run(args: argparse.Namespace, interrupts: Interrupts) -> int:
         "budget_tokens": args.budget_tokens,
         "num_tokens": args.num_tokens if lengths is not None else None,
         **({} if args.procedure is None else {"procedure": args.procedure}),
+        **({} if args.draw_share is None else {"draw_share": args.draw_share}),
         "by": by,
         "max_score": max_score,
         "max_similarity": similarity,
         "coverage": args.coverage,
         "clusters": args.clusters,
         "num_clusters": args.num_clusters if by_kmeans else None,
-        "seed": args.seed if by_kmeans else None,
+        "seed": args.seed if by_kmeans or args.draw_share is not None else None,
         "num_neighbors": args.num_neighbors if args.coverage == "facility-location" else None,
         "embeddings": source,
     }

@@ -87,9 +87,9 @@ def page(findings: Findings, report: Report, seconds: float) -> str:
         f"{len(findings.truth):,} candidates for instruction tuning were generated with a known truth: some are clean, "
         "others were damaged on purpose. The answers follow conventions (private words, labels, layouts) that no "
         "instruction reveals and one good demonstration does. A language model of 3.5 million parameters, which has "
-        "seen neither these families of instructions nor these conventions, scored every candidate by how much likelier "
-        "it makes the answers of related ones (the gain), and was then tuned on a tenth of them. No method was told the "
-        "truth."
+        "seen neither these families of instructions nor these conventions, scored every candidate by how much "
+        "likelier it makes the answers of related ones (the gain), and was then tuned on a tenth of them. No method "
+        "was told the truth."
     ) + paragraph(f"Everything took {seconds:.1f} s on this machine.", muted=True)
     return build_page(
         report,
