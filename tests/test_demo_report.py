@@ -66,7 +66,7 @@ def report(findings: Findings, tmp_path_factory: pytest.TempPathFactory) -> Repo
     score = {"score": findings.scores["gain"], "status": np.where(np.isnan(findings.scores["gain"]), "too_long", "ok")}
     wici = write_run(folder / "wici", "wici", pool, score)
     write_run(folder / "ifd", "ifd", pool, {"ifd": findings.ifd})
-    write_selection(folder_of(folder, "gain", BUDGETS[-1]), wici, findings.selected.tolist())
+    write_selection(folder_of(folder, "filter", BUDGETS[-1]), wici, findings.selected.tolist())
     return read_demo_report(folder)
 
 

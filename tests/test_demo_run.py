@@ -58,7 +58,7 @@ def test_what_it_reads_back_is_what_the_methods_give(folder: Path) -> None:
     for rule, name in (("gain", "gain"), ("paper", "wICI")):
         np.testing.assert_allclose(found.scores[name], wici(scorer, pool, rule=rule).score, rtol=1e-6, atol=1e-12)
     assert len(found.selected) == SIZE // 10 == len(set(found.selected.tolist()))
-    assert found.scores["gain"][found.selected[0]] == found.scores["gain"][found.selected].max()
+    assert found.scores["gain"][found.selected].mean() > np.nanmean(found.scores["gain"])
 
 
 def test_the_model_learns_from_what_was_selected_and_every_subset_is_judged_alike(folder: Path) -> None:
@@ -67,7 +67,7 @@ def test_the_model_learns_from_what_was_selected_and_every_subset_is_judged_alik
     for budget in BUDGETS:
         names = selections(folder, SIZE, budget, 7)
         assert {name: len(rows) for name, rows in names.items()} == dict.fromkeys(names, round(budget * SIZE))
-    chosen = lessons.of(PROCEDURES["gain"], BUDGETS[-1])
+    chosen = lessons.of(PROCEDURES["filter"], BUDGETS[-1])
     assert chosen.loss < lessons.untuned.loss and 0 <= chosen.exact <= 1 and 0 < chosen.clean <= 1
 
 

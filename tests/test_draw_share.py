@@ -20,7 +20,7 @@ def test_only_each_clusters_best_share_is_drawn_from_and_its_quota_is_filled():
         rows = drawn(seed)
         assert np.bincount(LABELS[rows]).tolist() == [12, 6, 2]
         for label in range(3):
-            scores = np.sort(SCORE[LABELS == label])
+            scores = np.sort(SCORE[label == LABELS])
             assert SCORE[rows[LABELS[rows] == label]].min() >= scores[len(scores) // 2]
 
 
@@ -36,7 +36,7 @@ def test_every_row_of_the_better_half_is_as_likely():
 def test_where_a_quota_is_larger_than_the_share_the_next_best_follow():
     rows = instsel.select(SCORE, 80, coverage="proportional", clusters=LABELS, draw_share=0.5)
     for label in range(3):
-        mine = SCORE[LABELS == label]
+        mine = SCORE[label == LABELS]
         assert SCORE[rows[LABELS[rows] == label]].min() == np.sort(mine)[len(mine) // 5]
 
 

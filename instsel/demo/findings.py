@@ -26,7 +26,7 @@ class Findings:
     ifd          float64 [n]
     areas        area under the ROC curve of clean rows against each class, by score and class
     correlation  Spearman's rank correlation of IFD and gain, with its bootstrap interval
-    selected     rows of the pool that were selected by the gain, best first
+    selected     rows of the pool that were selected from the half with the higher gain
     lessons      what the model learnt from each selection
     own_style    share of the groups in which GRAPE picked the model's own style
     costs        what each command cost: rows, seconds, tokens_forwarded, tokens_unshared
@@ -80,7 +80,7 @@ def read_findings(folder: Path, seed: int, lessons: Lessons) -> Findings:
         ifd=ifd,
         areas=areas_by_class(scores, np.array([row["truth"] for row in rows])),
         correlation=spearman_correlation(ifd, gain),
-        selected=np.array(selections(folder, len(rows), BUDGETS[-1], seed)[PROCEDURES["gain"]], np.int64),
+        selected=np.array(selections(folder, len(rows), BUDGETS[-1], seed)[PROCEDURES["filter"]], np.int64),
         lessons=lessons,
         own_style=float(np.mean([group["best"] == group["own"] for group in groups])),
         num_groups=len(groups),

@@ -18,7 +18,7 @@ EPOCHS, BATCH, LEARNING_RATE = 4, 10, 4e-3
 HELD_OUT_ROWS = 150
 BUDGETS = (0.05, 0.1)
 RANDOM = "random rows"
-PROCEDURES = {"gain": "gain, with quotas over clusters", "paper": "wICI as published"}  # by `select --procedure`
+PROCEDURES = {"filter": "better half by gain", "paper": "wICI as published"}  # by `select --procedure`
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from instsel.report.html import figure, figures, paragraph, table, text
 
 def read_demo_report(folder: Path) -> Report:
     """The report of the run folders that the demo's commands wrote under `folder`, coloured by the truth."""
-    runs = [folder / name for name in ("wici", "ifd", folder_of(folder, "gain", BUDGETS[-1]).name)]
+    runs = [folder / name for name in ("wici", "ifd", folder_of(folder, "filter", BUDGETS[-1]).name)]
     return read_report(runs, colour_by="truth", order=TRUTH_CLASSES)
 
 
@@ -109,10 +109,12 @@ def _lessons_section(findings: Findings) -> Section:
     ]
     told = (
         "Each time the same model was tuned from the same start, for as many steps, on another selection, and then "
-        "met clean rows that no pool has. The gain is the mean rise of the probes' log-probability, with quotas over "
-        "clusters in proportion to their size (instsel select --procedure gain); wICI as published weighs each "
-        "influence by the distance of its probe, which favours rows unlike all others (--procedure paper). One pool "
-        "is one draw: the study in the documentation has intervals over many."
+        "met clean rows that no pool has. The gain of a row is the mean rise of its probes' log-probability. Of each "
+        "cluster of similar rows the half with the lower gain is left out, and rows are drawn from the rest in "
+        "proportion to the cluster's size (instsel select --procedure filter): the score takes out what is bad, and "
+        "chance keeps what is left as varied as it was. wICI as published takes the highest scores (--procedure "
+        "paper), and weighs each influence by the distance of its probe, which favours rows unlike all others. One "
+        "pool is one draw: the study in the documentation has intervals over many."
     )
     head = ["tuned on", "rows", "of these clean", "held-out loss", "exact answers"]
     chart = figure(_lessons_chart(findings), "Lower is better: mean negative log-likelihood of held-out answers.")
