@@ -56,7 +56,7 @@ def test_gain_is_the_rise_of_the_probes_with_quotas_over_clusters(run, by_rule, 
 
 
 def test_filter_draws_from_the_better_half_of_each_cluster(run, by_rule, tmp_path):
-    rows, manifest = chosen(run, tmp_path / "out", "--procedure", "filter", "--num-clusters", str(CLUSTERS))
+    rows, _ = chosen(run, tmp_path / "out", "--procedure", "filter", "--num-clusters", str(CLUSTERS))
     found = by_rule["gain"]
     quotas = {"embeddings": found.embeddings, "coverage": "proportional", "num_clusters": CLUSTERS}
     assert rows == instsel.select(found.score, 12, **quotas, draw_share=0.5).tolist()

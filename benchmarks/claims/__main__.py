@@ -30,7 +30,14 @@ DEMO_MODEL = Path(__file__).resolve().parents[2] / "instsel" / "demo" / "model"
 def demo_tasks(setting: Setting, seeds: int) -> Iterator[Callable[[], object]]:
     """The whole study on the demo's pools, each task a process's work."""
     few = {*plan.EXPLORING[:seeds], *plan.CONFIRMING[:seeds]}
-    units = {name: [unit for unit in part if unit[0].seed in few] for name, part in plan.units().items()}
+    units = {
+        name: [
+            (key, tuple(trial for trial in trials if trial.embeddings == "model" or setting.sentence_model))
+            for key, trials in part
+            if key.seed in few
+        ]
+        for name, part in plan.units().items()
+    }
     for name in ("grid", "addition", "confirmation", "corruption"):
         yield from (partial(run_unit, setting, *unit) for unit in units[name])
     yield from (partial(small_subsets, setting, plan.PoolKey(seed)) for seed in plan.EXPLORING[:seeds])
