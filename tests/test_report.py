@@ -301,3 +301,13 @@ def test_the_documentations_own_lines(tmp_path: Path, monkeypatch: pytest.Monkey
     assert set(re.findall(r"^\| `(--[a-z-]+)", documented, re.MULTILINE)) == {
         "--output", "--title", "--colour-by", "--max-rows", "--quiet",
     }  # fmt: skip
+
+
+def test_a_selection_by_another_column_says_so(tmp_path: Path) -> None:
+    run = write_influence(tmp_path / "pool", 40, pool={**texts(40), "quality": np.arange(40.0)})
+    chosen = write_selection(tmp_path / "chosen", run, [39, 38])
+    said = json.loads((chosen / "manifest.json").read_text())
+    said["parameters"]["by"] = "quality"
+    (chosen / "manifest.json").write_text(json.dumps(said))
+    report = read_report([chosen])
+    assert report.score.label == "wICI" and "the highest by quality within" in build_page(report)

@@ -103,6 +103,8 @@ def open_run(path: Path) -> Run:
         raise ValueError(f"the manifest of {path} is damaged; the command that made the run repairs it")
     if manifest is None or "method" not in manifest:
         raise ValueError(f"{path} is not a run folder: it has no manifest.json")
+    if "compared" not in manifest or ("rows" not in manifest and manifest.get("state") == "finished"):
+        raise ValueError(f"the manifest of {path} lacks what this version writes: make the run again")
     output = manifest.get("output") or {}
     if manifest.get("state") != "finished" or not (path / str(output.get("name"))).is_file():
         raise ValueError(f"{path} is not a finished run: the same command continues it (see instsel status {path})")
