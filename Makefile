@@ -51,7 +51,8 @@ claims: $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt scipy
 	cd benchmarks && ../$(BIN)/python -m claims --work ../build/claims --output results/claims.json \
 		--sentence-model "$(SENTENCE_MODEL)"
-	cd benchmarks && ../$(BIN)/python -m claims.page results/claims.json ../docs/what_selection_is_worth.md
+	cd benchmarks && ../$(BIN)/python -m claims.page results/claims.json \
+		../docs/what_selection_is_worth.md ../README.md
 
 # The C++ algorithms by themselves, under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize:

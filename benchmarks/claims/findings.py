@@ -127,10 +127,12 @@ def _against(selectors: dict[str, dict[int, Line]], name: str, random: str, trut
     }
     if not all(losses.values()):
         return {}
+    # Where one who knows the truth is not surely better than chance, there is no way to have gone a share of.
+    known = paired_differences({one: losses[one] for one in (random, truth)}, random)[truth]
     return {
         "loss": {one: mean_interval(list(values.values())) for one, values in losses.items()},
         "from_random": paired_differences({one: losses[one] for one in (name, random)}, random)[name],
-        "share_of_distance": share_of_distance(losses, name, random, truth),
+        "share_of_distance": share_of_distance(losses, name, random, truth) if known["high"] < 0 else None,
     }
 
 

@@ -1,6 +1,6 @@
 """Write the figures of a result into the documentation's page, and draw its charts.
 
-    cd benchmarks && python -m claims.page results/claims.json ../docs/what_selection_is_worth.md
+    cd benchmarks && python -m claims.page results/claims.json ../docs/what_selection_is_worth.md ../README.md
 
 Between `<!-- NAME:begin -->` and `<!-- NAME:end -->` the page holds what this writes; all other text is the author's.
 """
@@ -67,9 +67,12 @@ def selectors_table(found: Mapping[str, Row]) -> str:
 
 def robustness_table(found: Mapping[str, Row]) -> str:
     """The proposal against random rows and the one who knows, by what was varied."""
-    head = ["pools and settings", "difference from random rows", "share of the way to one who knows"]
+    head = ["pools and settings", "pools", "difference from random rows", "share of the way to one who knows"]
     rows = [
-        [label, interval(row["from_random"], sign=True), interval(row["share_of_distance"], 2)]
+        [
+            label, str(row["from_random"]["seeds"]), interval(row["from_random"], sign=True),
+            interval(row["share_of_distance"], 2) if row["share_of_distance"] else "no distance to go",
+        ]
         for label, row in found.items() if row
     ]  # fmt: skip
     return table(head, rows)
@@ -192,19 +195,20 @@ def _point(row: Row) -> tuple[float, float, float]:
     return row["mean"], row["low"], row["high"]
 
 
-def write(result: Path, page: Path) -> None:
-    """Put every part into the page, and the charts beside it."""
+def write(result: Path, *pages: Path) -> None:
+    """Put every part into the pages that have its marks, and the charts beside the first."""
     found = json.loads(result.read_text(encoding="utf-8"))
-    text = page.read_text(encoding="utf-8")
-    for name, part in PARTS.items():
-        marked = re.compile(f"(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)", re.DOTALL)
-        if marked.search(text):
-            written = part(found)
-            text = marked.sub(lambda match, written=written: f"{match[1]}\n{written}\n\n{match[2]}", text)
-    page.write_text(text, encoding="utf-8")
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        for name, part in PARTS.items():
+            marked = re.compile(f"(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)", re.DOTALL)
+            if marked.search(text):
+                written = part(found)
+                text = marked.sub(lambda match, written=written: f"{match[1]}\n{written}\n\n{match[2]}", text)
+        page.write_text(text, encoding="utf-8")
     for name, svg in charts(found).items():
-        (page.parent / f"claims_{name}.svg").write_text(svg + "\n", encoding="utf-8")
+        (pages[0].parent / f"claims_{name}.svg").write_text(svg + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]), Path(sys.argv[2]))
+    write(Path(sys.argv[1]), *map(Path, sys.argv[2:]))
