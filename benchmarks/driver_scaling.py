@@ -14,6 +14,7 @@ forward `--tokens-per-second`, for one million rows.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import pickle
 import random
@@ -22,7 +23,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ import instsel.commands.session as session
 from instsel.cli import main as instsel_main
 from instsel.engine.scorer import Scorer
 from instsel.parallel.crew import Done, Event, Hello, Ready, versions
-from instsel.parallel.failing_scorer import FailingScorer, moved
+from instsel.parallel.failing_scorer import FailingScorer
 from instsel.parallel.pool import Pool
 from instsel.parallel.tasks import Bench, Task
 
@@ -125,9 +126,8 @@ def drive(method: str, rows: int, hidden: int, shard_rows: int) -> dict[str, Any
             per_stage[stage.name] = time.process_time() - before - (crew.not_ours - other)
 
     session.Session.run = timed  # type: ignore[method-assign]
-    with tempfile.TemporaryDirectory() as folder, Pool(Scorer(**moved(scorer)), crew) as pool:
+    with tempfile.TemporaryDirectory() as folder, kept_pool(crew):
         write_pool(Path(folder) / "pool.jsonl", rows)
-        session.open_pool = lambda *given: _Kept(pool)  # type: ignore[assignment]
         arguments = [method, f"{folder}/pool.jsonl", "--model", str(MODEL), "--device", "cpu", "--dtype", "float32"]
         arguments += ["--output", f"{folder}/run", "--workers", "8", "--shard-rows", str(shard_rows), "--quiet"]
         assert instsel_main(arguments) in (0, 1)
@@ -142,15 +142,16 @@ def drive(method: str, rows: int, hidden: int, shard_rows: int) -> dict[str, Any
     }
 
 
-class _Kept:
-    def __init__(self, pool: Pool) -> None:
-        self.pool = pool
-
-    def __enter__(self) -> Pool:
-        return self.pool
-
-    def __exit__(self, *error: Any) -> None:
-        pass
+@contextlib.contextmanager
+def kept_pool(crew: NoCrew) -> Iterator[None]:
+    """A block in which commands that ask for workers get this crew."""
+    opened = session.open_pool
+    with Pool(Scorer(str(MODEL), device="cpu", dtype="float32"), crew) as pool:
+        session.open_pool = lambda *given: contextlib.nullcontext(pool)  # type: ignore[assignment, return-value]
+        try:
+            yield
+        finally:
+            session.open_pool = opened
 
 
 def main() -> None:

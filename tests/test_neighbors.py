@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from instsel.neighbors import nearest as neighbors
 from instsel.neighbors.embeddings import cosine, unit_rows
-from instsel.neighbors.nearest import nearest_neighbors
+from instsel.neighbors.nearest import nearest_neighbors, neighbors_of
 
 
 def every_pair(embeddings: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -55,10 +56,29 @@ def test_float32_alone_would_not_do() -> None:
 def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     embeddings = drawn("close", 257, 24, np.random.default_rng(1))
     whole = nearest_neighbors(embeddings, 7)
-    monkeypatch.setattr(neighbors, "BLOCK_BYTES", 4 * 320 * 10)
+    monkeypatch.setattr(neighbors, "QUERY_ROWS", 10)
+    monkeypatch.setattr(neighbors, "TILE_ROWS", 64)
     parts = nearest_neighbors(embeddings, 7)
     assert parts.index.tolist() == whole.index.tolist()
     assert parts.similarity.tolist() == whole.similarity.tolist()
+
+
+@pytest.mark.parametrize("kind", ["spread", "copies", "axes", "signs", "close"])
+def test_slices_of_a_mapped_file_are_the_whole_search(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embeddings = drawn(kind, 230, 12, np.random.default_rng(5))
+    embeddings[[3, 100]] = 0
+    whole = nearest_neighbors(embeddings, 9)
+    np.save(tmp_path / "unit.npy", unit_rows(embeddings))
+    unit = np.load(tmp_path / "unit.npy", mmap_mode="c")
+    monkeypatch.setattr(neighbors, "QUERY_ROWS", 16)
+    monkeypatch.setattr(neighbors, "TILE_ROWS", 64)
+    for start in range(0, 230, 37):
+        rows = range(start, min(start + 37, 230))
+        found = neighbors_of(unit, rows, 9)
+        assert found.index.tolist() == whole.index[rows.start : rows.stop].tolist()
+        np.testing.assert_array_equal(found.similarity, whole.similarity[rows.start : rows.stop])
 
 
 def test_order_of_rows_does_not_matter() -> None:

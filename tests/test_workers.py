@@ -10,19 +10,23 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 from example_rows import example_rows
-from tiny_model import tiny_model_folder, write_alpaca
+from tiny_model import tiny_model_folder
 from worker_faults import (
     assert_same_run,
+    children_of,
     command,
+    deaths,
     disturbed,
     is_alive,
     kill_worker,
+    poisoned,
     run,
     shards,
     use_pool,
@@ -31,9 +35,11 @@ from worker_faults import (
 
 import instsel
 from instsel.cli import main
-from instsel.parallel import schedule
+from instsel.parallel import schedule, whole_columns
+from instsel.parallel.crew import Hello, Ready, versions
 from instsel.parallel.local import device_within, threads_for, visible_device
 from instsel.parallel.pool import Pool
+from instsel.parallel.workers import devices_for
 
 REQUESTS = [("say the thing", " and the other"), ("", "alone"), ("nothing to score", ""), ("x" * 400, "too long")]
 REQUESTS += [(f"demonstration {i // 4}: the ring", f" answer {i} of the thing") for i in range(24)]
@@ -123,59 +129,43 @@ def test_a_run_on_workers_is_the_run_on_none(
     assert len(json.loads((tmp_path / "wici/workers.json").read_text())["workers"]) == 2
 
 
+def test_workers_that_do_not_see_the_folder_are_sent_rows_and_columns(
+    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_pool(monkeypatch, pool)
+    run(command(tmp_path, "alone", method="wici"))
+    monkeypatch.setattr(Pool, "sees_disk", property(lambda self: False))
+    monkeypatch.setattr(whole_columns, "PIECE_BYTES", 1000)  # embeddings of 32 numbers: seven rows
+    run(command(tmp_path, "run", "--workers", "2", method="wici"))
+    assert_same_run(tmp_path / "alone", tmp_path / "run")
+
+
 def test_a_run_whose_workers_are_killed_is_the_run_that_was_left_alone(
     pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_pool(monkeypatch, pool)
     run(command(tmp_path, "alone", pause=0))
-    before = sum(worker["deaths"] for worker in pool.told())
+    before = deaths(pool)
     with disturbed(tmp_path / "run", 4, 3, lambda number: kill_worker(pool, number)) as struck:
         run(command(tmp_path, "run", "--workers", "2", pause=0.2))
-    assert len(struck) == 3 and sum(worker["deaths"] for worker in pool.told()) - before == 3
+    assert len(struck) == 3 and deaths(pool) - before == 3
     assert_same_run(tmp_path / "alone", tmp_path / "run")
 
 
-POISON = """
-import os, signal
-import numpy as np
-from instsel.methods.definition import method
-from instsel.methods.parameters import Parameters
-from instsel.methods.stages import Stage
-
-def compute(part):
-    batch = part.score([part.request(row) for row in part.rows])
-    if {rows} & set(part.rows) and ({always} or np.isfinite(batch.mean_logprob).any()):
-        os.kill(os.getpid(), signal.SIGKILL)  # as a driver's fault does amid a forward
-    return {{"score": batch.mean_logprob, "status": batch.status}}
-
-@method("poison", help="kills", parameters=Parameters, stages=(Stage("poison", compute),))
-def poison(outcome):
-    return dict(outcome.columns)
-"""
-
-
-def poisoned(tmp_path: Path, rows: set[int], *, always: bool = False) -> list[str]:
-    write_alpaca(tmp_path / "rows.jsonl", 60)
-    (tmp_path / "poison.py").write_text(POISON.format(rows=rows, always=always))
-    model = ["--model", tiny_model_folder(), "--device", "cpu", "--dtype", "float32", "--quiet"]
-    run = ["--shard-rows", "10", "--output", str(tmp_path / "run"), "--workers", "2"]
-    return ["--plugin", str(tmp_path / "poison.py"), "poison", str(tmp_path / "rows.jsonl"), *model, *run]
-
-
-@pytest.mark.parametrize("deaths", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_rows_that_kill_their_workers_get_a_status_and_the_run_goes_on(
     pool: Pool,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    deaths: int,
+    times: int,
 ) -> None:
     use_pool(monkeypatch, pool)
-    monkeypatch.setattr(schedule, "DEATHS_OF_A_TASK", deaths)
-    before = sum(worker["deaths"] for worker in pool.told())
+    monkeypatch.setattr(schedule, "DEATHS_OF_A_TASK", times)
+    before = deaths(pool)
     assert main([*poisoned(tmp_path, {23}), "--max-failures", "0.2"]) == 0
-    assert f"poison, rows 20 to 29: {deaths} workers died of it" in capsys.readouterr().err
-    assert sum(worker["deaths"] for worker in pool.told()) - before == deaths
+    assert f"poison, rows 20 to 29: {times} workers died of it" in capsys.readouterr().err
+    assert deaths(pool) - before == times
     found = pq.read_table(tmp_path / "run/scores.parquet").to_pydict()
     alone = instsel.perplexity(
         instsel.Scorer(tiny_model_folder(), device="cpu", dtype="float32"),
@@ -200,11 +190,19 @@ def test_a_task_that_kills_without_a_forward_ends_the_run_with_its_rows_named(
     assert json.loads((tmp_path / "run/manifest.json").read_text())["state"] == "failed"
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("count", "how", "worker_first"),
+    [
+        (4, signal.SIGKILL, True),
+        (2, signal.SIGINT, False),
+        pytest.param(4, signal.SIGKILL, False, marks=pytest.mark.slow),
+        pytest.param(2, signal.SIGKILL, False, marks=pytest.mark.slow),
+    ],
+)
 def test_a_driver_that_is_stopped_leaves_no_worker_and_a_folder_that_continues(
-    tmp_path: Path, how: signal.Signals
+    tmp_path: Path, count: int, how: signal.Signals, worker_first: bool
 ) -> None:
-    arguments = command(tmp_path, "run", "--workers", "2", pause=0.3)
+    arguments = command(tmp_path, "run", "--workers", str(count), pause=0.4)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     driver = subprocess.Popen(
         [sys.executable, "-m", "instsel.cli", *arguments], env=environment, start_new_session=True
@@ -213,10 +211,14 @@ def test_a_driver_that_is_stopped_leaves_no_worker_and_a_folder_that_continues(
         wait_until(lambda: shards(tmp_path / "run") >= 3, 120)
         notes = json.loads((tmp_path / "run/workers.json").read_text())["workers"]
         pids = [worker["pid"] for worker in notes]
-        assert len(pids) == 2 and all(is_alive(pid) for pid in pids)
+        assert len(pids) == count and all(is_alive(pid) for pid in pids)
+        if worker_first:
+            os.kill(pids[0], signal.SIGKILL)
         os.killpg(driver.pid, how)
         assert driver.wait(60) == (-how if how == signal.SIGKILL else 128 + how)
         wait_until(lambda: not any(is_alive(pid) for pid in pids), 10)
+        # Nor is one left that was being started in the place of the dead one.
+        wait_until(lambda: not children_of(driver.pid), 30)
     finally:
         driver.kill()
     done = shards(tmp_path / "run")
@@ -277,6 +279,8 @@ def test_a_model_that_no_worker_can_load_is_said_before_anything_is_scored(tmp_p
         (["--ray", "auto", "--workers", "2", "--devices", "cpu"], "give one of them"),
         (["--num-gpus-per-worker", "1"], "is for --ray"),
         (["--devices", "cuda:7,cuda:8"], "'cuda:7' was asked for"),
+        (["--tensor-parallel", "2"], "--tensor-parallel goes with --workers"),
+        (["--workers", "2", "--device-map", "auto"], 'device: with a device_map expected "auto"'),
     ],
 )
 def test_flags_that_do_not_go_together(
@@ -330,3 +334,94 @@ def test_status_shows_the_workers_of_a_run_that_goes_on(
     assert any("slow, rows" in line for line in lines) and "left" in said[0]
     assert main(["status", str(tmp_path / "run")]) == 0
     assert "  worker " not in capsys.readouterr().out
+
+
+def test_a_model_spread_over_processor_and_disk_in_a_worker(scorer: instsel.Scorer) -> None:
+    """As one spread over the GPUs of a machine: accelerate moves each layer's input to where the layer is."""
+    pytest.importorskip("accelerate")
+    parts = ("model.embed_tokens", "model.rotary_emb", "model.layers.0", "model.norm", "lm_head")
+    places = {**dict.fromkeys(parts, "cpu"), "model.layers.1": "disk"}
+    spread = instsel.Scorer(tiny_model_folder(), dtype="float32", device_map=places)
+    assert spread.model.held.dispatched and spread.model.model.hf_device_map["model.layers.1"] == "disk"
+    with instsel.workers(spread, 1) as pool:
+        found = instsel.score_batch(pool, REQUESTS, token_logprobs=True)
+    expected = instsel.score_batch(scorer, REQUESTS, token_logprobs=True)
+    assert found.status.tolist() == expected.status.tolist()
+    np.testing.assert_allclose(found.mean_logprob, expected.mean_logprob, rtol=0, atol=2e-5)
+
+
+def test_a_model_divided_over_two_processes_is_one_worker(scorer: instsel.Scorer) -> None:
+    """Tensor parallelism by transformers' plan over gloo: both processes are told the same and work in step."""
+    expected = instsel.score_batch(scorer, REQUESTS, token_logprobs=True)
+    with instsel.workers(scorer, 1, tensor_parallel=2) as pool:
+        found = instsel.score_batch(pool, REQUESTS, token_logprobs=True)
+        assert found.status.tolist() == expected.status.tolist()
+        np.testing.assert_allclose(found.mean_logprob, expected.mean_logprob, rtol=0, atol=2e-5)
+        vectors = pool.mean_hidden_states(["say the thing", "another"])
+        np.testing.assert_allclose(vectors, scorer.mean_hidden_states(["say the thing", "another"]), rtol=0, atol=2e-5)
+        (speaker,) = [worker["pid"] for worker in pool.told()]
+        (other,) = [process.pid for process in pool._schedule.crew._processes[0] if process.pid != speaker]
+        os.kill(other, signal.SIGKILL)  # the half without which the first cannot go on
+        again = instsel.score_batch(pool, REQUESTS)
+        np.testing.assert_array_equal(again.mean_logprob, found.mean_logprob)
+        assert deaths(pool) == 1
+        assert not is_alive(speaker)
+
+
+def test_gpus_are_divided_among_workers_whose_models_are_spread(
+    scorer: instsel.Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spread = instsel.Scorer(tiny_model_folder(), device_map="auto")
+    assert devices_for(spread, 2) == ["cpu", "cpu"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 5)
+    assert devices_for(spread, 2) == ["cuda:0,cuda:1", "cuda:2,cuda:3"]
+    assert visible_device("cuda:2,cuda:3", "7,1,4,6") == "4,6"
+    with pytest.raises(ValueError, match="devices: 6 workers with 1 GPUs each were asked for, but PyTorch sees 5"):
+        devices_for(spread, 6)
+    with pytest.raises(ValueError, match="devices: where a model is divided expected the number of workers"):
+        devices_for(spread, ["cuda:0"])
+    whole = instsel.Scorer(tiny_model_folder())
+    assert devices_for(whole, 2, 2) == ["cuda:0,cuda:1", "cuda:2,cuda:3"]
+    with pytest.raises(ValueError, match="devices: 3 workers with 2 GPUs each were asked for, but PyTorch sees 5"):
+        devices_for(whole, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"device_map": "everywhere"}, "device_map: expected one of auto, balanced"),
+        ({"device_map": {}}, "device_map: expected one of auto, balanced"),
+        ({"device_map": "auto", "device": "cpu"}, 'device: with a device_map expected "auto", got'),
+    ],
+)
+def test_device_maps_that_are_none(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        instsel.Scorer(tiny_model_folder(), **options)
+
+
+class Elsewhere:
+    """A crew whose workers are of another version; it must be given nothing to do."""
+
+    def __init__(self, name: str) -> None:
+        self.places, self.name, self.closed = ["cpu", "cpu"], name, False
+
+    def start(self, worker: int) -> None:
+        pass
+
+    def events(self, timeout: float) -> list[Any]:
+        theirs = {**versions(), self.name: "0.0.1"}
+        return [Ready(worker, Hello("node-7", 1, "cpu", "float32", theirs, 0.0)) for worker in range(2)]
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize("name", ["instsel", "transformers", "torch"])
+def test_workers_of_another_version_are_refused_with_both_named(scorer: instsel.Scorer, name: str) -> None:
+    crew = Elsewhere(name)
+    with pytest.raises(ValueError) as raised:
+        Pool(scorer, crew)  # type: ignore[arg-type]
+    here = versions()[name]
+    assert str(raised.value) == f"workers: the worker on cpu (node-7) has {name} 0.0.1, and here it is {here}"
+    assert crew.closed

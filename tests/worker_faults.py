@@ -36,6 +36,25 @@ def slow(outcome):
 """
 
 
+POISON = """
+import os, signal
+import numpy as np
+from instsel.methods.definition import method
+from instsel.methods.parameters import Parameters
+from instsel.methods.stages import Stage
+
+def compute(part):
+    batch = part.score([part.request(row) for row in part.rows])
+    if {rows} & set(part.rows) and ({always} or np.isfinite(batch.mean_logprob).any()):
+        os.kill(os.getpid(), signal.SIGKILL)  # as a driver's fault does amid a forward
+    return {{"score": batch.mean_logprob, "status": batch.status}}
+
+@method("poison", help="kills", parameters=Parameters, stages=(Stage("poison", compute),))
+def poison(outcome):
+    return dict(outcome.columns)
+"""
+
+
 def command(folder: Path, name: str, *more: str, method: str = "slow", pause: float = 0.03) -> list[str]:
     """A run over a pool of rows, by default of a plug-in that takes its time."""
     rows = folder / "rows.jsonl"
@@ -45,6 +64,15 @@ def command(folder: Path, name: str, *more: str, method: str = "slow", pause: fl
     model = ["--model", tiny_model_folder(), "--device", "cpu", "--dtype", "float32"]
     run = ["--shard-rows", str(SHARD_ROWS), "--quiet", "--output", str(folder / name)]
     return ["--plugin", str(folder / "slow_plugin.py"), method, str(rows), *model, *run, *more]
+
+
+def poisoned(tmp_path: Path, rows: set[int], *, always: bool = False) -> list[str]:
+    """A run on two workers that some rows kill: amid a forward, or always."""
+    write_alpaca(tmp_path / "rows.jsonl", 60)
+    (tmp_path / "poison.py").write_text(POISON.format(rows=rows, always=always))
+    model = ["--model", tiny_model_folder(), "--device", "cpu", "--dtype", "float32", "--quiet"]
+    run = ["--shard-rows", "10", "--output", str(tmp_path / "run"), "--workers", "2"]
+    return ["--plugin", str(tmp_path / "poison.py"), "poison", str(tmp_path / "rows.jsonl"), *model, *run]
 
 
 def use_pool(monkeypatch: pytest.MonkeyPatch, pool: Any) -> None:
@@ -101,6 +129,10 @@ def kill_worker(pool: Any, number: int) -> None:
             return
 
 
+def deaths(pool: Any) -> int:
+    return sum(worker["deaths"] for worker in pool.told())
+
+
 def run(arguments: list[str]) -> None:
     assert main(arguments) == 0
 
@@ -117,3 +149,13 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
+
+
+def children_of(pid: int) -> list[int]:
+    """Living worker processes that a driver started, also when that is gone: its number is in their command line."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if f", {pid}, ".encode() in path.read_bytes() and is_alive(int(path.parent.name)):
+                found.append(int(path.parent.name))
+    return found

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from instsel.commands.options import add_quiet, column_mapping
+from instsel.commands.options import add_quiet, column_mapping, local_folder
 from instsel.commands.selection_inputs import scored_path
 from instsel.terminal import escaped, say
 
@@ -18,7 +18,7 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser("export", help="a selection as files that a trainer loads as they are")
     parser.add_argument("input", type=Path, metavar="SELECTION", help="folder of a selection or a run, or a file")
     parser.add_argument("--to", required=True, choices=tuple(TRAINERS), help="who reads it")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the files")
+    parser.add_argument("--output", type=local_folder, required=True, metavar="DIR", help="folder for the files")
     parser.add_argument("--name", default="instsel", metavar="NAME", help="of the data set and its file")
     parser.add_argument(
         "--columns", type=column_mapping, metavar="FIELD=COLUMN,...", help="which columns hold what, as when scoring"

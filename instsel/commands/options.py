@@ -20,7 +20,7 @@ def add_input_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="INPUT",
         help="JSON, JSONL, Parquet or CSV files (.gz, .zst, .bz2, .xz too), folders of them, globs, - for standard "
-        "input, or hub datasets OWNER/NAME[:SPLIT], hf://datasets/OWNER/NAME/PATH",
+        "input, addresses such as s3://BUCKET/PATH, or hub datasets OWNER/NAME[:SPLIT], hf://datasets/OWNER/NAME/PATH",
     )
     parser.add_argument("--split", metavar="NAME", help="split of a hub dataset; default train, or the only one")
     parser.add_argument("--limit", type=positive, metavar="N", help="use the first N rows only")
@@ -40,6 +40,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--dtype", choices=DTYPES, default="auto", help="of the model; auto: as stored, but float16 as float32 on a CPU"
     )
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, ...")
+    parser.add_argument("--device-map", choices=("auto",), help="spread a model too large for one device over several")
     parser.add_argument(
         "--backend", default="auto", metavar="NAME", help="of the kernels: auto, reference, cpu or triton"
     )
@@ -62,7 +63,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """The run folder and how the run behaves."""
-    parser.add_argument("--output", type=Path, metavar="DIR", help="run folder; the same command continues it")
+    parser.add_argument("--output", type=local_folder, metavar="DIR", help="run folder; the same command continues it")
     parser.add_argument("--overwrite", action="store_true", help="start again in a folder that holds another run")
     parser.add_argument("--format", choices=FORMATS, default="parquet", help="of the merged result")
     parser.add_argument(
@@ -76,6 +77,18 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="print what would be done; no forward")
     add_quiet(parser)
+
+
+def local_folder(text: str) -> Path:
+    """A folder of a file system."""
+    from instsel.runs.remote_files import is_address
+
+    if is_address(text):
+        raise argparse.ArgumentTypeError(
+            f"{text} is no folder of a file system: files are locked and renamed in it, which stores behind addresses "
+            "cannot do; write to a folder here, also with workers elsewhere, and copy it there"
+        )
+    return Path(text)
 
 
 def add_quiet(parser: argparse.ArgumentParser) -> None:

@@ -163,12 +163,12 @@ def _check_rows(session: Session) -> None:
 def _check_resolved(session: Session, folder: RunFolder) -> None:
     """What "auto" means may differ between two starts on two machines; numbers of both must not be mixed."""
     now = session.resolved
-    before = folder.manifest.get("resolved", now)
+    before = {"tensor_parallel": "1", **folder.manifest.get("resolved", now)}
     for name, value in now.items():
         if before[name] != value:
             raise ValueError(
-                f"{folder.path} was begun with {name} {before[name]}, and {value} is what auto means here; "
-                f"give --{name} {before[name]}, or another --output"
+                f"{folder.path} was begun with {name} {before[name]}, and it is {value} here; "
+                f"give --{name.replace('_', '-')} {before[name]}, or another --output"
             )
     folder.save(resolved=now)
 

@@ -11,8 +11,12 @@ import pyarrow as pa
 
 import instsel
 from instsel.commands.configuration import recorded_arguments
+<<<<<<< HEAD
 from instsel.commands.options import add_quiet
 from instsel.commands.procedures import add_procedure, follow_procedure
+=======
+from instsel.commands.options import add_quiet, local_folder
+>>>>>>> main
 from instsel.commands.selection_inputs import (
     USUAL_SCORES,
     read_embeddings,
@@ -70,7 +74,7 @@ def add_parser(commands: Any) -> None:
         "--num-tokens", default="num_tokens", metavar="COLUMN", help="rows' lengths for --budget-tokens"
     )
     parser.add_argument("--embeddings", type=Path, metavar="NPY", help="array [rows, d]; default the run folder's own")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for selected.FORMAT")
+    parser.add_argument("--output", type=local_folder, required=True, metavar="DIR", help="folder for selected.FORMAT")
     parser.add_argument("--format", choices=FORMATS, default="parquet", help="of the result")
     parser.add_argument("--overwrite", action="store_true", help="start again in a folder that holds another run")
     add_quiet(parser)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
 
 from instsel.commands.method_flags import read_parameters
 from instsel.commands.worker_options import open_pool, wants_workers
@@ -22,6 +24,7 @@ from instsel.runs.interrupts import Interrupts
 from instsel.runs.progress import StageProgress
 from instsel.runs.row_store import RowStore
 from instsel.runs.shards import PackedShard, ShardInfo, Stage
+from instsel.runs.stage_columns import StageColumns
 from instsel.runs.worker_notes import WorkerNotes
 
 if TYPE_CHECKING:
@@ -53,7 +56,7 @@ class Session:
         self._pool: Pool | None = None
         self._notes: WorkerNotes | None = None
         self._progress: StageProgress | None = None
-        self._known: dict[str, Columns] = {}  # whole columns of stages that later ones read
+        self._known: dict[str, StageColumns] = {}  # whole columns of stages that later ones read
         self.parameters = read_parameters(method, args, self.open_scorer, self._column).for_rows(len(rows))
         self.stages = method.stages_for(self.parameters)
         self.lengths = {stage.name: stage.length(self.parameters, len(rows)) for stage in self.stages}
@@ -85,11 +88,12 @@ class Session:
 
     @property
     def resolved(self) -> dict[str, str]:
-        """What device and dtype the model has come to."""
+        """What device and dtype the model has come to, and over how many processes it is divided."""
+        ranks = {"tensor_parallel": str(self.args.tensor_parallel or 1)}
         if self._pool is not None:
-            return self._pool.resolved
+            return {**self._pool.resolved, **ranks}
         model = self.scorer.model
-        return {"device": model.device.type, "dtype": str(model.dtype).removeprefix("torch.")}
+        return {"device": model.device.type, "dtype": str(model.dtype).removeprefix("torch."), **ranks}
 
     def open_scorer(self, model: str, revision: str | None = None) -> Scorer:
         """A scorer of a model, with the device and dtype that the flags say."""
@@ -114,13 +118,16 @@ class Session:
         if self._progress is not None:
             self._progress.tokens(done, total)
 
-    def slice(self, stage: MethodStage[Any], rows: range, known: dict[str, Columns] | None = None) -> Slice[Any]:
+    def slice(
+        self, stage: MethodStage[Any], rows: range, known: Mapping[str, Mapping[str, np.ndarray]] | None = None
+    ) -> Slice[Any]:
         """The slice of a stage that its function is given, with its columns and examples."""
         if known is None:
             known = {name: self.columns(name) for name in (*stage.reads, *stage.reads_whole) if name in self.lengths}
-        columns = columns_for(stage, rows, known)
+        with contextlib.nullcontext() if self.folder is None else self.folder.explained():
+            columns = columns_for(stage, rows, known)  # of a run folder they are read only now
         part = Slice(rows, len(self.rows), self.parameters, self.scorer, {}, columns, self.tokens)
-        if self._pool is not None and self._pool.sees_disk and not stage.whole:
+        if self._pool is not None and self._pool.sees_disk and stage.is_divided:
             part.examples = cast(Any, RowReference(str(self.rows.path.absolute()), stage.needed(part), self.reader))
         else:
             part.examples = self.numbered(stage.needed(part))
@@ -154,7 +161,8 @@ class Session:
         """Compute what a stage lacks, with a bar; gives it as the folder keeps it."""
         folder, shards = self.folder, self.shards_of(stage)
         assert folder is not None
-        spread = None if self._pool is None or stage.whole else functools.partial(self._spread, self._pool, stage)
+        divided = self._pool is not None and stage.is_divided
+        spread = functools.partial(self._spread, cast(Any, self._pool), stage) if divided else None
         folder.run(shards, on_start=self._begin, on_shard=self._end, spread=spread)
         if self._progress is not None:
             self._progress.close()
@@ -185,12 +193,12 @@ class Session:
                 self._progress.tokens(*[int(info.stats.get("tokens_forwarded", 0))] * 2)
             self._progress.end()
 
-    def columns(self, name: str) -> Columns:
-        """The whole columns of a stage that has run."""
+    def columns(self, name: str) -> StageColumns:
+        """The whole columns of a stage that has run, read when they are asked for."""
         assert self.folder is not None
         if name not in self._known:
             stage = next(stage for stage in self.stages if stage.name == name)
-            self._known[name] = dict(self.folder.shards.columns(self.shards_of(stage)))
+            self._known[name] = self.folder.shards.columns(self.shards_of(stage))
         return self._known[name]
 
     def forget(self, name: str) -> None:
@@ -198,7 +206,8 @@ class Session:
         names = [stage.name for stage in self.stages]
         later = self.stages[names.index(name) + 1 :]
         read = {one for stage in later for one in (*stage.reads, *stage.reads_whole)}
-        self._known = {name: columns for name, columns in self._known.items() if name in read}
+        for unread in set(self._known) - read:
+            self._known.pop(unread).forget()
 
 
 def open_scorer(args: argparse.Namespace, model: str, revision: str | None = None) -> Scorer:
@@ -213,6 +222,7 @@ def open_scorer(args: argparse.Namespace, model: str, revision: str | None = Non
         max_batch_tokens=args.max_batch_tokens,
         revision=revision,
         trust_remote_code=args.trust_remote_code,
+        device_map=args.device_map,
     )
 
 

@@ -20,6 +20,9 @@ def add_worker_options(parser: argparse.ArgumentParser) -> None:
         "--devices", type=_names, metavar="NAME,...", help="one process each, e.g. cuda:0,cuda:1 or cpu,cpu"
     )
     parser.add_argument(
+        "--tensor-parallel", type=positive, metavar="K", help="processes of each worker, which divide every layer"
+    )
+    parser.add_argument(
         "--ray", metavar="ADDRESS", help="workers as Ray actors: auto, local, HOST:PORT or ray://HOST:PORT"
     )
     parser.add_argument(
@@ -37,6 +40,8 @@ def wants_workers(args: argparse.Namespace) -> bool:
         raise ValueError("--ray needs --workers: the number of actors")
     if args.devices is not None and args.workers not in (None, len(args.devices)):
         raise ValueError(f"--workers {args.workers} does not go with {len(args.devices)} --devices")
+    if args.tensor_parallel is not None and (args.ray is not None or args.devices is not None or args.workers is None):
+        raise ValueError("--tensor-parallel goes with --workers, and neither with --ray nor with --devices")
     return args.workers is not None or args.devices is not None
 
 
@@ -49,7 +54,7 @@ def open_pool(args: argparse.Namespace, scorer: Scorer, rows: Path) -> Pool:
         return ray_workers(scorer, args.workers, address=args.ray, num_gpus_per_worker=gpus, seen=rows)
     from instsel.parallel.workers import workers
 
-    return workers(scorer, args.devices or args.workers)
+    return workers(scorer, args.devices or args.workers, tensor_parallel=args.tensor_parallel or 1)
 
 
 def _names(text: str) -> list[str]:

@@ -50,7 +50,9 @@ def outline_model(source: ModelSource) -> CausalModel:
 
 def _place(held: HeldModel, source: ModelSource) -> None:
     """Moves and casts a model, in place, where it is not yet what was asked for."""
-    dtype, device = source.dtype, None if source.device == "auto" and source.held else source.resolved_device()
+    stays = (source.device == "auto" and source.held) or (source.device_map is not None and held.dispatched)
+    stays = stays or source.divided
+    dtype, device = source.dtype, None if stays else source.resolved_device()
     if source.held is None and dtype is None and device == torch.device("cpu") and held.dtype == torch.float16:
         dtype = torch.float32  # a CPU has no fast float16 products, and float32 holds every float16 number
     if device is not None and device.type == "cuda" and device.index is None and held.device.type == "cuda":
@@ -115,6 +117,11 @@ def _from_pretrained(source: ModelSource) -> PreTrainedModel:
         # What is quantised cannot be moved later.
         quantised = getattr(config, "quantization_config", None) is not None
         device = source.resolved_device()
+        placed: dict[str, Any] = {} if source.device_map is None else {"device_map": source.device_map}
+        if source.divided:
+            placed = _tensor_parallel()
+        elif not placed and quantised and device.type != "cpu":
+            placed = {"device_map": {"": device}}
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source.model,
             config=config,
@@ -123,13 +130,24 @@ def _from_pretrained(source: ModelSource) -> PreTrainedModel:
             dtype=source.dtype or "auto",
             use_safetensors=True,
             output_loading_info=True,
-            **({"device_map": {"": device}} if quantised and device.type != "cpu" else {}),
+            **placed,
         )
         model, info = loaded
         # transformers would go on with random numbers in their place.
         if absent := sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"]):
             raise ValueError(f"its weights lack {len(absent)} tensors, the first of them {absent[0]}")
+        if source.divided and not model.supports_tp_plan:
+            raise ValueError(f"transformers has no plan of tensor parallelism for {type(model).__name__}")
     return model.eval()
+
+
+def _tensor_parallel() -> dict[str, Any]:
+    """What asks transformers for the part of the model that belongs to this rank."""
+    from transformers.distributed import DistributedConfig
+
+    if "tp_plan" in DistributedConfig.__dataclass_fields__:
+        return {"distributed_config": DistributedConfig(tp_plan="auto")}
+    return {"tp_plan": "auto"}
 
 
 @contextmanager

@@ -49,7 +49,8 @@ def _checked(model: CausalModel) -> list[str]:
     slower = []
     why_own_logits = "its logits are not a function of its final hidden states that instsel knows"
     if model.head is None and (model.held.quantised or model.held.dispatched):
-        why_own_logits = "its head is quantised or kept outside memory"
+        where = "divided over processes" if model.held.divided else "quantised or kept outside memory"
+        why_own_logits = f"its head is {where}"
     with guest.undisturbed():
         ids = _check_ids(model, guest)
     first, second = np.concatenate([ids[:8], ids[8:16]]), np.concatenate([ids[:8], ids[16:]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from instsel.engine.wrapped_models import HeldModel, hold
 from instsel.kernels import BACKENDS
 
+MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
 
@@ -25,6 +27,8 @@ class ModelSource:
     backend: str
     revision: str | None
     trust_remote_code: bool
+    device_map: Any = None  # as transformers takes it; None: all of it on `device`
+    divided: bool = False  # by tensor parallelism over the ranks of which this process is one
 
     @classmethod
     def checked(
@@ -36,6 +40,7 @@ class ModelSource:
         backend: str,
         revision: str | None,
         trust_remote_code: bool,
+        device_map: Any = None,
     ) -> ModelSource:
         """The source; ValueError or TypeError naming the parameter that is not what it should be."""
         if isinstance(model, (str, os.PathLike)):
@@ -64,7 +69,8 @@ class ModelSource:
             raise ValueError(f'device: expected "auto", "cpu", "cuda" or the like, got {device!r}') from error
         if str(device).startswith("cuda") and not torch.cuda.is_available():
             raise ValueError(f"device: {device!r} was asked for, but PyTorch sees no GPU")
-        return cls(model, tokenizer, str(device), resolved, backend, revision, bool(trust_remote_code))
+        device_map = _checked_map(device_map, model, device)
+        return cls(model, tokenizer, str(device), resolved, backend, revision, bool(trust_remote_code), device_map)
 
     @property
     def held(self) -> HeldModel | None:
@@ -89,3 +95,18 @@ class ModelSource:
         if self.held is not None:
             return self.held.device
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _checked_map(device_map: Any, model: Any, device: Any) -> Any:
+    """A device map; ValueError where it is none, or does not go with the model or the device."""
+    if device_map is None:
+        return None
+    if not (device_map in MAPS if isinstance(device_map, str) else isinstance(device_map, Mapping) and device_map):
+        raise ValueError(
+            f"device_map: expected one of {', '.join(MAPS)} or the device of each part, got {device_map!r}"
+        )
+    if not isinstance(model, str):
+        raise ValueError("device_map: expected none with a model that is loaded, which stays where it is")
+    if device != "auto":
+        raise ValueError(f'device: with a device_map expected "auto", got {device!r}')
+    return device_map if isinstance(device_map, str) else dict(device_map)

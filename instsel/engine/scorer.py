@@ -43,6 +43,8 @@ class Scorer:
                       a GPU. Halved for what follows where memory does not suffice
     revision          of a hub model
     trust_remote_code whether code that comes with a hub model may run
+    device_map        for a model larger than one device, how accelerate spreads its layers: "auto" over the GPUs, the
+                      processor's memory and the disk, or the device of each part, as transformers takes it
 
     Raises ValueError or TypeError naming the parameter; what concerns the model itself when it is first used.
 
@@ -77,8 +79,11 @@ class Scorer:
         max_batch_tokens: int | str = "auto",
         revision: str | None = None,
         trust_remote_code: bool = False,
+        device_map: Any = None,
     ) -> None:
-        self.source = ModelSource.checked(model, tokenizer, device, dtype, backend, revision, trust_remote_code)
+        self.source = ModelSource.checked(
+            model, tokenizer, device, dtype, backend, revision, trust_remote_code, device_map
+        )
         if max_batch_tokens != "auto" and (
             isinstance(max_batch_tokens, bool) or not isinstance(max_batch_tokens, int) or max_batch_tokens < 1
         ):
@@ -177,7 +182,9 @@ class Scorer:
         try:
             if not guest.as_checked:
                 with turn():
-                    model = load_model(replace(self.source, model=model.held.whole, device="auto", dtype=None))
+                    model = load_model(
+                        replace(self.source, model=model.held.whole, device="auto", dtype=None, device_map=None)
+                    )
                 self._model = model
                 guest.close()
                 guest = Guest(model)

@@ -62,6 +62,11 @@ class HeldModel:
         )
 
     @property
+    def divided(self) -> bool:
+        """Whether tensor parallelism has left a part of each weight to this process."""
+        return any(type(parameter).__name__ == "DTensor" for parameter in self.base.parameters())
+
+    @property
     def device(self) -> torch.device:
         """Where token ids go."""
         embedding: Any = self.base.get_input_embeddings()

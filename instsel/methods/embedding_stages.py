@@ -10,7 +10,15 @@ import numpy as np
 
 from instsel.methods.parameters import Parameters, parameter
 from instsel.methods.stages import Columns, Slice, Stage
-from instsel.neighbors.embeddings import centred, given_vectors, text_vectors, unit_rows
+from instsel.neighbors.embeddings import (
+    check_vectors,
+    given_vectors,
+    mean_vector,
+    text_vectors,
+    unit_rows,
+    without,
+)
+from instsel.neighbors.mapped_rows import Prepared, rows_of
 from instsel.prompts import embedding_text
 
 
@@ -39,7 +47,9 @@ class EmbeddingParameters(Parameters):
 
     def for_rows(self, count: int) -> Any:
         if self.needs_embeddings:
-            given_vectors(self.embedder, count)
+            given = given_vectors(self.embedder, count)
+            if given is not None:
+                check_vectors(given, "embedder")
         return self
 
 
@@ -65,16 +75,30 @@ def _embeddings(part: Slice[EmbeddingParameters]) -> Columns:
 
     Mean-pooled hidden states all point roughly one way; see `instsel.neighbors.embeddings.embed`.
     """
-    given = given_vectors(part.parameters.embedder, part.count)
+    rows, embedder = part.rows, part.parameters.embedder
+    given = given_vectors(embedder, part.count)
     if given is not None:
-        return {"embedding": given}
+        return {"embedding": unit_rows(rows_of(given, slice(rows.start, rows.stop)), "embedder", first_row=rows.start)}
     vectors, digest = part.columns["vector"], part.columns["text_digest"]
+    # Each row has the vector of the first that has its text: those of copies differ by the rounding of their batches.
+    own = rows_of(vectors, _first_rows(digest)[rows.start : rows.stop])
+    if embedder is None:
+        own = without(own, _common_part(vectors, digest))
+    return {"embedding": unit_rows(own, "embedder", first_row=rows.start)}
+
+
+@Prepared
+def _first_rows(digest: np.ndarray) -> np.ndarray:
+    """Of each row the first with the same text, int64 [n]."""
     _, first, back = np.unique(digest, return_index=True, return_inverse=True)
-    order = np.argsort(first)  # distinct texts as they first appear
-    distinct = vectors[first[order]]
-    if part.parameters.embedder is None:
-        distinct = centred(distinct)
-    return {"embedding": unit_rows(distinct, "embedder")[np.argsort(order)[back]]}
+    return first[back]
+
+
+@Prepared
+def _common_part(vectors: np.ndarray, digest: np.ndarray) -> np.ndarray:
+    """The mean over distinct texts, float32 [d]."""
+    first = _first_rows(digest)
+    return mean_vector(vectors, np.flatnonzero(first == np.arange(len(first))))
 
 
 VECTORS = Stage(
@@ -82,6 +106,7 @@ VECTORS = Stage(
     slice_rows=2048,
 )  # fmt: skip
 EMBEDDINGS = Stage(
-    "embeddings", _embeddings, reads=("vectors",), whole=True, when=lambda parameters: parameters.needs_embeddings
-)
+    "embeddings", _embeddings, reads_whole=("vectors",), needs=lambda part: (), in_driver=True,
+    when=lambda parameters: parameters.needs_embeddings, slice_rows=8192,
+)  # fmt: skip
 EMBEDDING_STAGES = (VECTORS, EMBEDDINGS)

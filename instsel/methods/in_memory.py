@@ -57,7 +57,7 @@ def _run_stage(
         return part
 
     pool: Any = scorer if hasattr(scorer, "run_slices") else None  # workers, which compute slices themselves
-    if stage.whole or (pool is not None and not pool.can_run(method)):
+    if not stage.is_divided or (pool is not None and not pool.can_run(method)):
         pool = None
     step = rows_at_a_time(stage, length, 1 if pool is None else pool.size)
     slices = [range(start, min(start + step, length)) for start in range(0, max(length, 1), step)]

@@ -15,7 +15,7 @@ from instsel.methods.influence import NO_ANSWER
 from instsel.methods.parameters import parameter, replaced
 from instsel.methods.stages import Columns, Slice, Stage, first_failure
 from instsel.neighbors.embeddings import cosine
-from instsel.neighbors.nearest import nearest_neighbors
+from instsel.neighbors.nearest import neighbors_of
 
 if TYPE_CHECKING:
     from instsel.engine.requests import Request
@@ -62,14 +62,16 @@ class NeighborResult(ResultTable):
 
 def _neighbors(part: Slice[NeighborParameters]) -> Columns:
     """The nearest other row of each, or the one given, and the cosine between them."""
-    neighbor, embedding = part.parameters.neighbors, part.columns.get("embedding")
-    if neighbor is None:
-        near = nearest_neighbors(embedding, 1)
-        neighbor = near.index[:, 0] if near.index.shape[1] else np.full(part.count, -1)
-    similarity = np.full(part.count, np.nan)
+    rows, embedding = part.rows, part.columns.get("embedding")
+    if part.parameters.neighbors is None:
+        near = neighbors_of(part.columns["embedding"], rows, 1)
+        neighbor = near.index[:, 0] if near.index.shape[1] else np.full(len(rows), -1)
+    else:
+        neighbor = part.parameters.neighbors[rows.start : rows.stop]
+    similarity = np.full(len(rows), np.nan)
     if embedding is not None:
         shown = np.flatnonzero(neighbor >= 0)
-        similarity[shown] = cosine(embedding, shown, neighbor[shown])
+        similarity[shown] = cosine(embedding, rows.start + shown, neighbor[shown])
     return {"neighbor": neighbor, "similarity": similarity}
 
 
@@ -110,7 +112,7 @@ def _miwv(part: Slice[NeighborParameters]) -> Columns:
 STAGES = (
     *EMBEDDING_STAGES,
     Stage(
-        "neighbors", _neighbors, reads_whole=("embeddings",), whole=True,
+        "neighbors", _neighbors, reads_whole=("embeddings",), needs=lambda part: (), slice_rows=2048,
         guess=lambda told, count: {"neighbor": (np.arange(count) + 1) % count if count > 1 else np.full(count, -1)},
     ),
     Stage("miwv", _miwv, reads=("neighbors",), needs=_shown_rows, requests=_requests, slice_rows=512),

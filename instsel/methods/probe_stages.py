@@ -20,8 +20,8 @@ from instsel.methods.parameters import numbers_for_rows, parameter, replaced
 from instsel.methods.ratings import check_rating_prompt
 from instsel.methods.stages import Columns, Slice, Stage
 from instsel.neighbors.embeddings import cosine
-from instsel.neighbors.nearest import nearest_neighbors
-from instsel.neighbors.probes import check_sizes, find_probes
+from instsel.neighbors.nearest import neighbors_of
+from instsel.neighbors.probes import check_sizes, probes_among
 
 if TYPE_CHECKING:
     from instsel.engine.requests import Request
@@ -103,27 +103,24 @@ def _complexity_requests(part: Slice[ProbeParameters]) -> list[Request]:
 
 def _probes(part: Slice[ProbeParameters]) -> Columns:
     """The probes of each row, found or as given, and their cosines."""
-    told, columns = part.parameters, part.columns
+    told, columns, rows = part.parameters, part.columns, part.rows
+    own = slice(rows.start, rows.stop)
+    if told.probes is not None:
+        if told.similarity is not None:
+            return {"probes": told.probes[own], "similarity": told.similarity[own]}
+        cosines = cosine(columns["embedding"], np.arange(rows.start, rows.stop)[:, None], told.probes[own])
+        return {"probes": told.probes[own], "similarity": np.where(told.probes[own] >= 0, cosines, np.nan)}
+    unit = columns["embedding"]
     if told.neighbors_as_probes:
-        near = nearest_neighbors(columns["embedding"], told.num_probes)
+        near = neighbors_of(unit, rows, told.num_probes)
         room = ((0, 0), (0, told.num_probes - near.index.shape[1]))
         return {
             "probes": np.pad(near.index, room, constant_values=-1),
             "similarity": np.pad(near.similarity, room, constant_values=np.nan),
         }
-    if told.probes is None:
-        found = find_probes(
-            columns["embedding"],
-            columns["complexity"],
-            num_neighbors=told.num_neighbors,
-            num_probes=told.num_probes,
-            seed=told.seed,
-        )
-        return {"probes": found.index, "similarity": found.similarity}
-    if told.similarity is not None:
-        return {"probes": told.probes, "similarity": told.similarity}
-    cosines = cosine(columns["embedding"], np.arange(part.count)[:, None], told.probes)
-    return {"probes": told.probes, "similarity": np.where(told.probes >= 0, cosines, np.nan)}
+    near = neighbors_of(unit, rows, told.num_neighbors)
+    found = probes_among(unit, columns["complexity"], near, num_probes=told.num_probes, seed=told.seed)
+    return {"probes": found.index, "similarity": found.similarity}
 
 
 def _some_probes(parameters: ProbeParameters, count: int) -> Columns:
@@ -168,5 +165,8 @@ def checked_similarity(similarity: Any, probes: np.ndarray) -> np.ndarray:
 PROBE_STAGES = (
     *EMBEDDING_STAGES,
     Stage("complexity", _complexity, requests=_complexity_requests, when=lambda told: told.clusters_neighbors),
-    Stage("probes", _probes, reads=("embeddings", "complexity"), whole=True, guess=_some_probes),
-)
+    Stage(
+        "probes", _probes, reads_whole=("embeddings", "complexity"), needs=lambda part: (), guess=_some_probes,
+        slice_rows=2048,
+    ),
+)  # fmt: skip

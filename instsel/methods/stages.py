@@ -101,6 +101,7 @@ class Stage(Generic[P]):
     reads        earlier stages whose columns it needs at its own rows
     reads_whole  earlier stages whose columns it needs at all rows
     whole        whether its rows depend on all rows, so that it is computed at once
+    in_driver    whether it is so little work that a pool of workers does not get it; so too where it is `whole`
     needs        the rows whose examples it works with; by default its own, and none where it is `whole`
     requests     what a slice will score, for a plan; None where a stage scores nothing
     guess        stand-ins for its columns, by which a plan can go on without computing it
@@ -114,12 +115,18 @@ class Stage(Generic[P]):
     reads: tuple[str, ...] = ()
     reads_whole: tuple[str, ...] = ()
     whole: bool = False
+    in_driver: bool = False
     needs: Callable[[Slice[P]], Iterable[int]] | None = None
     requests: Callable[[Slice[P]], list[Request]] | None = None
     guess: Callable[[P, int], Columns] | None = None
     when: Callable[[P], bool] = lambda parameters: True
     length: Callable[[P, int], int] = lambda parameters, count: count
     slice_rows: int = 512
+
+    @property
+    def is_divided(self) -> bool:
+        """Whether a pool of workers gets its slices."""
+        return not (self.whole or self.in_driver)
 
     def needed(self, part: Slice[P]) -> list[int]:
         """The rows whose examples a slice needs, in rising order."""

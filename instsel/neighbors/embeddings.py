@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from instsel.neighbors.mapped_rows import BLOCK_ROWS, blocks_of, rows_of
 from instsel.optional_packages import need_package
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def embed(
     """
     given = given_vectors(embedder, len(texts))
     if given is not None:
-        return given
+        return unit_rows(given, "embedder")
     assert not isinstance(embedder, np.ndarray)
     # Each distinct text is embedded once: less work, and copies cannot come apart by the rounding of their batches.
     first: dict[str, int] = {}
@@ -65,17 +66,16 @@ def embed(
 
 
 def given_vectors(embedder: Any, count: int) -> np.ndarray | None:
-    """Unit vectors of an embedder that is an array or a .npy file; None of one that is a model.
+    """The vectors of an embedder that is an array or a .npy file, not yet of unit length; None of one that is a model.
 
-    Raises TypeError or ValueError as `embed` does.
+    A file is memory-mapped. Raises TypeError or ValueError as `embed` does, but for what is not finite.
     """
     if isinstance(embedder, np.ndarray):
-        return unit_rows(_one_row_a_text(embedder, count, "embedder"), "embedder")
+        return _one_row_a_text(embedder, count, "embedder")
     if isinstance(embedder, os.PathLike):
         embedder = os.fspath(embedder)
     if isinstance(embedder, str) and embedder.endswith(".npy"):
-        array = _read_array(Path(embedder))
-        return unit_rows(_one_row_a_text(array, count, f"embedder {embedder!r}"), "embedder")
+        return _one_row_a_text(_read_array(Path(embedder)), count, f"embedder {embedder!r}")
     if embedder is not None and not isinstance(embedder, str):
         raise TypeError(
             "embedder must be None, the name of a sentence-transformers model, an array [n, d] or the path of a .npy "
@@ -100,29 +100,45 @@ def text_vectors(
     return np.asarray(scorer.mean_hidden_states(texts, progress=progress), np.float32)
 
 
-def unit_rows(array: Any, name: str = "embeddings") -> np.ndarray:
+def unit_rows(array: Any, name: str = "embeddings", *, first_row: int = 0) -> np.ndarray:
     """Rows of an array divided by their length, float32 `[n, d]`; a row of zeros stays zero.
 
-    Raises ValueError naming the first row that holds NaN or infinity, or where the array is not two-dimensional.
+    Raises ValueError naming the first row that holds NaN or infinity (counted from `first_row`), or where the array is
+    not two-dimensional.
 
     >>> unit_rows([[3, 4], [0, 0]])
     array([[0.6, 0.8],
            [0. , 0. ]], dtype=float32)
     """
-    array = np.asarray(array)
-    if array.ndim != 2 or array.dtype.kind not in "fiu":
-        raise ValueError(f"{name} must be numbers [n, d], got {array.dtype} of shape {list(array.shape)}")
+    array = _checked_numbers(np.asarray(array), name)
     out = np.empty(array.shape, np.float32)
-    for start in range(0, len(array), 4096):  # in blocks, so that the float64 copy stays small
-        rows = array[start : start + 4096].astype(np.float64)
-        finite = np.isfinite(rows).all(1)
-        if not finite.all():
-            raise ValueError(f"{name} must be finite, but row {start + int(np.argmin(finite))} holds NaN or infinity")
+    for start in range(0, len(array), BLOCK_ROWS):  # in blocks, so that the float64 copy stays small
+        rows = array[start : start + BLOCK_ROWS].astype(np.float64)
+        _check_finite(rows, name, first_row + start)
         # Dividing by the largest entry first keeps the squares within float64's range.
         rows /= np.maximum(np.abs(rows).max(1, keepdims=True, initial=0.0), np.finfo(np.float64).tiny)
         length = np.sqrt((rows * rows).sum(1, keepdims=True))
-        out[start : start + 4096] = rows / np.where(length > 0, length, 1.0)
+        out[start : start + BLOCK_ROWS] = rows / np.where(length > 0, length, 1.0)
     return out + np.float32(0)  # -0.0 becomes 0.0, so that equal rows are equal bytes
+
+
+def check_vectors(array: np.ndarray, name: str) -> None:
+    """Raise ValueError where `unit_rows` would, without making them."""
+    _checked_numbers(array, name)
+    for start in range(0, len(array), BLOCK_ROWS):
+        _check_finite(rows_of(array, slice(start, start + BLOCK_ROWS)), name, start)
+
+
+def _checked_numbers(array: np.ndarray, name: str) -> np.ndarray:
+    if array.ndim != 2 or array.dtype.kind not in "fiu":
+        raise ValueError(f"{name} must be numbers [n, d], got {array.dtype} of shape {list(array.shape)}")
+    return array
+
+
+def _check_finite(rows: np.ndarray, name: str, first_row: int) -> None:
+    finite = np.isfinite(rows).all(1)
+    if not finite.all():
+        raise ValueError(f"{name} must be finite, but row {first_row + int(np.argmin(finite))} holds NaN or infinity")
 
 
 def cosine(unit: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -154,7 +170,7 @@ def _one_row_a_text(array: np.ndarray, count: int, name: str) -> np.ndarray:
 
 def _read_array(path: Path) -> np.ndarray:
     try:
-        return np.load(path, allow_pickle=False)
+        return np.load(path, mmap_mode="c", allow_pickle=False)
     except FileNotFoundError:
         raise ValueError(f"embedder: there is no file {str(path)!r}") from None
     except (OSError, ValueError, EOFError) as error:
@@ -185,10 +201,20 @@ def _sentence_model(name: str) -> Any:
 
 def centred(vectors: np.ndarray) -> np.ndarray:
     """Vectors minus their mean; zeros where a text has none (NaN: it is empty, or did not fit into memory)."""
-    known = np.isfinite(vectors).all(1, keepdims=True)
-    vectors = np.where(known, vectors, np.float32(0))
-    if known.sum() < 2:
-        return vectors
+    return without(vectors, mean_vector(vectors, np.arange(len(vectors))))
+
+
+def mean_vector(vectors: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The mean of those of the rows that are vectors, float32 `[d]`; zeros where fewer than two are."""
+    total, count = np.zeros(vectors.shape[1]), 0
+    for _, block in blocks_of(vectors, rows):
+        known = np.isfinite(block).all(1)
+        total += block[known].sum(0, dtype=np.float64)
+        count += int(known.sum())
     # Summed in float64 and rounded to float32: the mean does not depend on the order of the rows.
-    mean = vectors.sum(0, dtype=np.float64) / known.sum()
-    return np.where(known, vectors - mean.astype(np.float32), np.float32(0))
+    return (total / count if count > 1 else 0 * total).astype(np.float32)
+
+
+def without(vectors: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Vectors minus a mean, zeros where a text has no vector."""
+    return np.where(np.isfinite(vectors).all(1, keepdims=True), vectors - mean, np.float32(0))

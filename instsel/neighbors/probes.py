@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from instsel.neighbors.embeddings import unit_rows
-from instsel.neighbors.nearest import EXACT_LIMIT, nearest_neighbors
+from instsel.neighbors.nearest import EXACT_LIMIT, Neighbors, nearest_neighbors
 
 SAME_POINT = 1e-9  # squared distance of unit vectors below which two points count as one (float32 rounding is 1e-14)
 BLOCK = 256  # sets of points clustered at a time, which keeps the work in the cache
@@ -54,6 +54,13 @@ def find_probes(
         raise ValueError(f"complexity must be numbers [{len(unit)}], got shape {list(complexity.shape)}")
     check_sizes(num_neighbors, num_probes)
     neighbors = nearest_neighbors(unit, num_neighbors, exact_limit=exact_limit)
+    return probes_among(unit, complexity, neighbors, num_probes=num_probes, seed=seed)
+
+
+def probes_among(
+    unit: np.ndarray, complexity: np.ndarray, neighbors: Neighbors, *, num_probes: int, seed: int = 0
+) -> Probes:
+    """The probes of the rows whose neighbours these are, given unit vectors and complexities of all rows."""
     count, width = neighbors.index.shape
     complexity = np.where(np.isnan(complexity), -np.inf, complexity)
     index = np.full((count, num_probes), -1, np.int64)

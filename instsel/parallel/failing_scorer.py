@@ -16,8 +16,8 @@ WORKER_DIED = "worker_died"
 
 
 def moved(scorer: Scorer, device: str | None = None) -> dict[str, Any]:
-    """The arguments of a scorer with the same settings, on another device where one is named."""
-    source = scorer.source if device is None else replace(scorer.source, device=device)
+    """The arguments of a scorer with the same settings, on another device where one is named and none is mapped."""
+    source = scorer.source if device is None or scorer.source.device_map else replace(scorer.source, device=device)
     return {
         "model": source.model,
         "tokenizer": source.tokenizer,
@@ -27,6 +27,7 @@ def moved(scorer: Scorer, device: str | None = None) -> dict[str, Any]:
         "max_batch_tokens": scorer.max_batch_tokens,
         "revision": source.revision,
         "trust_remote_code": source.trust_remote_code,
+        "device_map": source.device_map,
     }
 
 

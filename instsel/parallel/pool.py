@@ -6,11 +6,12 @@ import itertools
 import os
 import pickle
 import time
+from collections import ChainMap
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from instsel.parallel.failing_scorer import moved
 from instsel.parallel.method_reference import reference_to
 from instsel.parallel.schedule import Schedule
 from instsel.parallel.tasks import HiddenWork, Job, ScoreWork, SliceWork, Task
+from instsel.parallel.whole_columns import Parcels
 
 PATIENCE = 600.0  # seconds for workers to load their models
 _SHARE_TOKENS = 65_536  # of a large call a worker gets so many at a time
@@ -209,29 +211,30 @@ class Pool(Scorer):
         """The columns and costs of slices of a stage, as they come, each computed by a worker.
 
         With the `settings` of a run folder, its shards in their place.
-        `whole` are the columns that the stage reads at all rows, which every slice has; they are sent once a worker.
+        `whole` are the columns that the stage reads at all rows, which every slice has; they are sent once a worker,
+        and those that are memory-mapped not at all where all workers see the disk.
         """
-        key = f"{next(self._numbers)}"
-        shared = {f"columns {key}": pickle.dumps(whole, protocol=5)}
+        parcels = Parcels(f"columns {next(self._numbers)}", whole, seen=self.sees_disk)
+        jobs: dict[str, bytes] = {}
         rows_of: dict[int, range] = {}
 
         def tasks() -> Iterator[Task]:
             for number, part in enumerate(parts):
                 job, packed = self._job_of(method, part.parameters)
-                shared[job] = packed
+                jobs[job] = packed
                 own = {name: values for name, values in part.columns.items() if values is not whole.get(name)}
                 work = SliceWork(stage.name, part.rows, part.count, part.examples, own, settings, self.size)
                 rows_of[number] = part.rows
                 label = f"{stage.name}, rows {part.rows.start} to {part.rows.stop - 1}"
-                uses = (job, f"columns {key}")
+                uses = (job, *parcels)
                 yield Task(number, label, len(part.rows), pickle.dumps(work, protocol=5), uses)
 
         try:
-            for task, value, _ in self._run(tasks(), shared):
+            for task, value, _ in self._run(tasks(), ChainMap(jobs, cast(Any, parcels))):
                 yield rows_of.pop(task.number), value
         finally:
             if not self._shut:
-                self._schedule.crew.forget([f"columns {key}"])
+                self._schedule.crew.forget(parcels)
 
     def _job_of(self, method: Method[Any], parameters: Parameters) -> tuple[str, bytes]:
         """The key and the packed form of a method and its parameters, kept by workers over all stages of a run."""

@@ -71,7 +71,7 @@ class RayCrew:
     ) -> None:
         self._ray, self._seen = ray, seen
         self.places = [f"Ray actor {number}" for number in range(count)]
-        self._packed = pickle.dumps({**moved(scorer), "device": "cuda" if num_gpus else "cpu"})
+        self._packed = pickle.dumps(moved(scorer, "cuda" if num_gpus else "cpu"))
         self._threads = max(int(num_cpus), 1)
         self._actor_class = ray.remote(RayWorker).options(
             num_cpus=num_cpus, num_gpus=num_gpus, max_restarts=0, scheduling_strategy="SPREAD"

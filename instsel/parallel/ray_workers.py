@@ -96,8 +96,8 @@ def _connect(ray: Any, address: str | None, cpus: float, options: dict[str, Any]
         _check_listening(address)
     try:
         ray.init(address=address, **options)
-    except ConnectionError as error:
-        reason = next(iter(str(error).strip().splitlines()), "")
+    except (ConnectionError, RuntimeError) as error:  # nobody is there, or another version of Ray or Python
+        reason = " ".join(str(error).split())
         raise ValueError(f"address: cannot connect to Ray at {address!r}: {reason}") from error
     end: Callable[[], None] = ray.shutdown
     return end

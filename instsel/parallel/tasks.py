@@ -46,7 +46,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class SliceWork:
-    """Some rows of a stage; shares the run's `Job`, and the columns that the stage reads at all rows.
+    """Some rows of a stage; shares the run's `Job`, and the `WholeColumns` that the stage reads at all rows.
 
     Gives the columns and their cost, or for a run folder with these `settings` their shard, its seconds divided by
     the number of workers, so that those of all shards add up to the run's.
@@ -62,14 +62,14 @@ class SliceWork:
 
     def run(self, scorer: Scorer, shared: Sequence[Any]) -> tuple[Columns, ScoreStats] | PackedShard:
         began = time.monotonic()
-        job, whole = shared
+        job, columns, *pieces = shared
+        whole = columns.open(pieces)
         method, parameters = job.open()
         if isinstance(scorer, FailingScorer):
             parameters = _with_failing_scorers(parameters)
         stage = next(one for one in method.stages if one.name == self.stage)
-        columns = {**whole, **self.columns}
         examples = self.examples.read() if isinstance(self.examples, RowReference) else self.examples
-        part = Slice(self.rows, self.count, parameters, scorer, examples, columns)
+        part = Slice(self.rows, self.count, parameters, scorer, examples, {**whole, **self.columns})
         found = stage.checked(part, stage.compute(part))
         if not self.settings:
             return found, part.stats

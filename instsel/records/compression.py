@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, BinaryIO, TextIO, cast
 
 SUFFIXES = (".gz", ".gzip", ".zst", ".zstd", ".bz2", ".xz")
@@ -18,7 +18,7 @@ def compression_of(path: Path) -> str | None:
     return next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None)
 
 
-def data_suffix(path: Path) -> str:
+def data_suffix(path: PurePath) -> str:
     """The suffix in small letters that says what a file holds, a compression's left out.
 
     >>> data_suffix(Path("rows.jsonl.gz")), data_suffix(Path("rows.CSV"))

@@ -3,6 +3,7 @@
 manifest.json                        what the run is made of, its state, its rows by status
 rows-DIGEST.arrow                    the input's rows as they came
 shards/STAGE-NNNNN-DIGEST.parquet    results; DIGEST begins the SHA-256 of the file
+columns/                             arrays that the process at work has mapped; copies of what shards hold
 damaged/                             files whose content no longer matches their digest
 scores.parquet or scores.jsonl       the merged result, the original columns first
 workers.json                         what the workers of a run with several are doing
@@ -109,7 +110,9 @@ class RunFolder:
         now = about.get("environment", {})
         self.environment_changes = differing_fields(before.get("environment", now), now)
         self.manifest: dict[str, Any] = {**self._settings, **before, **about}
-        self.shards = ShardFolder(self.path / "shards", self.path / "damaged", settings_digest(self._settings))
+        self.shards = ShardFolder(
+            self.path / "shards", self.path / "damaged", self.path / "columns", settings_digest(self._settings)
+        )
         self.shards.prepare()
         if self.manifest.get("state") != "finished":
             self.save(state="running")
@@ -118,7 +121,7 @@ class RunFolder:
         return any((self.path / "shards").glob("*.parquet")) or any((self.path / name).exists() for name in _RESULTS)
 
     def _strangers(self) -> list[str]:
-        ours = {"lock", "shards", "damaged", DAMAGED_MANIFEST, NOTES, PAGE, *_RESULTS}
+        ours = {"lock", "shards", "damaged", "columns", DAMAGED_MANIFEST, NOTES, PAGE, *_RESULTS}
         return sorted(p.name for p in self.path.iterdir() if p.name not in ours and not _ROWS.fullmatch(p.name))
 
     def _remove_results(self) -> None:
@@ -126,7 +129,7 @@ class RunFolder:
             (self.path / name).unlink(missing_ok=True)
         for path in self.path.glob("rows-*.arrow"):
             path.unlink()
-        for name in ("shards", "damaged"):
+        for name in ("shards", "damaged", "columns"):
             if (self.path / name).is_dir():
                 shutil.rmtree(self.path / name)
 
@@ -138,6 +141,7 @@ class RunFolder:
 
     def close(self) -> None:
         """Give up the lock; a folder in which nothing was computed is left as it was found."""
+        self.shards.clear_scratch()
         if not self._has_results() and self.path.is_dir():
             self._remove_results()
             self._lock.remove()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,7 +23,7 @@ class InputPart:
 
     digest  the digest of its content
     read    its rows in batches, as many as the limit says
-    schema  the Arrow types of its columns, where it is neither JSON, CSV nor a Parquet file
+    schema  the Arrow types of its columns, where it has some and is not a Parquet file of this name
     """
 
     name: str
@@ -84,7 +85,7 @@ def _check_columns(one: InputPart, first: set[str], other: InputPart, names: set
 def _common_schema(parts: Sequence[InputPart]) -> pa.Schema:
     schema: pa.Schema | None = None
     for part in parts:
-        found = part.schema if part.schema is not None else _parquet_schema(part)
+        found = part.schema if part.schema is not None else parquet_schema(part.name)
         plain = pa.schema([plain_field(field) for field in found])
         if schema is None:
             schema = plain
@@ -99,12 +100,13 @@ def _common_schema(parts: Sequence[InputPart]) -> pa.Schema:
     return schema
 
 
-def _parquet_schema(part: InputPart) -> pa.Schema:
+def parquet_schema(path: str | Path) -> pa.Schema:
+    """The columns of a Parquet file and their types; ValueError where it is none."""
     try:
-        return pq.read_schema(part.name).remove_metadata()
+        return pq.read_schema(path).remove_metadata()
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{part.name} is not a whole Parquet file: {reason}") from None
+        raise ValueError(f"{path} is not a whole Parquet file: {reason}") from None
 
 
 def _aligned(batch: Batch, schema: pa.Schema, part: InputPart) -> pa.Table:

@@ -1,4 +1,4 @@
-"""Where a command's rows come from: files, folders of shards, globs, standard input, datasets of the hub.
+"""Where a command's rows come from: files, folders, globs, addresses of stores, standard input, datasets of the hub.
 
 Rows come in the order of the names given; those of a folder or glob in the order of their files' names. The digest of
 the input is of content and order, never of names: the SHA-256 of a file's bytes as they lie on the disk, compressed or
@@ -19,7 +19,8 @@ from instsel.records.files import file_format, iter_batches
 from instsel.runs.durable_files import digest_file
 from instsel.runs.hub_datasets import HubName, open_dataset
 from instsel.runs.input_names import files_named, is_pattern
-from instsel.runs.input_parts import InputPart, check_formats, joined_batches
+from instsel.runs.input_parts import InputPart, check_formats, joined_batches, parquet_schema
+from instsel.runs.remote_files import fetch, is_address
 from instsel.runs.row_store import Batch
 from instsel.runs.spooled_input import Spool
 
@@ -61,6 +62,8 @@ def _parts(name: str, split: str | None) -> list[InputPart]:
         return [open_dataset(hub, split)]
     if split is not None:
         raise ValueError(f"--split is for datasets of the hub, and input {name} is none")
+    if is_address(name):
+        return [_spooled(spool) for spool in fetch(name)]
     if name == "-":
         return [_spooled(Spool.of_standard_input())]
     if path.is_dir() or (is_pattern(name) and not path.exists()):
@@ -92,4 +95,5 @@ def _spooled(spool: Spool) -> InputPart:
 
     with spool.named():
         kind = file_format(spool.path)
-    return InputPart(spool.name, kind, lambda: digest_file(spool.path), read)
+        schema = parquet_schema(spool.path) if kind == "Parquet" else None
+    return InputPart(spool.name, kind, lambda: digest_file(spool.path), read, schema)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from instsel.runs.durable_files import digest_file, durable_file, remove_unfinished
-from instsel.runs.score_columns import Columns, from_table, to_table
+from instsel.runs.score_columns import Columns, to_table
+from instsel.runs.stage_columns import StageColumns
 
 DIGEST_CHARACTERS = 16
 _METADATA_KEY = b"instsel"
@@ -83,13 +85,14 @@ def pack_shard(name: str, settings: str, rows: range, columns: Columns, stats: S
 class ShardFolder:
     """The shards of one run; `settings` is the digest of what the run was made with."""
 
-    def __init__(self, folder: Path, damaged: Path, settings: str) -> None:
-        self.folder, self.damaged, self.settings = folder, damaged, settings
+    def __init__(self, folder: Path, damaged: Path, scratch: Path, settings: str) -> None:
+        self.folder, self.damaged, self.scratch, self.settings = folder, damaged, scratch, settings
 
     def prepare(self) -> None:
-        """Make the folder and remove what a killed process left half written."""
+        """Make the folder and remove what a killed process left behind."""
         self.folder.mkdir(exist_ok=True)
         remove_unfinished(self.folder)
+        self.clear_scratch()
 
     def whole(self, stage: Stage) -> dict[int, Path]:
         """The shards of a stage that are there and whole, by number; others of its name are set aside."""
@@ -130,9 +133,14 @@ class ShardFolder:
         for number in range(len(stage.slices())):
             yield pq.read_table(paths[number]).replace_schema_metadata(None)
 
-    def columns(self, stage: Stage) -> dict[str, np.ndarray]:
-        """The columns of a complete stage over all rows."""
-        return from_table(pa.concat_tables(self.tables(stage)))
+    def columns(self, stage: Stage) -> StageColumns:
+        """The columns of a complete stage over all rows, read when they are asked for."""
+        paths = self.whole(stage)
+        return StageColumns(stage.name, [paths[i] for i in range(len(stage.slices()))], stage.rows, self.scratch)
+
+    def clear_scratch(self) -> None:
+        """Remove the arrays that columns were mapped from: they are copies of what shards hold."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
 
 
 def read_info(path: Path) -> ShardInfo:

@@ -1,4 +1,4 @@
-"""Rows that come through a pipe, kept in a temporary file: they come once, and are read several times."""
+"""Rows that come through a pipe or from afar, kept in a temporary file: they come once, and are read several times."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ STANDARD_INPUT = "standard input"
 class Spool:
     """A stream's bytes in a file that is removed with this object.
 
-    A pipe has no name to say that its text is CSV: what is neither JSON nor Parquet is read as CSV, or as columns with
-    tabs between them where the first line has a tab. Raises ValueError for an empty stream.
+    A pipe has no `file_name` to say that its text is CSV: what is neither JSON nor Parquet is read as CSV, or as
+    columns with tabs between them where the first line has a tab. Raises ValueError for an empty stream.
     """
 
-    def __init__(self, stream: BinaryIO, name: str) -> None:
+    def __init__(self, stream: BinaryIO, name: str, file_name: str = "") -> None:
         self.name = name
         self._folder = tempfile.TemporaryDirectory(prefix="instsel-input-")
-        self.path = Path(self._folder.name) / "rows"
+        self.path = Path(self._folder.name) / (file_name or "rows")
         with open(self.path, "wb") as file:
             shutil.copyfileobj(stream, file, 1 << 20)
         if self.path.stat().st_size == 0:
             raise ValueError(f"{name} is empty")
-        self.path = self.path.rename(self.path.with_suffix(self._suffix()))
+        if not file_name:
+            self.path = self.path.rename(self.path.with_suffix(self._suffix()))
 
     @classmethod
     def of_standard_input(cls) -> Spool:

@@ -1,0 +1,60 @@
+"""Clusters of Ray nodes on this machine, small in memory and quick to start."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+# Read by Ray's own processes: nothing is sent home, and no Python process is started before one is asked for.
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_prestart_worker_first_driver": "0", "RAY_raylet_start_wait_time_s": "120"}
+OBJECT_STORE = 80 * 1024**2
+
+
+def node(num_cpus: int) -> dict[str, Any]:
+    """A node's arguments."""
+    return {"num_cpus": num_cpus, "object_store_memory": OBJECT_STORE, "include_dashboard": False}
+
+
+@contextlib.contextmanager
+def cluster_of(*num_cpus: int) -> Iterator[Any]:
+    """A cluster with nodes of so many processors, the first its head, to which this process is connected.
+
+    `cluster.others` are the nodes that are not the head.
+    """
+    os.environ.update(QUIET)
+    import ray
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args=node(num_cpus[0]))
+    try:
+        cluster.others = [cluster.add_node(**node(count)) for count in num_cpus[1:]]
+        ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
+        yield cluster
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def start_head(port: int, client_port: int) -> subprocess.Popen[bytes]:
+    """A Ray of its own that serves clients, in a process that ends it with itself."""
+    arguments = ["start", "--head", "--block", "--port", str(port), "--ray-client-server-port", str(client_port)]
+    arguments += ["--num-cpus", "2", "--object-store-memory", str(OBJECT_STORE), "--include-dashboard", "false"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "ray.scripts.scripts", *arguments],
+        env={**os.environ, **QUIET},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def answers(port: int) -> bool:
+    """Whether something listens at a port of this machine."""
+    with contextlib.suppress(OSError):
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        return True
+    return False

@@ -1,0 +1,110 @@
+"""What takes minutes on Ray: ten kills over three nodes, nodes that come and go, a Ray dataset."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ray_clusters import answers, cluster_of, node, start_head
+from tiny_model import tiny_model_folder
+from worker_faults import assert_same_run, command, deaths, disturbed, kill_worker, run, use_pool, wait_until
+
+import instsel
+from instsel.parallel import schedule
+
+ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    with cluster_of(2, 1, 1) as cluster:
+        yield cluster
+
+
+def test_actors_killed_at_ten_random_moments_on_three_nodes(
+    cluster: Any, scorer: instsel.Scorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(command(tmp_path, "alone", pause=0))
+    monkeypatch.setattr(schedule, "DEATHS_OF_A_TASK", 20)  # kills of ours that meet one shard thrice are no fault of it
+    rng = random.Random(0)
+    with instsel.ray_workers(scorer, 3) as pool:
+        use_pool(monkeypatch, pool)
+        with disturbed(tmp_path / "run", 2, 10, lambda number: kill_worker(pool, rng.randrange(3))) as struck:
+            run(command(tmp_path, "run", "--ray", "auto", "--workers", "3", pause=0.8))
+        assert len(struck) == 10 and deaths(pool) >= 8
+    assert_same_run(tmp_path / "alone", tmp_path / "run")
+
+
+def test_nodes_that_come_and_go_cost_what_they_were_doing_and_nothing_else(
+    cluster: Any, scorer: instsel.Scorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(command(tmp_path, "alone", pause=0))
+    with instsel.ray_workers(scorer, 4) as pool:
+        use_pool(monkeypatch, pool)
+
+        def strike(number: int) -> None:
+            cluster.others.append(cluster.add_node(**node(1)))
+            cluster.remove_node(cluster.others.pop(0))
+
+        with disturbed(tmp_path / "run", 4, 2, strike) as struck:
+            run(command(tmp_path, "run", "--ray", "auto", "--workers", "4", pause=1.5))
+        assert len(struck) == 2 and deaths(pool) == 2
+    assert_same_run(tmp_path / "alone", tmp_path / "run")
+
+
+def test_workers_of_another_version_are_refused_with_both_named(
+    cluster: Any, scorer: instsel.Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = instsel.__version__
+    monkeypatch.setattr(instsel, "__version__", "9.9")
+    with pytest.raises(ValueError, match=rf"has instsel {theirs}, and here it is 9\.9"):
+        instsel.ray_workers(scorer, 1)
+
+
+def test_a_ray_dataset_is_scored_in_place(cluster: Any, scorer: instsel.Scorer) -> None:
+    from instsel.integrations.ray_data import Score, together
+
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    rows = [{"instruction": f"say {i % 5}", "output": f"the thing {i}"} for i in range(20)]
+    scored = together(ray.data.from_items(rows, override_num_blocks=4), "instruction").map_batches(
+        Score,
+        fn_constructor_args=("ifd", tiny_model_folder()),
+        fn_constructor_kwargs={"scorer_options": {"device": "cpu", "dtype": "float32"}},
+        batch_size=None,
+        concurrency=1,
+    )
+    found = {row["output"]: row for row in scored.take_all()}
+    expected = instsel.ifd(scorer, rows).ifd
+    np.testing.assert_allclose([found[row["output"]]["ifd"] for row in rows], expected, rtol=1e-5)
+
+
+def test_a_client_of_a_ray_elsewhere_is_served_by_it(scorer: instsel.Scorer, tmp_path: Path) -> None:
+    """By an address that begins with ray://: the driver is no node of that Ray, and speaks to its server."""
+    ports = []
+    for _ in range(2):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            ports.append(free.getsockname()[1])
+    head = start_head(*ports)
+    try:
+        wait_until(lambda: answers(ports[1]), 120)
+        arguments = command(tmp_path, "run", "--ray", f"ray://127.0.0.1:{ports[1]}", "--workers", "2", pause=0)
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        done = subprocess.run(
+            [sys.executable, "-m", "instsel.cli", *arguments], env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+    finally:
+        head.terminate()
+        head.wait(60)
+    run(command(tmp_path, "alone", pause=0))
+    assert_same_run(tmp_path / "alone", tmp_path / "run")
