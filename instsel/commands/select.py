@@ -11,12 +11,8 @@ import pyarrow as pa
 
 import instsel
 from instsel.commands.configuration import recorded_arguments
-<<<<<<< HEAD
-from instsel.commands.options import add_quiet
-from instsel.commands.procedures import add_procedure, follow_procedure
-=======
 from instsel.commands.options import add_quiet, local_folder
->>>>>>> main
+from instsel.commands.procedures import add_procedure, follow_procedure
 from instsel.commands.selection_inputs import (
     USUAL_SCORES,
     read_embeddings,
