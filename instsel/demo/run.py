@@ -31,7 +31,7 @@ def run_demo(output: Path, *, quiet: bool, seed: int, size: int = POOL) -> int:
     started = time.perf_counter()
     _prepare(output, seed, size)
     model = ["--model", str(MODEL_FOLDER), "--device", "cpu", "--quiet"]
-    commands = (
+    commands: tuple[tuple[str, list[str]], ...] = (
         ("difficulty", ["ifd", str(output / "pool.jsonl"), "--output", str(output / "ifd"), *model]),
         ("influence", ["wici", str(output / "pool.jsonl"), "--rule", "gain", "--output", str(output / "wici"), *model]),
         ("own style", ["grape", str(output / "groups.jsonl"), "--output", str(output / "grape"), *model]),
