@@ -218,7 +218,7 @@ def _predictions(setting: Setting) -> dict[str, Any]:
         return {}
     return {
         name: mean_interval([
-            float(stats.spearmanr([line[name] for line in lines], [line["loss"] for line in lines]).statistic)
+            float(stats.spearmanr([line[name] for line in lines], [line["held_out_loss"] for line in lines]).statistic)
             for lines in by_pool
         ])
         for name in (*PREDICTORS, "clean")

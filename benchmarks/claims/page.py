@@ -71,7 +71,7 @@ def robustness_table(found: Mapping[str, Row]) -> str:
     rows = [
         [
             label, str(row["from_random"]["seeds"]), interval(row["from_random"], sign=True),
-            interval(row["share_of_distance"], 2) if row["share_of_distance"] else "no distance to go",
+            interval(row["share_of_distance"], 2) if row["share_of_distance"] else "one who knows is not surely better",
         ]
         for label, row in found.items() if row
     ]  # fmt: skip

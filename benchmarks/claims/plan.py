@@ -29,7 +29,7 @@ SCORES = (
     "random", "truth", "length", "perplexity low", "perplexity high", "ifd high", "ifd low", "wici paper",
     "wici release", "gain", "nuggets", "miwv",
 )  # fmt: skip
-SMALL_SUBSETS, SMALL_SIZE = 24, 30  # of each exploring pool: does influence predict what tuning gains?
+SMALL_SUBSETS, SMALL_SIZE = 16, 30  # of each exploring pool: does influence predict what tuning gains?
 STYLE_ROWS = 100
 
 
@@ -109,7 +109,7 @@ CONFIRMED = (
     PROPOSED, PUBLISHED, ("random", "none"), ("random", "proportional"), ("truth", "none"), ("truth", "proportional"),
     ("gain", "proportional"),
 )  # fmt: skip
-CURVES = (PROPOSED, PUBLISHED, ("random", "none"), ("truth", "none"))
+CURVES = (PROPOSED, ("random", "none"), ("truth", "none"))
 
 
 def confirmation(pool: PoolKey) -> Iterator[Trial]:

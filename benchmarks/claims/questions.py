@@ -30,7 +30,7 @@ def small_subsets(setting: Setting, key: PoolKey) -> None:
         rows = rng.choice(len(bench.pool.rows), plan.SMALL_SIZE, replace=False)
         found = bench.outcome(rows.tolist(), plan.SMALL_SIZE, setting.learning_rate)
         _append(path, {
-            "seed": key.seed, "subset": subset, "loss": found.loss, "exact": found.exact,
+            "seed": key.seed, "subset": subset, "held_out_loss": found.loss, "exact": found.exact,
             **{name: float(np.nanmean(bench.scores[name][rows])) for name in PREDICTORS},
             "clean": float(np.isin(bench.pool.truth[rows], ("clean", "duplicate")).mean()),
         })  # fmt: skip
