@@ -5,8 +5,8 @@ from instsel.engine.results import Plan as Plan
 from instsel.engine.results import ScoreBatch as ScoreBatch
 from instsel.engine.results import ScoreStats as ScoreStats
 from instsel.engine.scorer import Scorer as Scorer
-from instsel.engine.scorer import plan_batch as plan_batch
-from instsel.engine.scorer import score_batch as score_batch
+from instsel.engine.scoring import plan_batch as plan_batch
+from instsel.engine.scoring import score_batch as score_batch
 from instsel.methods.correlation import spearman_correlation as spearman_correlation
 from instsel.methods.deita import DeitaResult as DeitaResult
 from instsel.methods.deita import deita as deita

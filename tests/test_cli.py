@@ -201,7 +201,7 @@ def test_an_input_that_changed_since_the_start_is_refused(
 def test_too_many_failed_rows_end_the_run_with_1_after_writing_all(
     rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import instsel.engine.scorer as scoring
+    import instsel.engine.scoring as scoring
 
     real = scoring.score_batch
 

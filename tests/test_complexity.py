@@ -10,9 +10,10 @@ from one_by_one import OneByOne
 from slices import slice_of
 
 import instsel
-from instsel.methods.complexity import RATING_PROMPT, complexity_columns
+from instsel.methods.complexity import complexity_columns
 from instsel.methods.in_memory import run_in_memory
 from instsel.methods.parameters import Parameters
+from instsel.methods.rating_prompts import RATING_PROMPT
 from instsel.methods.wici import InfluenceParameters
 from instsel.records import Example
 

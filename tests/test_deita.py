@@ -16,7 +16,7 @@ from tiny_model import load_models_once, make_tiny_model, tiny_model_folder, wri
 
 import instsel
 from instsel.cli import main
-from instsel.methods.complexity import QUALITY_PROMPT, RATING_PROMPT
+from instsel.methods.rating_prompts import QUALITY_PROMPT, RATING_PROMPT
 
 TOLERANCE = 1e-4  # relative
 SHORT = {"complexity_prompt": "hard? {request}\n", "quality_prompt": "{request}\nis answered\n{response}\ngood?\n"}

@@ -108,7 +108,7 @@ def test_a_number_that_is_none_is_nonfinite(scorer: instsel.Scorer, monkeypatch:
         batch.mean_logprob[1] = 2000.0
         return batch
 
-    monkeypatch.setattr("instsel.engine.scorer.score_batch", certain)
+    monkeypatch.setattr("instsel.engine.scoring.score_batch", certain)
     assert instsel.ifd(scorer, example_rows(3), kind="loss").status.tolist() == ["nonfinite", "ok", "ok"]
     found = instsel.ifd(scorer, example_rows(3), kind="ppl")
     assert found.status.tolist() == ["ok", "nonfinite", "ok"]

@@ -161,7 +161,7 @@ def test_its_own_answer_costs_nothing_and_answers_alone_are_scored_once(
         calls.append(list(requests))
         return real(scorer, calls[-1], **options)
 
-    monkeypatch.setattr("instsel.engine.scorer.score_batch", recorded)
+    monkeypatch.setattr("instsel.engine.scoring.score_batch", recorded)
     found = instsel.wici(scorer, examples, probes=probes, similarity=np.zeros((8, 3)))
     assert [len(call) for call in calls] == [8, 8 + 24], "all pairs of a chunk go in one call"
     assert sorted(calls[0]) == sorted(("", row["output"]) for row in examples)

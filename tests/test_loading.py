@@ -16,7 +16,7 @@ from tiny_model import tiny_model_folder
 
 import instsel
 from instsel.engine.model_checks import ScoringWarning
-from instsel.engine.scorer import plan_batch
+from instsel.engine.scoring import plan_batch
 
 PAIRS = [([5, 6, 7], [8, 9]), ([5, 6], [10]), ([5, 6, 7], [9])]
 

@@ -27,7 +27,7 @@ class Forwards:
     ) -> None:
         self.calls: list[tuple[int, bool]] = []  # tokens, whether memory sufficed
         self.full, self.error = full, error
-        visit = scorer._visit
+        visit = scorer.visit
 
         @contextmanager
         def visit_with_less() -> Iterator[Guest]:
@@ -37,7 +37,7 @@ class Forwards:
                 guest.forward_alone = self.forward_alone  # type: ignore[method-assign]
                 yield guest
 
-        scorer._visit = visit_with_less  # type: ignore[method-assign]
+        scorer.visit = visit_with_less  # type: ignore[method-assign]
 
     def _enter(self, tokens: int) -> None:
         failing = self.full(tokens, len(self.calls))
@@ -132,7 +132,7 @@ def test_models_that_cannot_share_lose_only_the_sequence_that_does_not_fit() -> 
 
 
 def test_memory_that_runs_out_in_the_head_splits_the_pack_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    import instsel.engine.scorer as module
+    import instsel.engine.scoring as module
 
     pairs = tree_requests(np.random.default_rng(4))
     real, rows_seen = module.pair_logprobs, []

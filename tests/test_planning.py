@@ -16,7 +16,7 @@ import json, resource, sys, time
 import numpy as np
 sys.path.insert(0, "tests")
 import instsel
-from instsel.engine.scorer import plan_batch
+from instsel.engine.scoring import plan_batch
 from random_models import new_llama
 scorer = instsel.Scorer(new_llama(vocab_size=50_000), device="cpu", dtype="float32")
 rng = np.random.default_rng(0)

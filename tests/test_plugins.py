@@ -36,6 +36,7 @@ BROKEN = {
     "taken": (renamed("wici"), "registers the method 'wici', which instsel has"),
     "older": (renamed("score"), "registers the method 'score', which instsel has"),
     "command": (renamed("select"), "'select', which is a command of instsel"),
+    "exits": ("raise SystemExit(0)", "cannot be loaded: SystemExit: 0"),
     "unread": (EXAMPLE.replace("requests=requests)", 'reads=("other",))'), "reads 'other', which no earlier stage"),
 }
 SCORING = "batch = part.score(requests(part))"
@@ -43,6 +44,12 @@ RESULT = '    return {"score": alone - asked,'
 FAULTS = [
     (RESULT, RESULT.replace("alone - asked", "(alone - asked)[1:]"), "column 'score' must have an entry"),
     (RESULT, "    return 7\n" + RESULT, "expected columns, a mapping of arrays, got int"),
+    (
+        RESULT,
+        RESULT.replace("alone - asked", "np.full(len(asked), object())"),
+        "column 'score' must be numbers or texts",
+    ),
+    ('"status": np.where((status', '"state": np.where((status', 'the last stage must give a column "status"'),
     (SCORING, "raise ZeroDivisionError('by nought')", "ZeroDivisionError: by nought"),
     (SCORING, "raise KeyError('colour')", "KeyError: 'colour'"),
     (SCORING, "assert False, 'never'", "AssertionError: never"),

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import instsel
-from instsel.methods.complexity import RATING_PROMPT
+from instsel.methods.rating_prompts import RATING_PROMPT
 from instsel.methods.ratings import expected_rating, rating_logprobs, rating_requests, shares
 from instsel.methods.stages import Slice
 from instsel.records import Example, to_examples

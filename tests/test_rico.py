@@ -95,8 +95,15 @@ def test_what_is_refused(scorer: instsel.Scorer, tmp_path: Path) -> None:
     for wrong in (None, []):
         with pytest.raises(ValueError, match="assessment must be at least one example, got"):
             instsel.rico(scorer, rows, assessment=wrong)
-    with pytest.raises(ValueError, match='template must not be "chat"'):
-        instsel.rico(scorer, rows, assessment=TASKS, template="chat")
+    for kind in (7, "tasks.jsonl"):
+        with pytest.raises(TypeError, match=r"assessment: rows must"):
+            instsel.rico(scorer, rows, assessment=kind)
+    (tmp_path / "own.jinja").write_text("{{ messages[0].content }}")
+    for template in ("chat", tmp_path / "own.jinja", str(tmp_path / "own.jinja")):
+        with pytest.raises(ValueError, match=r'template must not be "chat" or a \.jinja file'):
+            instsel.rico(scorer, rows, assessment=TASKS, template=template)
+    asked = instsel.rico(scorer, rows, assessment=TASKS, template="Q: {instruction} {input}\nA: ")
+    assert asked.status.tolist() == ["ok"], "the control: a text of one's own is text"
     with pytest.raises(ValueError, match="columns"):
         instsel.rico(scorer, rows, assessment=[{"unknown": 1}])
 

@@ -59,7 +59,7 @@ def failing_at(call: int, real: Callable[..., Any], error: Exception) -> Callabl
 def test_a_fault_in_a_kernel_call_ends_the_run_and_the_same_command_continues_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
 ) -> None:
-    import instsel.engine.scorer as scoring
+    import instsel.engine.scoring as scoring
 
     assert main(command(tmp_path, "straight")) == 0
     with monkeypatch.context() as patch:

@@ -21,7 +21,7 @@ from random_models import (
 
 import instsel
 from instsel.engine.results import STATUSES
-from instsel.engine.scorer import plan_batch
+from instsel.engine.scoring import plan_batch
 from instsel.kernels import _native
 
 TOLERANCE = 2e-5  # nats a token, float32 against float64

@@ -16,7 +16,8 @@ from tiny_model import load_models_once, make_tiny_model, tiny_model_folder, wri
 
 import instsel
 from instsel.cli import main
-from instsel.methods.selectit import default_prompts, peak_score
+from instsel.methods.rating_prompts import default_prompts
+from instsel.methods.selectit import peak_score
 
 TOLERANCE = 1e-4  # relative
 PROMPTS = [

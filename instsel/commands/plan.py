@@ -64,7 +64,7 @@ def _add(
     known: dict[str, Columns],
     scale: float,
 ) -> None:
-    from instsel.engine.scorer import plan_batch
+    from instsel.engine.scoring import plan_batch
 
     assert stage.requests is not None
     requests = stage.requests(session.slice(stage, rows, known))

@@ -141,7 +141,7 @@ class Session:
 
         def compute(rows: range) -> tuple[Columns, dict[str, float]]:
             part = self.slice(stage, rows)
-            return stage.checked(part, stage.compute(part)), stats_of(part.stats)
+            return self.method.checked(stage, part, stage.compute(part)), stats_of(part.stats)
 
         if not stage.whole:
             return Stage(stage.name, length, shard_rows, compute)

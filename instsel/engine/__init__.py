@@ -2,7 +2,8 @@
 
 requests ─► prefix_tree ─► packing ─► layout ─► guest (replica, attention, fused_layers) ─► logprob ─► results
 
-`scorer` leads through these, `execution` runs the packs. `model_source`, `wrapped_models` and `loading` get hold of a
-model, `model_checks` and `sharing_checks` find out what it allows and `model` keeps that. `guest` runs a `replica` of
-it for one call; `turns` and `surroundings` keep threads, forks and the caller's settings apart.
+`scoring` leads through these; `scorer` holds a model and runs planned work through it, pack by pack in `execution`.
+`model_source`, `wrapped_models` and `loading` get hold of a model, `model_checks` and `sharing_checks` find out what it
+allows and `model` keeps that. `guest` runs a `replica` of it for one call; `turns` and `surroundings` keep threads,
+forks and the caller's settings apart.
 """

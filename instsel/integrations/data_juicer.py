@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from instsel.engine.scorer import Scorer, score_batch
+from instsel.engine.scorer import Scorer
+from instsel.engine.scoring import score_batch
 from instsel.optional_packages import need_package
 
 need_package("py-data-juicer", "data_juicer", ">=1.5,<2", extra="data-juicer")

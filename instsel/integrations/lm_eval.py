@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from instsel.engine.scorer import Scorer, score_batch
+from instsel.engine.scorer import Scorer
+from instsel.engine.scoring import score_batch
 from instsel.optional_packages import need_package
 
 need_package("lm-eval", "lm_eval", ">=0.4.9,<0.5", extra="lm-eval", program=__name__ == "__main__")

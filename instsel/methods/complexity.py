@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from instsel.methods.ifd import difficulty_columns, difficulty_requests
+from instsel.methods.rating_prompts import QUALITY_PROMPT, RATING_PROMPT
 from instsel.methods.ratings import expected_rating, rating_logprobs, rating_requests
 from instsel.methods.stages import Columns, Slice
 from instsel.prompts import encode_pairs
@@ -18,17 +19,6 @@ if TYPE_CHECKING:
 ORDERINGS = ("length", "ifd", "deita", "quality", "compqual")
 RATED = {"deita": ("complexity",), "quality": ("quality",), "compqual": ("complexity", "quality")}
 LEVELS = 6
-RATING_PROMPT = (
-    "How complex is the following request? Answer with a number from 1 (very simple) to 6 (very complex).\n"
-    "##Request: {request}\n"
-    "##Complexity: "
-)
-QUALITY_PROMPT = (
-    "How good is the following response to the request? Answer with a number from 1 (very bad) to 6 (very good).\n"
-    "##Request: {request}\n"
-    "##Response: {response}\n"
-    "##Quality: "
-)
 
 
 def complexity_columns(

@@ -9,11 +9,13 @@ import numpy as np
 
 from instsel.engine.result_table import ResultTable
 from instsel.engine.results import ScoreStats
-from instsel.methods.complexity import LEVELS, QUALITY_PROMPT, RATING_PROMPT, expected_ratings
+from instsel.methods.complexity import LEVELS, expected_ratings
 from instsel.methods.definition import Outcome, method
 from instsel.methods.embedding_stages import EMBEDDING_STAGES, EmbeddingParameters
+from instsel.methods.pairs import pair_statuses
 from instsel.methods.parameters import parameter
-from instsel.methods.ratings import check_rating_prompt, rating_requests
+from instsel.methods.rating_prompts import QUALITY_PROMPT, RATING_PROMPT, check_rating_prompt
+from instsel.methods.ratings import rating_requests
 from instsel.methods.stages import Columns, Slice, Stage, first_failure
 
 if TYPE_CHECKING:
@@ -70,8 +72,7 @@ def _compute(part: Slice[DeitaParameters]) -> Columns:
     told = part.parameters
     complexity, first = expected_ratings(part, told.complexity_prompt, told.complexity_scorer)
     quality, second = expected_ratings(part, told.quality_prompt, told.quality_scorer)
-    answered = np.array([bool(part.examples[row].response.strip()) for row in part.rows], bool)
-    status = first_failure(np.where(answered, "ok", "empty_target").astype("<U13"), first, second)
+    status = first_failure(pair_statuses(part.answered), first, second)
     complexity, quality = (np.where(status == "ok", values, np.nan) for values in (complexity, quality))
     return {"score": complexity * quality, "complexity": complexity, "quality": quality, "status": status}
 
@@ -111,6 +112,4 @@ def deita(outcome: Outcome[DeitaParameters]) -> DeitaResult:
     >>> found.score.round(3).tolist(), found.status.tolist()  # doctest: +SKIP
     ([5.822, nan], ['ok', 'empty_target'])
     """
-    columns = outcome.columns
-    own = {name: columns[name] for name in ("score", "complexity", "quality", "status")}
-    return DeitaResult(**own, embeddings=columns["embedding"], stats=outcome.stats)
+    return outcome.result(DeitaResult, embeddings=outcome.columns["embedding"])

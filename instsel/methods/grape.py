@@ -132,13 +132,4 @@ def grape(outcome: Outcome[GrapeParameters]) -> GrapeResult:
     >>> found.best.tolist(), found.scores[0].round(2).tolist()  # doctest: +SKIP
     ([1], [-4.75, -0.66])
     """
-    columns, parameters = outcome.columns, outcome.parameters
-    return GrapeResult(
-        columns["best"],
-        list(columns["scores"]),
-        columns["status"],
-        parameters.normalize,
-        parameters.template,
-        parameters.include_eos,
-        outcome.stats,
-    )
+    return outcome.result(GrapeResult, scores=list(outcome.columns["scores"]))

@@ -107,5 +107,4 @@ def ifd(outcome: Outcome[DifficultyParameters]) -> DifficultyResult:
     >>> found.ifd.round(3).tolist(), found.status.tolist()  # doctest: +SKIP
     ([0.86, nan], ['ok', 'empty_target'])
     """
-    parameters = outcome.parameters
-    return DifficultyResult(**outcome.columns, kind=parameters.kind, template=parameters.template, stats=outcome.stats)
+    return outcome.result(DifficultyResult)

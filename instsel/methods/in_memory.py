@@ -74,7 +74,7 @@ def _run_stage(
         for rows in slices:
             part = part_of(rows)
             part.progress = progress.of(rows)
-            parts[rows.start] = stage.checked(part, stage.compute(part))
+            parts[rows.start] = method.checked(stage, part, stage.compute(part))
             progress.done(part.stats.tokens_forwarded)
             stats += part.stats
     order = sorted(parts)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from instsel.methods.demonstrations import cut_to_fit
+from instsel.methods.pairs import NO_ANSWER, pair_scores, pair_statuses
 from instsel.methods.stages import Columns, Slice, first_failure
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 RULES = ("paper", "release", "gain")
 WEIGHTS = ("rule", "distance", "none")
 NEGATIVES = ("rule", "keep", "drop")
-NO_ANSWER = "empty_target"  # status of a pair without a probe, or whose demonstration or probe has no answer
 
 
 def direct_requests(part: Slice[Any]) -> list[Request]:
@@ -44,15 +44,12 @@ def influence_columns(part: Slice[Any], *, cut_demonstration: bool = False) -> C
     num_tokens `[r]` of the rows' own answers, and of their pairs one_shot (mean log-probability of the probe's answer
     after demonstration and prompt), one_shot_status and demonstration_cut `[r, k]`.
     """
-    own, where, pairs, cut = _pairs(part, cut_demonstration)
+    own, known, pairs, cut = _pairs(part, cut_demonstration)
     batch = part.score(own + pairs)
     count = len(part.rows)
-    one_shot = np.full(part.columns["probes"].shape, np.nan)
-    status = np.full(one_shot.shape, NO_ANSWER, batch.status.dtype)
-    was_cut = np.zeros(one_shot.shape, bool)
-    one_shot[where] = batch.mean_logprob[count:]
-    status[where] = batch.status[count:]
-    was_cut[where] = cut
+    one_shot, status = pair_scores(batch, count, known)
+    was_cut = np.zeros(known.shape, bool)
+    was_cut[known == "ok"] = cut
     return {
         "conditional": batch.mean_logprob[:count],
         "conditional_status": batch.status[:count],
@@ -69,21 +66,17 @@ def influence_requests(part: Slice[Any], *, cut_demonstration: bool = False) -> 
     return own + pairs
 
 
-def _pairs(
-    part: Slice[Any], cut_demonstration: bool
-) -> tuple[list[Request], tuple[np.ndarray, ...], list[Request], np.ndarray]:
-    """Requests for the rows' own answers, the places `[r, k]` of their pairs, the pairs' requests, and which were cut.
+def _pairs(part: Slice[Any], cut_demonstration: bool) -> tuple[list[Request], np.ndarray, list[Request], np.ndarray]:
+    """Requests for the rows' own answers, statuses `[r, k]` of their pairs, the pairs' requests, and which were cut.
 
     A pair has a request where there is a probe and both demonstration and probe have an answer.
     """
     probes, examples = part.columns["probes"], part.examples
     own = [part.request(row) for row in part.rows]
-    answered = np.array([bool(answer) for _, answer in own], bool)
     needed = np.unique(probes[probes >= 0])
     has_answer = np.array([bool(examples[int(probe)].response.strip()) for probe in needed], bool)
-    scorable = np.isin(probes, needed[has_answer]) & answered[:, None]
-    where = np.nonzero(scorable)
-    numbers = [(part.rows[row], int(probes[row, place])) for row, place in zip(*where, strict=True)]
+    status = pair_statuses(np.isin(probes, needed[has_answer]) & part.answered[:, None])
+    numbers = [(part.rows[row], int(probes[row, place])) for row, place in np.argwhere(status == "ok").tolist()]
     shown = [examples[row] for row, _ in numbers]
     cut = np.zeros(len(numbers), bool)
     if cut_demonstration:
@@ -94,7 +87,7 @@ def _pairs(
     texts = [
         part.request(probe, demonstration, row) for demonstration, (row, probe) in zip(shown, numbers, strict=True)
     ]
-    return own, where, texts, cut
+    return own, status, texts, cut
 
 
 def combine_influence(

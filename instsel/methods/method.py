@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 
 from instsel.engine.results import ScoreStats
 from instsel.methods.parameters import Parameters
-from instsel.methods.stages import Stage
+from instsel.methods.stages import Columns, Slice, Stage
 
 P = TypeVar("P", bound=Parameters)
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,13 @@ class Outcome(Generic[P]):
     parameters: P
     count: int
     stats: ScoreStats = field(default_factory=ScoreStats)
+
+    def result(self, kind: type[R], **given: Any) -> R:
+        """A result of a dataclass whose fields are columns, parameters and `stats`, by their names, or given here."""
+        names = [one.name for one in fields(kind) if one.name not in given]  # type: ignore[arg-type]
+        known = {"stats": self.stats, **self.columns}
+        found = {name: known[name] if name in known else getattr(self.parameters, name) for name in names}
+        return kind(**given, **found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +59,14 @@ class Method(Generic[P]):
     def stages_for(self, parameters: P) -> tuple[Stage[P], ...]:
         """The stages that these parameters call for."""
         return tuple(stage for stage in self.stages if stage.when(parameters))
+
+    def checked(self, stage: Stage[P], part: Slice[P], columns: Any) -> Columns:
+        """What a stage's function gave; ValueError where it is not columns with an entry a row, the last one's statuses
+        among them."""
+        found = stage.checked(part, columns)
+        is_last = stage.name == self.stages[-1].name
+        if is_last and part.rows and np.asarray(found.get("status", 0)).dtype.kind not in "UO":
+            raise ValueError(
+                f'stage {stage.name}: the last stage must give a column "status", "ok" or why a row has no number'
+            )
+        return found

@@ -9,13 +9,11 @@ import numpy as np
 
 from instsel.engine.result_table import ResultTable
 from instsel.engine.results import ScoreStats
+from instsel.methods.anchor_stages import ANCHOR_STAGES, AnchorParameters, anchor_count, anchor_rows, anchors_of
 from instsel.methods.definition import Outcome, method
-from instsel.methods.embedding_stages import EMBEDDING_STAGES, EmbeddingParameters
-from instsel.methods.influence import NO_ANSWER
+from instsel.methods.pairs import pair_scores, pair_statuses, same_texts
 from instsel.methods.parameters import parameter
-from instsel.methods.stages import Columns, Slice, Stage
-from instsel.neighbors.clusters import cluster_rows, nearest_to_centres
-from instsel.records import Example
+from instsel.methods.stages import Columns, Slice, Stage, first_failure
 
 if TYPE_CHECKING:
     from instsel.engine.requests import Request
@@ -24,28 +22,10 @@ MEASURES = ("wins", "gain", "ratio")
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnchorParameters(EmbeddingParameters):
+class NuggetsParameters(AnchorParameters):
     """What `nuggets` can be told."""
 
-    anchors: Any = parameter(
-        None, "examples whose answers are scored after each row; chosen from the rows where not given", kind="rows",
-        positional=True,
-    )  # fmt: skip
     measure: str = parameter("wins", "how an anchor's two log-probabilities are compared", choices=MEASURES)
-    num_anchors: int = parameter(
-        100, "anchors to choose where none are given: of so many k-means clusters the row nearest the centre", minimum=1
-    )
-    seed: int = parameter(0, "of k-means", flag=None)
-
-    @property
-    def needs_embeddings(self) -> bool:
-        return self.anchors is None
-
-    def for_rows(self, count: int) -> AnchorParameters:
-        super().for_rows(count)
-        if self.anchors is None and count < self.num_anchors:
-            raise ValueError(f"num_anchors must be at most the number of rows, {count}, got {self.num_anchors}")
-        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,72 +55,30 @@ class AnchorResult(ResultTable):
     stats: ScoreStats
 
 
-def _count(told: AnchorParameters, count: int) -> int:
-    return told.num_anchors if told.anchors is None else len(told.anchors)
-
-
-def _choose(part: Slice[AnchorParameters]) -> Columns:
-    """The rows nearest the centres of k-means over the whole pool, largest cluster first."""
-    wanted, embedding = part.parameters.num_anchors, part.columns["embedding"]
-    rows = nearest_to_centres(embedding, cluster_rows(embedding, wanted, seed=part.parameters.seed))
-    if len(rows) < wanted:
-        raise ValueError(f"num_anchors must be at most the number of distinct embeddings, {len(rows)}, got {wanted}")
-    return {"anchor_row": rows}
-
-
-def _anchor_rows(part: Slice[AnchorParameters]) -> list[int]:
-    return part.columns["anchor_row"].tolist() if part.parameters.anchors is None else []
-
-
-def _anchors(part: Slice[AnchorParameters]) -> list[Example]:
-    given = part.parameters.anchors
-    return [part.examples[row] for row in _anchor_rows(part)] if given is None else given
-
-
-def _zero_shot_requests(part: Slice[AnchorParameters]) -> list[Request]:
-    if part.parameters.anchors is None:
-        return [part.request(row) for row in _anchor_rows(part)]
-    return [part.request_of(anchor) for anchor in part.parameters.anchors[part.rows.start : part.rows.stop]]
-
-
-def _zero_shot(part: Slice[AnchorParameters]) -> Columns:
-    batch = part.score(_zero_shot_requests(part))
-    return {"zero_shot": batch.mean_logprob, "zero_shot_status": batch.status}
-
-
-def _pairs(part: Slice[AnchorParameters]) -> tuple[np.ndarray, np.ndarray, list[Request]]:
+def _pairs(part: Slice[NuggetsParameters]) -> tuple[np.ndarray, np.ndarray, list[Request]]:
     """Statuses `[r, m]` of the pairs as far as they are known, which anchors are the row itself, and the requests.
 
     A pair has a request where it is "ok": both have an answer, the anchor was scored by itself and is not the row.
     """
-    anchors, rows = _anchors(part), [part.examples[row] for row in part.rows]
-    places: dict[Example, list[int]] = {}
-    for place, anchor in enumerate(anchors):
-        places.setdefault(anchor, []).append(place)
-    known = part.columns.get("zero_shot_status", np.full(len(anchors), "ok"))  # a plan knows none
-    status = np.tile(known.astype("<U13"), (len(rows), 1))
-    own = np.zeros(status.shape, bool)
-    for i, row in enumerate(rows):
-        own[i, places.get(row, [])] = True
-        if not row.response.strip():
-            status[i] = NO_ANSWER
-    status[own] = NO_ANSWER
-    numbers: list[int | None] = [*_anchor_rows(part)] or [None] * len(anchors)
+    anchors, rows = anchors_of(part), [part.examples[row] for row in part.rows]
+    own = same_texts(rows, anchors)
+    status = pair_statuses(part.answered[:, None] & ~own)
+    alone = part.columns.get("zero_shot_status", np.full(len(anchors), "ok"))  # a plan knows none
+    status = first_failure(status, np.broadcast_to(alone, status.shape))
+    numbers: list[int | None] = [*anchor_rows(part)] or [None] * len(anchors)
     return status, own, [
         part.request_of(anchors[place], rows[i], row=numbers[place], demonstration_row=part.rows[i])
         for i, place in np.argwhere(status == "ok").tolist()
     ]  # fmt: skip
 
 
-def _one_shot(part: Slice[AnchorParameters]) -> Columns:
+def _one_shot(part: Slice[NuggetsParameters]) -> Columns:
     """One call for all pairs of the rows: each row is the prefix that its anchors share, forwarded once."""
-    status, own, requests = _pairs(part)
-    batch = part.score(requests)
-    one_shot, asked = np.full(status.shape, np.nan), status == "ok"
-    one_shot[asked], status[asked] = batch.mean_logprob, batch.status
+    known, own, requests = _pairs(part)
+    one_shot, status = pair_scores(part.score(requests), 0, known)
     scored = status == "ok"
     score = anchor_score(one_shot, part.columns["zero_shot"], part.parameters.measure)
-    of_row = np.where(scored.any(1), "ok", status[np.arange(len(status)), asked.argmax(1)])
+    of_row = np.where(scored.any(1), "ok", status[np.arange(len(status)), (known == "ok").argmax(1)])
     of_row = np.where((of_row == "ok") & ~np.isfinite(score), "nonfinite", of_row)
     return {
         "one_shot": one_shot.astype(np.float32),
@@ -163,18 +101,18 @@ def anchor_score(one_shot: np.ndarray, zero_shot: np.ndarray, measure: str) -> n
         return np.where(scored, compared, 0.0).sum(1) / scored.sum(1)
 
 
-def _result(part: Slice[AnchorParameters]) -> Columns:
+def _result(part: Slice[NuggetsParameters]) -> Columns:
     return {name: part.columns[name] for name in ("score", "num_anchors", "is_anchor", "status")}
 
 
-def _requests(part: Slice[AnchorParameters]) -> list[Request]:
+def _requests(part: Slice[NuggetsParameters]) -> list[Request]:
     return _pairs(part)[2]
 
 
-def _findings(outcome: Outcome[AnchorParameters]) -> dict[str, Any]:
+def _findings(outcome: Outcome[NuggetsParameters]) -> dict[str, Any]:
     """How many rows are themselves anchors, and how many anchors the means are over."""
     own, counts = int(outcome.columns["is_anchor"].sum()), outcome.columns["num_anchors"]
-    number = _count(outcome.parameters, outcome.count)
+    number = anchor_count(outcome.parameters, outcome.count)
     text = f"{number:,}, of which {counts.mean():,.1f} were scored after a row on average"
     if own:
         text += f"; {own:,} rows are anchors themselves, each left out of its own mean"
@@ -182,19 +120,10 @@ def _findings(outcome: Outcome[AnchorParameters]) -> dict[str, Any]:
 
 
 STAGES = (
-    *EMBEDDING_STAGES,
-    Stage(
-        "anchors", _choose, reads_whole=("embeddings",), whole=True, length=_count,
-        when=lambda told: told.needs_embeddings,
-        guess=lambda told, count: {"anchor_row": np.arange(told.num_anchors) * count // told.num_anchors},
-    ),
-    Stage(
-        "zero_shot", _zero_shot, reads=("anchors",), needs=_anchor_rows, requests=_zero_shot_requests, length=_count,
-        slice_rows=1024,
-    ),
+    *ANCHOR_STAGES,
     Stage(
         "one_shot", _one_shot, reads_whole=("anchors", "zero_shot"), requests=_requests, slice_rows=16,
-        needs=lambda part: [*part.rows, *_anchor_rows(part)],
+        needs=lambda part: [*part.rows, *anchor_rows(part)],
     ),
     Stage("nuggets", _result, reads=("one_shot",), whole=True),
 )  # fmt: skip
@@ -203,11 +132,11 @@ STAGES = (
 @method(
     "nuggets",
     help="what each example does for anchor tasks, as a demonstration",
-    parameters=AnchorParameters,
+    parameters=NuggetsParameters,
     stages=STAGES,
     findings=_findings,
 )
-def nuggets(outcome: Outcome[AnchorParameters]) -> AnchorResult:
+def nuggets(outcome: Outcome[NuggetsParameters]) -> AnchorResult:
     """NUGGETS: how each example, shown before anchor tasks as a demonstration, changes their answers' probability.
 
     With `zero_shot(b)` and `one_shot(a, b)` the mean log-probability of anchor b's answer after its own prompt, and
@@ -238,12 +167,4 @@ def nuggets(outcome: Outcome[AnchorParameters]) -> AnchorResult:
     >>> found.score.round(3).tolist(), found.num_anchors.tolist()  # doctest: +SKIP
     ([-0.337, 0.032, -0.217], [2, 2, 1])
     """
-    told, columns = outcome.parameters, outcome.columns
-    own = ("score", "zero_shot", "one_shot", "num_anchors", "is_anchor", "status")
-    return AnchorResult(
-        **{name: columns[name] for name in own},
-        anchor_rows=columns.get("anchor_row"),
-        measure=told.measure,
-        template=told.template,
-        stats=outcome.stats,
-    )
+    return outcome.result(AnchorResult, anchor_rows=outcome.columns.get("anchor_row"))

@@ -82,4 +82,4 @@ def perplexity(outcome: Outcome[PerplexityParameters]) -> PerplexityResult:
     >>> instsel.perplexity(scorer, [lily]).perplexity.round(2).tolist()  # doctest: +SKIP
     [1.93]
     """
-    return PerplexityResult(**outcome.columns, template=outcome.parameters.template, stats=outcome.stats)
+    return outcome.result(PerplexityResult)

@@ -7,17 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from instsel.methods.complexity import (
-    ORDERINGS,
-    QUALITY_PROMPT,
-    RATED,
-    RATING_PROMPT,
-    complexity_columns,
-    complexity_requests,
-)
+from instsel.methods.complexity import ORDERINGS, RATED, complexity_columns, complexity_requests
 from instsel.methods.embedding_stages import EMBEDDING_STAGES, EmbeddingParameters
 from instsel.methods.parameters import numbers_for_rows, parameter, replaced
-from instsel.methods.ratings import check_rating_prompt
+from instsel.methods.rating_prompts import QUALITY_PROMPT, RATING_PROMPT, check_rating_prompt
 from instsel.methods.stages import Columns, Slice, Stage
 from instsel.neighbors.embeddings import cosine
 from instsel.neighbors.nearest import neighbors_of

@@ -18,13 +18,6 @@ if TYPE_CHECKING:
 _PLACES = re.compile(r"\{request\}|\{response\}")
 
 
-def check_rating_prompt(prompt: Any, places: Sequence[str] = ("request",), name: str = "rating_prompt") -> None:
-    """Raise ValueError unless the prompt is a text with each of these places for the example."""
-    missing = [f'"{{{one}}}"' for one in places if not isinstance(prompt, str) or f"{{{one}}}" not in prompt]
-    if missing:
-        raise ValueError(f"{name} must contain {' and '.join(missing)}, got {prompt!r}")
-
-
 def rating_requests(part: Slice[Any], prompts: Sequence[str], levels: int) -> list[Request]:
     """For each row, for each prompt, each digit after it: `[r, K, levels]`, row by row."""
     requests: list[Request] = []

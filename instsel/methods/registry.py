@@ -50,7 +50,7 @@ def find_methods(plugins: Iterable[str | Path] = ()) -> dict[str, Method[Any]]:
     for entry in sorted(importlib.metadata.entry_points(group=ENTRY_POINTS), key=lambda one: one.name):
         try:
             loaded = entry.load()
-        except Exception as error:  # whatever another package raises when it is imported
+        except (Exception, SystemExit) as error:  # whatever another package raises when it is imported
             raise ValueError(f"the installed plug-in {entry.value} cannot be loaded: {_reason(error)}") from error
         add(_method_of(loaded, f"the installed plug-in {entry.value}"), f"the installed plug-in {entry.value}")
     for path in plugins:
@@ -85,7 +85,7 @@ def load_plugin(name: str, path: str, text: str | None = None) -> types.ModuleTy
             spec.loader.exec_module(module)
         else:
             exec(compile(text, path, "exec"), module.__dict__)
-    except Exception as error:  # whatever the user's own code raises
+    except (Exception, SystemExit) as error:  # whatever the user's own code raises
         raise ValueError(f"plug-in {path} cannot be loaded: {_reason(error)}") from error
     return module
 
@@ -97,5 +97,5 @@ def _method_of(loaded: Any, source: str) -> Method[Any]:
     return method
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"

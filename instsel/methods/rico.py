@@ -11,8 +11,10 @@ import numpy as np
 from instsel.engine.result_table import ResultTable
 from instsel.engine.results import ScoreStats
 from instsel.methods.definition import Outcome, method
+from instsel.methods.pairs import NO_ANSWER, same_texts
 from instsel.methods.parameters import Parameters, parameter, replaced
 from instsel.methods.stages import Columns, Slice, Stage, first_failure
+from instsel.prompts import is_chat_template
 from instsel.records import to_examples
 
 if TYPE_CHECKING:
@@ -33,10 +35,10 @@ class RicoParameters(Parameters):
     seed: int = parameter(0, "of the noise", flag=None)
 
     def check(self) -> None:
-        if self.assessment is None or isinstance(self.assessment, str) or not len(self.assessment):
+        if self.assessment is None or (isinstance(self.assessment, (list, tuple)) and not self.assessment):
             raise ValueError(f"assessment must be at least one example, got {self.assessment!r}")
-        if self.template == "chat":
-            raise ValueError('template must not be "chat": what is shown stands before the task as plain text')
+        if is_chat_template(self.template):
+            raise ValueError('template must not be "chat" or a .jinja file: what is shown stands before a task as text')
 
     def for_rows(self, count: int) -> RicoParameters:
         return replaced(self, assessment=to_examples(self.assessment))
@@ -102,13 +104,11 @@ def _compute(part: Slice[RicoParameters]) -> Columns:
         influence = (ppl[:, 1] - ppl[:, 0]) / (np.exp(-zero["zero_shot"]) + 1e-6)
     pair = first_failure(np.broadcast_to(zero["zero_shot_status"], influence.shape), statuses[:, 0], statuses[:, 1])
     pair = np.where((pair == "ok") & ~np.isfinite(influence), "nonfinite", pair)
-    rows = [part.examples[row] for row in part.rows]
-    itself = np.array([[row == task for task in told.assessment] for row in rows], bool).reshape(influence.shape)
-    answered = np.array([bool(row.response.strip()) for row in rows], bool)
+    itself, answered = same_texts([part.examples[row] for row in part.rows], told.assessment), part.answered
     scored = (pair == "ok") & ~itself & answered[:, None]
     influence = np.where(scored, influence, np.nan)
-    status = np.where(answered, first_failure(*np.where(itself, "ok", pair).T), "empty_target")
-    status = np.where(scored.any(1), "ok", np.where(status == "ok", "empty_target", status))
+    status = np.where(answered, first_failure(*np.where(itself, "ok", pair).T), NO_ANSWER)
+    status = np.where(scored.any(1), "ok", np.where(status == "ok", NO_ANSWER, status))
     return {**contributions(influence), "influence": influence, "status": status}
 
 
@@ -169,6 +169,4 @@ def rico(outcome: Outcome[RicoParameters]) -> RicoResult:
     >>> found.score.round(3).tolist(), found.significance.round(3).tolist()  # doctest: +SKIP
     ([0.252], [1.0])
     """
-    own = ("score", "significance", "consistency", "variance", "coverage", "influence", "status")
-    columns = {name: outcome.columns[name] for name in own}
-    return RicoResult(**columns, template=outcome.parameters.template, stats=outcome.stats)
+    return outcome.result(RicoResult)

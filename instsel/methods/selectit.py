@@ -10,8 +10,10 @@ import numpy as np
 from instsel.engine.result_table import ResultTable
 from instsel.engine.results import ScoreStats
 from instsel.methods.definition import Outcome, method
+from instsel.methods.pairs import pair_statuses
 from instsel.methods.parameters import Parameters, parameter, replaced
-from instsel.methods.ratings import check_rating_prompt, expected_rating, rating_logprobs, rating_requests, shares
+from instsel.methods.rating_prompts import check_rating_prompts, default_prompts
+from instsel.methods.ratings import expected_rating, rating_logprobs, rating_requests, shares
 from instsel.methods.stages import Columns, Slice, Stage, first_failure
 
 if TYPE_CHECKING:
@@ -19,20 +21,6 @@ if TYPE_CHECKING:
     from instsel.engine.scorer import Scorer
 
 TOKEN_LEVELS = ("authors", "expected")
-# Our own wording of the question that the authors ask in several ways; "{levels}" is the best rating.
-_QUESTIONS = (
-    "How well does the response below do what the request asks? Give a grade from 1 (not at all) to {levels} (fully).",
-    "Grade the response for correctness and for keeping to the request, from 1 (worst) to {levels} (best).",
-    "On a scale of 1 to {levels}, how accurate and helpful is this response to the request? Write the number alone.",
-    "Read the request and the response. Rate the response with a whole number from 1, poor, to {levels}, excellent.",
-    "Would the one who made this request be content with the response? Say how much, from 1 (no) to {levels} (yes).",
-)
-_EXAMPLE = "\nRequest: {request}\nResponse: {response}\nThe grade is:\n"
-
-
-def default_prompts(levels: int) -> list[str]:
-    """Five rating prompts for ratings from 1 to `levels`."""
-    return [question.replace("{levels}", str(levels)) + _EXAMPLE for question in _QUESTIONS]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +38,10 @@ class SelectItParameters(Parameters):
     scorers: Any = parameter(None, "more models that rate too, weighted by their parameter counts", kind="models")
 
     def check(self) -> None:
-        prompts, scorers = self.rating_prompts, self.scorers
-        if prompts is not None and (isinstance(prompts, str) or not isinstance(prompts, (list, tuple)) or not prompts):
-            raise ValueError(f"rating_prompts must be a list of at least one text, got {prompts!r}")
-        for place, prompt in enumerate(prompts or ()):
-            check_rating_prompt(prompt, ("request", "response"), f"rating_prompts[{place}]")
-        if scorers is not None and not isinstance(scorers, (list, tuple)):
-            raise TypeError(f"scorers must be a list of scorers, got {type(scorers).__name__}")
+        if self.rating_prompts is not None:
+            check_rating_prompts(self.rating_prompts, ("request", "response"), "rating_prompts")
+        if self.scorers is not None and not isinstance(self.scorers, (list, tuple)):
+            raise TypeError(f"scorers must be a list of scorers, got {type(self.scorers).__name__}")
 
     def for_rows(self, count: int) -> SelectItParameters:
         prompts = default_prompts(self.levels) if self.rating_prompts is None else list(self.rating_prompts)
@@ -111,8 +96,7 @@ def _requests(part: Slice[SelectItParameters]) -> list[Request]:
 def _compute(part: Slice[SelectItParameters]) -> Columns:
     told = part.parameters
     scorers = [part.scorer, *(told.scorers or ())]
-    answered = np.array([bool(part.examples[row].response.strip()) for row in part.rows], bool)
-    status = np.where(answered, "ok", "empty_target").astype("<U13")
+    status = pair_statuses(part.answered)
     token, sentence = [], []
     for place, scorer in enumerate(scorers):
         logprob, found = rating_logprobs(part, told.rating_prompts, told.levels, scorer if place else None)
@@ -166,4 +150,4 @@ def selectit(outcome: Outcome[SelectItParameters]) -> SelectItResult:
     >>> found.token_score[0].round(3).tolist()  # doctest: +SKIP
     [0.344, 0.362, 0.31, 0.291, 0.338]
     """
-    return SelectItResult(**outcome.columns, token_level=outcome.parameters.token_level, stats=outcome.stats)
+    return outcome.result(SelectItResult)

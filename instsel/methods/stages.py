@@ -69,6 +69,11 @@ class Slice(Generic[P]):
         return context, answer if example.response.strip() else ""
 
     @property
+    def answered(self) -> np.ndarray:
+        """Which of the rows have an answer that is not blank, bool `[r]`."""
+        return np.array([bool(self.examples[row].response.strip()) for row in self.rows], bool)
+
+    @property
     def token_limit(self) -> int | None:
         """Longest sequence in tokens that will be scored; None where nothing limits it."""
         from instsel.engine.requests import token_limit
@@ -79,7 +84,7 @@ class Slice(Generic[P]):
         self, requests: Iterable[Request], *, scorer: Scorer | None = None, token_logprobs: bool = False
     ) -> ScoreBatch:
         """`instsel.score_batch` of these requests, under the slice's scorer or another, its cost noted."""
-        from instsel.engine.scorer import score_batch
+        from instsel.engine.scoring import score_batch
 
         batch = score_batch(
             scorer or self.scorer,

@@ -161,15 +161,4 @@ def wici(outcome: Outcome[InfluenceParameters]) -> InfluenceResult:
     >>> found.influence.round(3).tolist(), found.score.round(3).tolist()  # doctest: +SKIP
     ([[-0.19], [0.02]], [-0.066, 0.007])
     """
-    told, columns = outcome.parameters, outcome.columns
-    own = (
-        "score", "ifd", "one_shot_ifd", "influence", "probes", "similarity", "status", "selectable",
-        "demonstration_cut",
-    )  # fmt: skip
-    return InfluenceResult(
-        **{name: columns[name] for name in own},
-        embeddings=columns.get("embedding"),
-        rule=told.rule,
-        template=told.template,
-        stats=outcome.stats,
-    )
+    return outcome.result(InfluenceResult, embeddings=outcome.columns.get("embedding"))

@@ -13,7 +13,8 @@ import numpy as np
 
 from instsel.engine.requests import Request
 from instsel.engine.results import ScoreBatch, ScoreStats
-from instsel.engine.scorer import Scorer, score_batch
+from instsel.engine.scorer import Scorer
+from instsel.engine.scoring import score_batch
 from instsel.methods.parameters import fields_of, replaced
 from instsel.methods.stages import Columns, Slice
 from instsel.parallel.failing_scorer import FailingScorer
@@ -70,7 +71,7 @@ class SliceWork:
         stage = next(one for one in method.stages if one.name == self.stage)
         examples = self.examples.read() if isinstance(self.examples, RowReference) else self.examples
         part = Slice(self.rows, self.count, parameters, scorer, examples, {**whole, **self.columns})
-        found = stage.checked(part, stage.compute(part))
+        found = method.checked(stage, part, stage.compute(part))
         if not self.settings:
             return found, part.stats
         stats = {name: getattr(part.stats, name) for name in part.stats.__slots__}

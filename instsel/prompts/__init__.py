@@ -6,6 +6,7 @@ from instsel.prompts.templates import (
     check_template,
     context_text,
     embedding_text,
+    is_chat_template,
     prompt_and_answer,
     template_name,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "context_text",
     "embedding_text",
     "encode_pairs",
+    "is_chat_template",
     "prompt_and_answer",
     "template_name",
 ]

@@ -119,6 +119,11 @@ def check_template(template: Any) -> OwnTemplate | None:
     return own_template(template, template)
 
 
+def is_chat_template(template: Any) -> bool:
+    """Whether a template writes turns as a tokenizer's chat template does: "chat", or the path of a Jinja file."""
+    return check_template(template) is None and template not in ("plain", "alpaca")
+
+
 def template_name(template: Any) -> Any:
     """A template as a manifest records it: a name or texts as they are, a file by its content."""
     if isinstance(template, (list, tuple)):

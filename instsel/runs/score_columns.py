@@ -17,7 +17,7 @@ def to_table(columns: Columns) -> pa.Table:
     >>> to_table({"ifd": np.array([0.5, np.nan]), "status": np.array(["ok", "too_long"])}).to_pylist()
     [{'ifd': 0.5, 'status': 'ok'}, {'ifd': None, 'status': 'too_long'}]
     """
-    return pa.table({name: _to_arrow(values) for name, values in columns.items()})
+    return pa.table({name: to_arrow(values) for name, values in columns.items()})
 
 
 def from_table(table: pa.Table) -> dict[str, np.ndarray]:
@@ -25,7 +25,8 @@ def from_table(table: pa.Table) -> dict[str, np.ndarray]:
     return {name: _to_numpy(table.column(name).combine_chunks()) for name in table.column_names}
 
 
-def _to_arrow(values: np.ndarray | Sequence[Any]) -> pa.Array:
+def to_arrow(values: np.ndarray | Sequence[Any]) -> pa.Array:
+    """One column of `to_table`."""
     if not isinstance(values, np.ndarray):
         values = list(values)
         if any(isinstance(value, (np.ndarray, list, tuple)) for value in values):
@@ -42,7 +43,7 @@ def _flat(values: np.ndarray) -> pa.Array:
         return pa.array(values, mask=np.isnan(values))
     if values.dtype.kind == "O":
         if any(isinstance(value, np.ndarray) for value in values):
-            return _to_arrow(list(values))
+            return to_arrow(list(values))
         return pa.array(list(values), from_pandas=True)
     return pa.array(values.tolist(), pa.string()) if values.dtype.kind == "U" else pa.array(values)
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from instsel.runs.durable_files import digest_file, durable_file, remove_unfinished
-from instsel.runs.score_columns import Columns, to_table
+from instsel.runs.score_columns import Columns, to_arrow
 from instsel.runs.stage_columns import StageColumns
 
 DIGEST_CHARACTERS = 16
@@ -75,11 +75,22 @@ def pack_shard(name: str, settings: str, rows: range, columns: Columns, stats: S
     counts = dict(collections.Counter(np.asarray(columns.get("status", ())).tolist()))
     info = ShardInfo(settings, rows.start, len(rows), counts, dict(stats))
     fields = {field: getattr(info, field) for field in info.__slots__}
-    table = to_table(columns).replace_schema_metadata({_METADATA_KEY: json.dumps(fields).encode()})
+    table = _stored(name, columns).replace_schema_metadata({_METADATA_KEY: json.dumps(fields).encode()})
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
     content = sink.getvalue().to_pybytes()
     return PackedShard(content, hashlib.sha256(content).hexdigest(), info)
+
+
+def _stored(name: str, columns: Columns) -> pa.Table:
+    found: dict[str, pa.Array] = {}
+    for column, values in columns.items():
+        try:
+            found[column] = to_arrow(values)
+        except (pa.ArrowException, TypeError, ValueError) as error:
+            kind = getattr(values, "dtype", type(values).__name__)
+            raise ValueError(f"stage {name}: column {column!r} must be numbers or texts, got {kind}") from error
+    return pa.table(found)
 
 
 class ShardFolder:
