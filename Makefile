@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow lint types docs bench sanitize check-arm fuzz clean
+.PHONY: claims setup demo test test-slow lint types docs bench sanitize check-arm fuzz clean
 
 setup: $(READY)
 
@@ -43,6 +43,16 @@ bench: $(READY)
 	mkdir -p benchmarks/results/$(MACHINE)
 	$(BIN)/python -m pytest benchmarks --override-ini python_files='benchmark_*.py' -m '' \
 		--benchmark-json benchmarks/results/$(MACHINE)/kernels_cpu.json --timeout 900
+
+# The study of what selection is worth: hours on two cores; the same command continues where it stopped. With
+# SENTENCE_MODEL=FOLDER, a sentence-transformers model, its embeddings are compared too.
+SENTENCE_MODEL ?=
+claims: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt scipy
+	cd benchmarks && ../$(BIN)/python -m claims --work ../build/claims --output results/claims.json \
+		--sentence-model "$(SENTENCE_MODEL)"
+	cd benchmarks && ../$(BIN)/python -m claims.page results/claims.json \
+		../docs/what_selection_is_worth.md ../README.md
 
 # The C++ algorithms by themselves, under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize:

@@ -17,6 +17,7 @@ import pytest
 
 import instsel
 from instsel.demo.findings import read_findings
+from instsel.demo.lessons import BUDGETS, PROCEDURES, learn, selections
 from instsel.demo.run import run_demo
 
 SIZE = 200
@@ -51,11 +52,23 @@ def test_what_it_reads_back_is_what_the_methods_give(folder: Path) -> None:
     from instsel.demo.run import MODEL_FOLDER
     from instsel.methods.wici import wici
 
-    found = read_findings(folder, 7)
-    direct = wici(instsel.Scorer(str(MODEL_FOLDER), device="cpu"), found.rows)
-    np.testing.assert_allclose(found.scores["wICI"], direct.score, rtol=1e-9, atol=1e-12)
-    assert len(found.selected) and len(set(found.selected.tolist())) == len(found.selected)
-    assert found.scores["wICI"][found.selected[0]] == np.nanmax(found.scores["wICI"])
+    pool = [json.loads(line) for line in (folder / "pool.jsonl").read_text().splitlines()]
+    found = read_findings(folder, 7, learn(MODEL_FOLDER, folder, pool, 7))
+    scorer = instsel.Scorer(str(MODEL_FOLDER), device="cpu")
+    for rule, name in (("gain", "gain"), ("paper", "wICI")):
+        np.testing.assert_allclose(found.scores[name], wici(scorer, pool, rule=rule).score, rtol=1e-6, atol=1e-12)
+    assert len(found.selected) == SIZE // 10 == len(set(found.selected.tolist()))
+    assert found.scores["gain"][found.selected].mean() > np.nanmean(found.scores["gain"])
+
+
+def test_the_model_learns_from_what_was_selected_and_every_subset_is_judged_alike(folder: Path) -> None:
+    lessons = learn(Path("nowhere"), folder, [], 7)  # read back, not tuned again
+    assert len(lessons.tuned) == len(BUDGETS) * 3
+    for budget in BUDGETS:
+        names = selections(folder, SIZE, budget, 7)
+        assert {name: len(rows) for name, rows in names.items()} == dict.fromkeys(names, round(budget * SIZE))
+    chosen = lessons.of(PROCEDURES["filter"], BUDGETS[-1])
+    assert chosen.loss < lessons.untuned.loss and 0 <= chosen.exact <= 1 and 0 < chosen.clean <= 1
 
 
 def test_a_second_run_continues_and_another_seed_is_refused(folder: Path) -> None:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import instsel
 from instsel.commands.configuration import recorded_arguments
 from instsel.commands.options import add_quiet, local_folder
+from instsel.commands.procedures import add_procedure, follow_procedure
 from instsel.commands.selection_inputs import (
     USUAL_SCORES,
     read_embeddings,
@@ -41,6 +42,7 @@ def add_parser(commands: Any) -> None:
     size = parser.add_mutually_exclusive_group(required=True)
     size.add_argument("--budget", type=budget, metavar="N", help="rows (500) or a share (10%% or 0.1)")
     size.add_argument("--budget-tokens", type=int, metavar="N", help="tokens; rows that do not fit are skipped")
+    add_procedure(parser)
     parser.add_argument("--by", metavar="COLUMN", help=f"score column; default the first of {', '.join(USUAL_SCORES)}")
     parser.add_argument(
         "--keep-all", action="store_true", help="by ifd: also rows above 1, whose prompt does not help their answer"
@@ -51,7 +53,13 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--clusters", metavar="COLUMN", help="column with labels for quotas; default k-means")
     parser.add_argument("--num-clusters", type=int, default=24, metavar="K", help="of k-means over the embeddings")
     parser.add_argument("--num-neighbors", type=int, default=32, metavar="K", help="of a row in facility location")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of k-means")
+    parser.add_argument(
+        "--draw-share",
+        type=float,
+        metavar="S",
+        help="with quotas: draw a cluster's rows at random from this share of it with the highest scores",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of k-means and of --draw-share")
     parser.add_argument(
         "--max-similarity",
         type=float,
@@ -89,10 +97,14 @@ def run(args: argparse.Namespace, interrupts: Interrupts) -> int:
 
     manifest, path = scored_path(args.input)
     scored = ScoredFile(path)
-    by, is_ifd = score_column(scored, args.by, manifest)
-    score = scored.numbers(by)
+    arguments = recorded_arguments(args)
+    if args.procedure is not None:
+        score, by, is_ifd = follow_procedure(args, scored, manifest), args.procedure, False
+    else:
+        by, is_ifd = score_column(scored, args.by, manifest)
+        score = scored.numbers(by)
     usable = scored.equals("status", "ok") if "status" in scored.columns else np.ones(len(score), bool)
-    if "selectable" in scored.columns:
+    if "selectable" in scored.columns and args.procedure is None:
         usable &= scored.equals("selectable", True)
     max_score = 1.0 if is_ifd and not args.keep_all else None
     embeddings, source = read_embeddings(args.embeddings, args.input, manifest, len(score))
@@ -113,19 +125,23 @@ def run(args: argparse.Namespace, interrupts: Interrupts) -> int:
         coverage=args.coverage,
         clusters=labels,
         num_neighbors=args.num_neighbors,
+        draw_share=args.draw_share,
+        seed=args.seed,
     )
     by_kmeans = labels is not None and args.clusters is None
     parameters = {
         "budget": args.budget,
         "budget_tokens": args.budget_tokens,
         "num_tokens": args.num_tokens if lengths is not None else None,
+        **({} if args.procedure is None else {"procedure": args.procedure}),
+        **({} if args.draw_share is None else {"draw_share": args.draw_share}),
         "by": by,
         "max_score": max_score,
         "max_similarity": similarity,
         "coverage": args.coverage,
         "clusters": args.clusters,
         "num_clusters": args.num_clusters if by_kmeans else None,
-        "seed": args.seed if by_kmeans else None,
+        "seed": args.seed if by_kmeans or args.draw_share is not None else None,
         "num_neighbors": args.num_neighbors if args.coverage == "facility-location" else None,
         "embeddings": source,
     }
@@ -145,7 +161,7 @@ def run(args: argparse.Namespace, interrupts: Interrupts) -> int:
     about = {
         "input": str(path),
         "environment": environment(),
-        "arguments": recorded_arguments(args),
+        "arguments": arguments,
         "compared": ["format", *settings],
     }
     folder = RunFolder(args.output, settings, about, overwrite=args.overwrite, interrupts=interrupts)

@@ -65,7 +65,7 @@ def measure_pool(
     """Score one pool with every method; areas under the ROC curve by class, and what each method would select."""
     from instsel.methods.correlation import spearman_correlation
     from instsel.methods.ifd import ifd
-    from instsel.methods.influence import weighted_mean
+    from instsel.methods.influence import score_by_rule
     from instsel.methods.wici import wici
 
     rows = make_pool(seed, size, families=families)
@@ -77,9 +77,9 @@ def measure_pool(
     difficulty = ifd(scorer, examples)
     # The released program leaves out what it finds harder with its prompt than without.
     easier = (paper.status == "ok") & (paper.ifd <= 1)
-    release = np.where(easier, weighted_mean(paper.influence, paper.similarity, "release"), np.nan)
-    gains = np.log(np.where(paper.probes >= 0, paper.ifd[paper.probes], np.nan) / paper.one_shot_ifd)
-    scores = side_by_side(paper.score, release, weighted_mean(gains, paper.similarity, "gain"), difficulty, seed)
+    found = (paper.ifd, paper.one_shot_ifd, paper.probes, paper.similarity)
+    release = np.where(easier, score_by_rule(*found, "release"), np.nan)
+    scores = side_by_side(paper.score, release, score_by_rule(*found, "gain"), difficulty, seed)
     sound = (paper.probes >= 0) & np.isin(truth[paper.probes], ("clean", "duplicate"))
     knowing_more = combinations(paper.influence, sound, [row["family"] for row in rows])
     return {

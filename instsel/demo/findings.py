@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from instsel.demo.lessons import BUDGETS, PROCEDURES, Lessons, selections
 from instsel.demo.separation import areas_by_class
 from instsel.methods.correlation import Correlation, spearman_correlation
+from instsel.methods.influence import score_by_rule
 
-SCORE_NAMES = ("wICI", "IFD", "perplexity", "length", "random")
+SCORE_NAMES = ("gain", "wICI", "IFD", "perplexity", "length", "random")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +25,9 @@ class Findings:
     scores       float64 [n] by the names of `SCORE_NAMES`, higher being what the method prefers
     ifd          float64 [n]
     areas        area under the ROC curve of clean rows against each class, by score and class
-    correlation  Spearman's rank correlation of IFD and wICI, with its bootstrap interval
-    selected     rows of the pool that were selected, best first
+    correlation  Spearman's rank correlation of IFD and gain, with its bootstrap interval
+    selected     rows of the pool that were selected from the half with the higher gain
+    lessons      what the model learnt from each selection
     own_style    share of the groups in which GRAPE picked the model's own style
     costs        what each command cost: rows, seconds, tokens_forwarded, tokens_unshared
     """
@@ -35,6 +38,7 @@ class Findings:
     areas: dict[str, dict[str, float]]
     correlation: Correlation
     selected: np.ndarray
+    lessons: Lessons
     own_style: float
     num_groups: int
     costs: dict[str, dict[str, float]]
@@ -46,21 +50,24 @@ class Findings:
 
     @property
     def order(self) -> np.ndarray:
-        """The scored rows by wICI, highest first."""
-        score = self.scores["wICI"]
+        """The scored rows by gain, highest first."""
+        score = self.scores["gain"]
         ranked = np.argsort(-score, kind="stable")
         return ranked[np.isfinite(score[ranked])]
 
 
-def read_findings(folder: Path, seed: int) -> Findings:
-    """Read the folders wici, ifd, grape and selected that the demo's commands wrote under `folder`."""
+def read_findings(folder: Path, seed: int, lessons: Lessons) -> Findings:
+    """Read what the demo's commands wrote under `folder`; its wici run has the rule "gain"."""
     rows = _read(folder / "wici" / "scores.parquet")
     difficulty = _read(folder / "ifd" / "scores.parquet")
     groups = _read(folder / "grape" / "scores.parquet")
-    influence = _numbers(rows, "score")
+    gain = _numbers(rows, "score")
+    pairs = (np.array([row[name] for row in rows], np.float64) for name in ("one_shot_ifd", "probes", "similarity"))
+    one_shot_ifd, probes, similarity = pairs
     ifd = _numbers(difficulty, "ifd")
     values = (
-        influence,
+        gain,
+        score_by_rule(ifd, one_shot_ifd, probes.astype(np.int64), similarity, "paper"),
         ifd,
         _numbers(difficulty, "conditional"),
         _numbers(difficulty, "num_tokens"),
@@ -72,8 +79,9 @@ def read_findings(folder: Path, seed: int) -> Findings:
         scores=scores,
         ifd=ifd,
         areas=areas_by_class(scores, np.array([row["truth"] for row in rows])),
-        correlation=spearman_correlation(ifd, influence),
-        selected=np.array([row["row"] for row in _read(folder / "selected" / "selected.parquet")], np.int64),
+        correlation=spearman_correlation(ifd, gain),
+        selected=np.array(selections(folder, len(rows), BUDGETS[-1], seed)[PROCEDURES["filter"]], np.int64),
+        lessons=lessons,
         own_style=float(np.mean([group["best"] == group["own"] for group in groups])),
         num_groups=len(groups),
         costs={name: _cost(folder / name / "manifest.json") for name in ("wici", "ifd", "grape")},

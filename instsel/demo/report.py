@@ -9,35 +9,36 @@ import numpy as np
 
 from instsel.demo.corruption import TRUTH_CLASSES
 from instsel.demo.findings import Findings
+from instsel.demo.lessons import BUDGETS, PROCEDURES, RANDOM, folder_of
 from instsel.report import Report, Section, build_page, read_report
-from instsel.report.charts import histograms, interval_bars, scatter
+from instsel.report.charts import histograms, interval_bars, interval_lines, scatter
 from instsel.report.drawing import arranged
 from instsel.report.html import figure, figures, paragraph, table, text
 
 
 def read_demo_report(folder: Path) -> Report:
     """The report of the run folders that the demo's commands wrote under `folder`, coloured by the truth."""
-    runs = [folder / name for name in ("wici", "ifd", "selected")]
+    runs = [folder / name for name in ("wici", "ifd", folder_of(folder, "filter", BUDGETS[-1]).name)]
     return read_report(runs, colour_by="truth", order=TRUTH_CLASSES)
 
 
 def _distribution(findings: Findings) -> str:
-    truth, score = findings.truth, findings.scores["wICI"]
+    truth, score = findings.truth, findings.scores["gain"]
     return histograms(
         {name: score[truth == name] for name in TRUTH_CLASSES},
-        title="wICI by what was done to the candidate",
-        axis="wICI (a line marks each median)",
+        title="Gain by what was done to the candidate",
+        axis="gain, nats a token (a line marks each median)",
     )
 
 
 def _difficulty_against_influence(findings: Findings) -> str:
     return scatter(
         findings.ifd,
-        findings.scores["wICI"],
+        findings.scores["gain"],
         {name: np.flatnonzero(findings.truth == name) for name in TRUTH_CLASSES},
         title=f"Difficulty against influence: rank correlation {findings.correlation.rho:+.2f}",
         x_axis="IFD, difficulty of the candidate itself",
-        y_axis="wICI, its influence on others",
+        y_axis="gain: what it does for others, nats a token",
     )
 
 
@@ -56,10 +57,27 @@ def _areas_chart(findings: Findings) -> str:
     )
 
 
+def _lessons_chart(findings: Findings) -> str:
+    lessons = findings.lessons
+    return interval_lines(
+        {
+            name: [
+                (0.0, lessons.untuned.loss, nan, nan),
+                *((100 * budget, lessons.of(name, budget).loss, nan, nan) for budget in BUDGETS),
+            ]
+            for name in (*PROCEDURES.values(), RANDOM)
+        },
+        title="What the model learnt from the rows that were selected",
+        x_axis="rows selected and tuned on, percent of the pool",
+        y_axis="loss on held-out rows, nats a token",
+    )
+
+
 def picture(findings: Findings) -> str:
-    """Draw the README's picture: the distribution and the comparison of methods beside the scatter plot, one SVG."""
-    title = "What instsel demo finds: wICI by truth class, methods side by side, difficulty against influence"
-    left, right = (_distribution(findings), _areas_chart(findings)), (_difficulty_against_influence(findings),)
+    """Draw the README's picture: what was learnt from each selection over the distribution, beside the scatter plot."""
+    title = "What instsel demo finds: loss after tuning on what was selected, gain by truth class, difficulty and gain"
+    left = (_lessons_chart(findings),)
+    right = (_distribution(findings),)
     return arranged([left, right], title)
 
 
@@ -69,15 +87,40 @@ def page(findings: Findings, report: Report, seconds: float) -> str:
         f"{len(findings.truth):,} candidates for instruction tuning were generated with a known truth: some are clean, "
         "others were damaged on purpose. The answers follow conventions (private words, labels, layouts) that no "
         "instruction reveals and one good demonstration does. A language model of 3.5 million parameters, which has "
-        "seen neither these families of instructions nor these conventions, scored every candidate by how much it "
-        "helps with others (wICI). No method was told the truth."
+        "seen neither these families of instructions nor these conventions, scored every candidate by how much "
+        "likelier it makes the answers of related ones (the gain), and was then tuned on a tenth of them. No method "
+        "was told the truth."
     ) + paragraph(f"Everything took {seconds:.1f} s on this machine.", muted=True)
     return build_page(
         report,
         title="instsel demo: which examples teach, and which harm",
-        leading=(_truth_section(findings), _style_section(findings)),
+        leading=(_lessons_section(findings), _truth_section(findings), _style_section(findings)),
         introduction=introduction,
     )
+
+
+def _lessons_section(findings: Findings) -> Section:
+    """What tuning on each selection taught."""
+    lessons = findings.lessons
+    rows = [["the model untuned", "", "", f"{lessons.untuned.loss:.3f}", f"{lessons.untuned.exact:.0%}"]]
+    rows += [
+        [text(one.name), f"{one.rows:,} ({one.budget:.0%})", f"{one.clean:.0%}", f"{one.loss:.3f}", f"{one.exact:.0%}"]
+        for one in sorted(lessons.tuned, key=lambda one: (one.budget, one.loss))
+    ]
+    told = (
+        "Each time the same model was tuned from the same start, for as many steps, on another selection, and then "
+        "met clean rows that no pool has. The gain of a row is the mean rise of its probes' log-probability. Of each "
+        "cluster of similar rows the half with the lower gain is left out, and rows are drawn from the rest in "
+        "proportion to the cluster's size (instsel select --procedure filter): the score takes out what is bad, and "
+        "chance keeps what is left as varied as it was. wICI as published takes the highest scores (--procedure "
+        "paper), and weighs each influence by the distance of its probe, which favours rows unlike all others. One "
+        "pool is one draw: the study in the documentation has intervals over many."
+    )
+    head = ["tuned on", "rows", "of these clean", "held-out loss", "exact answers"]
+    chart = figure(_lessons_chart(findings), "Lower is better: mean negative log-likelihood of held-out answers.")
+    figures_table = table(head, rows, numbers=range(1, 5))
+    beside = f'<div class="beside"><h3>Figures</h3>{figures_table}{paragraph(told, muted=True)}</div>'
+    return Section("What was selected teaches", figures(chart, beside), "What it teaches")
 
 
 def _truth_section(findings: Findings) -> Section:

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
-from instsel.demo.corruption import CORRUPTED_CLASSES, TRUTH_CLASSES
+from instsel.demo.corruption import CORRUPTED_CLASSES
 from instsel.demo.findings import Findings, read_findings
-from instsel.demo.generator import DEFAULT_POOL, Row, json_lines, make_groups, make_pool
+from instsel.demo.generator import Row, json_lines, make_groups, make_pool
+from instsel.demo.lessons import BUDGETS, PROCEDURES, RANDOM, folder_of, learn
 from instsel.demo.report import correlation_text, page, picture, read_demo_report
 
 MODEL_FOLDER = Path(__file__).with_name("model")
-BUDGET = "20%"
-MAX_SIMILARITY = "0.999"  # leaves out copies; instructions of one family are near 0.9 without being copies
+POOL = 1000
 SHOWN = 5  # candidates printed from either end of the ranking
 
 
-def run_demo(output: Path, *, quiet: bool, seed: int, size: int = DEFAULT_POOL) -> int:
+def run_demo(output: Path, *, quiet: bool, seed: int, size: int = POOL) -> int:
     """Run the demo over a pool of `size` candidates into `output`; returns 0.
 
-    Writes pool.jsonl and groups.jsonl, the run folders ifd, wici, selected and grape, report.html and picture.svg.
+    Writes pool.jsonl and groups.jsonl, the run folders ifd, wici and grape, a folder for each selection, lessons.json
+    (what the model learnt from each), report.html and picture.svg.
     The same call again continues, or shows what it has.
 
     Raises ValueError where `output` holds something else.
@@ -29,23 +31,26 @@ def run_demo(output: Path, *, quiet: bool, seed: int, size: int = DEFAULT_POOL) 
     started = time.perf_counter()
     _prepare(output, seed, size)
     model = ["--model", str(MODEL_FOLDER), "--device", "cpu", "--quiet"]
-    commands = (
+    commands: tuple[tuple[str, list[str]], ...] = (
         ("difficulty", ["ifd", str(output / "pool.jsonl"), "--output", str(output / "ifd"), *model]),
-        ("influence", ["wici", str(output / "pool.jsonl"), "--output", str(output / "wici"), *model]),
-        (
-            "selection",
-            [
-                *("select", str(output / "wici"), "--budget", BUDGET, "--max-similarity", MAX_SIMILARITY),
-                *("--output", str(output / "selected"), "--quiet"),
-            ],
-        ),
+        ("influence", ["wici", str(output / "pool.jsonl"), "--rule", "gain", "--output", str(output / "wici"), *model]),
         ("own style", ["grape", str(output / "groups.jsonl"), "--output", str(output / "grape"), *model]),
     )
+    commands += tuple(
+        (f"selection of {budget:.0%}", [
+            *("select", str(output / "wici"), "--procedure", procedure, "--budget", str(budget)),
+            *("--output", str(folder_of(output, procedure, budget)), "--quiet"),
+        ])
+        for budget in BUDGETS for procedure in PROCEDURES
+    )  # fmt: skip
     for name, arguments in commands:
         if not quiet:
             print(f"{name}: instsel {' '.join(arguments[:2])} ...", flush=True)
         _run_command(arguments)
-    findings, report = read_findings(output, seed), read_demo_report(output)
+    rows = [json.loads(line) for line in (output / "pool.jsonl").read_text(encoding="utf-8").splitlines()]
+    told = (lambda line: None) if quiet else partial(print, flush=True)
+    lessons = learn(MODEL_FOLDER, output, rows, seed, told)
+    findings, report = read_findings(output, seed, lessons), read_demo_report(output)
     seconds = time.perf_counter() - started
     (output / "report.html").write_text(page(findings, report, seconds), encoding="utf-8")
     (output / "picture.svg").write_text(picture(findings), encoding="utf-8")
@@ -84,22 +89,23 @@ def _run_command(arguments: Sequence[str]) -> None:
 def print_findings(findings: Findings, seconds: float, say: Callable[[str], None]) -> None:
     """Say in plain text what was found, against the truth."""
     truth, order = findings.truth, findings.order
-    for title, rows in (("the highest wICI", order[:SHOWN]), ("the lowest wICI", order[::-1][:SHOWN])):
+    for title, rows in (("the highest gain", order[:SHOWN]), ("the lowest gain", order[::-1][:SHOWN])):
         say(f"\n{title}:")
-        say(f"  {'wICI':>8}  {'truth':<18}candidate")
+        say(f"  {'gain':>8}  {'truth':<18}candidate")
         for row in rows.tolist():
-            say(f"  {findings.scores['wICI'][row]:>8.4f}  {truth[row]:<18}{candidate_line(findings.rows[row])}")
+            say(f"  {findings.scores['gain'][row]:>8.4f}  {truth[row]:<18}{candidate_line(findings.rows[row])}")
     classes = (*CORRUPTED_CLASSES, "all corrupted", "duplicate")
     say("\nhow often a clean candidate ranks above one of the class (area under the ROC curve, chance is 0.5):")
     say(f"  {'':<12}" + "".join(f"{name:>19}" for name in classes))
     for name, areas in findings.areas.items():
         say(f"  {name:<12}" + "".join(f"{areas[one]:>19.3f}" for one in classes))
-    chosen = Counter(truth[findings.selected].tolist())
-    pool = Counter(truth.tolist())
-    say(f"\nselected by wICI, {len(findings.selected):,} of {len(truth):,} candidates, copies left out:")
-    for name in TRUTH_CLASSES:
-        say(f"  {name:<18}{chosen[name]:>5} of {pool[name]:>5,}")
-    say(f"\nrank correlation of difficulty (IFD) and influence (wICI): {correlation_text(findings)}")
+    lessons = findings.lessons
+    say("\nheld-out loss after tuning the model on what was selected, nats a token (share of answers exactly right):")
+    say(f"  {'untuned':<32}{lessons.untuned.loss:>10.3f} ({lessons.untuned.exact:.0%})")
+    for name in (*PROCEDURES.values(), RANDOM):
+        cells = (lessons.of(name, budget) for budget in BUDGETS)
+        say(f"  {name:<32}" + "".join(f"{one.loss:>10.3f} ({one.exact:.0%}) of {one.budget:.0%}" for one in cells))
+    say(f"\nrank correlation of difficulty (IFD) and influence (gain): {correlation_text(findings)}")
     say(f"GRAPE picked the model's own style in {findings.own_style:.1%} of {findings.num_groups:,} groups")
     cost = findings.costs["wici"]
     factor = cost["tokens_unshared"] / max(1.0, cost["tokens_forwarded"])

@@ -152,6 +152,23 @@ def combine_influence(
     }
 
 
+def score_by_rule(
+    ifd: np.ndarray, one_shot_ifd: np.ndarray, probes: np.ndarray, similarity: np.ndarray, rule: str
+) -> np.ndarray:
+    """Scores float64 `[n]` by any rule of `combine_influence`, from what `wici` found by another one.
+
+    `ifd` float64 `[n]`; `one_shot_ifd`, `probes` (-1 where there is none) and `similarity` `[n, k]`. NaN where a row
+    has no pair that was scored.
+
+    >>> score_by_rule(np.array([0.5, 0.8]), np.array([[0.4], [0.5]]), np.array([[1], [0]]), np.zeros((2, 1)), "paper")
+    array([0.2, 0. ])
+    """
+    own = np.where(probes >= 0, ifd[probes], np.nan)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        influence = np.log(own) - np.log(one_shot_ifd) if rule == "gain" else own - one_shot_ifd
+    return weighted_mean(influence, similarity, rule)
+
+
 def weighted_mean(
     influence: np.ndarray, similarity: np.ndarray, rule: str, weight: str = "rule", negatives: str = "rule"
 ) -> np.ndarray:

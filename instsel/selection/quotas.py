@@ -51,6 +51,23 @@ def by_quotas(
     return order[taken]
 
 
+def drawn_from_best(order: np.ndarray, labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """The rows of `order` (best first) anew: each cluster's best `share`, rounded up, in random order before the rest.
+
+    >>> drawn_from_best(np.array([4, 3, 2, 1, 0]), np.array([0, 0, 0, 0, 1]), 0.5, seed=0)
+    array([3, 4, 2, 1, 0])
+    """
+    of_row = labels[order]
+    by_cluster = np.argsort(of_row, kind="stable")
+    size = np.bincount(of_row, minlength=int(labels.max(initial=-1)) + 1)
+    first = np.cumsum(size) - size
+    place = np.empty(len(order), np.int64)  # in its cluster, from the best
+    place[by_cluster] = np.arange(len(order)) - first[of_row[by_cluster]]
+    best = place < np.ceil(share * size)[of_row]
+    chance = np.random.default_rng(seed + 1).random(len(labels))[order]  # k-means has the seed itself
+    return order[np.lexsort((np.where(best, -chance, np.arange(len(order))), ~best))]
+
+
 def share_budget(limit: int, weight: np.ndarray, capacity: np.ndarray, score_of_next: Any) -> np.ndarray:
     """Divide `limit` over clusters in proportion to `weight` by largest remainder, none above its `capacity`.
 

@@ -12,7 +12,7 @@ from instsel.selection.budget import row_budget, token_budget
 from instsel.selection.diversity import different_rows
 from instsel.selection.facility_location import by_facility_location
 from instsel.selection.labels import number_labels
-from instsel.selection.quotas import by_quotas
+from instsel.selection.quotas import by_quotas, drawn_from_best
 
 COVERAGES = ("proportional", "equal", "facility-location")
 MAX_SIMILARITY = 0.9  # of the papers
@@ -33,6 +33,7 @@ def select(
     budget_tokens: int | None = None,
     num_tokens: Any = None,
     max_score: float | None = None,
+    draw_share: float | None = None,
 ) -> np.ndarray:
     """Select rows by score, highest first, that differ from each other or cover the pool.
 
@@ -46,7 +47,9 @@ def select(
       cluster cannot use goes to the others by the same rule. Equal remainders go to the cluster whose next row has
       the highest score: with more clusters than rows to select, those with the best rows give one each. `clusters`
       are labels `[n]`, whole numbers or texts; without it, k-means over `embeddings` with `num_clusters` and `seed`.
-      With `max_similarity` (default: no limit), the cosine rule holds within each cluster.
+      With `max_similarity` (default: no limit), the cosine rule holds within each cluster. With `draw_share`, a
+      cluster's rows are drawn at random, by `seed`, from the share of them with the highest scores, and not taken from
+      the top: a score leaves out what is bad, and chance keeps what is left as varied as it was.
     - `"facility-location"`: lazy greedy on `sum_i max_{j selected} w_j s(i, j)`, where `w_j` is the share of scores
       that are not above row j's, and `s` the positive part of the cosine between a row and its `num_neighbors`
       nearest.
@@ -56,11 +59,12 @@ def select(
     numbers `[n]`: a row that does not fit into what is left is skipped, quotas count tokens too, and what they cannot
     use goes to the best rows that fit. `embeddings` is numbers `[n, d]`; `selectable` is bool `[n]`.
 
-    Returns row indices, int64: best score first, with facility location in the order chosen.
+    Returns row indices, int64: best score first, with facility location and `draw_share` in the order chosen.
 
     Raises ValueError or TypeError naming the parameter where a budget is 0, negative, above n or above 100 %, below
     the shortest row, missing or given twice; where shapes do not agree, a row has no label or no length, embeddings
-    are missing or not finite, `num_clusters` is below 1 or above n, or `max_similarity` is not in (-1, 1].
+    are missing or not finite, `num_clusters` is below 1 or above n, `max_similarity` is not in (-1, 1], or
+    `draw_share` not in (0, 1] or given without quotas.
 
     Source: arXiv 2604.25132 (the cosine rule); arXiv 2402.00530 and 2504.13835 (see `by_facility_location`).
 
@@ -87,6 +91,8 @@ def select(
         raise ValueError(f"clusters needs coverage='proportional' or 'equal', got coverage={coverage!r}")
     if max_similarity is not None:
         _check_similarity(max_similarity, embeddings, coverage)
+    if draw_share is not None:
+        _check_share(draw_share, by_cluster, coverage)
     labels = number_labels(clusters, len(score)) if clusters is not None else None
     if embeddings is None and coverage is not None and labels is None:
         raise ValueError(f"coverage={coverage!r} needs embeddings" + (" or clusters" if by_cluster else ""))
@@ -98,6 +104,8 @@ def select(
     if by_cluster:
         if labels is None:
             labels = number_labels(_clustered(unit, num_clusters, seed), len(score))
+        if draw_share is not None:
+            order = drawn_from_best(order, labels, float(draw_share), seed)
         thinned = unit if max_similarity is not None else None
         return by_quotas(
             order, score, labels, limits, equal=coverage == "equal", unit=thinned, limit=float(max_similarity or 0.0)
@@ -132,6 +140,13 @@ def _check_similarity(max_similarity: float, embeddings: Any, coverage: str | No
         raise ValueError("max_similarity is not for coverage='facility-location', which keeps rows apart by itself")
     if embeddings is None and coverage is not None:
         raise ValueError("max_similarity needs embeddings")
+
+
+def _check_share(draw_share: float, by_cluster: bool, coverage: str | None) -> None:
+    if isinstance(draw_share, bool) or not isinstance(draw_share, int | float) or not 0 < draw_share <= 1:
+        raise ValueError(f"draw_share must be a share above 0 and at most 1, got {draw_share!r}")
+    if not by_cluster:
+        raise ValueError(f"draw_share needs coverage='proportional' or 'equal', got coverage={coverage!r}")
 
 
 def _clustered(unit: Any, num_clusters: int, seed: int) -> np.ndarray:

@@ -1,0 +1,242 @@
+"""Everything that was measured, read back and set side by side: tables by part, differences, the papers' questions."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from claims import plan
+from claims.intervals import mean_interval, paired_differences, share_of_distance
+from claims.plan import PoolKey
+from claims.pools import demo_pool
+from claims.questions import PREDICTORS, composition
+from claims.trials import Setting, read_lines
+
+Line = dict[str, Any]
+RULES = ("wici paper", "wici release, all", "gain")
+DIFFICULTIES = ("ifd", "ifd of losses", "loss")
+
+
+def findings(setting: Setting, *, own: bool) -> dict[str, Any]:
+    """The whole result as JSON: what was compared, on what, and every table."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from environment import environment
+
+    lines = [line for path in sorted((setting.folder / "trials").glob("*.jsonl")) for line in read_lines(path)]
+    parts: dict[str, list[Line]] = defaultdict(list)
+    for line in lines:
+        parts[line["part"]].append(line)
+    found: dict[str, Any] = {"environment": environment(), "plan": _plan(setting)}
+    if own:
+        return found | {"own pool": compared(parts["own pool"], ("random", "none"))}
+    tables = {
+        "grid": compared(parts["grid"], ("random", "none")),
+        "coverage": compared(
+            parts["coverage"] + [line for line in parts["grid"] if line["coverage"] == "none"], ("random", "none")
+        ),
+        "tokens": compared(parts["tokens"], ("random", "none")),
+        "confirmation": compared(parts["confirmation"], ("random", "none")),
+        "robustness": robustness(parts),
+        "budgets": budgets(parts),
+    }
+    return (
+        found
+        | tables
+        | {
+            "questions": {
+                "composition": _composition(setting),
+                "difficulty and influence": _correlations(setting),
+                "influence and what tuning gains": _predictions(setting),
+                "styles": _styles(setting),
+            }
+        }
+    )
+
+
+def _plan(setting: Setting) -> dict[str, Any]:
+    rate = setting.folder / "learning_rate.json"
+    return {
+        "pool": plan.POOL_SIZE, "held_out": plan.HELD_OUT, "epochs": plan.EPOCHS, "batch": plan.BATCH,
+        "exploring": list(plan.EXPLORING), "confirming": list(plan.CONFIRMING), "clusters": plan.CLUSTERS,
+        "learning_rate": json.loads(rate.read_text()) if rate.is_file() else None,
+    }  # fmt: skip
+
+
+def by_selector(lines: Iterable[Line]) -> dict[str, dict[int, Line]]:
+    """Lines by "score, coverage" and seed."""
+    found: dict[str, dict[int, Line]] = defaultdict(dict)
+    for line in lines:
+        found[f"{line['score']}, {line['coverage']}"][line["pool"]["seed"]] = line
+    return dict(found)
+
+
+def compared(lines: list[Line], reference: tuple[str, str]) -> dict[str, Any]:
+    """Held-out loss and exact answers of each selector, and its paired difference from a reference."""
+    selectors = by_selector(lines)
+    losses = {name: {seed: line["loss"] for seed, line in seeds.items()} for name, seeds in selectors.items()}
+    if ", ".join(reference) not in losses:
+        return {}
+    differences = paired_differences(losses, ", ".join(reference))
+    return {
+        name: {
+            "seeds": len(seeds),
+            "loss": mean_interval([line["loss"] for line in seeds.values()]),
+            "exact": mean_interval([line["exact"] for line in seeds.values()]),
+            "rows": float(np.mean([line["rows"] for line in seeds.values()])),
+            "tokens": float(np.mean([line["tokens"] for line in seeds.values()])),
+            "clean": float(np.mean([_clean(line) for line in seeds.values()])),
+            "families": float(np.mean([line["num_families"] for line in seeds.values()])),
+            "from_reference": differences.get(name),
+        }
+        for name, seeds in selectors.items()
+    }
+
+
+def _clean(line: Line) -> float:
+    return float(sum(line["truth_classes"].get(one, 0) for one in ("clean", "duplicate")) / line["rows"])
+
+
+def robustness(parts: dict[str, list[Line]]) -> dict[str, Any]:
+    """The proposal against random, and the share of the way to the one who knows, by what was varied."""
+    proposed, random, truth = (", ".join(one) for one in (plan.PROPOSED, ("random", "none"), ("truth", "none")))
+    usual = by_selector(parts["confirmation"])
+    found = {"24 clusters, the model's own embeddings, 40 % corrupted": _against(usual, proposed, random, truth)}
+    for line_filter, label in (
+        (lambda line: line["clusters"] == 12, "12 clusters"),
+        (lambda line: line["clusters"] == 48, "48 clusters"),
+    ):
+        varied = by_selector(filter(line_filter, parts["clusters"]))
+        found[label] = _against(usual | varied, proposed, random, truth)
+    found["a sentence model's embeddings"] = _against(
+        usual | by_selector(parts["embeddings"]), proposed, random, truth
+    )  # fmt: skip
+    for share in sorted({line["pool"]["corrupted"] for line in parts["corruption"]}):
+        varied = by_selector(line for line in parts["corruption"] if line["pool"]["corrupted"] == share)
+        found[f"{5 * share:.0%} corrupted"] = _against(varied, proposed, random, truth)
+    return found
+
+
+def _against(selectors: dict[str, dict[int, Line]], name: str, random: str, truth: str) -> dict[str, Any]:
+    losses = {
+        one: {seed: line["loss"] for seed, line in selectors.get(one, {}).items()} for one in (name, random, truth)
+    }
+    if not all(losses.values()):
+        return {}
+    # Where one who knows the truth is not surely better than chance, there is no way to have gone a share of.
+    known = paired_differences({one: losses[one] for one in (random, truth)}, random)[truth]
+    return {
+        "loss": {one: mean_interval(list(values.values())) for one, values in losses.items()},
+        "from_random": paired_differences({one: losses[one] for one in (name, random)}, random)[name],
+        "share_of_distance": share_of_distance(losses, name, random, truth) if known["high"] < 0 else None,
+    }
+
+
+def budgets(parts: dict[str, list[Line]]) -> dict[str, Any]:
+    """Held-out loss by selector and budget, on the confirming seeds."""
+    curves = {", ".join(one) for one in plan.CURVES}
+    lines = [
+        line
+        for line in parts["confirmation"] + parts["budgets"] + parts["large budget"]
+        if f"{line['score']}, {line['coverage']}" in curves
+    ]
+    found: dict[str, Any] = {name: {} for name in sorted(curves)}
+    for budget in sorted({line["budget"] for line in lines}):
+        for name, row in compared([line for line in lines if line["budget"] == budget], ("random", "none")).items():
+            found[name][f"{budget:g}"] = row
+    return found
+
+
+def _pools(setting: Setting) -> list[tuple[PoolKey, dict[str, np.ndarray]]]:
+    keys = [PoolKey(seed) for seed in plan.EXPLORING]
+    keys += [PoolKey(seed, share) for share in (0.08, 0.0) for seed in plan.CONFIRMING]
+    found = []
+    for key in keys:
+        cache = setting.folder / "scores" / f"{key.seed}-{key.corrupted}.npz"
+        if cache.is_file():
+            with np.load(cache) as scores:
+                found.append((key, dict(scores)))
+    return found
+
+
+def _composition(setting: Setting) -> dict[str, Any]:
+    pools = [(key, scores) for key, scores in _pools(setting) if key.corrupted == 0.08]
+    each = [composition(demo_pool(key), scores) for key, scores in pools]
+    return (
+        {
+            rule: {
+                end: {
+                    what: (
+                        {
+                            one: float(np.mean([pool[rule][end][what].get(one, 0.0) for pool in each]))
+                            for one in first[what]
+                        }
+                        if isinstance(first[what], dict)
+                        else float(np.mean([pool[rule][end][what] for pool in each]))
+                    )
+                    for what in first
+                }
+                for end, first in each[0][rule].items()
+            }
+            for rule in RULES
+        }
+        if each
+        else {}
+    )
+
+
+def _correlations(setting: Setting) -> dict[str, Any]:
+    """Spearman's correlation of each difficulty with each rule's influence, over pools; 8 seeds or more each."""
+    from scipy import stats
+
+    found: dict[str, Any] = {}
+    for share, label in ((0.08, "40 % corrupted"), (0.0, "0 % corrupted")):
+        pools = [scores for key, scores in _pools(setting) if key.corrupted == share]
+        if len(pools) < 2:
+            continue
+        found[label] = {
+            f"{difficulty} and {rule}": mean_interval([
+                float(stats.spearmanr(scores[difficulty], scores[rule], nan_policy="omit").statistic)
+                for scores in pools
+            ])
+            for difficulty in DIFFICULTIES for rule in RULES
+        }  # fmt: skip
+    return found
+
+
+def _predictions(setting: Setting) -> dict[str, Any]:
+    """Rank correlation, within a pool, of a small subset's mean score with the held-out loss after tuning on it."""
+    from scipy import stats
+
+    by_pool = [read_lines(path) for path in sorted((setting.folder / "subsets").glob("*.jsonl"))]
+    by_pool = [lines for lines in by_pool if len(lines) == plan.SMALL_SUBSETS]
+    if len(by_pool) < 2:
+        return {}
+    return {
+        name: mean_interval([
+            float(stats.spearmanr([line[name] for line in lines], [line["held_out_loss"] for line in lines]).statistic)
+            for lines in by_pool
+        ])
+        for name in (*PREDICTORS, "clean")
+    } | {"pools": len(by_pool)}  # fmt: skip
+
+
+def _styles(setting: Setting) -> dict[str, Any]:
+    lines = [line for path in sorted((setting.folder / "styles").glob("*.jsonl")) for line in read_lines(path)]
+    found: dict[str, Any] = {}
+    for what in ("right", "other_loss"):
+        values: dict[str, dict[int, float]] = defaultdict(dict)
+        for line in lines:
+            values[line["style"]][line["seed"]] = line[what]
+        if not values:
+            return {}
+        differences = paired_differences(values, "own")
+        found[what] = {
+            name: {**mean_interval(list(by_seed.values())), "from_own": differences.get(name)}
+            for name, by_seed in values.items()
+        }
+    return found

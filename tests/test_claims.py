@@ -1,0 +1,142 @@
+"""The study of what selection is worth: its statistics, its plan, and a whole small run on somebody's own pool."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_model import tiny_model_folder
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="no benchmarks beside the tests")
+pytest.importorskip("scipy")
+
+
+@pytest.fixture(autouse=True)
+def benchmarks_on_path(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+
+
+def test_differences_are_paired_by_seed_and_corrected_for_their_number():
+    from claims.intervals import paired_differences
+    from scipy import stats
+
+    rng = np.random.default_rng(0)
+    pools = {seed: rng.normal(scale=5.0) for seed in range(8)}  # far larger than what is looked for
+    noise = {name: dict(zip(pools, rng.normal(scale=0.05, size=8), strict=True)) for name in "abcd"}
+    shift = {"a": 0.0, "b": -0.2, "c": 0.0, "d": 0.0}
+    losses = {name: {seed: pools[seed] + shift[name] + noise[name][seed] for seed in pools} for name in shift}
+    found = paired_differences(losses, "a")
+    assert set(found) == {"b", "c", "d"}
+    assert found["b"]["high"] < 0 and found["b"]["p_holm"] < 0.01
+    p = [stats.ttest_rel(list(losses[name].values()), list(losses["a"].values())).pvalue for name in "bcd"]
+    assert [found[name]["p"] for name in "bcd"] == pytest.approx(p)
+    assert found["b"]["p_holm"] == pytest.approx(min(1.0, 3 * p[0]))
+    assert max(found[name]["p_holm"] for name in "cd") >= 2 * min(p[1:]) or max(p[1:]) == 1.0
+    # Unpaired, the pools' own spread hides the same difference.
+    assert stats.ttest_ind(list(losses["b"].values()), list(losses["a"].values())).pvalue > 0.5
+
+
+def test_the_share_of_a_distance_is_that_of_the_means():
+    from claims.intervals import share_of_distance
+
+    losses = {"start": {0: 1.0, 1: 2.0}, "end": {0: 0.0, 1: 1.0}, "half": {0: 0.5, 1: 1.5}, "worse": {0: 1.5, 1: 2.5}}
+    assert share_of_distance(losses, "half", "start", "end") == {"mean": 0.5, "low": 0.5, "high": 0.5}
+    assert share_of_distance(losses, "worse", "start", "end")["mean"] == -0.5
+
+
+def test_no_pool_both_chooses_and_confirms_and_nothing_is_planned_twice():
+    from claims import plan
+
+    groups = (plan.EXPLORING, plan.CONFIRMING, plan.TUNING_SEEDS)
+    assert len(set().union(*groups)) == sum(map(len, groups)) and min(map(len, groups[:2])) >= 8
+    for part in plan.units().values():
+        for _, trials in part:
+            assert len({trial.name for trial in trials}) == len(trials)
+    assert {key.seed for key, _ in plan.units()["confirmation"]} == set(plan.CONFIRMING)
+
+
+def test_a_line_that_a_kill_cut_is_measured_again(tmp_path):
+    from claims.trials import read_lines
+
+    path = tmp_path / "lines.jsonl"
+    path.write_text('{"name": "a"}\n{"name": "b"')
+    assert read_lines(path) == [{"name": "a"}]
+    with path.open("a") as file:
+        file.write('{"name": "b"}\n')
+    assert [line["name"] for line in read_lines(path)] == ["a", "b"]
+
+
+def test_drawing_is_from_the_better_half_of_each_cluster():
+    from claims.plan import PoolKey, Trial
+    from claims.subsets import selected_rows
+
+    from instsel.neighbors.clusters import cluster_rows
+
+    rng = np.random.default_rng(0)
+    score, embedding = rng.normal(size=200), rng.normal(size=(200, 8))
+    trial = Trial("test", PoolKey(3), "gain", "drawn", clusters=5)
+    rows = selected_rows(trial, score, embedding, np.full(200, 10))
+    labels = cluster_rows(embedding, 5, seed=3).labels
+    assert len(rows) == 20
+    assert all(score[row] >= np.median(score[labels == labels[row]]) for row in rows)
+
+
+@pytest.mark.parametrize("flags", [[], ["--lora-rank", "2"]], ids=["all weights", "lora"])
+def test_a_study_of_ones_own_pool_runs_and_continues(tmp_path, monkeypatch, flags):
+    if flags:
+        pytest.importorskip("peft")
+    from claims import own_pool, plan
+    from claims.__main__ import main
+
+    monkeypatch.setattr(plan, "HELD_OUT", 6)
+    monkeypatch.setattr(own_pool, "RATES", (1e-3,))
+    monkeypatch.setattr(own_pool, "COMPARED", (("random", "none"), ("gain", "drawn"), ("wici paper", "cosine")))
+    rows = [{"instruction": f"name number {i}", "output": f"it is {i * i}"} for i in range(50)]
+    (tmp_path / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = [
+        *("--work", str(tmp_path / "work"), "--output", str(tmp_path / "found.json"), "--model", tiny_model_folder()),
+        *("--pool", str(tmp_path / "pool.jsonl"), "--pool-size", "40", "--seeds", "2", "--processes", "1", *flags),
+    ]
+    assert main(command) == 0
+    lines = {path.name: path.read_text() for path in (tmp_path / "work" / "trials").iterdir()}
+    assert sorted(lines) == ["own-100.jsonl", "own-101.jsonl"]
+    first = tmp_path / "work" / "trials" / "own-100.jsonl"
+    first.write_text("".join(lines["own-100.jsonl"].splitlines(keepends=True)[:1]))
+    assert main(command) == 0
+    assert first.read_text() == lines["own-100.jsonl"]  # the same numbers again
+    found = json.loads((tmp_path / "found.json").read_text())["own pool"]
+    assert set(found) == {"random, none", "gain, drawn", "wici paper, cosine"}
+    assert found["gain, drawn"]["seeds"] == 2 and found["gain, drawn"]["from_reference"]["seeds"] == 2
+    assert found["random, none"]["from_reference"] is None and found["random, none"]["rows"] == 4
+
+
+def test_a_pool_with_too_few_short_rows_is_refused(tmp_path):
+    from claims.pools import file_pool
+    from transformers import AutoTokenizer
+
+    (tmp_path / "pool.jsonl").write_text('{"instruction": "a", "output": "b"}\n{"instruction": "a", "output": " "}\n')
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder())
+    with pytest.raises(ValueError, match="wanted 5 candidates and 1 held out, got 0 and 1"):
+        file_pool(tmp_path / "pool.jsonl", None, 0, 5, 1, tokenizer, longest=100)
+
+
+def test_the_page_gets_every_part_between_its_marks_and_keeps_the_rest(tmp_path):
+    result = FOLDER / "results" / "claims.json"
+    if not result.is_file():
+        pytest.skip("no result beside the tests")
+    from claims.page import PARTS, write
+
+    text = "before\n" + "".join(f"<!-- {name}:begin -->\nold\n<!-- {name}:end -->\nkept {name}\n" for name in PARTS)
+    page = tmp_path / "page.md"
+    page.write_text(text)
+    write(result, page)
+    written = page.read_text()
+    assert "old" not in written.split("\n") and all(f"kept {name}" in written for name in PARTS)
+    write(result, page)
+    assert page.read_text() == written
+    shown = FOLDER.parent / "docs" / "what_selection_is_worth.md"
+    before = shown.read_text()
+    (tmp_path / "shown.md").write_text(before)
+    write(result, tmp_path / "shown.md")
+    assert (tmp_path / "shown.md").read_text() == before  # the page is the result's
