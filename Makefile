@@ -49,7 +49,7 @@ bench: $(READY)
 SENTENCE_MODEL ?=
 claims: $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt scipy
-	cd benchmarks && ../$(BIN)/python -m claims --work ../build/claims --output results/claims.json \
+	cd benchmarks && ../$(BIN)/python -m claims --work results/claims --output results/claims.json \
 		--sentence-model "$(SENTENCE_MODEL)"
 	cd benchmarks && ../$(BIN)/python -m claims.page results/claims.json \
 		../docs/what_selection_is_worth.md ../README.md

@@ -1,9 +1,9 @@
 """What selection is worth: tune a model on what each method selects, and see what it learnt.
 
-    cd benchmarks && python -m claims --work ../build/claims --processes 2 --output results/claims.json
+    cd benchmarks && python -m claims --work results/claims --processes 2 --output results/claims.json
     cd benchmarks && python -m claims --work FOLDER --model Qwen/Qwen2.5-0.5B --pool my.jsonl --lora-rank 16
 
-Everything that has been measured is kept in `--work`; the same command continues where it stopped.
+Everything that has been measured is kept in `--work`, a line a tuning; the same command continues where it stopped.
 """
 
 from __future__ import annotations

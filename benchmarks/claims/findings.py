@@ -19,6 +19,8 @@ from claims.trials import Setting, read_lines
 
 Line = dict[str, Any]
 RULES = ("wici paper", "wici release, all", "gain")
+# Beside what was added to the plan.
+CONTROLS = {("random", "none"), ("random", "proportional"), ("truth", "none"), ("gain", "proportional")}
 DIFFICULTIES = ("ifd", "ifd of losses", "loss")
 
 
@@ -38,6 +40,12 @@ def findings(setting: Setting, *, own: bool) -> dict[str, Any]:
         "grid": compared(parts["grid"], ("random", "none")),
         "coverage": compared(
             parts["coverage"] + [line for line in parts["grid"] if line["coverage"] == "none"], ("random", "none")
+        ),
+        "addition": compared(
+            parts["addition"]
+            + parts["drawn"]
+            + [line for line in parts["grid"] if (line["score"], line["coverage"]) in CONTROLS],
+            ("random", "none"),
         ),
         "tokens": compared(parts["tokens"], ("random", "none")),
         "confirmation": compared(parts["confirmation"], ("random", "none")),

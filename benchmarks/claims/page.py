@@ -146,19 +146,29 @@ def headline(found: Mapping[str, Any]) -> str:
     )
 
 
-PARTS: dict[str, Callable[[Any], str]] = {
-    "headline": headline,
-    "confirmation": lambda found: selectors_table(found["confirmation"]),
-    "robustness": lambda found: robustness_table(found["robustness"]),
-    "budgets": lambda found: budgets_table(found["budgets"]),
-    "grid": lambda found: selectors_table(found["grid"]),
-    "coverage": lambda found: selectors_table(found["coverage"]),
-    "tokens": lambda found: selectors_table(found["tokens"]),
-    "composition": lambda found: composition_table(found["questions"]["composition"]),
-    "correlations": lambda found: correlations_table(found["questions"]["difficulty and influence"]),
-    "predictions": lambda found: predictions_table(found["questions"]["influence and what tuning gains"]),
-    "styles": lambda found: styles_table(found["questions"]["styles"]),
+# Each part of the page: where its figures stand in the result, and how they are written.
+PARTS: dict[str, tuple[tuple[str, ...], Callable[[Any], str]]] = {
+    "headline": ((), headline),
+    "confirmation": (("confirmation",), selectors_table),
+    "robustness": (("robustness",), robustness_table),
+    "budgets": (("budgets",), budgets_table),
+    "grid": (("grid",), selectors_table),
+    "addition": (("addition",), selectors_table),
+    "coverage": (("coverage",), selectors_table),
+    "tokens": (("tokens",), selectors_table),
+    "composition": (("questions", "composition"), composition_table),
+    "correlations": (("questions", "difficulty and influence"), correlations_table),
+    "predictions": (("questions", "influence and what tuning gains"), predictions_table),
+    "styles": (("questions", "styles"), styles_table),
 }
+
+
+def written_part(name: str, found: Any) -> str:
+    """A part of the page; where this result has no figures for it, that is said."""
+    keys, write_part = PARTS[name]
+    for key in keys:
+        found = found[key]
+    return write_part(found) if found else "*Not measured in this result; `make claims` goes on with it.*"
 
 
 def charts(found: Mapping[str, Any]) -> dict[str, str]:
@@ -200,10 +210,10 @@ def write(result: Path, *pages: Path) -> None:
     found = json.loads(result.read_text(encoding="utf-8"))
     for page in pages:
         text = page.read_text(encoding="utf-8")
-        for name, part in PARTS.items():
+        for name in PARTS:
             marked = re.compile(f"(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)", re.DOTALL)
             if marked.search(text):
-                written = part(found)
+                written = written_part(name, found)
                 text = marked.sub(lambda match, written=written: f"{match[1]}\n{written}\n\n{match[2]}", text)
         page.write_text(text, encoding="utf-8")
     for name, svg in charts(found).items():
