@@ -43,6 +43,11 @@ def interval(found: Row, digits: int = 3, *, sign: bool = False) -> str:
     return f"{found['mean']:{plus}.{digits}f} ({found['low']:{plus}.{digits}f} to {found['high']:{plus}.{digits}f})"
 
 
+def p_value(p: float) -> str:
+    """A p value to three digits."""
+    return f"{p:.3f}" if p >= 0.0005 else "< 0.001"
+
+
 def table(head: list[str], rows: list[list[str]]) -> str:
     """A Markdown table, numbers to the right."""
     rule = "|".join([" --- ", *(" ---: " for _ in head[1:])])
@@ -59,7 +64,7 @@ def selectors_table(found: Mapping[str, Row]) -> str:
         rows.append([
             named(name), str(row["seeds"]), f"{row['loss']['mean']:.3f}",
             interval(difference, sign=True) if difference else "",
-            f"{difference['p_holm']:.3f}" if difference else "",
+            p_value(difference["p_holm"]) if difference else "",
             f"{row['exact']['mean']:.1%}", f"{row['clean']:.0%}",
         ])  # fmt: skip
     return table(head, rows)
