@@ -411,7 +411,7 @@ class Elsewhere:
 
     def events(self, timeout: float) -> list[Any]:
         theirs = {**versions(), self.name: "0.0.1"}
-        return [Ready(worker, Hello("node-7", 1, "cpu", "float32", theirs, 0.0)) for worker in range(2)]
+        return [Ready(worker, Hello("node-7", 1, "cpu", "float32", "", theirs, 0.0)) for worker in range(2)]
 
     def close(self) -> None:
         self.closed = True

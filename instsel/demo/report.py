@@ -131,7 +131,9 @@ def _truth_section(findings: Findings) -> Section:
         _areas_chart(findings),
         "How often a clean candidate ranks above a corrupted one: 1 is always, 0.5 is what chance gives.",
     )
-    duplicates = "A duplicate's text is as good as its original's; the selection's similarity limit removes copies."
+    duplicates = (
+        "A duplicate's text is as good as its original's; a limit on the cosine (--max-similarity) leaves it out."
+    )
     beside = (
         f'<div class="beside"><h3>Against each class</h3>{paragraph(duplicates, muted=True)}'
         f"{table(['area under the ROC curve', *classes], rows, numbers=range(1, 1 + len(classes)))}</div>"
