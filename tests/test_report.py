@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from report_pages import Tags, data_of, loading
@@ -270,9 +271,10 @@ def test_a_million_rows_are_never_held_whole(tmp_path: Path) -> None:
     count = 1_000_000
     rng = np.random.default_rng(0)
     sentence = "some text of a row that is as long as such texts are, once more and again " * 8
+    numbers = pa.array(np.arange(count)).cast(pa.string())
     pool = {
-        "instruction": pa.array([f"ask {row} {sentence}" for row in range(count)]),
-        "output": pa.array([f"answer {row}" for row in range(count)]),
+        "instruction": pc.binary_join_element_wise("ask", numbers, sentence, " "),
+        "output": pc.binary_join_element_wise("answer", numbers, " "),
     }
     scores = {"score": rng.normal(size=count), "ifd": rng.random(count), "status": np.full(count, "ok")}
     run = write_run(tmp_path / "pool", "wici", pool, scores)
