@@ -85,7 +85,7 @@ def test_a_run_that_goes_on_with_another_library_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The manifest names every library that float32 products were made by."""
-    import instsel.engine.scorer as scoring
+    import instsel.engine.scoring as scoring
 
     monkeypatch.setenv("INSTSEL_FLOAT_PRODUCT", "mkl")
     with monkeypatch.context() as patch:
