@@ -27,7 +27,10 @@ autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
 # Types of other packages, whose pages are not here, and of what a user only passes on.
-nitpick_ignore_regex = [("py:.*", r"(?!instsel\.).*"), ("py:class", r".*\.(OwnTemplate|CausalModel|Crew)")]
+nitpick_ignore_regex = [
+    ("py:.*", r"(?!instsel\.).*"),
+    ("py:class", r".*\.(OwnTemplate|CausalModel|Crew|Guest|Prepared|Layout|Execution|Work)"),
+]
 
 smartquotes = False
 

@@ -20,14 +20,14 @@ def workers(
 ) -> Pool:
     """A pool of scorers on several devices of this machine, taken wherever a scorer is taken.
 
-    scorer    made from a folder or hub id, which every worker loads for itself
-    devices   one worker each, such as ["cuda:0", "cuda:1"] or ["cpu", "cpu"]; a number for so many GPUs, or so many
-              processes where the scorer runs on the processor; None for every GPU. For a scorer with a device_map the
-              number of workers, which divide the GPUs among them
+    scorer           made from a folder or hub id, which every worker loads for itself
+    devices          one worker each, such as ["cuda:0", "cuda:1"] or ["cpu", "cpu"]; a number for so many GPUs, or so
+                     many processes where the scorer runs on the processor; None for every GPU. For a scorer with a
+                     device_map the number of workers, which divide the GPUs among them
     tensor_parallel  processes of a worker, each with a part of every layer, by transformers' own plan for the model;
-              `devices` is then the number of workers, and each has so many GPUs
-    threads   of the processor for each worker; by default its cores divided by the workers
-    patience  seconds for all workers to load their models
+                     `devices` is then the number of workers, and each has so many GPUs
+    threads          of the processor for each worker; by default its cores divided by the workers
+    patience         seconds for all workers to load their models
 
     Prefixes that belong together stay on one worker. A worker that dies is replaced, and what it was doing is done
     again; what killed three workers gets the status "worker_died". Workers end with the `with` block, and with this
