@@ -67,7 +67,7 @@ def read_findings(folder: Path, seed: int, lessons: Lessons) -> Findings:
     ifd = _numbers(difficulty, "ifd")
     values = (
         gain,
-        score_by_rule(ifd, one_shot_ifd, probes.astype(np.int64), similarity, "paper"),
+        score_by_rule(_numbers(rows, "ifd"), one_shot_ifd, probes.astype(np.int64), similarity, "paper"),
         ifd,
         _numbers(difficulty, "conditional"),
         _numbers(difficulty, "num_tokens"),
