@@ -140,3 +140,33 @@ def test_the_page_gets_every_part_between_its_marks_and_keeps_the_rest(tmp_path)
     (tmp_path / "shown.md").write_text(before)
     write(result, tmp_path / "shown.md")
     assert (tmp_path / "shown.md").read_text() == before  # the page is the result's
+
+
+@pytest.mark.slow
+def test_styles_and_small_subsets_run_to_the_end_and_continue(tmp_path, monkeypatch):
+    from claims import plan
+    from claims.__main__ import DEMO_MODEL
+    from claims.findings import _predictions, _styles
+    from claims.questions import small_subsets, styles
+    from claims.trials import Setting, read_lines
+
+    small = {"POOL_SIZE": 60, "HELD_OUT": 10, "EPOCHS": 1, "STYLE_ROWS": 10, "SMALL_SUBSETS": 3, "SMALL_SIZE": 10}
+    for name, value in small.items():
+        monkeypatch.setattr(plan, name, value)
+    setting = Setting(folder=tmp_path, model=str(DEMO_MODEL), learning_rate=1e-3, short_rows=True)
+    for seed in (900, 901):
+        styles(setting, seed)
+        small_subsets(setting, plan.PoolKey(seed))
+    lines = {line["style"]: line for line in read_lines(tmp_path / "styles" / "900.jsonl")}
+    assert set(lines) == {"own", "strongest", "longest", "random", "mixed"}
+    assert lines["own"]["own_share"] > lines["mixed"]["own_share"] > lines["strongest"]["own_share"]
+    assert all(0 <= line["right"] <= 1 and line["other_loss"] > 0 for line in lines.values())
+    found = _styles(setting)
+    assert found["right"]["mixed"]["from_own"]["seeds"] == 2 and "from_own" in found["other_loss"]["longest"]
+    assert _predictions(setting)["pools"] == 2
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.jsonl")}
+    path = tmp_path / "styles" / "901.jsonl"
+    path.write_bytes(path.read_bytes()[:-9])  # cut by a kill: the last style is measured again, and no other
+    styles(setting, 901)
+    small_subsets(setting, plan.PoolKey(900))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.jsonl")} == before

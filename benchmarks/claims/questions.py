@@ -59,7 +59,7 @@ def styles(setting: Setting, seed: int) -> None:
     rng = np.random.default_rng(seed)
     chosen = {
         "own": picked.best.tolist(),
-        "strongest": [int(np.argmin(one)) for one in picked.mean_logprobs],
+        "strongest": [int(np.argmin(one)) for one in picked.scores],
         "longest": [int(np.argmax([len(text) for text in one])) for one in texts],
         "random": [int(rng.integers(len(one))) for one in texts],
         "mixed": [index % len(one) for index, one in enumerate(texts)],
@@ -86,12 +86,15 @@ def share_right(model: Any, tokenizer: Any, groups: list[dict[str, Any]], longes
     import torch
 
     tokenizer.pad_token, tokenizer.padding_side = tokenizer.eos_token, "left"
+    tuned_with = model.config._attn_implementation
+    model.set_attn_implementation("sdpa")  # what rows are tuned with knows no cache of keys and values
     prompts = tokenizer([f"{group['instruction']}\n" for group in groups], return_tensors="pt", padding=True)
     with torch.no_grad():
         written = model.generate(
             input_ids=prompts["input_ids"], attention_mask=prompts["attention_mask"], max_new_tokens=longest,
             do_sample=False, pad_token_id=tokenizer.eos_token_id,
         )[:, prompts["input_ids"].shape[1] :]  # fmt: skip
+    model.set_attn_implementation(tuned_with)
     texts = tokenizer.batch_decode(written, skip_special_tokens=True)
     return float(np.mean([
         any(text.startswith(candidate["response"]) for candidate in group["candidates"])

@@ -44,7 +44,7 @@ class Bench:
 
         torch.set_num_threads(1)
         self.setting, self.key = setting, key
-        self.pool = demo_pool(key) if pool is None else pool
+        self.pool = demo_pool(key, plan.POOL_SIZE, plan.HELD_OUT) if pool is None else pool
         self.name = f"{key.seed}-{key.corrupted}"
         cache = setting.folder / "scores" / f"{self.name}.npz"
         scorer = None if cache.is_file() else Scorer(setting.model, device=setting.device)

@@ -5,4 +5,4 @@ scores all requests and returns their mean log-probabilities, float64 [n]. Batch
 sizes are tried and the best is kept; on a GPU those of `GPU_BATCH_SIZES` where a file has it.
 """
 
-NAMES = ("one_by_one", "one_by_one_lean", "padded", "lm_eval", "dynamic_cache", "flex", "vllm")
+NAMES = ("one_by_one", "one_by_one_lean", "padded", "lm_eval", "dynamic_cache", "flex", "llama_cpp", "vllm")
