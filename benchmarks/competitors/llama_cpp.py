@@ -1,8 +1,9 @@
 """llama.cpp with its own sharing: a prefix is decoded once as a part of all the sequences that begin with it.
 
 Needs the packages `llama-cpp-python` (built for this processor: CMAKE_ARGS="-DGGML_NATIVE=ON") and `gguf`, which writes
-the same weights as a file that it reads. Packs, flash attention, logits of the rows that are needed and no others. For bfloat16: with float32 weights its scores
-were 1e-3 nats a token from the reference, with or without flash attention, which the comparison refuses.
+the same weights as a file that it reads. Packs, flash attention, logits of the rows that are needed and no others. For
+bfloat16: with float32 weights its scores were 1e-3 nats a token from the reference, with or without flash attention,
+which the comparison refuses.
 """
 
 from __future__ import annotations
