@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from torch import Tensor
 
 from . import reference
 from .backends import choose_backend
-from .logprobs import Logprobs, sequence_sums
+from .devices import current
+from .logprobs import Logprobs, with_sequences
 from .validation import FLOATS, check_head, check_pairs, check_tensor
 
 
@@ -68,43 +67,14 @@ def linear_logprob(
     check_pairs(rows, targets, mask, offsets, num_rows=num_rows, vocabulary=vocabulary, device=hidden.device)
     check_head(bias, scale, softcap, vocabulary=vocabulary, device=hidden.device)
     chosen = choose_backend(backend, hidden.device)
-    hidden, weight = hidden.detach(), weight.detach()
+    if chosen == "cpu":
+        from .cpu_linear_logprob import linear_logprob as run
+    elif chosen == "triton":
+        from .triton_linear_logprob import linear_logprob as run
+    else:
+        run = reference.linear_logprob
+    tensors = hidden.detach(), weight.detach(), rows, targets
     bias = None if bias is None else bias.detach()
-    if chosen != "reference":
-        if chosen == "cpu":
-            from .cpu_linear_logprob import linear_logprob as run
-        else:
-            from .triton_linear_logprob import linear_logprob as run
-        result = run(
-            hidden,
-            weight,
-            rows,
-            targets,
-            mask=mask,
-            bias=bias,
-            scale=float(scale),
-            softcap=softcap,
-            argmax=argmax,
-            fused=fused,
-        )
-    else:
-        result = reference.linear_logprob(
-            hidden,
-            weight,
-            rows,
-            targets,
-            mask=mask,
-            bias=bias,
-            scale=float(scale),
-            softcap=softcap,
-            argmax=argmax,
-        )
-    if offsets is None:
-        return result
-    if chosen == "triton":
-        from .triton_pairs import add_sequences
-
-        total, mean = add_sequences(result, offsets, mask)
-    else:
-        total, mean = sequence_sums(result.logprob, offsets, mask)
-    return dataclasses.replace(result, sum=total, mean=mean)
+    with current(hidden.device):
+        result = run(*tensors, mask=mask, bias=bias, scale=float(scale), softcap=softcap, argmax=argmax, fused=fused)
+        return result if offsets is None else with_sequences(result, offsets, mask, backend=chosen)

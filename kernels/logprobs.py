@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -39,3 +40,14 @@ def sequence_sums(logprob: Tensor, offsets: Tensor, mask: Tensor | None) -> tupl
     total = torch.segment_reduce(values, "sum", offsets=offsets, initial=0.0)
     count = torch.segment_reduce(counted, "sum", offsets=offsets, initial=0.0)
     return total, total / count
+
+
+def with_sequences(result: Logprobs, offsets: Tensor, mask: Tensor | None, *, backend: str) -> Logprobs:
+    """The result with the sums and means of the sequences between consecutive `offsets`."""
+    if backend == "triton":
+        from .triton_pairs import add_sequences
+
+        total, mean = add_sequences(result, offsets, mask)
+    else:
+        total, mean = sequence_sums(result.logprob, offsets, mask)
+    return dataclasses.replace(result, sum=total, mean=mean)

@@ -66,6 +66,8 @@ def linear_logprob(
     scale: float,
     softcap: float | None,
     argmax: bool,
+    fused: bool | str = "auto",
 ) -> Logprobs:
+    """The logits are in memory whatever `fused` says."""
     z = transform_logits(hidden.float() @ weight.float().T, bias, scale, softcap)
     return pair_logprobs(z, rows, targets, mask, argmax)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from torch import Tensor
 
 from . import reference
 from .backends import choose_backend
-from .logprobs import Logprobs, sequence_sums
+from .devices import current
+from .logprobs import Logprobs, with_sequences
 from .validation import FLOATS, check_head, check_pairs, check_tensor
 
 
@@ -67,15 +66,8 @@ def row_logprob(
         from .triton_row_logprob import row_logprob as run
     else:
         run = reference.row_logprob
-    result = run(
-        logits.detach(), rows, targets, mask=mask, bias=bias, scale=float(scale), softcap=softcap, argmax=argmax
-    )
-    if offsets is None:
-        return result
-    if chosen == "triton":
-        from .triton_pairs import add_sequences
-
-        total, mean = add_sequences(result, offsets, mask)
-    else:
-        total, mean = sequence_sums(result.logprob, offsets, mask)
-    return dataclasses.replace(result, sum=total, mean=mean)
+    with current(logits.device):
+        result = run(
+            logits.detach(), rows, targets, mask=mask, bias=bias, scale=float(scale), softcap=softcap, argmax=argmax
+        )
+        return result if offsets is None else with_sequences(result, offsets, mask, backend=chosen)

@@ -8,6 +8,7 @@ import math
 from torch import Tensor
 
 from .backends import choose_backend, triton_error
+from .devices import current
 from .tree_segments import TreeSegments
 from .validation import FLOATS, check_tensor
 
@@ -106,4 +107,6 @@ def tree_attention(
     chosen = choose_attention_backend(backend, query, key, segments, softcap)
     run = importlib.import_module(IMPLEMENTATIONS[chosen], __package__).tree_attention
     scale = 1.0 / math.sqrt(head_size) if scaling is None else float(scaling)
-    return run(query.detach(), key.detach(), value.detach(), segments, scaling=scale, window=window, softcap=softcap)
+    tensors = query.detach(), key.detach(), value.detach()
+    with current(query.device):
+        return run(*tensors, segments, scaling=scale, window=window, softcap=softcap)

@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .devices import to_device
 from .tree_segments import TreeSegments
 from .triton_configurations import attention_configuration
 from .triton_logits import LOG2_E, finite_offset, tanh_float
@@ -166,7 +167,7 @@ def _device_arrays(segments: TreeSegments, device: torch.device, group: int, blo
         fields = [segments.query_offsets, segments.context_offsets, segments.context_start, segments.context_stop]
         flat = [*blocks, *fields, segments.context_length.int()]
         # One copy for all of them.
-        packed = torch.cat(flat).to(device, non_blocking=True)
+        packed = to_device(torch.cat(flat), device)
         arrays = list(packed.split([array.shape[0] for array in flat]))
         segments.plans[place] = arrays
     return arrays

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .backends import version_outside
+from .devices import to_device
 from .tree_segments import TreeSegments
 
 FLASH_ATTN_VERSIONS = ">=2.6"
@@ -62,9 +63,9 @@ def gather_plan(segments: TreeSegments, num_cached: int, device: torch.device) -
         queries = segments.query_offsets.diff()[nodes]
         zero = torch.zeros(1, dtype=torch.int32)
         plan = {
-            "path": torch.cat(paths).to(device, non_blocking=True),
-            "query_offsets": torch.cat([zero, queries.cumsum(0).int()]).to(device, non_blocking=True),
-            "key_offsets": torch.cat([zero, lengths.cumsum(0).int()]).to(device, non_blocking=True),
+            "path": to_device(torch.cat(paths), device),
+            "query_offsets": to_device(torch.cat([zero, queries.cumsum(0).int()]), device),
+            "key_offsets": to_device(torch.cat([zero, lengths.cumsum(0).int()]), device),
             "longest_query": int(queries.max()),
             "longest_path": int(lengths.max()),
         }

@@ -1,6 +1,7 @@
 """Compiling the Triton kernels for GPUs that are not here, and reading the binaries: run as a program by the tests.
 
-Prints one JSON line per kernel and configuration: {"name", "arch", "registers", "spill_bytes", "wgmma"}.
+Prints one JSON line per kernel and configuration: {"name", "arch", "shared_bytes", "registers", "spill_bytes",
+"wgmma"}.
 """
 
 from __future__ import annotations
@@ -30,9 +31,13 @@ from instsel.kernels.triton_tree_attention import tree_attention_kernel
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_86": GPUTarget("cuda", 86, 32),
     "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_120": GPUTarget("cuda", 120, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
+# Whose tiles an architecture is given where the table does not name it.
+TILES_OF = {"sm_86": "sm_80", "sm_120": "sm_80"}
 # Which arguments are pointers to what, by name; every other argument is a number.
 POINTERS = {
     **dict.fromkeys(("maxima", "sums", "logprobs", "offsets", "log_sums", "logsumexps", "bias"), "*fp32"),
@@ -77,7 +82,7 @@ def resources(compiled: Any) -> tuple[int, int]:
 
 
 def report(name: str, compiled: Any, arch: str) -> None:
-    row: dict[str, Any] = {"name": name, "arch": arch}
+    row: dict[str, Any] = {"name": name, "arch": arch, "shared_bytes": compiled.metadata.shared}
     if "cubin" in compiled.asm:
         row["registers"], row["spill_bytes"] = resources(compiled)
         row["wgmma"] = "wgmma.mma_async" in compiled.asm["ptx"]
@@ -91,7 +96,7 @@ def report(name: str, compiled: Any, arch: str) -> None:
 
 def compile_linear(arch: str, variants: list[dict[str, bool]]) -> None:
     for (name, size, argmax), tile in configurations.LINEAR.items():
-        if name != arch:
+        if name != TILES_OF.get(arch, arch):
             continue
         for variant in variants:
             if variant.get("has_argmax", False) != argmax:
@@ -118,7 +123,7 @@ def compile_linear(arch: str, variants: list[dict[str, bool]]) -> None:
 def compile_attention(arch: str, variants: list[dict[str, bool]]) -> None:
     for place, plain_tile in configurations.ATTENTION.items():
         name, size, head = place
-        if name != arch:
+        if name != TILES_OF.get(arch, arch):
             continue
         for variant in variants:
             tile = configurations.ATTENTION_CAPPED.get(place, plain_tile) if variant else plain_tile

@@ -140,3 +140,32 @@ def test_a_tree_beside_another_keeps_its_bits() -> None:
     together = tree_attention(query, key, value, both, backend="triton")
     apart = tree_attention(query[33:], key[33:], value[33:], alone, backend="triton")
     assert torch.equal(together[33:], apart)
+
+
+FAR = 3 * 2**29  # elements between rows: the third begins beyond what 32 bits hold
+
+
+def far_apart(rows: torch.Tensor) -> torch.Tensor:
+    """The same rows in memory that nothing else of is ever touched."""
+    apart = torch.empty(FAR * (len(rows) - 1) + rows[0].numel(), dtype=rows.dtype)
+    inner = [stride for stride in rows[0].stride()]
+    view = apart.as_strided(rows.shape, (FAR, *inner))
+    return view.copy_(rows)
+
+
+def test_places_beyond_32_bits() -> None:
+    """Logits, hidden states, weights, queries and keys whose elements are more than 2**31 from the first."""
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, generator=generator).to(torch.bfloat16)  # noqa: E731
+    rows, targets = torch.tensor([0, 1, 2, 2]), torch.tensor([2, 1, 2, 0])
+    logits, hidden, weight = draw(3, 40), draw(3, 32), draw(3, 32)
+    near = row_logprob(logits, rows, targets, backend="triton")
+    assert torch.equal(row_logprob(far_apart(logits), rows, targets, backend="triton").logprob, near.logprob)
+    near = linear_logprob(hidden, weight, rows, targets, backend="triton")
+    for apart in ((far_apart(hidden), weight), (hidden, far_apart(weight))):
+        assert torch.equal(linear_logprob(*apart, rows, targets, backend="triton").logprob, near.logprob)
+    segments = TreeSegments.from_lists([0, 2, 3], [[], [(0, 2)]])
+    query, key, value = draw(3, 2, 16), draw(3, 1, 16), draw(3, 1, 16)
+    expected = tree_attention(query, key, value, segments, backend="triton")
+    found = tree_attention(*map(far_apart, (query, key, value)), segments, backend="triton")
+    assert torch.equal(found, expected)

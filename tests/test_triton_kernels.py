@@ -1,4 +1,4 @@
-"""The Triton kernels without a GPU: interpreted against float64, and compiled ahead of time for three targets."""
+"""The Triton kernels without a GPU: interpreted against float64, and compiled ahead of time for five targets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import pytest
 
 pytest.importorskip("triton")
 HERE = Path(__file__).parent
-ARCHITECTURES = ("sm_80", "sm_90", "gfx942")
+ARCHITECTURES = ("sm_80", "sm_86", "sm_90", "sm_120", "gfx942")
+# KiB of shared memory that one program may have: CUDA programming guide, technical specifications per capability.
+SHARED = {"sm_80": 163, "sm_86": 99, "sm_90": 227, "sm_120": 99, "gfx942": 64}
 
 
 def test_interpreted() -> None:
@@ -20,6 +22,14 @@ def test_interpreted() -> None:
     command = [sys.executable, "-m", "pytest", str(HERE / "interpreted_kernels.py"), "-p", "no:cacheprovider"]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=HERE.parent)
+    assert done.returncode == 0, done.stdout[-6000:]
+    assert " passed" in done.stdout and "failed" not in done.stdout
+
+
+def test_rehearsal_on_a_gpu_without_numbers() -> None:
+    """In a process of its own, which takes a GPU for granted from then on."""
+    command = [sys.executable, "-m", "pytest", str(HERE / "gpu_rehearsal.py"), "-p", "no:cacheprovider"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=HERE.parent)
     assert done.returncode == 0, done.stdout[-6000:]
     assert " passed" in done.stdout and "failed" not in done.stdout
 
@@ -35,6 +45,7 @@ def compiled(architecture: str, group: str) -> list[dict[str, object]]:
 def check(rows: list[dict[str, object]], architecture: str) -> None:
     assert rows
     for row in rows:
+        assert row["shared_bytes"] <= 1024 * SHARED[architecture], row  # type: ignore[operator]
         if architecture != "gfx942":
             assert row["spill_bytes"] == 0, row
         name = str(row["name"])

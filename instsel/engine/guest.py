@@ -17,6 +17,7 @@ from instsel.engine.layout import Layout
 from instsel.engine.model import CausalModel, Head, find_decoder, read_head
 from instsel.engine.replica import Replica
 from instsel.engine.surroundings import kept_random_state, undisturbed
+from instsel.kernels.devices import to_device
 
 KeysValues = list[tuple[Tensor, Tensor]]  # one (key, value) [tokens, kv_heads, d] per layer
 
@@ -91,11 +92,10 @@ class Guest:
                 out = out[-len(ids) :]  # what a learned prompt puts before the sequence is not asked for
         else:
             out = self.decoder(**arguments).last_hidden_state[0]
-        return out if len(out) == len(rows) else out[torch.from_numpy(rows).to(out.device)]
+        return out if len(out) == len(rows) else out[to_device(torch.from_numpy(rows), out.device)]
 
     def _to_device(self, index: np.ndarray) -> Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(index, np.int64))
-        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
+        return to_device(torch.from_numpy(np.ascontiguousarray(index, np.int64)), self.device)
 
 
 def forget_lengths(replica: Replica) -> None:

@@ -22,6 +22,7 @@ from instsel.engine.process_memory import give_back_memory
 from instsel.engine.requests import Prepared
 from instsel.engine.token_progress import ProgressLike, open_progress
 from instsel.engine.turns import enter_process, turn
+from instsel.kernels.devices import to_host
 
 
 class Scorer:
@@ -204,8 +205,10 @@ class Scorer:
         total = np.zeros((len(sequences), model.config.hidden_size), np.float64)
 
         def add(layout: Layout, rows: Tensor) -> Callable[[], None]:
+            read = to_host(rows.float())
+
             def finish() -> None:
-                hidden = rows.float().cpu().numpy()
+                hidden = read()
                 layout.add_by_sequence(hidden[layout.pair_row[layout.scored_pair]], total)
 
             return finish

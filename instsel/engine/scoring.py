@@ -119,7 +119,7 @@ def _score(
 def _pair_values(model: Guest, layout: Layout, rows: Tensor) -> PairValues:
     if model.head is None:
         return pair_logprobs_of_logits(rows, layout.pair_row, layout.pair_target, backend=model.backend)
-    rows = rows.to(model.head.weight.device)
+    rows = rows.to(model.head.weight.device, non_blocking=True)
     return pair_logprobs(rows, model.head, layout.pair_row, layout.pair_target, backend=model.backend)
 
 

@@ -9,10 +9,13 @@ from contextlib import ExitStack, contextmanager
 import numpy as np
 import torch
 
+from instsel.kernels.devices import current
+
 
 @contextmanager
 def undisturbed(device: torch.device, *, inference: bool = True) -> Iterator[None]:
-    """Within this block nothing records gradients, and no autocast or default device of the caller's has a say.
+    """Within this block nothing records gradients, and no autocast or default device of the caller's has a say; a GPU
+    is the current one.
 
     inference  whether tensors may be inference tensors, which subclasses such as quantised weights cannot be made of
     """
@@ -22,6 +25,7 @@ def undisturbed(device: torch.device, *, inference: bool = True) -> Iterator[Non
         else:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.no_grad())
+        stack.enter_context(current(device))
         if torch.is_autocast_enabled(device.type):
             stack.enter_context(torch.autocast(device.type, enabled=False))
         if device.type == "cpu" and torch.get_default_device().type != "cpu":
