@@ -178,3 +178,25 @@ def test_scaling_finds_the_slope_and_draws(tmp_path):
     pytest.importorskip("matplotlib")
     scaling.draw(result, tmp_path / "plot.svg")
     assert (tmp_path / "plot.svg").read_text().count("<svg") == 1
+
+
+def test_the_checks_before_a_gpus_first_figures_pass_here_and_see_a_wrong_kernel(monkeypatch, tmp_path, capsys):
+    import gpu_checks
+
+    every = dict(gpu_checks.checks("cpu", ("tiny",)))
+    assert len(every) == 40
+    chosen = ["head torch.float32 fused=logits softcap=30.0", "attention torch.float32 head 80 window=50"]
+    chosen.append("engine tiny float32 wici-k5")
+    monkeypatch.setattr(gpu_checks, "checks", lambda *_: ((name, every[name]) for name in chosen))
+    report = tmp_path / "checks.json"
+    assert gpu_checks.main(["--device", "cpu", "--output", str(report)]) == 0
+    assert [line["ok"] for line in json.loads(report.read_text())["checks"]] == [True] * 3
+    own = gpu_checks.tree_attention
+
+    def narrower(*tensors, window=None, backend="auto"):  # sees one key fewer than it should; the reference does not
+        return own(*tensors, window=window if backend == "reference" else window - 1, backend=backend)
+
+    monkeypatch.setattr(gpu_checks, "tree_attention", narrower)
+    assert gpu_checks.main(["--device", "cpu", "--output", str(report)]) == 1
+    assert [line["ok"] for line in json.loads(report.read_text())["checks"]] == [True, False, True]
+    assert "FAILED attention" in capsys.readouterr().out
