@@ -131,12 +131,12 @@ class ShardFolder:
             return False
         return (info.settings, info.first_row, info.num_rows) == (self.settings, expected.start, len(expected))
 
-    def write(self, stage: Stage, number: int, packed: PackedShard) -> ShardInfo:
-        """Write one shard; it has its name only once it is on the disk."""
+    def write(self, stage: Stage, number: int, packed: PackedShard) -> Path:
+        """Write one shard and give its file; it has its name only once it is on the disk."""
         name = f"{stage.name}-{number:05d}-{packed.digest[:DIGEST_CHARACTERS]}.parquet"
         with durable_file(self.folder, name) as file:
             file.write(packed.content)
-        return packed.info
+        return self.folder / name
 
     def tables(self, stage: Stage) -> Iterator[pa.Table]:
         """The tables of a complete stage in the order of its rows."""
