@@ -55,13 +55,15 @@ def poison(outcome):
 """
 
 
-def command(folder: Path, name: str, *more: str, method: str = "slow", pause: float = 0.03) -> list[str]:
+def command(
+    folder: Path, name: str, *more: str, method: str = "slow", pause: float = 0.03, dtype: str = "float32"
+) -> list[str]:
     """A run over a pool of rows, by default of a plug-in that takes its time."""
     rows = folder / "rows.jsonl"
     if not rows.exists():
         write_alpaca(rows, ROWS)
     (folder / "slow_plugin.py").write_text(SLOW.format(pause=pause))
-    model = ["--model", tiny_model_folder(), "--device", "cpu", "--dtype", "float32"]
+    model = ["--model", tiny_model_folder(), "--device", "cpu", "--dtype", dtype]
     run = ["--shard-rows", str(SHARD_ROWS), "--quiet", "--output", str(folder / name)]
     return ["--plugin", str(folder / "slow_plugin.py"), method, str(rows), *model, *run, *more]
 
@@ -119,14 +121,20 @@ def disturbed(run: Path, each: int, times: int, strike: Callable[[int], None]) -
 
 
 def kill_worker(pool: Any, number: int) -> None:
-    """SIGKILL a worker that is at a task, the given one first."""
-    told = pool.told()
-    for step in range(len(told)):
-        worker = told[(number + step) % len(told)]
-        if "pid" in worker and "rows" in worker["state"]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(worker["pid"], signal.SIGKILL)
-            return
+    """SIGKILL a living worker that is at a task, the given one first, waiting until there is one."""
+
+    living: list[int] = []
+
+    def some_are_at_a_task() -> bool:
+        told = pool.told()
+        first = number % len(told)
+        at_a_task = [worker for worker in [*told[first:], *told[:first]] if "rows" in worker["state"]]
+        # One that died a moment ago, of which the driver does not know yet, would be no kill.
+        living[:] = [worker["pid"] for worker in at_a_task if is_alive(worker["pid"])]
+        return bool(living)
+
+    wait_until(some_are_at_a_task, 120)
+    os.kill(living[0], signal.SIGKILL)
 
 
 def deaths(pool: Any) -> int:
@@ -138,10 +146,13 @@ def run(arguments: list[str]) -> None:
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
+    """Wait for so many seconds in which this process runs: a machine that stops for a minute is no failure."""
+    waited = 0.0
     while not condition():
-        assert time.monotonic() < deadline
+        assert waited < seconds
+        began = time.monotonic()
         time.sleep(0.02)
+        waited += min(time.monotonic() - began, 0.2)
 
 
 def is_alive(pid: int) -> bool:
