@@ -18,6 +18,7 @@ QUIET = {
     "RAY_prestart_worker_first_driver": "0",
     "RAY_raylet_start_wait_time_s": "120",
     "RAY_worker_niceness": "0",
+    "RAY_CLIENT_INITIAL_CONNECTION_TIMEOUT_S": "60",
 }
 OBJECT_STORE = 80 * 1024**2
 

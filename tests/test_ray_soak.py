@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ray_clusters import answers, cluster_of, node, start_head
+from ray_clusters import QUIET, answers, cluster_of, node, start_head
 from tiny_model import tiny_model_folder
 from worker_faults import assert_same_run, command, deaths, disturbed, kill_worker, run, use_pool, wait_until
 
@@ -47,6 +47,10 @@ def test_actors_killed_at_ten_random_moments_on_three_nodes(
 def test_nodes_that_come_and_go_cost_what_they_were_doing_and_nothing_else(
     cluster: Any, scorer: instsel.Scorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from ray._private.node import Node
+
+    # A node is added by a thread here, where Python lets nobody handle signals; the fixture ends all nodes.
+    monkeypatch.setattr(Node, "_register_shutdown_hooks", lambda node: None)
     run(command(tmp_path, "alone", pause=0))
     with instsel.ray_workers(scorer, 4) as pool:
         use_pool(monkeypatch, pool)
@@ -105,7 +109,7 @@ def test_a_client_of_a_ray_elsewhere_is_served_by_it(scorer: instsel.Scorer, tmp
     try:
         wait_until(lambda: answers(ports[1]), 120)
         arguments = command(tmp_path, "run", "--ray", f"ray://127.0.0.1:{ports[1]}", "--workers", "2", pause=0)
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        environment = {**os.environ, **QUIET, "PYTHONPATH": os.pathsep.join(sys.path)}
         done = subprocess.run(
             [sys.executable, "-m", "instsel.cli", *arguments], env=environment, capture_output=True, text=True
         )

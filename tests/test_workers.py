@@ -35,6 +35,8 @@ from worker_faults import (
 
 import instsel
 from instsel.cli import main
+from instsel.kernels import float_products
+from instsel.kernels.float_products import LIBRARIES, VARIABLE, float_product
 from instsel.parallel import schedule, whole_columns
 from instsel.parallel.crew import Hello, Ready, versions
 from instsel.parallel.local import device_within, threads_for, visible_device
@@ -303,8 +305,10 @@ def test_flags_that_do_not_go_together(
     assert said in error and "Traceback" not in error
 
 
-def test_the_number_of_threads_changes_no_bit() -> None:
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_the_number_of_threads_changes_no_bit(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
     """So workers, which have fewer of them, give the bits of one process; the tiny model is too small to be divided."""
+    monkeypatch.setenv(VARIABLE, library)
     scorer = instsel.Scorer(str(Path(instsel.__file__).parent / "demo/model"), device="cpu", dtype="float32")
     requests = [(row["instruction"] + "\n", row["output"] * 3) for row in example_rows(40)]
     before, found = torch.get_num_threads(), []
@@ -316,6 +320,19 @@ def test_the_number_of_threads_changes_no_bit() -> None:
         torch.set_num_threads(before)
     np.testing.assert_array_equal(found[0], found[1])
     np.testing.assert_array_equal(found[0], found[2])
+
+
+def test_workers_multiply_by_the_library_that_is_chosen_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one thread each they might find the other one faster: two workers, and one process, would give two bits."""
+    monkeypatch.delenv(VARIABLE, raising=False)
+    library = LIBRARIES[LIBRARIES[0] == float_product(288, 288)]  # not what one would find by itself
+    monkeypatch.setattr(float_products, "_faster", lambda outputs, depth: library)
+    scorer = instsel.Scorer(str(Path(instsel.__file__).parent / "demo/model"), device="cpu", dtype="float32")
+    requests = [(row["instruction"] + "\n", row["output"]) for row in example_rows(8)]
+    with instsel.workers(scorer, ["cpu"], threads=1) as pool:
+        assert pool.arithmetic == scorer.model.arithmetic_by() and pool.arithmetic.endswith(f"products by {library}")
+        found, expected = (instsel.score_batch(of, requests).sum_logprob for of in (pool, scorer))
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_threads_and_gpus_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:

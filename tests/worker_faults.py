@@ -19,14 +19,17 @@ from tiny_model import tiny_model_folder, write_alpaca
 from instsel.cli import main
 
 ROWS, SHARD_ROWS = 240, 10
+HOLD = "hold"  # while a file of this name is beside the run, its workers finish nothing
 SLOW = """
-import time
+import os, time
 from instsel.methods.definition import method
 from instsel.methods.parameters import Parameters
 from instsel.methods.stages import Stage
 
 def compute(part):
     time.sleep({pause})
+    while os.path.exists({hold!r}):
+        time.sleep(0.02)
     batch = part.score([part.request(row) for row in part.rows])
     return {{"score": batch.mean_logprob, "status": batch.status}}
 
@@ -62,7 +65,7 @@ def command(
     rows = folder / "rows.jsonl"
     if not rows.exists():
         write_alpaca(rows, ROWS)
-    (folder / "slow_plugin.py").write_text(SLOW.format(pause=pause))
+    (folder / "slow_plugin.py").write_text(SLOW.format(pause=pause, hold=str(folder / HOLD)))
     model = ["--model", tiny_model_folder(), "--device", "cpu", "--dtype", dtype]
     run = ["--shard-rows", str(SHARD_ROWS), "--quiet", "--output", str(folder / name)]
     return ["--plugin", str(folder / "slow_plugin.py"), method, str(rows), *model, *run, *more]
@@ -98,7 +101,10 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 @contextlib.contextmanager
 def disturbed(run: Path, each: int, times: int, strike: Callable[[int], None]) -> Iterator[list[int]]:
-    """A block in which `strike(i)` is called after every `each` more shards of a run; gives when that was."""
+    """A block in which `strike(i)` is called after every `each` more shards of a run; gives when that was.
+
+    The run waits meanwhile: on a busy machine a strike may take longer than all that is left of it.
+    """
     struck: list[int] = []
     over = threading.Event()
 
@@ -106,7 +112,11 @@ def disturbed(run: Path, each: int, times: int, strike: Callable[[int], None]) -
         target = each
         while not over.is_set() and len(struck) < times:
             if shards(run) >= target:
-                strike(len(struck))
+                (run.parent / HOLD).touch()
+                try:
+                    strike(len(struck))
+                finally:
+                    (run.parent / HOLD).unlink()
                 struck.append(shards(run))
                 target = struck[-1] + each
             time.sleep(0.005)

@@ -77,7 +77,9 @@ def pack_shard(name: str, settings: str, rows: range, columns: Columns, stats: S
     fields = {field: getattr(info, field) for field in info.__slots__}
     table = _stored(name, columns).replace_schema_metadata({_METADATA_KEY: json.dumps(fields).encode()})
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
+    # Numbers hardly ever repeat: to look for those that do takes most of the time that embeddings take.
+    texts = [field.name for field in table.schema if pa.types.is_string(field.type)]
+    pq.write_table(table, sink, use_dictionary=texts)
     content = sink.getvalue().to_pybytes()
     return PackedShard(content, hashlib.sha256(content).hexdigest(), info)
 
