@@ -56,13 +56,13 @@ def has_process(node: Any, pid: int) -> bool:
     return False
 
 
-def start_head(port: int, client_port: int) -> subprocess.Popen[bytes]:
+def start_head(port: int, client_port: int, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     """A Ray of its own that serves clients, in a process that ends it with itself."""
     arguments = ["start", "--head", "--block", "--port", str(port), "--ray-client-server-port", str(client_port)]
     arguments += ["--num-cpus", "2", "--object-store-memory", str(OBJECT_STORE), "--include-dashboard", "false"]
     return subprocess.Popen(
         [sys.executable, "-m", "ray.scripts.scripts", *arguments],
-        env={**os.environ, **QUIET},
+        env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import secrets
 import socket
 import subprocess
 import sys
@@ -105,11 +106,13 @@ def test_a_client_of_a_ray_elsewhere_is_served_by_it(scorer: instsel.Scorer, tmp
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             ports.append(free.getsockname()[1])
-    head = start_head(*ports)
+    # Ray asks for a token where an earlier Ray has left one, and a client has none unless it is told to: both are told.
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    environment = {**os.environ, **QUIET, **token, "PYTHONPATH": os.pathsep.join(sys.path)}
+    head = start_head(*ports, environment)
     try:
         wait_until(lambda: answers(ports[1]), 120)
         arguments = command(tmp_path, "run", "--ray", f"ray://127.0.0.1:{ports[1]}", "--workers", "2", pause=0)
-        environment = {**os.environ, **QUIET, "PYTHONPATH": os.pathsep.join(sys.path)}
         done = subprocess.run(
             [sys.executable, "-m", "instsel.cli", *arguments], env=environment, capture_output=True, text=True
         )
