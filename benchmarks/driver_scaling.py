@@ -65,7 +65,7 @@ class NoCrew:
         threading.Thread(target=_drain, args=(other,), daemon=True).start()
 
     def start(self, worker: int) -> None:
-        self.answers.append(Ready(worker, Hello("nowhere", 0, "cpu", "float32", versions(), 0.0)))
+        self.answers.append(Ready(worker, Hello("nowhere", 0, "cpu", "float32", "", versions(), 0.0)))
 
     def send(self, worker: int, task: Task, shared: Mapping[str, bytes]) -> None:
         packed = pickle.dumps(("task", task))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ TIMED_ROWS, TIMED_OUTPUTS = 256, 512
 TIMED_PAIRS = 8
 # What oneDNN must gain to be chosen: where both are as fast, the choice must not be left to chance.
 LEAST_GAIN = 1.1
+
+Choices = dict[tuple[int, int], str]
+_settled: Choices | None = None
 
 
 def by_mkl(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -46,7 +49,27 @@ def float_product(outputs: int, depth: int) -> str:
         if wanted == "onednn" and not _has_onednn():
             raise ValueError(f"{VARIABLE}: this build of torch has no oneDNN")
         return wanted
-    return _faster(min(outputs, TIMED_OUTPUTS), depth) if _has_onednn() and outputs and depth else "mkl"
+    if not (_has_onednn() and outputs and depth):
+        return "mkl"
+    shape = min(outputs, TIMED_OUTPUTS), depth
+    return _faster(*shape) if _settled is None else _settled.get(shape, "mkl")
+
+
+def choices_for(shapes: Iterable[tuple[int, int]]) -> Choices:
+    """What is chosen here for weights [outputs, depth], and for the chunks of a head of each depth: for `settle`."""
+    wanted = {(min(outputs, TIMED_OUTPUTS), depth) for outputs, depth in shapes}
+    wanted |= {(TIMED_OUTPUTS, depth) for _, depth in wanted}
+    return {shape: float_product(*shape) for shape in sorted(wanted)}
+
+
+def settle(choices: Choices) -> None:
+    """Take the choices that another process made, beside those taken before: nothing is measured here any more.
+
+    With one thread another library may be the faster than with two, and bits are to be those of that process. Shapes
+    that are not among the choices are by MKL.
+    """
+    global _settled
+    _settled = {**(_settled or {}), **choices}
 
 
 def float_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

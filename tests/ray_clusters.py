@@ -8,10 +8,18 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-# Read by Ray's own processes: nothing is sent home, and no Python process is started before one is asked for.
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_prestart_worker_first_driver": "0", "RAY_raylet_start_wait_time_s": "120"}
+# Read by Ray's own processes: nothing is sent home, and no Python process is started before one is asked for. Ray would
+# give its workers the niceness 15: beside anything else that runs on the machine they take minutes to import torch.
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_raylet_start_wait_time_s": "120",
+    "RAY_worker_niceness": "0",
+    "RAY_CLIENT_INITIAL_CONNECTION_TIMEOUT_S": "60",
+}
 OBJECT_STORE = 80 * 1024**2
 
 
@@ -40,13 +48,21 @@ def cluster_of(*num_cpus: int) -> Iterator[Any]:
         cluster.shutdown()
 
 
-def start_head(port: int, client_port: int) -> subprocess.Popen[bytes]:
+def has_process(node: Any, pid: int) -> bool:
+    """Whether an actor's process is of a node of a cluster: the node's raylet started it."""
+    (raylet,) = node.all_processes["raylet"]
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1]) == raylet.process.pid
+    return False
+
+
+def start_head(port: int, client_port: int, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     """A Ray of its own that serves clients, in a process that ends it with itself."""
     arguments = ["start", "--head", "--block", "--port", str(port), "--ray-client-server-port", str(client_port)]
     arguments += ["--num-cpus", "2", "--object-store-memory", str(OBJECT_STORE), "--include-dashboard", "false"]
     return subprocess.Popen(
         [sys.executable, "-m", "ray.scripts.scripts", *arguments],
-        env={**os.environ, **QUIET},
+        env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import secrets
 import socket
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ray_clusters import answers, cluster_of, node, start_head
+from ray_clusters import QUIET, answers, cluster_of, node, start_head
 from tiny_model import tiny_model_folder
 from worker_faults import assert_same_run, command, deaths, disturbed, kill_worker, run, use_pool, wait_until
 
@@ -40,13 +41,17 @@ def test_actors_killed_at_ten_random_moments_on_three_nodes(
         use_pool(monkeypatch, pool)
         with disturbed(tmp_path / "run", 2, 10, lambda number: kill_worker(pool, rng.randrange(3))) as struck:
             run(command(tmp_path, "run", "--ray", "auto", "--workers", "3", pause=0.8))
-        assert len(struck) == 10 and deaths(pool) >= 8
+        assert len(struck) == 10 and deaths(pool) == 10
     assert_same_run(tmp_path / "alone", tmp_path / "run")
 
 
 def test_nodes_that_come_and_go_cost_what_they_were_doing_and_nothing_else(
     cluster: Any, scorer: instsel.Scorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from ray._private.node import Node
+
+    # A node is added by a thread here, where Python lets nobody handle signals; the fixture ends all nodes.
+    monkeypatch.setattr(Node, "_register_shutdown_hooks", lambda node: None)
     run(command(tmp_path, "alone", pause=0))
     with instsel.ray_workers(scorer, 4) as pool:
         use_pool(monkeypatch, pool)
@@ -75,7 +80,13 @@ def test_a_ray_dataset_is_scored_in_place(cluster: Any, scorer: instsel.Scorer) 
 
     ray.data.DataContext.get_current().enable_progress_bars = False
     rows = [{"instruction": f"say {i % 5}", "output": f"the thing {i}"} for i in range(20)]
-    scored = together(ray.data.from_items(rows, override_num_blocks=4), "instruction").map_batches(
+    apart = ray.data.from_items(rows, override_num_blocks=4).materialize()
+    grouped = together(apart, "instruction").materialize()
+    blocks = [[ray.get(block) for block in dataset.get_internal_block_refs()] for dataset in (apart, grouped)]
+    held = [[set(block["instruction"].to_pylist()) for block in of if len(block)] for of in blocks]
+    assert sum(map(len, held[0])) == 20 and len(held[0]) == 4, "every group in every block"
+    assert sum(map(len, held[1])) == 5 and len(held[1]) > 1, "every group in one block"
+    scored = grouped.map_batches(
         Score,
         fn_constructor_args=("ifd", tiny_model_folder()),
         fn_constructor_kwargs={"scorer_options": {"device": "cpu", "dtype": "float32"}},
@@ -95,11 +106,13 @@ def test_a_client_of_a_ray_elsewhere_is_served_by_it(scorer: instsel.Scorer, tmp
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             ports.append(free.getsockname()[1])
-    head = start_head(*ports)
+    # Ray asks for a token where an earlier Ray has left one, and a client has none unless it is told to: both are told.
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    environment = {**os.environ, **QUIET, **token, "PYTHONPATH": os.pathsep.join(sys.path)}
+    head = start_head(*ports, environment)
     try:
         wait_until(lambda: answers(ports[1]), 120)
         arguments = command(tmp_path, "run", "--ray", f"ray://127.0.0.1:{ports[1]}", "--workers", "2", pause=0)
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         done = subprocess.run(
             [sys.executable, "-m", "instsel.cli", *arguments], env=environment, capture_output=True, text=True
         )

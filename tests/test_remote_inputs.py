@@ -1,4 +1,4 @@
-"""Inputs behind addresses: the rows and the digests of the same files on the disk; run folders are not among them."""
+"""Inputs behind addresses: the rows and the digests of the same files on the disk."""
 
 from __future__ import annotations
 
@@ -111,10 +111,7 @@ def test_a_run_over_an_address_is_the_run_over_the_file(store: Any, tmp_path: Pa
     assert main(["ifd", str(tmp_path / "a.jsonl"), *model, "--output", str(tmp_path / "far")]) == 0, "the same content"
 
 
-@pytest.mark.parametrize("command", [["ifd", "a.jsonl", "--model", "m"], ["select", "a.parquet", "--budget", "3"]])
-def test_a_run_folder_behind_an_address_is_refused_with_what_works(
-    command: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main([*command, "--output", "s3://bucket/run"]) == 2
+def test_a_selection_behind_an_address_is_refused_with_what_works(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["select", "a.parquet", "--budget", "3", "--output", "s3://bucket/selection"]) == 2
     (said,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
-    assert "--output: s3://bucket/run is no folder" in said and "write to a folder here" in said
+    assert "--output: s3://bucket/selection is no folder" in said and "write to a folder here" in said

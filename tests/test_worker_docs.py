@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ray_clusters import QUIET
 from tiny_model import tiny_model_folder
 
 PAGE = (Path(__file__).parents[1] / "docs" / "workers.md").read_text(encoding="utf-8")
@@ -22,6 +23,6 @@ def test_a_block_of_the_page_runs(number: int, tmp_path: Path) -> None:
         pytest.importorskip("ray")
         program = program.replace('"local"', '"local", ray_options={"object_store_memory": 80 * 1024**2}')
     (tmp_path / "script.py").write_text(program)  # as a script without a guard: workers must not run it again
-    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = {**os.environ, **QUIET, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -35,6 +35,8 @@ from worker_faults import (
 
 import instsel
 from instsel.cli import main
+from instsel.kernels import float_products
+from instsel.kernels.float_products import LIBRARIES, VARIABLE, float_product
 from instsel.parallel import schedule, whole_columns
 from instsel.parallel.crew import Hello, Ready, versions
 from instsel.parallel.local import device_within, threads_for, visible_device
@@ -191,18 +193,24 @@ def test_a_task_that_kills_without_a_forward_ends_the_run_with_its_rows_named(
 
 
 @pytest.mark.parametrize(
-    ("count", "how", "worker_first"),
+    ("count", "how", "worker_first", "dtype"),
     [
-        (4, signal.SIGKILL, True),
-        (2, signal.SIGINT, False),
-        pytest.param(4, signal.SIGKILL, False, marks=pytest.mark.slow),
-        pytest.param(2, signal.SIGKILL, False, marks=pytest.mark.slow),
+        (2, signal.SIGKILL, True, "bfloat16"),
+        (4, signal.SIGINT, False, "float32"),
+        pytest.param(4, signal.SIGKILL, False, "float32", marks=pytest.mark.slow),
+        pytest.param(2, signal.SIGKILL, False, "float32", marks=pytest.mark.slow),
     ],
 )
 def test_a_driver_that_is_stopped_leaves_no_worker_and_a_folder_that_continues(
-    tmp_path: Path, count: int, how: signal.Signals, worker_first: bool
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    pool: Pool,
+    count: int,
+    how: signal.Signals,
+    worker_first: bool,
+    dtype: str,
 ) -> None:
-    arguments = command(tmp_path, "run", "--workers", str(count), pause=0.4)
+    arguments = command(tmp_path, "run", "--workers", str(count), pause=0.4, dtype=dtype)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     driver = subprocess.Popen(
         [sys.executable, "-m", "instsel.cli", *arguments], env=environment, start_new_session=True
@@ -215,16 +223,22 @@ def test_a_driver_that_is_stopped_leaves_no_worker_and_a_folder_that_continues(
         if worker_first:
             os.kill(pids[0], signal.SIGKILL)
         os.killpg(driver.pid, how)
-        assert driver.wait(60) == (-how if how == signal.SIGKILL else 128 + how)
+        wait_until(lambda: driver.poll() is not None, 60)
+        assert driver.returncode == (-how if how == signal.SIGKILL else 128 + how)
         wait_until(lambda: not any(is_alive(pid) for pid in pids), 10)
         # Nor is one left that was being started in the place of the dead one.
         wait_until(lambda: not children_of(driver.pid), 30)
     finally:
         driver.kill()
-    done = shards(tmp_path / "run")
-    assert done < 24
-    run(command(tmp_path, "run", pause=0))  # the settings are the same without workers
-    run(command(tmp_path, "alone", pause=0))
+    kept = {path.name for path in (tmp_path / "run/shards").glob("*.parquet")}
+    assert len(kept) < 24
+    if count == 4:  # goes on with two workers, else with none
+        use_pool(monkeypatch, pool)
+        run(command(tmp_path, "run", "--workers", "2", pause=0, dtype=dtype))
+    else:
+        run(command(tmp_path, "run", pause=0, dtype=dtype))
+    assert kept <= {path.name for path in (tmp_path / "run/shards").glob("*.parquet")}, "none was computed again"
+    run(command(tmp_path, "alone", pause=0, dtype=dtype))
     assert_same_run(tmp_path / "alone", tmp_path / "run")
 
 
@@ -291,8 +305,10 @@ def test_flags_that_do_not_go_together(
     assert said in error and "Traceback" not in error
 
 
-def test_the_number_of_threads_changes_no_bit() -> None:
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_the_number_of_threads_changes_no_bit(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
     """So workers, which have fewer of them, give the bits of one process; the tiny model is too small to be divided."""
+    monkeypatch.setenv(VARIABLE, library)
     scorer = instsel.Scorer(str(Path(instsel.__file__).parent / "demo/model"), device="cpu", dtype="float32")
     requests = [(row["instruction"] + "\n", row["output"] * 3) for row in example_rows(40)]
     before, found = torch.get_num_threads(), []
@@ -304,6 +320,19 @@ def test_the_number_of_threads_changes_no_bit() -> None:
         torch.set_num_threads(before)
     np.testing.assert_array_equal(found[0], found[1])
     np.testing.assert_array_equal(found[0], found[2])
+
+
+def test_workers_multiply_by_the_library_that_is_chosen_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one thread each they might find the other one faster: two workers, and one process, would give two bits."""
+    monkeypatch.delenv(VARIABLE, raising=False)
+    library = LIBRARIES[LIBRARIES[0] == float_product(288, 288)]  # not what one would find by itself
+    monkeypatch.setattr(float_products, "_faster", lambda outputs, depth: library)
+    scorer = instsel.Scorer(str(Path(instsel.__file__).parent / "demo/model"), device="cpu", dtype="float32")
+    requests = [(row["instruction"] + "\n", row["output"]) for row in example_rows(8)]
+    with instsel.workers(scorer, ["cpu"], threads=1) as pool:
+        assert pool.arithmetic == scorer.model.arithmetic_by() and pool.arithmetic.endswith(f"products by {library}")
+        found, expected = (instsel.score_batch(of, requests).sum_logprob for of in (pool, scorer))
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_threads_and_gpus_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,14 +19,17 @@ from tiny_model import tiny_model_folder, write_alpaca
 from instsel.cli import main
 
 ROWS, SHARD_ROWS = 240, 10
+HOLD = "hold"  # while a file of this name is beside the run, its workers finish nothing
 SLOW = """
-import time
+import os, time
 from instsel.methods.definition import method
 from instsel.methods.parameters import Parameters
 from instsel.methods.stages import Stage
 
 def compute(part):
     time.sleep({pause})
+    while os.path.exists({hold!r}):
+        time.sleep(0.02)
     batch = part.score([part.request(row) for row in part.rows])
     return {{"score": batch.mean_logprob, "status": batch.status}}
 
@@ -55,13 +58,15 @@ def poison(outcome):
 """
 
 
-def command(folder: Path, name: str, *more: str, method: str = "slow", pause: float = 0.03) -> list[str]:
+def command(
+    folder: Path, name: str, *more: str, method: str = "slow", pause: float = 0.03, dtype: str = "float32"
+) -> list[str]:
     """A run over a pool of rows, by default of a plug-in that takes its time."""
     rows = folder / "rows.jsonl"
     if not rows.exists():
         write_alpaca(rows, ROWS)
-    (folder / "slow_plugin.py").write_text(SLOW.format(pause=pause))
-    model = ["--model", tiny_model_folder(), "--device", "cpu", "--dtype", "float32"]
+    (folder / "slow_plugin.py").write_text(SLOW.format(pause=pause, hold=str(folder / HOLD)))
+    model = ["--model", tiny_model_folder(), "--device", "cpu", "--dtype", dtype]
     run = ["--shard-rows", str(SHARD_ROWS), "--quiet", "--output", str(folder / name)]
     return ["--plugin", str(folder / "slow_plugin.py"), method, str(rows), *model, *run, *more]
 
@@ -96,7 +101,10 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 @contextlib.contextmanager
 def disturbed(run: Path, each: int, times: int, strike: Callable[[int], None]) -> Iterator[list[int]]:
-    """A block in which `strike(i)` is called after every `each` more shards of a run; gives when that was."""
+    """A block in which `strike(i)` is called after every `each` more shards of a run; gives when that was.
+
+    The run waits meanwhile: on a busy machine a strike may take longer than all that is left of it.
+    """
     struck: list[int] = []
     over = threading.Event()
 
@@ -104,7 +112,11 @@ def disturbed(run: Path, each: int, times: int, strike: Callable[[int], None]) -
         target = each
         while not over.is_set() and len(struck) < times:
             if shards(run) >= target:
-                strike(len(struck))
+                (run.parent / HOLD).touch()
+                try:
+                    strike(len(struck))
+                finally:
+                    (run.parent / HOLD).unlink()
                 struck.append(shards(run))
                 target = struck[-1] + each
             time.sleep(0.005)
@@ -119,14 +131,20 @@ def disturbed(run: Path, each: int, times: int, strike: Callable[[int], None]) -
 
 
 def kill_worker(pool: Any, number: int) -> None:
-    """SIGKILL a worker that is at a task, the given one first."""
-    told = pool.told()
-    for step in range(len(told)):
-        worker = told[(number + step) % len(told)]
-        if "pid" in worker and "rows" in worker["state"]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(worker["pid"], signal.SIGKILL)
-            return
+    """SIGKILL a living worker that is at a task, the given one first, waiting until there is one."""
+
+    living: list[int] = []
+
+    def some_are_at_a_task() -> bool:
+        told = pool.told()
+        first = number % len(told)
+        at_a_task = [worker for worker in [*told[first:], *told[:first]] if "rows" in worker["state"]]
+        # One that died a moment ago, of which the driver does not know yet, would be no kill.
+        living[:] = [worker["pid"] for worker in at_a_task if is_alive(worker["pid"])]
+        return bool(living)
+
+    wait_until(some_are_at_a_task, 120)
+    os.kill(living[0], signal.SIGKILL)
 
 
 def deaths(pool: Any) -> int:
@@ -138,10 +156,13 @@ def run(arguments: list[str]) -> None:
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
+    """Wait for so many seconds in which this process runs: a machine that stops for a minute is no failure."""
+    waited = 0.0
     while not condition():
-        assert time.monotonic() < deadline
+        assert waited < seconds
+        began = time.monotonic()
         time.sleep(0.02)
+        waited += min(time.monotonic() - began, 0.2)
 
 
 def is_alive(pid: int) -> bool:

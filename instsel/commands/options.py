@@ -63,7 +63,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """The run folder and how the run behaves."""
-    parser.add_argument("--output", type=local_folder, metavar="DIR", help="run folder; the same command continues it")
+    parser.add_argument("--output", metavar="DIR", help="run folder or its address; the same command continues it")
     parser.add_argument("--overwrite", action="store_true", help="start again in a folder that holds another run")
     parser.add_argument("--format", choices=FORMATS, default="parquet", help="of the merged result")
     parser.add_argument(
@@ -85,8 +85,7 @@ def local_folder(text: str) -> Path:
 
     if is_address(text):
         raise argparse.ArgumentTypeError(
-            f"{text} is no folder of a file system: files are locked and renamed in it, which stores behind addresses "
-            "cannot do; write to a folder here, also with workers elsewhere, and copy it there"
+            f"{text} is no folder of a file system: write to a folder here, and copy it there"
         )
     return Path(text)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,10 @@ from instsel.runs.inputs import InputSource, open_input
 from instsel.runs.interrupts import Interrupted, Interrupts
 from instsel.runs.manifest import environment, read_manifest
 from instsel.runs.merged_output import write_merged
+from instsel.runs.remote_files import is_address
 from instsel.runs.row_store import RowStore, write_rows
 from instsel.runs.shards import Stage
+from instsel.runs.stored_folder import StoredRunFolder, copy_here
 from instsel.terminal import complain
 
 _CHECKED_ROWS = 4096  # converted at a time when the input is checked
@@ -43,15 +45,31 @@ def run_scoring(method: Method[Any], args: argparse.Namespace, interrupts: Inter
         return _dry_run(method, args, source, interrupts)
     if args.output is None:
         raise ValueError("--output is needed: the run folder to write (or --dry-run to see the plan)")
-    known, _ = read_manifest(args.output) if args.output.is_dir() else (None, False)
+    if is_address(args.output):
+        with copy_here(args.output) as (path, copy):
+            open_folder = partial(StoredRunFolder, path, copy)
+            return _run_into(method, args, source, path, open_folder, interrupts)
+    path = Path(args.output)
+    return _run_into(method, args, source, path, partial(RunFolder, path), interrupts)
+
+
+def _run_into(
+    method: Method[Any],
+    args: argparse.Namespace,
+    source: InputSource,
+    path: Path,
+    open_folder: Callable[..., RunFolder],
+    interrupts: Interrupts,
+) -> int:
+    known, _ = read_manifest(path) if path.is_dir() else (None, False)
     fingerprint = model_fingerprint(args.model, args.revision, known)
     settings, about = _describe(method, args, source, fingerprint)
-    folder = RunFolder(args.output, settings, about, overwrite=args.overwrite, interrupts=interrupts)
+    folder = open_folder(settings, about, overwrite=args.overwrite, interrupts=interrupts)
     try:
         return _run(method, args, source, folder, interrupts)
     except Interrupted as stop:
         _note_state(folder, "interrupted")
-        complain("interrupted", f"{stop}; {folder.path} keeps what is whole, and the same command continues")
+        complain("interrupted", f"{stop}; {folder.name} keeps what is whole, and the same command continues")
         return stop.exit_code
     except BaseException:
         _note_state(folder, "failed")
@@ -85,7 +103,7 @@ def _run(
             session.run(stage)
             session.forget(stage.name)
     for name in folder.damaged:
-        complain("warning", f"{name} was damaged; it was set aside in {folder.path / 'damaged'} and computed again")
+        complain("warning", f"{name} was damaged; it was set aside in {folder.name}/damaged and computed again")
     folder.save(stages_complete=True)
     outcome = Outcome(session.columns(session.stages[-1].name), session.parameters, len(rows))
     finish(folder, rows, done[-1], result, method.findings(outcome), done, method.score)
@@ -114,6 +132,7 @@ def finish(
         write_merged(folder.path, result, rows, lambda: folder.shards.tables(last), columns=folder.manifest["columns"])
         path = folder.path / result
         output = {"name": result, "bytes": path.stat().st_size, "digest": digest_file(path)}
+        folder.written(path)
     counts, stats = count_by_status(folder, last, stages)
     folder.save(state="finished", output=output, counts=counts, stats=stats, findings=findings, score=score)
 
@@ -168,7 +187,7 @@ def _check_resolved(session: Session, folder: RunFolder) -> None:
     for name, value in now.items():
         if before[name] != value:
             raise ValueError(
-                f"{folder.path} was begun with {name} {before[name]}, and it is {value} here; "
+                f"{folder.name} was begun with {name} {before[name]}, and it is {value} here; "
                 f"give --{name.replace('_', '-')} {before[name]}, or another --output"
             )
     folder.save(resolved=now)

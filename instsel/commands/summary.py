@@ -32,7 +32,7 @@ def closing_summary(folder: RunFolder, quiet: bool, *, again: bool = False) -> N
         return
     manifest = folder.manifest
     say("\n".join(summary_lines(manifest)))
-    say(f"{'already finished' if again else 'written'}: {escaped(str(folder.path / manifest['output']['name']))}")
+    say(f"{'already finished' if again else 'written'}: {escaped(folder.name + '/' + manifest['output']['name'])}")
 
 
 def summary_lines(manifest: Mapping[str, Any]) -> list[str]:

@@ -20,6 +20,7 @@ from typing import Any
 from instsel.engine.scorer import Scorer
 from instsel.parallel.crew import Died, Done, Event, Ready, Refused
 from instsel.parallel.failing_scorer import moved
+from instsel.parallel.float_choices import choices_of
 from instsel.parallel.tasks import Task
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
@@ -36,6 +37,7 @@ class LocalCrew:
         self.places = list(devices)
         self._threads, self._ranks = threads, ranks
         self._starts = [pickle.dumps(_for_worker(scorer, device, ranks)) for device in devices]
+        self._choices = choices_of(scorer) if "cpu" in devices else None
         self._processes: list[list[subprocess.Popen[bytes]]] = [[] for _ in devices]
         self._lines: list[list[Connection]] = [[] for _ in devices]
         self._sent: list[set[str]] = [set() for _ in devices]
@@ -51,7 +53,7 @@ class LocalCrew:
         self._sent[worker] = set()
         for rank, line in enumerate(self._lines[worker]):
             with contextlib.suppress(OSError):
-                line.send(("start", self._starts[worker], self._threads, worker > 0 or rank > 0))
+                line.send(("start", self._starts[worker], self._threads, worker > 0 or rank > 0, self._choices))
 
     def _start_process(self, worker: int, environment: Mapping[str, str]) -> None:
         ours, theirs = Pipe()

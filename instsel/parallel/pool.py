@@ -19,12 +19,14 @@ from instsel.engine.prefix_tree import build_prefix_tree
 from instsel.engine.requests import prepare
 from instsel.engine.results import ScoreBatch, ScoreStats
 from instsel.engine.scorer import Scorer
+from instsel.kernels.float_products import Choices
 from instsel.methods.method import Method
 from instsel.methods.parameters import Parameters, fields_of, replaced
 from instsel.methods.stages import Columns, Slice, Stage
 from instsel.parallel.crew import Crew, versions
 from instsel.parallel.division import divide
 from instsel.parallel.failing_scorer import moved
+from instsel.parallel.float_choices import choices_of
 from instsel.parallel.method_reference import reference_to
 from instsel.parallel.schedule import Schedule
 from instsel.parallel.tasks import HiddenWork, Job, ScoreWork, SliceWork, Task
@@ -249,13 +251,16 @@ class Pool(Scorer):
                 self._schedule.crew.forget([self._job[2]])
             reference = reference_to(method)
             assert reference is not None
+            choices: Choices = {}
             for name, _, about in fields_of(type(parameters)):
                 given = getattr(parameters, name)
                 models = given if about.kind == "models" else [given] if about.kind == "model" else []
-                if any(one is not None for one in models or ()):
-                    check_can_move([one for one in models if one is not None], name)
+                given_models = [one for one in models or () if one is not None]
+                check_can_move(given_models, name)
+                for one in given_models if self.resolved["device"] == "cpu" else ():
+                    choices |= choices_of(one) or {}
             packed = pickle.dumps(replaced(parameters, progress=None), protocol=5)
-            job = pickle.dumps(Job(reference, packed), protocol=5)
+            job = pickle.dumps(Job(reference, packed, choices), protocol=5)
             self._job = (method, parameters, f"job {next(self._numbers)}", job)
         return self._job[2], self._job[3]
 

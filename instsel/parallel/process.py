@@ -26,8 +26,8 @@ def serve(descriptor: int, driver: int, ask_kernel: bool) -> None:
     line = Connection(descriptor)
     inbox: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(line, inbox, driver), daemon=True).start()
-    _, packed, threads, silent = inbox.get()
-    bench = _open_bench(line, packed, threads, silent, began)
+    _, *given = inbox.get()
+    bench = _open_bench(line, *given, began=began)
     while bench is not None:
         word, *rest = inbox.get()
         if word == "task":
@@ -38,16 +38,26 @@ def serve(descriptor: int, driver: int, ask_kernel: bool) -> None:
             bench.forget(*rest)
 
 
-def _open_bench(line: Connection, packed: bytes, threads: int, silent: bool, began: float) -> Any:
+def _open_bench(
+    line: Connection,
+    packed: bytes,
+    threads: int,
+    silent: bool,
+    choices: dict[tuple[int, int], str] | None,
+    began: float,
+) -> Any:
     """The bench with the model loaded; None where that failed, which the driver is told."""
     import torch
 
+    from instsel.kernels.float_products import settle
     from instsel.parallel.crew import hello
     from instsel.parallel.tasks import Bench, pack_error
 
     if silent:
         warnings.simplefilter("ignore")  # the first worker says what all would say
     torch.set_num_threads(threads)
+    if choices is not None:
+        settle(choices)
     try:
         scorer = pickle.loads(packed)
         line.send(("ready", hello(scorer, time.monotonic() - began)))

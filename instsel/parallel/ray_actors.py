@@ -12,16 +12,21 @@ from dataclasses import asdict
 from typing import Any
 
 from instsel.engine.scorer import Scorer
+from instsel.kernels.float_products import Choices, settle
 from instsel.parallel.crew import Died, Done, Event, Hello, Ready, Refused
 from instsel.parallel.failing_scorer import moved
+from instsel.parallel.float_choices import choices_of
 from instsel.parallel.tasks import Bench, Task, pack_error
 
 
 class RayWorker:
     """The actor: a bench in a process of Ray's."""
 
-    def __init__(self, packed: bytes, threads: int, silent: bool, seen: str | None) -> None:
+    def __init__(
+        self, packed: bytes, threads: int, silent: bool, seen: str | None, choices: Choices | None = None
+    ) -> None:
         self._packed, self._threads, self._silent, self._seen = packed, threads, silent, seen
+        self._choices = choices
         self._bench: Bench | None = None
 
     def hello(self) -> tuple[str, Any]:
@@ -34,6 +39,8 @@ class RayWorker:
         if self._silent:
             warnings.simplefilter("ignore")  # the first worker says what all would say
         torch.set_num_threads(self._threads)
+        if self._choices is not None:
+            settle(self._choices)
         try:
             scorer = Scorer(**pickle.loads(self._packed))
             sees_disk = self._seen is not None and os.path.exists(self._seen)
@@ -73,6 +80,7 @@ class RayCrew:
         self.places = [f"Ray actor {number}" for number in range(count)]
         self._packed = pickle.dumps(moved(scorer, "cuda" if num_gpus else "cpu"))
         self._threads = max(int(num_cpus), 1)
+        self._choices = None if num_gpus else choices_of(scorer)
         self._actor_class = ray.remote(RayWorker).options(
             num_cpus=num_cpus, num_gpus=num_gpus, max_restarts=0, scheduling_strategy="SPREAD"
         )
@@ -83,7 +91,9 @@ class RayCrew:
 
     def start(self, worker: int) -> None:
         """Ask Ray for an actor; see `Crew`."""
-        self._actors[worker] = actor = self._actor_class.remote(self._packed, self._threads, worker > 0, self._seen)
+        self._actors[worker] = actor = self._actor_class.remote(
+            self._packed, self._threads, worker > 0, self._seen, self._choices
+        )
         self._sent[worker] = set()
         self._pending[actor.hello.remote()] = worker, "hello"
 

@@ -104,6 +104,8 @@ def _connect(ray: Any, address: str | None, cpus: float, options: dict[str, Any]
         ray.init(address=address, **options)
     except (ConnectionError, RuntimeError) as error:  # nobody is there, or another version of Ray or Python
         reason = " ".join(str(error).split())
+        if "timeout" in reason and "RAY_AUTH_MODE" not in os.environ:  # all that a client is told by one that wants it
+            reason += "; for a Ray that asks for a token set RAY_AUTH_MODE=token"
         raise ValueError(f"address: cannot connect to Ray at {address!r}: {reason}") from error
     end: Callable[[], None] = ray.shutdown
     return end

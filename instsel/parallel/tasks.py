@@ -15,6 +15,7 @@ from instsel.engine.requests import Request
 from instsel.engine.results import ScoreBatch, ScoreStats
 from instsel.engine.scorer import Scorer
 from instsel.engine.scoring import score_batch
+from instsel.kernels.float_products import Choices, settle
 from instsel.methods.parameters import fields_of, replaced
 from instsel.methods.stages import Columns, Slice
 from instsel.parallel.failing_scorer import FailingScorer
@@ -81,15 +82,21 @@ class SliceWork:
 
 @dataclass(slots=True)
 class Job:
-    """A method and its parameters, packed apart: a plug-in's parameters are known only once its file is imported."""
+    """A method and its parameters, packed apart: a plug-in's parameters are known only once its file is imported.
+
+    choices  for products of the models among the parameters
+    """
 
     method: MethodReference
     parameters: bytes
+    choices: Choices = field(default_factory=dict)
     _opened: Any = field(default=None, compare=False)
 
     def open(self) -> tuple[Any, Any]:
         """The method and its parameters."""
         if self._opened is None:
+            if self.choices:
+                settle(self.choices)
             self._opened = self.method.find(), pickle.loads(self.parameters)
         return self._opened[0], self._opened[1]
 

@@ -73,15 +73,20 @@ class RunFolder:
             self._lock = RunLock(path)
             self._lock.acquire()
         except OSError as error:
-            raise ValueError(f"output folder {path} cannot be written: {error.strerror or error}") from error
+            raise ValueError(f"output folder {self.name} cannot be written: {error.strerror or error}") from error
         try:
             self._open(dict(about), overwrite)
         except OSError as error:
             self._lock.release()
-            raise ValueError(f"output folder {path} cannot be written: {error.strerror or error}") from error
+            raise ValueError(f"output folder {self.name} cannot be written: {error.strerror or error}") from error
         except BaseException:
             self._lock.release()
             raise
+
+    @property
+    def name(self) -> str:
+        """What the run's folder is called in messages."""
+        return str(self.path)
 
     @classmethod
     def reopen(cls, path: Path, manifest: Mapping[str, Any], *, interrupts: Interrupts | None = None) -> RunFolder:
@@ -96,11 +101,11 @@ class RunFolder:
             os.replace(self.path / MANIFEST, self.path / DAMAGED_MANIFEST)  # shards know their settings: none are mixed
             self.damaged.append(MANIFEST)
         if found is None and not overwrite and (strangers := self._strangers()):
-            raise ValueError(f"{self.path} is not empty and not a run folder (it holds {', '.join(strangers[:3])})")
+            raise ValueError(f"{self.name} is not empty and not a run folder (it holds {', '.join(strangers[:3])})")
         fields = [] if found is None else differing_fields(found, self._settings)
         if fields and not overwrite and self._has_results():
             raise ValueError(
-                f"{self.path} holds a run with other settings: {'; '.join(fields)}. "
+                f"{self.name} holds a run with other settings: {'; '.join(fields)}. "
                 "Name another --output, or start again with --overwrite"
             )
         if overwrite or fields:
@@ -136,8 +141,13 @@ class RunFolder:
     def save(self, **fields: Any) -> None:
         """Set fields of the manifest and write it."""
         self.manifest.update(fields, updated=_now())
-        with self.explained(), durable_file(self.path, MANIFEST) as file:
-            file.write(json.dumps(self.manifest, indent=2, ensure_ascii=False).encode("utf-8", "replace"))
+        with self.explained():
+            with durable_file(self.path, MANIFEST) as file:
+                file.write(json.dumps(self.manifest, indent=2, ensure_ascii=False).encode("utf-8", "replace"))
+            self.written(self.path / MANIFEST)
+
+    def written(self, path: Path) -> None:
+        """Called for every file of the folder once it is whole under its name."""
 
     def close(self) -> None:
         """Give up the lock; a folder in which nothing was computed is left as it was found."""
@@ -173,8 +183,10 @@ class RunFolder:
             name = f"rows-{digest[:DIGEST_CHARACTERS]}.arrow"
             return name
 
-        with self.explained(), durable_file(self.path, name_of) as file:
-            written = write_rows(file, read())
+        with self.explained():
+            with durable_file(self.path, name_of) as file:
+                written = write_rows(file, read())
+            self.written(self.path / name)
         self.save(rows=written[0], columns=written[1])
         return RowStore(self.path / name)
 
@@ -221,12 +233,12 @@ class RunFolder:
                     "what is whole is kept, and the same command continues"
                 ) from error
             with self.interrupts.held(), self.explained():
-                info = self.shards.write(stage, rows.start // stage.shard_rows, shard)
+                self.written(self.shards.write(stage, rows.start // stage.shard_rows, shard))
             missing.remove(rows)
             done_rows += len(rows)
             begun = rows
             if on_shard is not None:
-                on_shard(stage, rows, info)
+                on_shard(stage, rows, shard.info)
 
     def _in_order(self, stage: Stage, missing: list[range]) -> Iterator[tuple[range, PackedShard]]:
         for rows in list(missing):
@@ -254,9 +266,9 @@ class RunFolder:
             yield
         except OSError as error:
             if not self.path.is_dir():
-                raise RunError(f"run folder {self.path} was removed while the run wrote to it") from error
+                raise RunError(f"run folder {self.name} was removed while the run wrote to it") from error
             raise RunError(
-                f"cannot write to run folder {self.path}: {error.strerror or error}; what is whole is kept, "
+                f"cannot write to run folder {self.name}: {error.strerror or error}; what is whole is kept, "
                 "and the same command continues"
             ) from error
 

@@ -77,7 +77,9 @@ def pack_shard(name: str, settings: str, rows: range, columns: Columns, stats: S
     fields = {field: getattr(info, field) for field in info.__slots__}
     table = _stored(name, columns).replace_schema_metadata({_METADATA_KEY: json.dumps(fields).encode()})
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
+    # Numbers hardly ever repeat: to look for those that do takes most of the time that embeddings take.
+    texts = [field.name for field in table.schema if pa.types.is_string(field.type)]
+    pq.write_table(table, sink, use_dictionary=texts)
     content = sink.getvalue().to_pybytes()
     return PackedShard(content, hashlib.sha256(content).hexdigest(), info)
 
@@ -131,12 +133,12 @@ class ShardFolder:
             return False
         return (info.settings, info.first_row, info.num_rows) == (self.settings, expected.start, len(expected))
 
-    def write(self, stage: Stage, number: int, packed: PackedShard) -> ShardInfo:
-        """Write one shard; it has its name only once it is on the disk."""
+    def write(self, stage: Stage, number: int, packed: PackedShard) -> Path:
+        """Write one shard and give its file; it has its name only once it is on the disk."""
         name = f"{stage.name}-{number:05d}-{packed.digest[:DIGEST_CHARACTERS]}.parquet"
         with durable_file(self.folder, name) as file:
             file.write(packed.content)
-        return packed.info
+        return self.folder / name
 
     def tables(self, stage: Stage) -> Iterator[pa.Table]:
         """The tables of a complete stage in the order of its rows."""

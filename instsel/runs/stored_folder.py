@@ -1,0 +1,175 @@
+"""Run folders behind addresses of stores that fsspec knows, such as `s3://bucket/runs/pool`.
+
+The folder at work is a temporary one here, because its files are renamed and locked, which stores cannot do. What the
+store has is brought here first, and each file is put there once it is whole: shards as they come, by several threads,
+and the manifest after what it speaks of. A driver that is killed thus loses the shards under way and nothing else, and
+the same command continues on any machine.
+
+The store keeps no lock. Two drivers that write to one address do the work twice; the numbers are the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from instsel.runs.folder import RunFolder
+from instsel.runs.interrupts import Interrupts
+from instsel.runs.manifest import MANIFEST
+
+_OURS = re.compile(
+    r"manifest\.json|workers\.json|report\.html|scores\.(parquet|jsonl)|rows-[0-9a-f]{16}\.arrow|shards/[^/]+\.parquet"
+)
+_THREADS = 8  # a store answers late and takes much at a time
+
+
+class StoreError(OSError):
+    """A store cannot be reached, read or written, or its package is not installed."""
+
+
+class StoredCopy:
+    """The files of a run folder in a store, by their names relative to it."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address.rstrip("/")
+        self._threads = ThreadPoolExecutor(_THREADS, "instsel-store")
+        self._under_way: list[Future[None]] = []
+        with _explained():
+            import fsspec
+
+            self._store, self._root = fsspec.core.url_to_fs(self.address)
+            self._root = self._root.rstrip("/")
+
+    def names(self) -> list[str]:
+        """All names that are there."""
+        with _explained():
+            self._store.invalidate_cache()  # it may be another's work that is continued
+            found = self._store.find(self._root) if self._store.exists(self._root) else []
+        return sorted(name.removeprefix(self._root).lstrip("/") for name in found)
+
+    def fetch(self, folder: Path, names: list[str]) -> None:
+        """Bring files to a folder."""
+        (folder / "shards").mkdir(parents=True, exist_ok=True)
+
+        def fetch_one(name: str) -> None:
+            with _explained():
+                self._store.get_file(f"{self._root}/{name}", str(folder / name))
+
+        list(self._threads.map(fetch_one, names))
+
+    def put(self, folder: Path, name: str) -> None:
+        """Begin to put a file there; raises StoreError where an earlier one could not be."""
+        still = [future for future in self._under_way if not future.done()]
+        for future in set(self._under_way) - set(still):
+            future.result()
+        self._under_way = [*still, self._threads.submit(self._put, folder, name)]
+
+    def _put(self, folder: Path, name: str) -> None:
+        with _explained():
+            self._store.put_file(str(folder / name), f"{self._root}/{name}")
+
+    def flush(self) -> None:
+        """Wait until all files are there; raises StoreError where one could not be put."""
+        waited, self._under_way = self._under_way, []
+        for future in waited:
+            future.result()
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        with _explained(), contextlib.suppress(FileNotFoundError):
+            self._store.rm_file(f"{self._root}/{name}")
+
+    def close(self) -> None:
+        """Wait for what is under way, whether it succeeds or not."""
+        self._threads.shutdown()
+
+
+class StoredRunFolder(RunFolder):
+    """A run folder whose files are kept in a store. See `RunFolder`, whose errors name the address."""
+
+    def __init__(
+        self,
+        path: Path,
+        copy: StoredCopy,
+        settings: Mapping[str, Any],
+        about: Mapping[str, Any],
+        *,
+        overwrite: bool = False,
+        interrupts: Interrupts | None = None,
+    ) -> None:
+        self._copy = copy
+        super().__init__(path, settings, about, overwrite=overwrite, interrupts=interrupts)
+
+    @property
+    def name(self) -> str:
+        """The address."""
+        return self._copy.address
+
+    def written(self, path: Path) -> None:
+        """Put a file in the store; a manifest when all else is there."""
+        name = path.relative_to(self.path).as_posix()
+        if name == MANIFEST:
+            self._copy.flush()
+        self._copy.put(self.path, name)
+        if name == MANIFEST:
+            self._copy.flush()
+
+    def _remove_results(self) -> None:
+        super()._remove_results()
+        self._copy.flush()
+        for name in self._copy.names():
+            if _OURS.fullmatch(name):
+                self._copy.remove(name)
+
+    def close(self) -> None:
+        """See `RunFolder.close`; what was damaged in the store does not stay there."""
+        with contextlib.suppress(StoreError):
+            for name in self.damaged:
+                self._copy.remove(f"shards/{name}")
+        super().close()
+
+
+@contextlib.contextmanager
+def copy_here(address: str) -> Iterator[tuple[Path, StoredCopy]]:
+    """A block with a temporary folder that holds what the store has of a run folder, and with the store's copy.
+
+    Raises ValueError naming the address where the store cannot be reached or the address holds something else.
+    """
+    with tempfile.TemporaryDirectory(prefix="instsel-run-", ignore_cleanup_errors=True) as name:
+        path = Path(name) / "run"
+        with _reached(address):
+            copy = StoredCopy(address)
+        try:
+            with _reached(address):
+                names = copy.names()
+                if strangers := [name for name in names if not _OURS.fullmatch(name)]:
+                    there = ", ".join(strangers[:3])
+                    raise ValueError(f"{address} is not empty and not a run folder (it holds {there})")
+                copy.fetch(path, names)
+            yield path, copy
+        finally:
+            copy.close()
+
+
+@contextlib.contextmanager
+def _reached(address: str) -> Iterator[None]:
+    """A store that cannot be reached as ValueError."""
+    try:
+        yield
+    except StoreError as error:
+        raise ValueError(f"output folder {address} cannot be reached: {error}") from error
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Errors of any store, network or credentials as StoreError."""
+    try:
+        yield
+    except Exception as error:
+        reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+        raise StoreError(reason) from error
