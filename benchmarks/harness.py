@@ -1,6 +1,6 @@
 """Time of lm-evaluation-harness with `--model hf` and with `--model instsel`, for questions after a few-shot header.
 
-    python benchmarks/harness.py --model smollm2-135m --dtype float32 --output benchmarks/results/harness.json
+    python benchmarks/harness.py --model smollm2-135m --dtype float32 --output harness.json
 
 Both are asked through the harness's own `loglikelihood`, tokenising included, in turns on the same weights; their
 log-probabilities and greedy flags are compared before any time is written.
