@@ -147,11 +147,13 @@ def drift_table(results: list[dict[str, Any]]) -> str:
 
 def harness_table(results: list[dict[str, Any]]) -> str:
     """Seconds of the harness's own model, at its fastest batch size, and of ours, one row each."""
-    head = ["processor", "model", "dtype", "questions", "header", "`hf`", "`instsel`", "ratio", "largest difference"]
+    head = ["processor", "model", "dtype", "questions", "header", "`hf`", "`instsel`", "ratio"]
+    head += ["of the processor's time", "largest difference"]
     rows = []
     for r in (one for result in results for one in result["results"]):
         seconds = {name: statistics.median(times) for name, times in r["seconds"].items()}
         ours = seconds.pop("instsel")
+        spent = {name: statistics.median(times) for name, times in r.get("processor_seconds", {}).items()}
         way = min(seconds, key=lambda name: seconds[name])
         rows.append(
             [
@@ -163,6 +165,7 @@ def harness_table(results: list[dict[str, Any]]) -> str:
                 f"{seconds[way]:.1f} s ({way.removeprefix('hf, ')})",
                 f"{ours:.2f} s",
                 f"**{seconds[way] / ours:.1f}**",
+                f"{spent[way] / spent['instsel']:.1f}" if spent else "",
                 f"{max(r['largest_difference'].values()):.0e} nats a token",
             ]
         )

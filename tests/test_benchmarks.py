@@ -119,6 +119,7 @@ def test_the_harness_with_both_models(tmp_path, monkeypatch, capsys):
     harness.main()
     (result,) = json.loads(path.read_text())["results"]
     assert result["requests"] == 8 and result["header_tokens"] > 400
+    assert result["processor_seconds"]["hf, batch 4"][0] > 0
     hf, ours = result["seconds"]["hf, batch 4"], result["seconds"]["instsel"]
     assert result["ratio_to_the_fastest"] == pytest.approx(hf[0] / ours[0])
     assert f"**{hf[0] / ours[0]:.1f}**" in tables.harness_table(tables.load(tmp_path)["harness"])
