@@ -3,8 +3,8 @@
     python benchmarks/harness.py --model smollm2-135m --dtype float32 --output harness.json
 
 Both are asked through the harness's own `loglikelihood`, tokenising included, in turns on the same weights; their
-log-probabilities and greedy flags are compared before any time is written. Beside the time stands that of the processor,
-all threads together, which a busy machine lengthens less.
+log-probabilities and greedy flags are compared before any time is written. Beside the time stands that of the
+processor, all threads together, which a busy machine lengthens less.
 """
 
 from __future__ import annotations
