@@ -147,7 +147,7 @@ def drift_table(results: list[dict[str, Any]]) -> str:
 
 def harness_table(results: list[dict[str, Any]]) -> str:
     """Seconds of the harness's own model, at its fastest batch size, and of ours, one row each."""
-    head = ["processor", "model", "dtype", "questions", "header", "`hf`", "`instsel`", "ratio"]
+    head = ["processor", "threads, load", "model", "dtype", "questions", "header", "`hf`", "`instsel`", "ratio"]
     head += ["of the processor's time", "largest difference"]
     rows = []
     for r in (one for result in results for one in result["results"]):
@@ -158,6 +158,7 @@ def harness_table(results: list[dict[str, Any]]) -> str:
         rows.append(
             [
                 machine_name(r["environment"]),
+                f"{r['environment']['threads']}, {r['environment']['load'][0]:.0f}",
                 r["model"],
                 SHORT[r["dtype"]],
                 f"{r['questions']}, {r['requests'] // r['questions']} options each",
