@@ -158,7 +158,7 @@ def harness_table(results: list[dict[str, Any]]) -> str:
         rows.append(
             [
                 machine_name(r["environment"]),
-                f"{r['environment']['threads']}, {r['environment']['load'][0]:.0f}",
+                f"{r['environment']['threads']}, {(r['environment']['load'] or [float('nan')])[0]:.0f}",
                 r["model"],
                 SHORT[r["dtype"]],
                 f"{r['questions']}, {r['requests'] // r['questions']} options each",
