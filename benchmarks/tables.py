@@ -3,7 +3,8 @@
     python benchmarks/tables.py [README.md]
 
 prints them, or puts them into the file given: times between the lines `<!-- speed:begin -->` and `<!-- speed:end -->`,
-and by how much scores depend on their batch between `<!-- drift:begin -->` and `<!-- drift:end -->`.
+times inside lm-evaluation-harness between `<!-- harness:begin -->` and `<!-- harness:end -->`, and by how much scores
+depend on their batch between `<!-- drift:begin -->` and `<!-- drift:end -->`.
 """
 
 from __future__ import annotations
@@ -144,6 +145,37 @@ def drift_table(results: list[dict[str, Any]]) -> str:
     return f"{table(head, rows)}\n\nMeasured by `benchmarks/drift.py` at {commits}." if cells else "No results yet."
 
 
+def harness_table(results: list[dict[str, Any]]) -> str:
+    """Seconds of the harness's own model, at its fastest batch size, and of ours, one row each."""
+    head = ["processor", "threads, load", "model", "dtype", "questions", "header", "`hf`", "`instsel`", "ratio"]
+    head += ["of the processor's time", "largest difference"]
+    rows = []
+    for r in (one for result in results for one in result["results"]):
+        seconds = {name: statistics.median(times) for name, times in r["seconds"].items()}
+        ours = seconds.pop("instsel")
+        spent = {name: statistics.median(times) for name, times in r.get("processor_seconds", {}).items()}
+        way = min(seconds, key=lambda name: seconds[name])
+        rows.append(
+            [
+                machine_name(r["environment"]),
+                f"{r['environment']['threads']}, {(r['environment']['load'] or [float('nan')])[0]:.0f}",
+                r["model"],
+                SHORT[r["dtype"]],
+                f"{r['questions']}, {r['requests'] // r['questions']} options each",
+                f"{r['header_tokens']} tokens",
+                f"{seconds[way]:.1f} s ({way.removeprefix('hf, ')})",
+                f"{ours:.2f} s",
+                f"**{seconds[way] / ours:.1f}**",
+                f"{spent[way] / spent['instsel']:.1f}" if spent else "",
+                f"{max(r['largest_difference'].values()):.0e} nats a token",
+            ]
+        )
+    if not rows:
+        return "No results yet."
+    commits = ", ".join(sorted({one["environment"]["commit"] for result in results for one in result["results"]}))
+    return f"{table(head, sorted(rows))}\n\nMeasured by `benchmarks/harness.py` at {commits}."
+
+
 def table(head: list[str], rows: list[list[str]]) -> str:
     """A Markdown table."""
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
@@ -182,7 +214,11 @@ def insert(document: str, content: str, section: str = "speed") -> str:
 def main(arguments: list[str]) -> None:
     """Print the tables, or put them into the file given."""
     found = load()
-    sections = {"speed": text(found), "drift": drift_table(found.get("drift", []))}
+    sections = {
+        "speed": text(found),
+        "harness": harness_table(found.get("harness", [])),
+        "drift": drift_table(found.get("drift", [])),
+    }
     if not arguments:
         print("\n\n".join(sections.values()))
         return

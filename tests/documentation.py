@@ -11,6 +11,7 @@ import re
 import shlex
 import sys
 import types
+import unittest.mock
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,9 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 _FENCE = re.compile(r"^( *)(```+|~~~+|:::+)(.*)$")
 _NOT_RUN = re.compile(r"<!--\s*not run:(.*?)-->")
-_MODELS = re.compile(r"(?:Qwen|meta-llama|hkust-nlp)/[\w.-]+|\bMODEL\b")
+_MODELS = re.compile(r"(?:Qwen|meta-llama|hkust-nlp)/[\w.-]+|\$?\bMODEL\b(?!=)")
+_HARNESS = ["python", "-m", "instsel.integrations.lm_eval"]
+_VARIABLE = re.compile(r"[A-Z]+=")
 _CONTENT = re.compile(r"\$\(cat ([\w.]+)\)")
 # Commands that other tests run, since they start processes or score thousands of rows: parsed here.
 _RUN_ELSEWHERE = {
@@ -76,10 +79,17 @@ def _content(file: re.Match[str]) -> str:
     return Path(file[1]).read_text().rstrip("\n")
 
 
+def _program_in(words: list[str]) -> str:
+    """The Python of a line `NAME=$(python -c "...")`; nothing where a variable is a plain word."""
+    return words[-1].removesuffix(")") if words[0].endswith("=$(python") else ""
+
+
 def check_command(words: list[str]) -> None:
     """That a command is one: of instsel by its parsers, others by what they name. Raises AssertionError."""
     program, *rest = words
-    if program == "instsel":
+    if _VARIABLE.match(program):
+        compile(_program_in(words), shlex.join(words), "exec")
+    elif program == "instsel":
         plugins = [value for flag, value in itertools.pairwise(rest) if flag == "--plugin"]
         if not {"--help", "--version"} & set(rest):
             try:
@@ -149,8 +159,24 @@ class Reader:
         elif words[0] == "instsel":
             code = main(words[1:])
             assert code == 0, f"{block}: {shlex.join(words)} ends with {code}"
+        elif _VARIABLE.match(words[0]):
+            exec(_program_in(words), {})
+        elif words[:3] == _HARNESS:
+            self._harness(block, words[3:])
         else:
             raise AssertionError(f"{block}: {shlex.join(words)} is not run; say why by <!-- not run: ... -->")
+
+    def _harness(self, block: Block, words: list[str]) -> None:
+        """The harness's command line in this process, since a new one takes its time to import everything."""
+        if not is_installed("lm_eval"):
+            self.left.append((str(block), "lm_eval is not installed"))
+            return
+        from lm_eval.__main__ import cli_evaluate
+
+        import instsel.integrations.lm_eval  # noqa: F401
+
+        with unittest.mock.patch.object(sys, "argv", ["lm_eval", *words]):
+            cli_evaluate()
 
     def _python(self, block: Block, text: str) -> None:
         tree = ast.parse(text)
@@ -170,8 +196,9 @@ class Reader:
 
 def save_as_named(text: str) -> None:
     """Save a block whose first line is a comment with a file's name, as its page says."""
-    name = re.match(r"# ([\w-]+\.(?:py|yaml))\n", text)
+    name = re.match(r"# ([\w/-]+\.(?:py|yaml))\n", text)
     if name is not None:
+        Path(name[1]).parent.mkdir(exist_ok=True)
         Path(name[1]).write_text(text)
 
 

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -104,6 +105,29 @@ def test_a_comparison_from_the_command_line_ends_in_a_table(tmp_path, monkeypatc
     assert tables.insert(document, content) == document
     with pytest.raises(ValueError, match="speed:begin"):
         tables.insert("no marks", content)
+
+
+def test_the_harness_with_both_models(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("lm_eval")
+    import harness
+    import tables
+
+    monkeypatch.setattr(logging.root.manager, "disable", logging.root.manager.disable)  # the program silences warnings
+    path = tmp_path / "harness.json"
+    arguments = ["harness", "--model", "tiny", "--questions", "2", "--batch-size", "4", "--rounds", "1"]
+    monkeypatch.setattr(sys, "argv", [*arguments, "--output", str(path)])
+    harness.main()
+    (result,) = json.loads(path.read_text())["results"]
+    assert result["requests"] == 8 and result["header_tokens"] > 400
+    assert result["processor_seconds"]["hf, batch 4"][0] > 0
+    hf, ours = result["seconds"]["hf, batch 4"], result["seconds"]["instsel"]
+    assert result["ratio_to_the_fastest"] == pytest.approx(hf[0] / ours[0])
+    assert f"**{hf[0] / ours[0]:.1f}**" in tables.harness_table(tables.load(tmp_path)["harness"])
+    requests = harness.make_requests(512, 2)
+    answers = [(-1.0, True)] * len(requests)
+    for wrong in ((-1.1, True), (-1.0, False)):
+        with pytest.raises(ValueError, match="differ"):
+            harness.check(answers, [*answers[:-1], wrong], requests, "float32")
 
 
 def test_a_way_that_fails_is_an_error_and_not_a_result():

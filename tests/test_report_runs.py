@@ -40,6 +40,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             flags = [str(tasks) if flag == "TASKS" else flag for flag in FLAGS.get(method, [])]
             flags += ["--model", tiny_model_folder(), "--device", "cpu", "--quiet", "--max-failures", "1"]
             assert main([method, str(source), "--output", str(folder / method), *flags]) == 0, method
+        flags = ["--anchors", str(tasks), "--model", tiny_model_folder(), "--device", "cpu", "--quiet"]
+        assert main(["nuggets", str(pool), "--output", str(folder / "given"), *flags, "--max-failures", "1"]) == 0
     select = ["select", str(folder / "wici"), "--budget", "6", "--coverage", "proportional", "--num-clusters", "3"]
     assert main([*select, "--output", str(folder / "chosen"), "--quiet"]) == 0
     return folder
@@ -71,6 +73,31 @@ def test_anchors_have_their_gains(runs: Path) -> None:
     assert report.score.unit == "nats a token" and gains == sorted(gains, reverse=True)
     assert np.mean(gains) == pytest.approx(report.score.values[best], abs=1e-5)
     assert all(one.row is not None and one.row in report.texts for one in report.companions[best])
+
+
+@pytest.mark.parametrize(("method", "kind"), [("rico", "task"), ("given", "anchor")])
+def test_rows_of_a_file_have_their_texts_while_it_is_unchanged(runs: Path, method: str, kind: str) -> None:
+    file = runs / "tasks.jsonl"
+    content = file.read_bytes()
+    rows = [json.loads(line) for line in content.splitlines()]
+    report = read_report([runs / method])
+    companions = report.companions[report.highest[0]]
+    assert {one.title for one in companions} == {f"{kind} 1", f"{kind} 2"}
+    for one in companions:
+        row = rows[int(one.title.split()[1]) - 1]
+        assert one.row is None and one.text is not None
+        assert one.text.answer == row["output"] and one.text.prompt.startswith(row["instruction"])
+    assert rows[0]["instruction"] in shown(report) and rows[1]["instruction"] in shown(report)
+    try:
+        for changed in (content + content, b"{"):
+            file.write_bytes(changed)
+            again = read_report([runs / method])
+            assert all(one.text is None for one in again.companions[report.highest[0]])
+            assert rows[0]["instruction"] not in shown(again)
+        file.unlink()
+        assert all(one.text is None for one in read_report([runs / method]).companions[report.highest[0]])
+    finally:
+        file.write_bytes(content)
 
 
 def test_lengths_come_from_the_run(runs: Path) -> None:

@@ -65,6 +65,7 @@ def learn(
     from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
 
     from instsel.demo.train import product_attention
+    from instsel.engine.loading import without_remarks
 
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     AttentionInterface.register("product", product_attention)
@@ -72,7 +73,9 @@ def learn(
     pairs = encode_rows(tokenizer, pool)
 
     def untuned() -> Any:
-        return AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32, attn_implementation="product")
+        told = {"dtype": torch.float32, "attn_implementation": "product"}
+        with without_remarks():
+            return AutoModelForCausalLM.from_pretrained(model_folder, **told)
 
     tuned = []
     for budget in BUDGETS:

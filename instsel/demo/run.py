@@ -37,7 +37,7 @@ def run_demo(output: Path, *, quiet: bool, seed: int, size: int = POOL) -> int:
         ("own style", ["grape", str(output / "groups.jsonl"), "--output", str(output / "grape"), *model]),
     )
     commands += tuple(
-        (f"selection of {budget:.0%}", [
+        (f"selection of {budget:.0%} by {procedure}", [
             *("select", str(output / "wici"), "--procedure", procedure, "--budget", str(budget)),
             *("--output", str(folder_of(output, procedure, budget)), "--quiet"),
         ])

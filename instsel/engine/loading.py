@@ -187,6 +187,21 @@ def _tensor_parallel() -> dict[str, Any]:
 
 
 @contextmanager
+def without_remarks() -> Iterator[None]:
+    """Without transformers' progress bars and remarks while it loads something."""
+    bars = transformers.utils.logging.is_progress_bar_enabled()
+    level = transformers.utils.logging.get_verbosity()
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.utils.logging.set_verbosity(level)
+        if bars:
+            transformers.utils.logging.enable_progress_bar()
+
+
+@contextmanager
 def _readable_errors(source: ModelSource, parameter: str = "model") -> Iterator[None]:
     """What transformers raises for a folder or name it cannot use, as one line that says what was wrong."""
     name = source.name
@@ -194,20 +209,12 @@ def _readable_errors(source: ModelSource, parameter: str = "model") -> Iterator[
         looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
         if looks_local:
             raise ValueError(f"model: expected a folder or a hub id, got {name!r}, which does not exist")
-    bars = transformers.utils.logging.is_progress_bar_enabled()
-    level = transformers.utils.logging.get_verbosity()
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
     asked = source.tokenizer if parameter == "tokenizer" and source.tokenizer is not None else name
     try:
-        with cache_alone_if_out_of_reach(str(asked)):
+        with without_remarks(), cache_alone_if_out_of_reach(str(asked)):
             yield
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise ValueError(f"{parameter}: cannot load {name!r}: {lines[0] if lines else type(error).__name__}") from error
-    finally:
-        transformers.utils.logging.set_verbosity(level)
-        if bars:
-            transformers.utils.logging.enable_progress_bar()

@@ -10,16 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from instsel.engine.scorer import Scorer
-from instsel.engine.scoring import score_batch
+from instsel import Scorer, score_batch
 from instsel.optional_packages import need_package
 
 need_package("py-data-juicer", "data_juicer", ">=1.5,<2", extra="data-juicer")
 
 from data_juicer.ops.base_op import OPERATORS, Filter
 from data_juicer.utils.constant import Fields
-
-Texts = list[str]  # of a sample's messages, the answer last
 
 
 class InstselFilter(Filter):
@@ -48,13 +45,13 @@ class InstselFilter(Filter):
         self.query_template, self.response_template = query_template, response_template
         self.scorer = Scorer(hf_model, **scorer or {})
 
-    def texts(self, sample: Mapping[str, Any]) -> Texts:
-        """The sample's messages, or its query and response by the templates."""
+    def texts(self, sample: Mapping[str, Any]) -> list[str]:
+        """The sample's messages, or its query and response by the templates; the answer is the last."""
         if "messages" in sample:
             return [message["content"] for message in sample["messages"]]
         return [self.query_template.format(**sample), self.response_template.format(**sample)]
 
-    def losses(self, conversations: Sequence[Texts]) -> np.ndarray:
+    def losses(self, conversations: Sequence[list[str]]) -> np.ndarray:
         """Mean loss over the answer's tokens, nats: as many at the end as the answer has alone, less one for a BOS."""
         tokenizer = self.scorer.tokenizer
         pairs = []
@@ -65,7 +62,7 @@ class InstselFilter(Filter):
             pairs.append((ids[:start], ids[start:]) if answer > 0 and ids else ([], []))
         return -score_batch(self.scorer, pairs).mean_logprob
 
-    def scores(self, conversations: Sequence[Texts]) -> np.ndarray:
+    def scores(self, conversations: Sequence[list[str]]) -> np.ndarray:
         """The statistic of each sample, by default perplexity; NaN where it has none."""
         return np.exp(self.losses(conversations))
 
@@ -97,7 +94,7 @@ class InstselIFDFilter(InstselFilter):
 
     statistic = "ifd_score"
 
-    def scores(self, conversations: Sequence[Texts]) -> np.ndarray:
+    def scores(self, conversations: Sequence[list[str]]) -> np.ndarray:
         found = self.losses([*conversations, *[texts[-1:] for texts in conversations]])
         return found[: len(conversations)] / found[len(conversations) :]
 
@@ -114,7 +111,7 @@ class InstselInContextInfluenceFilter(InstselFilter):
             raise ValueError("valid_dataset: expected at least one sample, got none")
         self.valid = [self.texts(sample) for sample in valid_dataset]
 
-    def scores(self, conversations: Sequence[Texts]) -> np.ndarray:
+    def scores(self, conversations: Sequence[list[str]]) -> np.ndarray:
         shown = [[*texts, *valid] for texts in conversations for valid in self.valid]
         found = self.losses([*self.valid, *shown])
         alone, after = found[: len(self.valid)], found[len(self.valid) :].reshape(-1, len(self.valid))

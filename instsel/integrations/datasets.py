@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from instsel.engine.scorer import Scorer
+from instsel import Scorer
 from instsel.methods.definition import Method
 from instsel.methods.registry import find_methods
 from instsel.optional_packages import need_package

@@ -4,7 +4,7 @@
 import gc
 from typing import Any
 
-from instsel.engine.scorer import Scorer
+from instsel import Scorer
 from instsel.optional_packages import need_package
 
 need_package("distilabel", "distilabel", ">=1.5,<2", extra="distilabel")

@@ -14,8 +14,7 @@ from typing import Any
 
 import torch
 
-from instsel.engine.scorer import Scorer
-from instsel.engine.scoring import score_batch
+from instsel import Scorer, score_batch
 from instsel.optional_packages import need_package
 
 need_package("lm-eval", "lm_eval", ">=0.4.9,<0.5", extra="lm-eval", program=__name__ == "__main__")
@@ -26,10 +25,8 @@ from lm_eval.models.huggingface import HFLM
 
 Tokens = tuple[tuple[str, str] | None, list[int], list[int]]  # the texts, the context's ids, the continuation's
 
-_ONE_DEVICE, _OWN_DTYPE = (
-    "the engine runs a model on one device",
-    "the engine runs in the model's own dtype: give dtype",
-)
+_ONE_DEVICE = "the engine runs a model on one device"
+_OWN_DTYPE = "the engine runs in the model's own dtype: give dtype"
 _REFUSED = {"parallelize": _ONE_DEVICE, "tp_plan": _ONE_DEVICE, "mixed_precision_dtype": _OWN_DTYPE}
 _SAVED_AT_A_TIME = 4096  # requests, where answers are kept on the way (--use_cache)
 _logger = logging.getLogger(__name__)

@@ -16,8 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from instsel.engine.scorer import Scorer
-from instsel.engine.scoring import score_batch
+from instsel import Scorer, score_batch
 from instsel.methods.registry import find_methods
 from instsel.optional_packages import need_package
 

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from instsel.report.companions import Companion, read_companions
 from instsel.report.measures import DIFFICULTIES, INFLUENCES, PARTS, Measure
 from instsel.report.scored_runs import Run, open_run
 from instsel.report.selections import Selection, alone, open_selection, pool_of
 from instsel.report.text import shortened
-from instsel.report.texts import Companion, RowText, read_companions, read_texts
+from instsel.report.texts import RowText, read_texts
 from instsel.runs.merged_output import CLASH_PREFIX
 
 MAX_ROWS = 10_000  # in the table

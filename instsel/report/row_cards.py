@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from instsel.report.companions import Companion
 from instsel.report.html import Section, details, number, paragraph, table, text
 from instsel.report.reading import Report
 from instsel.report.text import shown
-from instsel.report.texts import Companion, RowText
+from instsel.report.texts import RowText
 
 CARD_CHARACTERS = 2000
 COMPANION_CHARACTERS = 300
@@ -91,6 +92,8 @@ def _companion(report: Report, row: int, one: Companion, names: Sequence[str]) -
     prompt = answer = ""
     if one.row is not None:
         prompt, answer = report.texts[one.row].prompt, report.texts[one.row].answer
+    elif one.text is not None:
+        prompt, answer = one.text.prompt, one.text.answer
     elif one.answer is not None and one.answer < len(report.texts[row].answers):
         answer = report.texts[row].answers[one.answer]
     cells = [f'<div class="text" dir="auto">{shown(said, COMPANION_CHARACTERS)}</div>' if said else ""
