@@ -70,7 +70,7 @@ def test_no_product_is_off_by_more_than_its_bound(dimension: int, first_look: st
     worst = np.abs(rng.choice([1.0, 1 + 2.0**-8 - 2.0**-20, 1 + 3 * 2.0**-9], (64, dimension)))
     unit = unit_rows(np.concatenate([worst, rng.normal(size=(64, dimension)), -worst]))
     dtype = getattr(torch, first_look)
-    tiles = candidates._Tiles(unit, np.arange(192), dtype)
+    tiles = candidates._Tiles(unit, np.arange(192), dtype, 5)
     tile = tiles[0]
     assert sorted(tile.place.tolist()) == list(range(192))
     found = tiles.products(tile, tile).double().clamp(-1, 1).numpy()
@@ -79,7 +79,7 @@ def test_no_product_is_off_by_more_than_its_bound(dimension: int, first_look: st
     off = (np.abs(found - exact) / bound.numpy()).max()
     assert 1e-3 < off <= 1, "the bound holds, and is none that anything would keep"
     if first_look == "bfloat16":
-        float32_bound = candidates._Tiles(unit, np.arange(192), torch.float32).rounding
+        float32_bound = candidates._Tiles(unit, np.arange(192), torch.float32, 5).rounding
         assert np.abs(found - exact).max() > 10 * float32_bound, "the control: float32's bound would not do"
 
 
@@ -93,6 +93,18 @@ def test_tiles_and_who_is_compared_with_whom_do_not_show(kind: str, monkeypatch:
         found = nearest_neighbors(embeddings, 7)
         assert found.index.tolist() == index.tolist()
         assert found.similarity.tolist() == similarity.tolist()
+
+
+@pytest.mark.usefixtures("first_look")
+@pytest.mark.parametrize(("rows", "wanted"), [(90, 33), (700, 33), (700, 200), (5000, 33)])
+def test_few_vectors_are_candidates(rows: int, wanted: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where there are hardly more rows than are wanted: else every pair would be compared in float64."""
+    monkeypatch.setattr(candidates, "TILE_ROWS", 1024)
+    unit = unit_rows(drawn("spread", rows, 24, np.random.default_rng(6)))
+    every = np.arange(rows)
+    for queries in (every, every[:70]):
+        pairs = sum(len(other) for *_, other in candidates.exact_candidates(unit, every, queries, wanted))
+        assert wanted <= pairs / len(queries) < 1.5 * wanted + 5
 
 
 def test_crowded_queries_are_compared_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 EXACT_LIMIT = 200_000  # distinct rows up to which every pair is compared where one process searches for all rows
 SPARE = 8  # candidates that the index gives beyond those asked for
-GROUP = 64  # columns whose largest product is taken first
+GROUP = 64  # columns, at most, whose largest product is taken first
 TILE_ROWS = 4096  # vectors multiplied with as many others at a time: in bfloat16 their products stay in the cache
 LAST_ROWS = 1024  # queries at a time where candidates are not limited
 KEPT_BYTES = 256 << 20  # of tiles kept, not made again
@@ -36,8 +36,8 @@ def exact_candidates(unit: np.ndarray, where: np.ndarray, queries: np.ndarray, w
 
     from instsel.kernels.native_arrays import has_bfloat16_products
 
-    first = _Tiles(unit, where, torch.bfloat16 if has_bfloat16_products() else torch.float32)
-    last = _Tiles(unit, where, torch.float32)
+    first = _Tiles(unit, where, torch.bfloat16 if has_bfloat16_products() else torch.float32, wanted)
+    last = _Tiles(unit, where, torch.float32, wanted)
     search = _among_themselves if len(queries) == len(where) else _against_all
     for low, nearest in search(first, queries, wanted, 8 * wanted + 128):
         query, other, crowded = nearest.found()
@@ -72,8 +72,12 @@ class _Tile:
 class _Tiles:
     """All vectors in tiles of one dtype."""
 
-    def __init__(self, unit: np.ndarray, where: np.ndarray, dtype: torch.dtype) -> None:
+    def __init__(self, unit: np.ndarray, where: np.ndarray, dtype: torch.dtype, wanted: int) -> None:
         self.count = -(-len(where) // TILE_ROWS)
+        # The first tile is to tell good candidates from others, so it has more groups than vectors are wanted.
+        self.group = GROUP
+        while self.group > 1 and min(TILE_ROWS, len(where)) < 2 * wanted * self.group:
+            self.group //= 2
         narrow = dtype.itemsize < 4
         # Sums are rounded to float32, in any order; and then to bfloat16 by at most 2**-9 between -1 and 1.
         self.rounding = (unit.shape[1] + 2) * (2.0**-23 if narrow else 2.0**-24) + (2.0**-9 if narrow else 0.0)
@@ -95,8 +99,8 @@ class _Tiles:
         """A tile of the vectors with these numbers."""
         import torch
 
-        groups = -(-len(numbers) // GROUP)
-        place = torch.arange(groups * GROUP).view(GROUP, groups).T.flatten()
+        groups = -(-len(numbers) // self.group)
+        place = torch.arange(groups * self.group).view(self.group, groups).T.flatten()
         place = place.where(place < len(numbers), -1)
         padding = (place < 0).nonzero()[:, 0]
         number = torch.from_numpy(numbers)[place]
@@ -128,10 +132,10 @@ class _Nearest:
     query is crowded and has none.
     """
 
-    def __init__(self, rows: _Tile, rounding: float, wanted: int, most: int | None) -> None:
+    def __init__(self, rows: _Tile, tiles: _Tiles, wanted: int, most: int | None) -> None:
         import torch
 
-        self._rows, self._rounding, self._most = rows, rounding, most
+        self._rows, self._most, self._rounding, self._group = rows, most, tiles.rounding, tiles.group
         self._best = np.full((len(rows.place), wanted), -2, np.float32)  # lowest possible cosines, the lowest first
         self._best[rows.padding.numpy()] = np.inf
         self._query, self._other = torch.zeros(2, 0, dtype=torch.int64).unbind()
@@ -143,15 +147,15 @@ class _Nearest:
         import torch
 
         error = self._rows.residual + (columns.residual.max() * (1 + 2.0**-7) + self._rounding)
-        largest = _largest(products).float().clamp_(-1, 1)
+        largest = _largest(products, self._group).float().clamp_(-1, 1)
         # The best of different groups are different vectors, so their wanted-th is no better than that of all.
         best = np.concatenate([self._best, (largest - error[:, None]).numpy()], 1)
         self._best = np.partition(best, largest.shape[1], axis=1)[:, largest.shape[1] :]
         lowest = torch.from_numpy(self._best[:, 0]) - error
         query, group = (largest.where(largest >= 0, 0) >= lowest[:, None]).nonzero(as_tuple=True)
-        inside = products.unflatten(1, (-1, GROUP))[query, group].float().clamp_(-1, 1)
+        inside = products.unflatten(1, (-1, self._group))[query, group].float().clamp_(-1, 1)
         hit, place = (inside >= lowest[query, None]).nonzero(as_tuple=True)
-        query, column = query[hit], group[hit] * GROUP + place
+        query, column = query[hit], group[hit] * self._group + place
         self._query = torch.cat([self._query, query])
         self._other = torch.cat([self._other, torch.where(columns.place[column] < 0, -1, columns.number[column])])
         self._highest = torch.cat([self._highest, inside[hit, place] + error[query]])
@@ -180,7 +184,7 @@ class _Nearest:
         self._query, self._other, self._highest = self._query[kept], self._other[kept], self._highest[kept]
 
 
-def _largest(products: Tensor) -> Tensor:
+def _largest(products: Tensor, group: int) -> Tensor:
     """The largest product of each row and group of columns, [rows, groups]; where all are negative, one of them.
 
     The bits of floating-point numbers rise with them as whole numbers do, but for the negative ones; and the largest
@@ -190,9 +194,9 @@ def _largest(products: Tensor) -> Tensor:
 
     bits = products.view(torch.int16 if products.dtype == torch.bfloat16 else torch.int32)
     if bits.is_contiguous():
-        largest = bits.view(len(bits), -1, GROUP).amax(2)
+        largest = bits.view(len(bits), -1, group).amax(2)
     else:  # the transpose of one that is
-        largest = bits.T.view(-1, GROUP, len(bits)).amax(1).T.contiguous()
+        largest = bits.T.view(-1, group, len(bits)).amax(1).T.contiguous()
     return largest.view(products.dtype)
 
 
@@ -200,7 +204,7 @@ def _against_all(tiles: _Tiles, queries: np.ndarray, wanted: int, most: int | No
     """Where each block of queries begins, and what it found in all tiles."""
     for low in range(0, len(queries), TILE_ROWS):
         rows = tiles.of(queries[low : low + TILE_ROWS])
-        nearest = _Nearest(rows, tiles.rounding, wanted, most)
+        nearest = _Nearest(rows, tiles, wanted, most)
         for place in range(tiles.count):
             columns = tiles[place]
             nearest.take(tiles.products(rows, columns), columns)
@@ -211,7 +215,7 @@ def _among_themselves(
     tiles: _Tiles, queries: np.ndarray, wanted: int, most: int | None
 ) -> Iterator[tuple[int, _Nearest]]:
     """The same where every vector is a query: the blocks are the tiles, and two of them are multiplied once."""
-    blocks = {place: _Nearest(tiles[place], tiles.rounding, wanted, most) for place in range(tiles.count)}
+    blocks = {place: _Nearest(tiles[place], tiles, wanted, most) for place in range(tiles.count)}
     for place in range(tiles.count):
         rows = tiles[place]
         for other in range(place, tiles.count):
