@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -95,19 +96,26 @@ def test_wici_writes_what_the_library_gives(rows: Path, scorer: instsel.Scorer, 
     assert found["rows"] == int((np.isfinite(want.score) & np.isfinite(want.ifd)).sum())
 
 
-def test_wici_takes_given_probes_and_similarities(rows: Path, scorer: instsel.Scorer, tmp_path: Path) -> None:
+def test_wici_takes_given_probes_and_similarities(
+    rows: Path, scorer: instsel.Scorer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from instsel.methods.wici import wici
 
     rng = np.random.default_rng(5)
     probes, similarity = rng.integers(-1, ROWS, (ROWS, 2)), rng.uniform(-1, 1, (ROWS, 2))
+    probes[probes == np.arange(ROWS)[:, None]] = -1
     np.save(tmp_path / "probes.npy", probes)
     np.save(tmp_path / "similarity.npy", similarity)
     options = ["--probes", tmp_path / "probes.npy", "--similarity", tmp_path / "similarity.npy"]
     assert main(command("wici", rows, tmp_path / "run", *options)) == 0
     want = wici(scorer, held(rows), probes=probes, similarity=similarity)
     assert close(numbers(pq.read_table(tmp_path / "run/scores.parquet"), "score"), want.score)
-    np.save(tmp_path / "probes.npy", probes[::-1])
+    np.save(tmp_path / "probes.npy", np.where(probes >= 0, -1, probes))
     assert main(command("wici", rows, tmp_path / "run", *options)) == 2, "other probes are another run"
+    np.save(tmp_path / "probes.npy", np.maximum(probes, np.arange(ROWS)[:, None]))
+    capsys.readouterr()
+    assert main(command("wici", rows, tmp_path / "own", *options)) == 2
+    assert re.search(r"probes must be other rows, but row \d+ is its own probe\n", capsys.readouterr().err)
 
 
 def test_grape_writes_what_the_library_gives(scorer: instsel.Scorer, tmp_path: Path) -> None:

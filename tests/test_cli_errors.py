@@ -97,6 +97,11 @@ def test_a_model_that_cannot_be_used_is_one_line(
         (["wici", "{rows}", "--model", "{model}", "--complexity", "wisdom", "--output", "{out}"], "wisdom"),
         (["wici", "{rows}", "--model", "{model}", "--embedder", "{rows}.npy", "--output", "{out}"], ".npy"),
         (["wici", "{rows}", "--model", "{model}", "--probes", "{rows}", "--output", "{out}"], "probes"),
+        (
+            ["miwv", "{rows}", "--model", "{model}", "--neighbors", "no.npy", "--output", "{out}"],
+            "--neighbors no.npy: No",
+        ),
+        (["selectit", "{rows}", "--model", "{model}", "--rating-prompts", "no", "--output", "{out}"], "prompts no: No"),
         (["select", "{rows}", "--budget", "3", "--output", "{out}"], "name one with --by"),
         (["select", "{rows}", "--budget", "3", "--by", "id", "--output", "{out}"], "not numbers"),
         (["select", "{rows}", "--budget", "0", "--output", "{out}"], "at least 1 row"),

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from instsel.neighbors import nearest as neighbors
+from instsel.neighbors import candidates
 from instsel.neighbors.embeddings import cosine, unit_rows
 from instsel.neighbors.nearest import nearest_neighbors, neighbors_of
 
@@ -34,6 +35,15 @@ def drawn(kind: str, rows: int, dimension: int, rng: np.random.Generator) -> np.
     return rng.normal(size=(rows, dimension))
 
 
+@pytest.fixture(params=["float32", "bfloat16"])
+def first_look(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways, whatever this processor would choose."""
+    narrow = request.param == "bfloat16"
+    monkeypatch.setattr("instsel.kernels.native_arrays.has_bfloat16_products", lambda: narrow)
+    return str(request.param)
+
+
+@pytest.mark.usefixtures("first_look")
 @pytest.mark.parametrize("kind", ["spread", "copies", "axes", "signs", "close"])
 @pytest.mark.parametrize(("rows", "dimension", "count"), [(300, 16, 32), (150, 3, 5), (20, 4, 32), (2, 5, 3)])
 def test_as_when_every_pair_is_compared(kind: str, rows: int, dimension: int, count: int) -> None:
@@ -53,16 +63,69 @@ def test_float32_alone_would_not_do() -> None:
         assert (naive != every_pair(embeddings, 32)[0]).any()
 
 
-def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
-    embeddings = drawn("close", 257, 24, np.random.default_rng(1))
-    whole = nearest_neighbors(embeddings, 7)
-    monkeypatch.setattr(neighbors, "QUERY_ROWS", 10)
-    monkeypatch.setattr(neighbors, "TILE_ROWS", 64)
-    parts = nearest_neighbors(embeddings, 7)
-    assert parts.index.tolist() == whole.index.tolist()
-    assert parts.similarity.tolist() == whole.similarity.tolist()
+@pytest.mark.parametrize("dimension", [3, 384])
+def test_no_product_is_off_by_more_than_its_bound(dimension: int, first_look: str) -> None:
+    rng = np.random.default_rng(4)
+    # Entries that bfloat16 rounds as far as it can, all of one sign: errors add up instead of cancelling.
+    worst = np.abs(rng.choice([1.0, 1 + 2.0**-8 - 2.0**-20, 1 + 3 * 2.0**-9], (64, dimension)))
+    unit = unit_rows(np.concatenate([worst, rng.normal(size=(64, dimension)), -worst]))
+    dtype = getattr(torch, first_look)
+    tiles = candidates._Tiles(unit, np.arange(192), dtype, 5)
+    tile = tiles[0]
+    assert sorted(tile.place.tolist()) == list(range(192))
+    found = tiles.products(tile, tile).double().clamp(-1, 1).numpy()
+    exact = cosine(unit, tile.number[:, None].numpy(), tile.number[None].numpy())
+    bound = tile.residual[:, None] + tile.residual.max() * (1 + 2.0**-7) + tiles.rounding
+    off = (np.abs(found - exact) / bound.numpy()).max()
+    assert 1e-3 < off <= 1, "the bound holds, and is none that anything would keep"
+    if first_look == "bfloat16":
+        float32_bound = candidates._Tiles(unit, np.arange(192), torch.float32, 5).rounding
+        assert np.abs(found - exact).max() > 10 * float32_bound, "the control: float32's bound would not do"
 
 
+@pytest.mark.usefixtures("first_look")
+@pytest.mark.parametrize("kind", ["spread", "copies", "close"])
+def test_tiles_and_who_is_compared_with_whom_do_not_show(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    embeddings = drawn(kind, 757, 24, np.random.default_rng(1))
+    index, similarity = every_pair(embeddings, 7)
+    for rows in (64, 100, 128, 4096):  # many tiles, of padded groups, two that are not full, one
+        monkeypatch.setattr(candidates, "TILE_ROWS", rows)
+        found = nearest_neighbors(embeddings, 7)
+        assert found.index.tolist() == index.tolist()
+        assert found.similarity.tolist() == similarity.tolist()
+
+
+@pytest.mark.usefixtures("first_look")
+@pytest.mark.parametrize(("rows", "wanted"), [(90, 33), (700, 33), (700, 200), (5000, 33)])
+def test_few_vectors_are_candidates(rows: int, wanted: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where there are hardly more rows than are wanted: else every pair would be compared in float64."""
+    monkeypatch.setattr(candidates, "TILE_ROWS", 1024)
+    unit = unit_rows(drawn("spread", rows, 24, np.random.default_rng(6)))
+    every = np.arange(rows)
+    for queries in (every, every[:70]):
+        pairs = sum(len(other) for *_, other in candidates.exact_candidates(unit, every, queries, wanted))
+        assert wanted <= pairs / len(queries) < 1.5 * wanted + 5
+
+
+def test_crowded_queries_are_compared_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("instsel.kernels.native_arrays.has_bfloat16_products", lambda: True)
+    looked: list[tuple[Any, int]] = []
+    real = candidates._against_all
+
+    def noted(tiles: Any, queries: np.ndarray, wanted: int, most: int | None) -> Any:
+        looked.append((tiles[0].vectors.dtype, len(queries)))
+        return real(tiles, queries, wanted, most)
+
+    monkeypatch.setattr(candidates, "_against_all", noted)
+    rng = np.random.default_rng(5)
+    crowd, apart = drawn("close", 500, 24, rng), np.repeat(rng.normal(size=(20, 24)), 8, 0)
+    embeddings = np.concatenate([crowd, apart + 0.3 * rng.normal(size=apart.shape)])
+    found = nearest_neighbors(embeddings, 3)
+    assert looked == [(torch.float32, 500)]
+    assert found.index.tolist() == every_pair(embeddings, 3)[0].tolist()
+
+
+@pytest.mark.usefixtures("first_look")
 @pytest.mark.parametrize("kind", ["spread", "copies", "axes", "signs", "close"])
 def test_slices_of_a_mapped_file_are_the_whole_search(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -72,8 +135,7 @@ def test_slices_of_a_mapped_file_are_the_whole_search(
     whole = nearest_neighbors(embeddings, 9)
     np.save(tmp_path / "unit.npy", unit_rows(embeddings))
     unit = np.load(tmp_path / "unit.npy", mmap_mode="c")
-    monkeypatch.setattr(neighbors, "QUERY_ROWS", 16)
-    monkeypatch.setattr(neighbors, "TILE_ROWS", 64)
+    monkeypatch.setattr(candidates, "TILE_ROWS", 64)
     for start in range(0, 230, 37):
         rows = range(start, min(start + 37, 230))
         found = neighbors_of(unit, rows, 9)

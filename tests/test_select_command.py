@@ -27,6 +27,7 @@ def pool() -> dict[str, Any]:
         "num_tokens": rng.integers(5, 90, ROWS),
         "task": [["maths", "code", "poetry"][i] for i in rng.choice(3, ROWS, p=[0.6, 0.3, 0.1])],
         "holes": [None if i % 50 == 7 else "a" for i in range(ROWS)],
+        "lists": [[1, 2]] * ROWS,
         "status": ["ok" if i % 20 else "too_long" for i in range(ROWS)],
     }
 
@@ -151,6 +152,8 @@ def test_more_clusters_than_rows_to_select_is_said(files: dict[str, Path], capsy
         (["--budget", "3", "--coverage", "equal", "--clusters", "nope"], "no column 'nope'"),
         (["--budget", "3", "--coverage", "equal", "--clusters", "holes"], "but 4 have none, row 7 first"),
         (["--budget", "3", "--coverage", "equal", "--clusters", "ifd"], "all whole numbers or all texts, got float"),
+        (["--budget", "3", "--coverage", "equal", "--clusters", "lists"], "got list"),
+        (["--budget", "3", "--by", "quality", "--embeddings", "no.npy"], "--embeddings no.npy: No such file"),
         (["--budget", "3", "--coverage", "equal", "--embeddings", "E", "--num-clusters", "0"], "at least 1, got 0"),
         (
             ["--budget", "3", "--coverage", "equal", "--embeddings", "E", "--num-clusters", "201"],

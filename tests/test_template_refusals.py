@@ -52,6 +52,13 @@ def ring() -> np.ndarray:
     return (np.arange(8)[:, None] + 4) % 8
 
 
+def test_a_template_of_ones_own_is_not_called_the_tokenizers(scorer: instsel.Scorer, tmp_path: Path) -> None:
+    for text, says in (("{% for", "refuses the turns"), ("{{ messages[0].content }}", "leaves out or changes")):
+        (tmp_path / f"{len(text)}.jinja").write_text(text)
+        with pytest.raises(ValueError, match=rf"row 0 \(counting from 0\): template: the Jinja chat template {says}"):
+            instsel.ifd(scorer, rows(), template=str(tmp_path / f"{len(text)}.jinja"))
+
+
 @pytest.mark.parametrize(
     "call",
     [

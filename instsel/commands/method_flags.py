@@ -140,6 +140,8 @@ def _array(path: str, flag: str) -> np.ndarray:
         return np.load(path, allow_pickle=False)
     except (ValueError, EOFError):  # what NumPy says of a file that is none speaks of loading pickles
         raise ValueError(f"{flag} {path} is not a .npy file of numbers") from None
+    except OSError as error:
+        raise ValueError(f"{flag} {path}: {error.strerror}") from None
 
 
 def _rows(path: str, flag: str, columns: Mapping[str, str] | None) -> list[Any]:
@@ -161,6 +163,8 @@ def _texts(path: str, flag: str) -> list[str]:
         found = [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
     except UnicodeDecodeError:
         raise ValueError(f"{flag} {path} is not a text file in UTF-8") from None
+    except OSError as error:
+        raise ValueError(f"{flag} {path}: {error.strerror}") from None
     if not found:
         raise ValueError(f"{flag} {path} has no lines")
     return [line.replace("\\n", "\n") for line in found]

@@ -87,6 +87,8 @@ def read_embeddings(
             return np.load(given, allow_pickle=False), f"{given.name} {digest_file(given)}"
         except (ValueError, EOFError):  # what NumPy says of a file that is none speaks of loading pickles
             raise ValueError(f"--embeddings {given} is not a .npy file of numbers") from None
+        except OSError as error:
+            raise ValueError(f"--embeddings {given}: {error.strerror}") from None
     for name, count, shard_rows in manifest.get("stages", ()):
         if name == "embeddings" and count == rows:
             stage = Stage(name, count, shard_rows, lambda rows: ({}, {}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -72,9 +73,14 @@ def _requests(part: Slice[AnchorParameters]) -> list[Request]:
     return [part.request_of(anchor) for anchor in part.parameters.anchors[part.rows.start : part.rows.stop]]
 
 
-def _zero_shot(part: Slice[AnchorParameters]) -> Columns:
-    batch = part.score(_requests(part))
-    return {"zero_shot": batch.mean_logprob, "zero_shot_status": batch.status}
+def zero_shot_stage(requests: Callable[[Slice[Any]], list[Request]], **options: Any) -> Stage[Any]:
+    """What the model makes of each task by itself: the columns zero_shot, nats a token, and zero_shot_status."""
+
+    def compute(part: Slice[Any]) -> Columns:
+        batch = part.score(requests(part))
+        return {"zero_shot": batch.mean_logprob, "zero_shot_status": batch.status}
+
+    return Stage("zero_shot", compute, requests=requests, slice_rows=1024, **{"needs": lambda part: (), **options})
 
 
 ANCHOR_STAGES = (
@@ -84,8 +90,5 @@ ANCHOR_STAGES = (
         when=lambda told: told.needs_embeddings,
         guess=lambda told, count: {"anchor_row": np.arange(told.num_anchors) * count // told.num_anchors},
     ),
-    Stage(
-        "zero_shot", _zero_shot, reads=("anchors",), needs=anchor_rows, requests=_requests, length=anchor_count,
-        slice_rows=1024,
-    ),
+    zero_shot_stage(_requests, reads=("anchors",), needs=anchor_rows, length=anchor_count),
 )  # fmt: skip

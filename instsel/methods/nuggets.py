@@ -11,7 +11,7 @@ from instsel.engine.result_table import ResultTable
 from instsel.engine.results import ScoreStats
 from instsel.methods.anchor_stages import ANCHOR_STAGES, AnchorParameters, anchor_count, anchor_rows, anchors_of
 from instsel.methods.definition import Outcome, method
-from instsel.methods.pairs import pair_scores, pair_statuses, same_texts
+from instsel.methods.pairs import pair_scores, pair_statuses, row_statuses, same_texts
 from instsel.methods.parameters import parameter
 from instsel.methods.stages import Columns, Slice, Stage, first_failure
 
@@ -76,14 +76,13 @@ def _one_shot(part: Slice[NuggetsParameters]) -> Columns:
     """One call for all pairs of the rows: each row is the prefix that its anchors share, forwarded once."""
     known, own, requests = _pairs(part)
     one_shot, status = pair_scores(part.score(requests), 0, known)
-    scored = status == "ok"
     score = anchor_score(one_shot, part.columns["zero_shot"], part.parameters.measure)
-    of_row = np.where(scored.any(1), "ok", status[np.arange(len(status)), (known == "ok").argmax(1)])
+    of_row = row_statuses(status, known)
     of_row = np.where((of_row == "ok") & ~np.isfinite(score), "nonfinite", of_row)
     return {
         "one_shot": one_shot.astype(np.float32),
         "score": np.where(of_row == "ok", score, np.nan),
-        "num_anchors": scored.sum(1),
+        "num_anchors": (status == "ok").sum(1),
         "is_anchor": own.any(1),
         "status": of_row,
     }

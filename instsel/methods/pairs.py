@@ -31,6 +31,19 @@ def pair_scores(batch: ScoreBatch, first: int, status: np.ndarray) -> tuple[np.n
     return mean, found
 
 
+def row_statuses(status: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Statuses `[n]` of rows from those of their pairs `[n, m]`, after and before they were scored.
+
+    "ok" where some pair is; otherwise that of the row's first pair that was to be scored, or of its first.
+
+    >>> after = np.array([["empty_target", "ok"], ["empty_target", "too_long"]])
+    >>> row_statuses(after, np.where(after == "empty_target", after, "ok")).tolist()
+    ['ok', 'too_long']
+    """
+    first = status[np.arange(len(status)), (known == "ok").argmax(1)]
+    return np.where((status == "ok").any(1), "ok", first)
+
+
 def same_texts(rows: Sequence[Example], others: Sequence[Example]) -> np.ndarray:
     """Where a row and another are one example, bool `[rows, others]`."""
     places: dict[Example, list[int]] = {}

@@ -25,7 +25,7 @@ class ProbeParameters(EmbeddingParameters):
     """What a method that finds probes can be told."""
 
     probes: Any = parameter(
-        None, "rows [n, k] to show each example to, -1 for none; found where not given", kind="array"
+        None, "other rows [n, k] to show each example to, -1 for none; found where not given", kind="array"
     )
     similarity: Any = parameter(
         None, "cosines [n, k] to given probes; computed from the embeddings where not given", kind="array"
@@ -127,7 +127,7 @@ def _some_probes(parameters: ProbeParameters, count: int) -> Columns:
 
 
 def checked_probes(probes: Any, count: int) -> np.ndarray:
-    """Probes as int64 `[n, k]`; raises ValueError where they are not rows of the pool."""
+    """Probes as int64 `[n, k]`; raises ValueError where they are not other rows of the pool."""
     array = np.asarray(probes)
     if array.size == 0 and count == 0:
         array = array.astype(np.int64)
@@ -139,6 +139,9 @@ def checked_probes(probes: Any, count: int) -> np.ndarray:
     if count and (array.min() < -1 or array.max() >= count):
         wrong = array[(array < -1) | (array >= count)][0]
         raise ValueError(f"probes must be rows from 0 to {count - 1}, or -1 for none, got {wrong}")
+    own = np.flatnonzero((array == np.arange(count)[:, None]).any(1))
+    if len(own):
+        raise ValueError(f"probes must be other rows, but row {own[0]} is its own probe")
     return array.astype(np.int64)
 
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from instsel.engine.result_table import ResultTable
 from instsel.engine.results import ScoreStats
+from instsel.methods.anchor_stages import zero_shot_stage
 from instsel.methods.definition import Outcome, method
-from instsel.methods.pairs import NO_ANSWER, same_texts
+from instsel.methods.pairs import pair_statuses, row_statuses, same_texts
 from instsel.methods.parameters import Parameters, parameter, replaced
 from instsel.methods.stages import Columns, Slice, Stage, first_failure
 from instsel.prompts import is_chat_template
@@ -77,11 +78,6 @@ def _tasks(part: Slice[RicoParameters]) -> list[Request]:
     return [part.request_of(part.parameters.assessment[task]) for task in part.rows]
 
 
-def _zero_shot(part: Slice[RicoParameters]) -> Columns:
-    batch = part.score(_tasks(part))
-    return {"zero_shot": batch.mean_logprob, "zero_shot_status": batch.status}
-
-
 def _requests(part: Slice[RicoParameters]) -> list[Request]:
     """For each row each task after the row's own text, then each after noise."""
     told = part.parameters
@@ -96,20 +92,17 @@ def _requests(part: Slice[RicoParameters]) -> list[Request]:
 
 def _compute(part: Slice[RicoParameters]) -> Columns:
     told, zero = part.parameters, part.columns
-    batch = part.score(_requests(part))
-    shape = (len(part.rows), 2, len(told.assessment))
-    logprob, statuses = batch.mean_logprob.reshape(shape), batch.status.reshape(shape)
+    batch, shape = part.score(_requests(part)), (len(part.rows), 2, len(told.assessment))
+    known = pair_statuses(
+        part.answered[:, None] & ~same_texts([part.examples[row] for row in part.rows], told.assessment)
+    )
+    status = first_failure(known, zero["zero_shot_status"], *batch.status.reshape(shape).swapaxes(0, 1))
     with np.errstate(over="ignore", invalid="ignore"):
-        ppl = np.exp(-logprob)
-        influence = (ppl[:, 1] - ppl[:, 0]) / (np.exp(-zero["zero_shot"]) + 1e-6)
-    pair = first_failure(np.broadcast_to(zero["zero_shot_status"], influence.shape), statuses[:, 0], statuses[:, 1])
-    pair = np.where((pair == "ok") & ~np.isfinite(influence), "nonfinite", pair)
-    itself, answered = same_texts([part.examples[row] for row in part.rows], told.assessment), part.answered
-    scored = (pair == "ok") & ~itself & answered[:, None]
-    influence = np.where(scored, influence, np.nan)
-    status = np.where(answered, first_failure(*np.where(itself, "ok", pair).T), NO_ANSWER)
-    status = np.where(scored.any(1), "ok", np.where(status == "ok", NO_ANSWER, status))
-    return {**contributions(influence), "influence": influence, "status": status}
+        shown, noise = np.exp(-batch.mean_logprob.reshape(shape)).swapaxes(0, 1)
+        influence = (noise - shown) / (np.exp(-zero["zero_shot"]) + 1e-6)
+    status = np.where((status == "ok") & ~np.isfinite(influence), "nonfinite", status)
+    influence = np.where(status == "ok", influence, np.nan)
+    return {**contributions(influence), "influence": influence, "status": row_statuses(status, known)}
 
 
 def contributions(influence: np.ndarray) -> Columns:
@@ -134,13 +127,10 @@ def contributions(influence: np.ndarray) -> Columns:
     help="contribution to assessment tasks, against noise",
     parameters=RicoParameters,
     stages=(
-        Stage(
-            "zero_shot", _zero_shot, requests=_tasks, needs=lambda part: (),
-            length=lambda told, count: len(told.assessment), slice_rows=1024,
-        ),
+        zero_shot_stage(_tasks, length=lambda told, count: len(told.assessment)),
         Stage("rico", _compute, reads_whole=("zero_shot",), requests=_requests, slice_rows=8),
     ),
-)  # fmt: skip
+)
 def rico(outcome: Outcome[RicoParameters]) -> RicoResult:
     """Contribution of each example to assessment tasks when it is shown before them (RICo).
 

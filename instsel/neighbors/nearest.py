@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from instsel.neighbors.candidates import EXACT_LIMIT, Candidates, exact_candidates, index_candidates
 from instsel.neighbors.embeddings import cosine, unit_rows
 from instsel.neighbors.mapped_rows import BLOCK_ROWS, Prepared, rows_of
-from instsel.optional_packages import need_package
-
-EXACT_LIMIT = 200_000  # distinct rows up to which every pair is compared where one process searches for all rows
-SPARE = 8  # candidates kept beyond those asked for, so that rounding near the last place seldom needs a second look
-GROUP = 64  # columns whose largest similarity is taken first
-QUERY_ROWS, TILE_ROWS = 1024, 32_768  # similarities are held for so many rows with so many others: 128 MiB
-
-# Of queries and vectors [low, high, query - low, other]: pairs that hold each query's nearest.
-Candidates = Iterator[tuple[int, int, np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +64,7 @@ def nearest_neighbors(embeddings: Any, num_neighbors: int = 32, *, exact_limit: 
         raise ValueError(f"num_neighbors must be a whole number of at least 1, got {num_neighbors!r}")
     unit = unit_rows(embeddings)
     distinct = distinct_rows(unit)
-    find = _exact_candidates if len(distinct.where) <= exact_limit else _index_candidates
+    find = exact_candidates if len(distinct.where) <= exact_limit else index_candidates
     return _neighbors(unit, range(len(unit)), int(num_neighbors), distinct, find)
 
 
@@ -86,7 +78,7 @@ def neighbors_of(unit: np.ndarray, rows: range, num_neighbors: int) -> Neighbors
     array([[1, 0],
            [0, 1]])
     """
-    return _neighbors(unit, rows, num_neighbors, _prepared(unit), _exact_candidates)
+    return _neighbors(unit, rows, num_neighbors, _prepared(unit), exact_candidates)
 
 
 def distinct_rows(unit: np.ndarray) -> DistinctRows:
@@ -138,96 +130,6 @@ def _neighbors(
         index[places] = np.where(after, found[:, 1:], found[:, :-1])
         similarity[places] = np.where(after, cosines[:, 1:], cosines[:, :-1])
     return Neighbors(index, similarity)
-
-
-def _exact_candidates(unit: np.ndarray, where: np.ndarray, queries: np.ndarray, wanted: int) -> Candidates:
-    """Of vectors `unit[where]`, for blocks [low, high) of queries: pairs that hold the nearest `wanted` of each."""
-    import torch
-
-    count = len(where)
-    tiles = _Tiles(unit, where)
-    error = (unit.shape[1] + 2) * 2.0**-24  # of an inner product of unit vectors in float32, in any order of summation
-    kept = min(wanted + SPARE, count)
-    for low in range(0, len(queries), QUERY_ROWS):
-        high = min(low + QUERY_ROWS, len(queries))
-        rows = torch.from_numpy(unit[where[queries[low:high]]])
-        value, other = torch.empty((high - low, 0)), torch.empty((high - low, 0), dtype=torch.int64)
-        for start, block in tiles.times(rows):
-            # A tile's best `kept` lie in the `kept` groups with the largest maxima: two small searches, not one large.
-            grouped = block.view(high - low, -1, GROUP)
-            best = grouped.amax(2).topk(min(kept, grouped.shape[1]), dim=1).indices
-            inside = grouped.gather(1, best[:, :, None].expand(-1, -1, GROUP)).flatten(1)
-            tops, place = inside.topk(min(kept, inside.shape[1]), dim=1)
-            columns = start + best.gather(1, place // GROUP) * GROUP + place % GROUP
-            value, order = torch.cat([value, tops], 1).topk(min(kept, value.shape[1] + tops.shape[1]), dim=1)
-            other = torch.cat([other, columns], 1).gather(1, order)
-        query = np.repeat(np.arange(high - low), kept).reshape(other.shape)
-        # A column left out is at most value[:, -1] in float32: it may belong only where that is within rounding of
-        # the last place (or of a tie at it). There every column within rounding is looked at.
-        near = (value[:, wanted - 1] - 2 * error).clamp(min=-2)
-        open_ended = (value[:, -1] >= near) & (kept < count)
-        settled = ~open_ended.numpy()
-        pairs = [(query[settled].ravel(), other.numpy()[settled].ravel())]
-        if open_ended.any():
-            again = np.flatnonzero(~settled)
-            for start, block in tiles.times(rows[open_ended]):
-                more, columns = (block >= near[open_ended, None]).numpy().nonzero()
-                pairs.append((again[more], start + columns))
-        yield low, high, np.concatenate([one for one, _ in pairs]), np.concatenate([two for _, two in pairs])
-
-
-class _Tiles:
-    """Inner products of some rows with all vectors, a tile of vectors at a time."""
-
-    def __init__(self, unit: np.ndarray, where: np.ndarray) -> None:
-        self._unit, self._where = unit, where
-        self._last: tuple[int, Any] | None = None  # the only tile, where there is but one
-
-    def times(self, rows: Any) -> Iterator[tuple[int, Any]]:
-        """The first vector of each tile and products [rows, vectors], padded with -infinity to whole groups."""
-        import torch
-
-        for start in range(0, len(self._where), TILE_ROWS):
-            block = torch.mm(rows, self._tile(start).T)
-            block[:, len(self._where) - start :] = -torch.inf
-            yield start, block
-
-    def _tile(self, start: int) -> Any:
-        import torch
-
-        if self._last is None or self._last[0] != start:
-            vectors = self._unit[self._where[start : start + TILE_ROWS]]
-            tile = torch.zeros((-(-len(vectors) // GROUP) * GROUP, vectors.shape[1]))
-            tile[: len(vectors)] = torch.from_numpy(vectors)
-            self._last = start, tile
-        return self._last[1]
-
-
-def _index_candidates(unit: np.ndarray, where: np.ndarray, queries: np.ndarray, wanted: int) -> Candidates:
-    """As `_exact_candidates`, out of an inverted-file index: an eighth of the lists are searched."""
-    try:
-        import faiss
-    except ImportError:
-        raise ValueError(
-            f"embeddings has {len(where)} distinct rows; beyond {EXACT_LIMIT} the search needs faiss: "
-            "pip install 'instsel[index]'"
-        ) from None
-    need_package("faiss-cpu", "faiss", ">=1.8", extra="index")
-    vectors = unit[where]
-    count, dimension = vectors.shape
-    lists = int(4 * np.sqrt(count))
-    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dimension), dimension, lists, faiss.METRIC_INNER_PRODUCT)
-    index.cp.min_points_per_centroid = 1
-    index.train(vectors)
-    index.add(vectors)
-    index.nprobe = max(1, lists // 8)
-    step = 16_384
-    for low in range(0, len(queries), step):
-        high = min(low + step, len(queries))
-        _, other = index.search(vectors[queries[low:high]], min(wanted + SPARE, count))
-        query = np.repeat(np.arange(high - low), other.shape[1]).reshape(other.shape)
-        found = other >= 0
-        yield low, high, query[found], other[found]
 
 
 def _best_rows(

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from instsel.neighbors.candidates import EXACT_LIMIT
 from instsel.neighbors.embeddings import unit_rows
-from instsel.neighbors.nearest import EXACT_LIMIT, Neighbors, nearest_neighbors
+from instsel.neighbors.nearest import Neighbors, nearest_neighbors
 
 SAME_POINT = 1e-9  # squared distance of unit vectors below which two points count as one (float32 rounding is 1e-14)
 BLOCK = 256  # sets of points clustered at a time, which keeps the work in the cache

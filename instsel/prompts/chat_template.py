@@ -47,7 +47,7 @@ def chat_prompt_and_answer(
     answer = whole[len(before) : len(whole) - len(after)] if _encloses(whole, before, after) else ""
     if answer.split() != example.response.split():
         raise TemplateRefusalError(
-            "template 'chat': the tokenizer's chat template changes more than blanks in the answer "
+            f"{_name(source)} changes more than blanks in the answer "
             f"{_cut(example.response)}; use template 'plain' or 'alpaca'"
         )
     return before, answer
@@ -76,9 +76,7 @@ def _around_answer(tokenizer: Any, messages: list[dict[str, str]], source: str |
     whole = _render(tokenizer, [*messages, _message("assistant", STAND_IN)], source)
     before, found, after = whole.rpartition(STAND_IN)
     if not found:
-        raise TemplateRefusalError(
-            "template 'chat': the tokenizer's chat template leaves out or changes the last assistant turn"
-        )
+        raise TemplateRefusalError(f"{_name(source)} leaves out or changes the last assistant turn")
     return before, after
 
 
@@ -99,10 +97,13 @@ def _render(
         roles = ", ".join(message["role"] for message in messages)
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise TemplateRefusalError(
-            f"template 'chat': the tokenizer's chat template refuses the turns {roles} (the first is "
-            f"{_cut(messages[0]['content'])}): {reason}"
+            f"{_name(source)} refuses the turns {roles} (the first is {_cut(messages[0]['content'])}): {reason}"
         ) from None
     return str(text)
+
+
+def _name(source: str | None) -> str:
+    return "template 'chat': the tokenizer's chat template" if source is None else "template: the Jinja chat template"
 
 
 def _encloses(whole: str, before: str, after: str) -> bool:

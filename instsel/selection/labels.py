@@ -17,10 +17,12 @@ def number_labels(clusters: Any, size: int) -> np.ndarray:
     >>> number_labels(["maths", "code", "maths"], 3)
     array([1, 0, 1])
     """
-    array = np.asarray(clusters, None if isinstance(clusters, np.ndarray) else object)
-    if array.shape != (size,):
-        raise ValueError(f"clusters must be labels [{size}], one for each score, got shape {list(array.shape)}")
-    values = array.tolist()
+    if not isinstance(clusters, np.ndarray):  # lists stay the elements that they are
+        given, clusters = list(clusters), np.empty(len(clusters), object)
+        clusters[:] = given
+    if clusters.shape != (size,):
+        raise ValueError(f"clusters must be labels [{size}], one for each score, got shape {list(clusters.shape)}")
+    values = clusters.tolist()
     missing = [row for row, value in enumerate(values) if value is None or value != value]
     if missing:
         raise ValueError(f"clusters must be a label for each row, but {len(missing)} have none, row {missing[0]} first")
