@@ -31,6 +31,8 @@ grep -E -e "^${1:-[0-9]+} " <<'COMMANDS' | while read -r _ script arguments; do
 19 compare.py --workload nuggets-200 --size 1 --against one_by_one_lean --pairs 1 --seconds 60
 20 compare.py --workload nuggets-200 --size 8 --branching 12 --against dynamic_cache one_by_one_lean --pairs 2 --seconds 60
 21 engine.py --workload nuggets-200 --size 2 --dtype bfloat16 --runs 2
+22 compare.py --workload wici-k5 --size 8 --against llama_cpp --pairs 3 --seconds 60
+23 engine.py --model qwen2.5-1.5b --workload wici-k5 --size 3 --dtype bfloat16 --runs 1
 COMMANDS
     echo "$script $arguments"
     # shellcheck disable=SC2086

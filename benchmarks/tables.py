@@ -26,6 +26,7 @@ WAYS = {
     "lm_eval": "lm-evaluation-harness",
     "dynamic_cache": "DynamicCache by hand",
     "flex": "FlexAttention packs",
+    "llama_cpp": "llama.cpp, prefixes shared",
     "vllm": "vLLM",
 }
 SHORT = {"bfloat16": "bf16", "float32": "fp32", "float16": "fp16"}
