@@ -7,7 +7,6 @@ INSTSEL_FLOAT_PRODUCT=mkl or =onednn settles the choice, so that bits do not dep
 
 from __future__ import annotations
 
-import functools
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -24,6 +23,7 @@ TIMED_PAIRS = 8
 LEAST_GAIN = 1.1
 
 Choices = dict[tuple[int, int], str]
+_measured: Choices = {}
 _settled: Choices | None = None
 
 
@@ -52,7 +52,11 @@ def float_product(outputs: int, depth: int) -> str:
     if not (_has_onednn() and outputs and depth):
         return "mkl"
     shape = min(outputs, TIMED_OUTPUTS), depth
-    return _faster(*shape) if _settled is None else _settled.get(shape, "mkl")
+    if _settled is not None:
+        return _settled.get(shape, "mkl")
+    if shape not in _measured:
+        _measured[shape] = _faster(*shape)
+    return _measured[shape]
 
 
 def choices_for(shapes: Iterable[tuple[int, int]]) -> Choices:
@@ -60,6 +64,16 @@ def choices_for(shapes: Iterable[tuple[int, int]]) -> Choices:
     wanted = {(min(outputs, TIMED_OUTPUTS), depth) for outputs, depth in shapes}
     wanted |= {(TIMED_OUTPUTS, depth) for _, depth in wanted}
     return {shape: float_product(*shape) for shape in sorted(wanted)}
+
+
+def choices_made() -> Choices:
+    """All that was measured in this process, or remembered: for `remember` in one that goes on with its work."""
+    return dict(_measured)
+
+
+def remember(choices: Choices) -> None:
+    """Take the choices of an earlier process for its shapes, so that its work goes on with the same bits."""
+    _measured.update(choices)
 
 
 def settle(choices: Choices) -> None:
@@ -82,7 +96,6 @@ def _has_onednn() -> bool:
     return torch.backends.mkldnn.is_available()
 
 
-@functools.cache
 def _faster(outputs: int, depth: int) -> str:
     generator = torch.Generator().manual_seed(0)
     x, weight = (torch.randn(rows, depth, generator=generator) for rows in (TIMED_ROWS, outputs))

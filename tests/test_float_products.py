@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+from tiny_model import write_alpaca
 from torch import Tensor
 
+import instsel
+from instsel.cli import main
 from instsel.kernels import float_products, linear_logprob
 from instsel.kernels.float_products import LIBRARIES, VARIABLE, float_linear, float_product
 from instsel.kernels.layer_operations import can_multiply, gated_linear, linear
@@ -82,9 +91,37 @@ def test_the_faster_is_chosen_once(gain: float, chosen: str, monkeypatch: pytest
         return gain if product is float_products.by_mkl else 1.0
 
     monkeypatch.setattr(float_products, "_seconds", seconds)
-    float_products._faster.cache_clear()
-    try:
-        assert [float_product(50, 40) for _ in range(3)] == [chosen] * 3
-    finally:
-        float_products._faster.cache_clear()
+    monkeypatch.setattr(float_products, "_measured", {})
+    assert [float_product(50, 40) for _ in range(3)] == [chosen] * 3
     assert len(calls) == 2 * float_products.TIMED_PAIRS
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_run_goes_on_with_the_libraries_that_it_began_with(
+    known: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A measurement of another moment would give the rows that are left other bits; as it does where none is kept."""
+    monkeypatch.delenv(VARIABLE, raising=False)
+    model = str(Path(instsel.__file__).parent / "demo" / "model")
+    run = tmp_path / "run"
+    command = ["perplexity", str(write_alpaca(tmp_path / "rows.jsonl", 20)), "--model", model, "--output", str(run)]
+    command += ["--device", "cpu", "--dtype", "float32", "--shard-rows", "10", "--quiet"]
+
+    def start(library: str) -> pa.Table:
+        monkeypatch.setattr(float_products, "_measured", {})
+        monkeypatch.setattr(float_products, "_faster", lambda outputs, depth: library)
+        assert main(command) == 0
+        return pq.read_table(run / "scores.parquet")
+
+    whole = start("onednn")
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["float_products"] and {library for *_, library in manifest["float_products"]} == {"onednn"}
+    (run / "scores.parquet").unlink()
+    sorted((run / "shards").glob("*.parquet"))[-1].unlink()
+    manifest["state"] = "interrupted"
+    if not known:
+        del manifest["float_products"]
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    again = start("mkl")
+    assert again.equals(whole) == known
+    np.testing.assert_allclose(again["perplexity"].to_numpy(), whole["perplexity"].to_numpy(), rtol=1e-4)

@@ -326,6 +326,7 @@ def test_workers_multiply_by_the_library_that_is_chosen_here(monkeypatch: pytest
     """With one thread each they might find the other one faster: two workers, and one process, would give two bits."""
     monkeypatch.delenv(VARIABLE, raising=False)
     library = LIBRARIES[LIBRARIES[0] == float_product(288, 288)]  # not what one would find by itself
+    monkeypatch.setattr(float_products, "_measured", {})
     monkeypatch.setattr(float_products, "_faster", lambda outputs, depth: library)
     scorer = instsel.Scorer(str(Path(instsel.__file__).parent / "demo/model"), device="cpu", dtype="float32")
     requests = [(row["instruction"] + "\n", row["output"]) for row in example_rows(8)]

@@ -44,6 +44,7 @@ def _open_bench(
     threads: int,
     silent: bool,
     choices: dict[tuple[int, int], str] | None,
+    *,
     began: float,
 ) -> Any:
     """The bench with the model loaded; None where that failed, which the driver is told."""
