@@ -38,7 +38,8 @@ def by_loop(
 
 def drawn_probes(count: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
-    return rng.integers(0, count, (count, width)), rng.uniform(-1, 1, (count, width))
+    others = (np.arange(count)[:, None] + rng.integers(1, count, (count, width))) % count  # never the row itself
+    return others, rng.uniform(-1, 1, (count, width))
 
 
 def test_as_one_forward_a_pair(scorer: instsel.Scorer, truth: OneByOne) -> None:

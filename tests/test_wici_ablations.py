@@ -25,7 +25,8 @@ TOLERANCE = 1e-4
 
 def drawn_probes(count: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
-    return rng.integers(0, count, (count, width)), rng.uniform(-1, 1, (count, width))
+    others = (np.arange(count)[:, None] + rng.integers(1, count, (count, width))) % count  # never the row itself
+    return others, rng.uniform(-1, 1, (count, width))
 
 
 def test_gain_is_the_rise_of_the_probes_log_probability(scorer: instsel.Scorer, truth: OneByOne) -> None:

@@ -2,7 +2,8 @@
 
     cd benchmarks && python -m claims.page results/claims.json ../docs/what_selection_is_worth.md ../README.md
 
-Between `<!-- NAME:begin -->` and `<!-- NAME:end -->` the page holds what this writes; all other text is the author's.
+What `python -m claims --pool FILE --output results/claims/NAME.json` found of other files is put in as well. Between
+`<!-- NAME:begin -->` and `<!-- NAME:end -->` the page holds what this writes; all other text is the author's.
 """
 
 from __future__ import annotations
@@ -129,11 +130,29 @@ def predictions_table(found: Mapping[str, Any]) -> str:
 
 def styles_table(found: Mapping[str, Mapping[str, Row]]) -> str:
     """What tuning on each style gave, and what it forgot."""
-    rows = [
-        [name, interval(found["right"][name], 2), interval(found["other_loss"][name], 2)]
-        for name in sorted(found["right"], key=lambda name: found["other_loss"][name]["mean"])
-    ]
-    return table(["tuned on", "right answers to other questions", "loss on the demo's held-out rows"], rows)
+    rows = []
+    for name in sorted(found["right"], key=lambda name: found["other_loss"][name]["mean"]):
+        right, loss = found["right"][name], found["other_loss"][name]
+        differences = [interval(one["from_own"], 2, sign=True) if one["from_own"] else "" for one in (right, loss)]
+        rows.append([name, interval(right, 2), differences[0], interval(loss, 2), differences[1]])
+    head = ["tuned on", "right answers to other questions", "from own", "loss on the demo's held-out rows", "from own"]
+    return table(head, rows)
+
+
+def own_table(found: Mapping[str, Mapping[str, Row]]) -> str:
+    """Held-out loss after tuning on rows of files, by file, and each rule's difference from random rows."""
+    pools = next(iter(found.values()))
+    names = sorted(pools, key=lambda name: (pools[name]["from_reference"] or {"mean": 0.0})["mean"])
+    rows = []
+    for name in names:
+        cells = []
+        for file in found.values():
+            difference = file[name]["from_reference"]
+            cells.append(interval(difference, sign=True) if difference else f"loss {file[name]['loss']['mean']:.3f}")
+        rows.append([named(name), *cells])
+    return table(
+        ["selected", *(f"{name}, {file['random, none']['seeds']} pools" for name, file in found.items())], rows
+    )
 
 
 def headline(found: Mapping[str, Any]) -> str:
@@ -165,6 +184,7 @@ PARTS: dict[str, tuple[tuple[str, ...], Callable[[Any], str]]] = {
     "correlations": (("questions", "difficulty and influence"), correlations_table),
     "predictions": (("questions", "influence and what tuning gains"), predictions_table),
     "styles": (("questions", "styles"), styles_table),
+    "real text": (("real text",), own_table),
 }
 
 
@@ -213,6 +233,8 @@ def _point(row: Row) -> tuple[float, float, float]:
 def write(result: Path, *pages: Path) -> None:
     """Put every part into the pages that have its marks, and the charts beside the first."""
     found = json.loads(result.read_text(encoding="utf-8"))
+    own = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in result.with_suffix("").glob("*.json")}
+    found["real text"] = {name: own[name]["own pool"] for name in sorted(own) if own[name].get("own pool")}
     for page in pages:
         text = page.read_text(encoding="utf-8")
         for name in PARTS:

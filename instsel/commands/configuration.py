@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from instsel.commands.arguments import nearest
+from instsel.runs.remote_files import is_address
 
 OPTION = "--config"
 HELP = "a YAML or JSON file of flags, such as a run's manifest.json; flags given here override it"
@@ -46,7 +47,10 @@ def with_configuration(arguments: Sequence[str], parser: argparse.ArgumentParser
 def recorded_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """A command's arguments as a manifest keeps them, files by their full path, for --config to read again."""
     given = {name: value for name, value in vars(args).items() if name not in _NOT_RECORDED and value is not None}
-    return {name: _recordable(value) for name, value in given.items()}
+    recorded = {name: _recordable(value) for name, value in given.items()}
+    if (output := given.get("output")) is not None and not is_address(str(output)):
+        recorded["output"] = os.path.abspath(output)  # a folder, though none may be there yet
+    return recorded
 
 
 def _recordable(value: Any) -> Any:

@@ -17,9 +17,7 @@ from instsel.commands.plan import print_plan
 from instsel.commands.session import Session, open_scorer
 from instsel.commands.summary import closing_summary, count_by_status, failure
 from instsel.commands.worker_options import wants_workers
-from instsel.kernels.float_products import choices_made, remember
 from instsel.methods.method import Method, Outcome
-from instsel.parallel.float_choices import choices_of
 from instsel.prompts import template_name
 from instsel.records.formats import detect_layout
 from instsel.runs import RunError, RunFolder
@@ -90,6 +88,8 @@ def _run(
     for change in folder.environment_changes:
         complain("warning", f"this run was begun with another environment: {change}; last digits may differ")
     rows = folder.rows(lambda: input_batches(source, interrupts))
+    from instsel.kernels.float_products import remember  # torch, which a finished run needs not
+
     remember({(outputs, depth): library for outputs, depth, library in folder.manifest.get("float_products", [])})
     session = _session(method, args, rows, folder.manifest["columns"], interrupts)
     session.folder = folder
@@ -202,6 +202,8 @@ def _note_arithmetic(session: Session, folder: RunFolder) -> None:
     now, before = session.arithmetic, folder.manifest.get("arithmetic", [])
     if before and now not in before:
         complain("warning", f"this run was begun with {before[-1]} and goes on with {now}: last digits may differ")
+    from instsel.parallel.float_choices import choices_of
+
     if session.resolved["device"] == "cpu" and session.resolved["dtype"] == "float32":
         choices_of(session.scorer)  # of the products that are still to come, too
     _keep_products(folder)
@@ -210,6 +212,8 @@ def _note_arithmetic(session: Session, folder: RunFolder) -> None:
 
 def _keep_products(folder: RunFolder) -> None:
     """Libraries were chosen by a measurement, which the next start is not to make anew."""
+    from instsel.kernels.float_products import choices_made
+
     made = [[*shape, library] for shape, library in sorted(choices_made().items())]
     if made != folder.manifest.get("float_products", []):
         folder.save(float_products=made)
