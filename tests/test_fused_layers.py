@@ -28,6 +28,12 @@ needs_bfloat16 = pytest.mark.skipif(not has_bfloat16_products(), reason="needs a
 IDS = torch.randint(0, 97, (1, 40), generator=torch.Generator().manual_seed(0))
 
 
+@pytest.fixture(autouse=True)
+def products_by_mkl(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether products of float32 are our own would otherwise hang on a measurement of small shapes."""
+    monkeypatch.setenv("INSTSEL_FLOAT_PRODUCT", "mkl")
+
+
 def build(name: str, **more: object) -> transformers.PreTrainedModel:
     torch.manual_seed(0)
     config = getattr(transformers, f"{name}Config")(**SMALL, **more)
