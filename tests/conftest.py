@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 from one_by_one import OneByOne
 from tiny_model import tiny_model_folder
@@ -17,3 +20,14 @@ def scorer() -> instsel.Scorer:
 @pytest.fixture(scope="module")
 def truth() -> OneByOne:
     return OneByOne(tiny_model_folder())
+
+
+@pytest.fixture
+def store() -> Iterator[Any]:
+    """fsspec's store in memory, emptied after."""
+    import fsspec
+
+    store = fsspec.filesystem("memory")
+    yield store
+    store.store.clear()
+    store.pseudo_dirs[:] = [""]

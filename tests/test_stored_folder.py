@@ -5,11 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pytest
 from worker_faults import assert_same_run, command, run
 
@@ -18,14 +16,6 @@ from instsel.runs import stored_folder
 from instsel.runs.stored_folder import StoredCopy
 
 ADDRESS = "memory://runs/pool"
-
-
-@pytest.fixture
-def store() -> Iterator[Any]:
-    store = fsspec.filesystem("memory")
-    yield store
-    store.store.clear()
-    store.pseudo_dirs[:] = [""]
 
 
 def stored(tmp_path: Path, *more: str, address: str = ADDRESS, **options: Any) -> list[str]:

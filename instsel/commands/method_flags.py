@@ -103,7 +103,7 @@ def _read(
 ) -> Any:
     flag = f"--{flag_of(name, about)}"
     if about.kind == "array" or (about.kind == "numbers" and str(value).endswith(".npy")):
-        return _array(value, flag)
+        return read_array(value, flag)
     if about.kind == "numbers" and value not in about.choices:
         return None if column is None else column(name, value, about.choices)
     if about.kind == "model":
@@ -135,7 +135,8 @@ def _recorded(value: Any, about: About) -> Any:
     return value
 
 
-def _array(path: str, flag: str) -> np.ndarray:
+def read_array(path: str | Path, flag: str) -> np.ndarray:
+    """The numbers of a .npy file that a flag names; ValueError naming both where there are none."""
     try:
         return np.load(path, allow_pickle=False)
     except (ValueError, EOFError):  # what NumPy says of a file that is none speaks of loading pickles

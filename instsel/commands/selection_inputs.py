@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from instsel.commands.method_flags import read_array
 from instsel.runs import RunFolder
 from instsel.runs.durable_files import digest_file
 from instsel.runs.manifest import read_manifest
@@ -83,12 +84,7 @@ def read_embeddings(
 ) -> tuple[np.ndarray | None, str]:
     """The embeddings that are given, or else the run folder's own, and what they are; None where there are none."""
     if given is not None:
-        try:
-            return np.load(given, allow_pickle=False), f"{given.name} {digest_file(given)}"
-        except (ValueError, EOFError):  # what NumPy says of a file that is none speaks of loading pickles
-            raise ValueError(f"--embeddings {given} is not a .npy file of numbers") from None
-        except OSError as error:
-            raise ValueError(f"--embeddings {given}: {error.strerror}") from None
+        return read_array(given, "--embeddings"), f"{given.name} {digest_file(given)}"
     for name, count, shard_rows in manifest.get("stages", ()):
         if name == "embeddings" and count == rows:
             stage = Stage(name, count, shard_rows, lambda rows: ({}, {}))
