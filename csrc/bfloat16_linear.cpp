@@ -89,15 +89,15 @@ struct RowWalk {
     }
 };
 
-// 32 packed rows of x times a packed block of weights over some of the depth, added to `sums` unless they are new,
+// 32 rows of x times a packed block of weights over some of the depth, added to `sums` unless they are new,
 // while the block before is stored: tile products and vector arithmetic run side by side. The weights pass through the
 // first-level cache with a hint not to stay there, where they would displace the rows.
-template <class Products, class Store>
-INSTSEL_AMX_BF16 void multiply_block(const std::uint8_t* x, const std::uint8_t* weights, std::int64_t tiles,
+template <class Products, class Left, class Store>
+INSTSEL_AMX_BF16 void multiply_block(const Left& x, const std::uint8_t* weights, std::int64_t tiles,
                                      bool new_sums, float* sums, const Block& before, const Store& store) {
     int row = 0;
     std::int64_t due = 0;
-    Products::template multiply<2, Streamed::right>(ConsecutiveTiles{x}, weights, tiles, !new_sums, sums,
+    Products::template multiply<2, Streamed::right>(x, weights, tiles, !new_sums, sums,
                                                     RowWalk<Store>{before, store, tiles, row, due});
 }
 
@@ -115,6 +115,12 @@ struct Scratch {
     float* sums;         // of all blocks of a task
 };
 
+// Whether 32 rows stay in the first-level cache where they are: not if they are so far apart that all share its few lines
+// of the same address bits. Packing them takes a tenth of the time, more where few blocks of weights meet them.
+bool stays_in_cache(const Matrix<bfloat16>& x) {
+    return x.row_stride % tile_depth == 0 && 2 * x.row_stride % 2048 != 0;
+}
+
 // Rows [first, last) of x times a panel of weights.
 template <class Products, class Store>
 INSTSEL_AMX_BF16 void multiply_panel(const Matrix<bfloat16>& x, std::int64_t first, std::int64_t last,
@@ -128,16 +134,22 @@ INSTSEL_AMX_BF16 void multiply_panel(const Matrix<bfloat16>& x, std::int64_t fir
         float* sums = scratch.sums;
         for (std::int64_t row = first; row < last; row += block_rows) {
             const int count = int(std::min(block_rows, last - row));
-            for (int half = 0; half < 2; ++half) {
-                pack_left(reinterpret_cast<const std::uint16_t*>(x.data) + (row + 16 * half) * x.row_stride +
-                              tile * tile_depth,
-                          x.row_stride, std::clamp(count - 16 * half, 0, 16), tiles * tile_depth, 2 * tile_bytes,
+            const bfloat16* from = x.data + row * x.row_stride + tile * tile_depth;
+            const bool in_place = count == block_rows && stays_in_cache(x);
+            for (int half = 0; half < 2 && !in_place; ++half) {
+                pack_left(reinterpret_cast<const std::uint16_t*>(from) + 16 * half * x.row_stride, x.row_stride,
+                          std::clamp(count - 16 * half, 0, 16), tiles * tile_depth, 2 * tile_bytes,
                           scratch.rows + half * tile_bytes);
             }
+            const MatrixRows rows{reinterpret_cast<const std::uint8_t*>(from), 2 * x.row_stride, 32 * x.row_stride};
             for (std::int64_t block = first_block; block < last_block; ++block, sums += block_sums) {
-                multiply_block<Products>(scratch.rows,
-                                         weights.data + block * weights.block_bytes() + 2 * tile * tile_bytes, tiles,
-                                         pass == 0, sums, before, store);
+                const std::uint8_t* right = weights.data + block * weights.block_bytes() + 2 * tile * tile_bytes;
+                if (in_place) {
+                    multiply_block<Products>(rows, right, tiles, pass == 0, sums, before, store);
+                } else {
+                    multiply_block<Products>(ConsecutiveTiles{scratch.rows}, right, tiles, pass == 0, sums, before,
+                                             store);
+                }
                 before = {sums, row, block, pass + 1 == passes ? count : 0};
             }
         }

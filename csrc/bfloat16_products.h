@@ -1,9 +1,10 @@
 // Sums of products of packed bfloat16 tiles, by AMX or by the dot products of AVX-512: two classes with the same
 // functions, between which the kernels choose by a template parameter.
 //
-// A left operand is [tile][2][16 rows][32 numbers], a right one [tile][2][16 pairs of numbers][16 columns][2], the sums
-// are [left half][right half][16][16] floats. All numbers are added to a sum in the order of their depth, two at a time:
-// a row's sums are the same bits in any company. With `halves` 1 the second half of the right operand is left out.
+// A left operand is two halves of 16 rows for each tile of 32 numbers, packed or where they lie in a matrix; a right one is
+// [tile][2][16 pairs of numbers][16 columns][2], the sums are [left half][right half][16][16] floats. All numbers are
+// added to a sum in the order of their depth, two at a time: a row's sums are the same bits in any company. With
+// `halves` 1 the second half of the right operand is left out.
 //
 // Both are compiled for AMX, so that one body of the kernels can take either; no tile instruction is in the second.
 #pragma once
@@ -18,9 +19,19 @@ namespace instsel {
 
 // A left operand whose tiles follow each other.
 struct ConsecutiveTiles {
+    static constexpr std::int64_t row_bytes = 64, half_bytes = tile_bytes;
     const std::uint8_t* first;
 
     INSTSEL_INLINE const std::uint8_t* operator()(std::int64_t tile) const { return first + 2 * tile * tile_bytes; }
+};
+
+// A left operand that is 32 rows of a matrix, read where they are.
+struct MatrixRows {
+    const std::uint8_t* first;
+    std::int64_t row_bytes;
+    std::int64_t half_bytes;
+
+    INSTSEL_INLINE const std::uint8_t* operator()(std::int64_t tile) const { return first + tile * 64; }
 };
 
 // Which operand is not to displace the other in the first-level cache.
@@ -46,9 +57,9 @@ struct AmxProducts {
         for (std::int64_t tile = 0; tile < tiles; ++tile) {
             const std::uint8_t* from = left(tile);
             if (streamed == Streamed::left) {
-                _tile_stream_loadd(4, from, 64);
+                _tile_stream_loadd(4, from, left.row_bytes);
             } else {
-                _tile_loadd(4, from, 64);
+                _tile_loadd(4, from, left.row_bytes);
             }
             if (streamed == Streamed::right) {
                 _tile_stream_loadd(6, right + 2 * tile * tile_bytes, 64);
@@ -58,9 +69,9 @@ struct AmxProducts {
                 if (halves == 2) _tile_loadd(7, right + (2 * tile + 1) * tile_bytes, 64);
             }
             if (streamed == Streamed::left) {
-                _tile_stream_loadd(5, from + tile_bytes, 64);
+                _tile_stream_loadd(5, from + left.half_bytes, left.row_bytes);
             } else {
-                _tile_loadd(5, from + tile_bytes, 64);
+                _tile_loadd(5, from + left.half_bytes, left.row_bytes);
             }
             add_products<halves>();
             between(tile);
@@ -80,7 +91,7 @@ struct DotProducts {
                                                          std::int64_t tiles, bool add, float* sums,
                                                          const Between& between) {
         for (std::int64_t row = 0; row < 32; row += rows_in_registers) {
-            multiply_rows<halves>(left, row / 16 * tile_bytes + row % 16 * 64, right, tiles, add,
+            multiply_rows<halves>(left, row / 16 * left.half_bytes + row % 16 * left.row_bytes, right, tiles, add,
                                   sums + row / 16 * 512 + row % 16 * 16);
         }
         for (std::int64_t tile = 0; tile < tiles; ++tile) between(tile);
@@ -110,7 +121,7 @@ private:
                 }
                 for (int row = 0; row < rows_in_registers; ++row) {
                     std::int32_t both;
-                    std::memcpy(&both, from + 64 * row + 4 * pair, 4);
+                    std::memcpy(&both, from + left.row_bytes * row + 4 * pair, 4);
                     const __m512bh numbers = (__m512bh)_mm512_set1_epi32(both);
                     for (int half = 0; half < halves; ++half) {
                         kept[row][half] = _mm512_dpbf16_ps(kept[row][half], numbers, factors[half]);

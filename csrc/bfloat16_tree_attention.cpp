@@ -26,6 +26,7 @@ struct NothingBetween {
 
 // The transposed values of some columns of the head, block after block of a chunk.
 struct ValueTiles {
+    static constexpr std::int64_t row_bytes = 64, half_bytes = tile_bytes;
     const PackedHeads& packed;
     const PathBlock* blocks;
     std::int64_t head;
