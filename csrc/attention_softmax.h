@@ -16,8 +16,16 @@ struct SoftmaxRows {
     __m512 sum[2];
 };
 
-// Coefficients for `exp2_16` to 3e-6 relative, far finer than the bfloat16 that it is rounded to.
-constexpr float coarse_exp2_coefficients[] = {0.00958285f, 0.05590643f, 0.24024099f, 0.69312419f, 1.0f};
+// 2^t for t of at most about 0, to 3e-6 relative, far finer than the bfloat16 that it is rounded to: 2^f with f in [0, 1)
+// by a polynomial, times the power of two below it.
+INSTSEL_AVX512 INSTSEL_INLINE __m512 coarse_exp2_16(__m512 t) {
+    const __m512 f = _mm512_reduce_ps(t, _MM_FROUND_TO_NEG_INF);
+    __m512 p = _mm512_fmadd_ps(_mm512_set1_ps(0.01342642f), f, _mm512_set1_ps(0.05224290f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.24128001f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.69304487f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
+    return _mm512_scalef_ps(p, t);
+}
 
 INSTSEL_AVX512 INSTSEL_INLINE SoftmaxRows empty_softmax() {
     SoftmaxRows rows;
@@ -53,15 +61,17 @@ INSTSEL_AVX512 inline void softcap_block(float* scores, float scaling, float sof
     }
 }
 
-// `halves` is 1 where only the first 16 rows are wanted.
-template <int halves>
-INSTSEL_AVX512 INSTSEL_INLINE void block_maxima(float* scores, std::int64_t index, const PathBlock& block, bool whole,
+// `halves` is 1 where only the first 16 rows are wanted, `whole` says that all of them see all keys of the block.
+template <bool whole, int halves>
+INSTSEL_AVX512 INSTSEL_INLINE void block_maxima(float* scores, std::int64_t index, const PathBlock& block,
                                                 const Sight& sight, __m512* largest) {
-    for (int key = 0; key < block.keys; ++key) {
+    const int keys = whole ? int(key_block) : int(block.keys);
+    for (int key = 0; key < keys; ++key) {
         const std::uint32_t seen = whole ? ~0u : sight.rows(block.position + key);
         for (int half = 0; half < halves; ++half) {
             const __m512 z = _mm512_load_ps(score_vector(scores, index, key, half));
-            largest[half] = _mm512_mask_max_ps(largest[half], __mmask16(seen >> (16 * half)), z, largest[half]);
+            largest[half] = whole ? _mm512_max_ps(z, largest[half])
+                                  : _mm512_mask_max_ps(largest[half], __mmask16(seen >> (16 * half)), z, largest[half]);
         }
     }
 }
@@ -75,6 +85,8 @@ INSTSEL_AMX_BF16 INSTSEL_INLINE void block_probabilities(float* scores, std::int
                                                                  21, 6, 22, 7, 23, 8,  24, 9,  25, 10, 26,
                                                                  11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
     const __m512i order = _mm512_load_si512(interleave);
+    // Copies, which stay in registers: for all the compiler knows a store to the tiles could change those in memory.
+    SoftmaxRows own = rows;
     for (int key = 0; key < key_block; key += 2) {
         std::uint32_t seen[2] = {~0u, ~0u};
         if (!whole) {
@@ -84,14 +96,15 @@ INSTSEL_AMX_BF16 INSTSEL_INLINE void block_probabilities(float* scores, std::int
             __m512 p[2];
             for (int k = 0; k < 2; ++k) {
                 const __m512 z = _mm512_load_ps(score_vector(scores, index, key + k, half));
-                p[k] = exp2_16(_mm512_fmsub_ps(z, factor, rows.max[half]), coarse_exp2_coefficients);
+                p[k] = coarse_exp2_16(_mm512_fmsub_ps(z, factor, own.max[half]));
                 if (!whole) p[k] = _mm512_maskz_mov_ps(__mmask16(seen[k] >> (16 * half)), p[k]);
             }
-            rows.sum[half] = _mm512_add_ps(rows.sum[half], _mm512_add_ps(p[0], p[1]));
+            own.sum[half] = _mm512_add_ps(own.sum[half], _mm512_add_ps(p[0], p[1]));
             const __m512i pair = (__m512i)_mm512_cvtne2ps_pbh(p[1], p[0]);
             _mm512_store_si512(tiles + half * tile_bytes + key / 2 * 64, _mm512_permutexvar_epi16(order, pair));
         }
     }
+    for (int half = 0; half < halves; ++half) rows.sum[half] = own.sum[half];
 }
 
 }  // namespace instsel

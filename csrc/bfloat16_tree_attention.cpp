@@ -58,14 +58,17 @@ INSTSEL_AMX_BF16 void softmax_chunk(const PathBlock* blocks, std::int64_t count,
     for (auto& vector : largest) vector = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
     for (std::int64_t block = 0; block < count; ++block) {
         if (capped) softcap_block(scratch.scores + block * 1024, shape.scaling, shape.softcap);
-        block_maxima<halves>(scratch.scores, block, blocks[block], sight.whole(blocks[block], last_position), sight,
-                             largest);
+        if (sight.whole(blocks[block], last_position)) {
+            block_maxima<true, halves>(scratch.scores, block, blocks[block], sight, largest);
+        } else {
+            block_maxima<false, halves>(scratch.scores, block, blocks[block], sight, largest);
+        }
     }
     for (int half = 0; half < halves; ++half) {
         __m512 fall;
         const __mmask16 raised = raise_maxima(rows.max[half], largest[half], factor, fall);
         if (first_chunk || raised == 0) continue;
-        const __m512 shrink = exp2_16(fall, coarse_exp2_coefficients);
+        const __m512 shrink = coarse_exp2_16(fall);
         rows.sum[half] = _mm512_mask_mul_ps(rows.sum[half], raised, rows.sum[half], shrink);
         for (std::int64_t tile = half; tile < 4 * depth; tile += 2) {
             for (int i = 0; i < 256; i += 16) {
