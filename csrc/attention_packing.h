@@ -58,21 +58,35 @@ INSTSEL_AVX512 inline void pack_block(const HeadsView<const std::uint16_t>& key,
     }
 }
 
+// Where the rows of a half are, of those that there are: heads of a group follow each other, then comes the next token.
+template <class Element>
+INSTSEL_INLINE int find_rows(const HeadsView<Element>& tensor, const RowRange& rows, int half, Element* (&places)[16]) {
+    const int count = int(std::clamp<std::int64_t>(rows.count - 16 * half, 0, 16));
+    const std::int64_t first = rows.first + 16 * half;
+    std::int64_t token = rows.token + first / rows.group, head = first % rows.group;
+    for (int lane = 0; lane < count; ++lane) {
+        places[lane] = tensor.at(token, rows.head + head);
+        if (++head == rows.group) {
+            head = 0;
+            ++token;
+        }
+    }
+    return count;
+}
+
 // Up to 32 rows of queries as right operands [head/32][2][tile]; of 16 rows or fewer only the first half is made.
 INSTSEL_AVX512 inline void pack_queries(const HeadsView<const std::uint16_t>& query, const RowRange& rows,
-                                 std::int64_t head_size, std::uint8_t* tiles) {
+                                        std::int64_t head_size, std::uint8_t* tiles) {
     for (int half = 0; 16 * half < rows.count; ++half) {
+        const std::uint16_t* from[16];
+        const int count = find_rows(query, rows, half, from);
         for (std::int64_t tile = 0; tile < depth_tiles(head_size); ++tile) {
             __m512i words[16];
             const std::int64_t left = head_size - tile * tile_depth;
             const __mmask32 mask = left >= 32 ? ~__mmask32(0) : (__mmask32(1) << left) - 1;
-            for (std::int64_t lane = 0; lane < 16; ++lane) {
-                const std::int64_t row = rows.first + 16 * half + lane;
-                words[lane] = _mm512_setzero_si512();
-                if (16 * half + lane < rows.count) {
-                    const std::uint16_t* from = query.at(rows.token + row / rows.group, rows.head + row % rows.group);
-                    words[lane] = _mm512_maskz_loadu_epi16(mask, from + tile * tile_depth);
-                }
+            for (int lane = 0; lane < 16; ++lane) {
+                words[lane] = lane < count ? _mm512_maskz_loadu_epi16(mask, from[lane] + tile * tile_depth)
+                                           : _mm512_setzero_si512();
             }
             store_transposed(words, tiles + (2 * tile + half) * tile_bytes);
         }
@@ -84,6 +98,8 @@ INSTSEL_AMX_BF16 inline void store_rows(const HeadsView<std::uint16_t>& out, con
                                         std::int64_t head_size, const __m512* sums, const float* sums_of_values) {
     for (int half = 0; 16 * half < rows.count; ++half) {
         const __m512 factor = _mm512_div_ps(_mm512_set1_ps(1.0f), sums[half]);
+        std::uint16_t* to[16];
+        const int count = find_rows(out, rows, half, to);
         for (std::int64_t column = 0; column < head_size; column += 16) {
             __m512i lanes[16];
             const float* tile = sums_of_values + (column / 16 * 2 + half) * 256;
@@ -93,11 +109,9 @@ INSTSEL_AMX_BF16 inline void store_rows(const HeadsView<std::uint16_t>& out, con
             transpose16(lanes);
             const std::int64_t left = head_size - column;
             const __mmask16 mask = left >= 16 ? __mmask16(0xffff) : __mmask16((1u << left) - 1);
-            for (std::int64_t lane = 0; lane < 16 && 16 * half + lane < rows.count; ++lane) {
-                const std::int64_t row = rows.first + 16 * half + lane;
-                std::uint16_t* to = out.at(rows.token + row / rows.group, rows.head + row % rows.group) + column;
+            for (int lane = 0; lane < count; ++lane) {
                 const __m256i rounded = (__m256i)_mm512_cvtneps_pbh(_mm512_castsi512_ps(lanes[lane]));
-                _mm256_mask_storeu_epi16(to, mask, rounded);
+                _mm256_mask_storeu_epi16(to[lane] + column, mask, rounded);
             }
         }
     }

@@ -10,6 +10,7 @@ from one_by_one import OneByOne
 from tiny_model import tiny_model_folder
 
 import instsel
+from instsel.parallel.pool import Pool
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +21,14 @@ def scorer() -> instsel.Scorer:
 @pytest.fixture(scope="module")
 def truth() -> OneByOne:
     return OneByOne(tiny_model_folder())
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Pool]:
+    """Two workers with that model."""
+    scorer = instsel.Scorer(tiny_model_folder(), device="cpu", dtype="float32")
+    with instsel.workers(scorer, ["cpu", "cpu"]) as pool:
+        yield pool
 
 
 @pytest.fixture

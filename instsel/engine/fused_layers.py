@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from types import CellType, FunctionType, MethodType
+from types import MethodType
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from instsel.engine.fused_rotary import Rotary, rotary_functions, rotating_forward
 from instsel.engine.replica import PLAIN_TENSORS, Replica
 from instsel.kernels.layer_operations import (
     ACTIVATIONS,
@@ -24,7 +25,6 @@ from instsel.kernels.layer_operations import (
     gated_linear,
     linear,
     rms_norm,
-    rotate_in_place,
 )
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -34,7 +34,6 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 Norm = tuple[str, float]  # the attribute that holds epsilon, and what is added to the weight
-ROTARY = "apply_rotary_pos_emb"
 
 
 class FusedLayers:
@@ -46,7 +45,7 @@ class FusedLayers:
         self.gates: dict[int, str] = {}
         self.products: list[int] = []
         self.layers: dict[int, Norm] = {}  # with the norm that takes the sum
-        self.rotary: set[Callable[..., Any]] = set()  # functions that turn halves against each other
+        self.rotary: set[Rotary] = set()
         # A forward that somebody has put into a module is theirs.
         modules = [(i, m) for i, m in enumerate(replica.modules) if "forward" not in vars(m)]
         norms = {module: norm for _, module in modules if (norm := _find_norm(module))}
@@ -60,8 +59,7 @@ class FusedLayers:
             elif _is_pre_norm_layer(module, norms):
                 self.layers[place] = norms[cast(Any, module).post_attention_layernorm]
         if any(_is_usable(parameter) for module in replica.modules for parameter in module._parameters.values()):
-            functions = {_named(kind.forward, ROTARY) for kind in {type(module) for module in replica.modules}}
-            self.rotary = {function for function in functions if function is not None and _rotates_halves(function)}
+            self.rotary = rotary_functions({type(module) for module in replica.modules})
 
     def put_on(self, replica: Replica) -> None:
         """Has the modules of a replica with the same signature run the fused forms."""
@@ -80,45 +78,10 @@ class FusedLayers:
                 replica.put_forward(layer, partial(_pre_norm_forward, layer, norm, gate))
         if not self.rotary:
             return
-        rotating = {kind: self._rotating(kind.forward) for kind in {type(module) for module in modules}}
+        rotating = {kind: rotating_forward(kind, self.rotary) for kind in {type(module) for module in modules}}
         for module in modules:
             if "forward" not in vars(module) and (forward := rotating[type(module)]) is not None:
                 replica.put_forward(module, MethodType(forward, module))
-
-    def _rotating(self, forward: Any) -> FunctionType | None:
-        """A class's forward with the fused rotary function in place of its own; None where it has none."""
-        own = _named(forward, ROTARY)
-        return _renamed(forward, ROTARY, partial(_rotate, own)) if own in self.rotary and own is not None else None
-
-
-def _named(function: Any, name: str) -> Callable[..., Any] | None:
-    """What a function, or one that it decorates, finds under a name of its module."""
-    if type(function) is not FunctionType:
-        return None
-    if name in function.__code__.co_names and callable(found := function.__globals__.get(name)):
-        return found
-    inner = getattr(function, "__wrapped__", None)
-    return None if inner is None else _named(inner, name)
-
-
-def _renamed(function: FunctionType, name: str, value: Any) -> FunctionType:
-    """The function with another value under a name of its module, also within what it decorates."""
-    names = {**function.__globals__, name: value} if name in function.__code__.co_names else function.__globals__
-    cells = tuple(_renamed_cell(cell, name, value) for cell in function.__closure__ or ())
-    copy = FunctionType(function.__code__, names, function.__name__, function.__defaults__, cells or None)
-    copy.__kwdefaults__ = function.__kwdefaults__
-    vars(copy).update(vars(function))
-    if _named(inner := vars(copy).get("__wrapped__"), name) is not None:
-        vars(copy)["__wrapped__"] = _renamed(cast(FunctionType, inner), name, value)
-    return copy
-
-
-def _renamed_cell(cell: CellType, name: str, value: Any) -> CellType:
-    try:
-        inner = cell.cell_contents
-    except ValueError:  # not yet filled
-        return cell
-    return CellType(_renamed(inner, name, value)) if _named(inner, name) is not None else cell
 
 
 def _is_usable(weight: Any) -> bool:
@@ -268,35 +231,6 @@ def _pre_norm_forward(
         hidden_states.view(-1, size), norm.weight, epsilon, weight_offset=offset, update=attended.view(-1, size)
     )
     return _add_mlp(layer.mlp, activation, normed.view(hidden_states.shape), hidden_states)
-
-
-def _rotates_halves(own: Callable[..., Any]) -> bool:
-    """Whether a rotary function turns the halves of the whole head against each other."""
-    generator = torch.Generator().manual_seed(0)
-    draw = partial(torch.randn, generator=generator, dtype=torch.float32)
-    q, k = (draw(1, 5, heads, 8).transpose(1, 2) for heads in (4, 2))
-    cos, sin = (draw(1, 5, 8) for _ in range(2))
-    try:
-        expected = own(q.clone(), k.clone(), cos, sin)
-        copies = [x.transpose(1, 2).clone() for x in (q, k)]
-        return all(
-            torch.allclose(want, rotate_in_place(x[0], cos[0], sin[0]).transpose(0, 1)[None], atol=1e-5)
-            for want, x in zip(expected, copies, strict=True)
-        )
-    except Exception:  # whatever a part of another kind raises
-        return False
-
-
-def _rotate(own: Callable[..., Any], q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *rest: Any, **more: Any) -> Any:
-    """Rotary embedding in place of fresh projections [1, heads, T, d]; the model's own where the layout is another."""
-    in_order = [x.transpose(1, 2) for x in (q, k)]
-    usable = all(x.is_contiguous() and x.shape[0] == 1 and x.dtype == cos.dtype for x in in_order)
-    usable = usable and cos.dtype in DTYPES and not any(x.requires_grad for x in in_order)
-    if rest or more or not usable or cos.shape[:1] != (1,) or cos.shape[-1] != q.shape[-1]:
-        return own(q, k, cos, sin, *rest, **more)
-    for x in in_order:
-        rotate_in_place(x[0], cos[0].contiguous(), sin[0].contiguous())
-    return q, k
 
 
 def _random(*shape: int, like: Tensor) -> Tensor:
