@@ -30,8 +30,8 @@ _VARIABLE = re.compile(r"[A-Z]+=")
 _CONTENT = re.compile(r"\$\(cat ([\w.]+)\)")
 # Commands that other tests run, since they start processes or score thousands of rows: parsed here.
 _RUN_ELSEWHERE = {
-    "--workers": "tests/test_workers.py", "--devices": "tests/test_workers.py", "--ray": "tests/test_ray_workers.py",
-    "demo": "tests/test_demo_run.py",
+    "--workers": "tests/test_worker_runs.py", "--devices": "tests/test_worker_runs.py",
+    "--ray": "tests/test_ray_workers.py", "demo": "tests/test_demo_run.py",
 }  # fmt: skip
 OPTIONAL = ("datasets", "distilabel", "lm_eval", "peft", "ray", "sentence_transformers", "trl")
 

@@ -129,7 +129,8 @@ def test_a_driver_that_is_stopped_leaves_no_worker_and_a_folder_that_continues(
     worker_first: bool,
     dtype: str,
 ) -> None:
-    arguments = command(tmp_path, "run", "--workers", str(count), pause=0.4, dtype=dtype)
+    asked = ["--devices", "cpu," * (count - 1) + "cpu"] if worker_first else ["--workers", str(count)]
+    arguments = command(tmp_path, "run", *asked, pause=0.4, dtype=dtype)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     driver = subprocess.Popen(
         [sys.executable, "-m", "instsel.cli", *arguments], env=environment, start_new_session=True
