@@ -211,6 +211,7 @@ int main() {
             check_bfloat16_head(1, size, 4099, whole, instructions);
             check_bfloat16_linear(33, 32 * size, 17, instructions);
             check_bfloat16_linear(150, 64, size + 32, instructions);
+            check_bfloat16_linear(64, 1024, size, instructions);
         }
     }
     check_tree_attention();
