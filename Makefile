@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: claims setup demo test test-slow lint types docs bench sanitize check-arm fuzz clean
+.PHONY: claims setup demo test test-slow test-ray lint types docs bench sanitize check-arm fuzz clean
 
 setup: $(READY)
 
@@ -24,6 +24,10 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+# Ray with nodes that come and go and actors that are killed: two minutes of what test-slow runs.
+test-ray: $(READY)
+	$(BIN)/python -m pytest -m slow tests/test_ray_soak.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
