@@ -16,20 +16,10 @@ constexpr float exp2_coefficients[] = {0.001326472725f, 0.009671512786f, 0.05550
 constexpr float exp2_magic = 12582912.0f + 127.0f;
 
 // 2^f times the power of two whose biased exponent is in the low bits of `shifted`.
-template <int terms>
-INSTSEL_AVX512 INSTSEL_INLINE __m512 exp2_of_parts(__m512 f, __m512 shifted, const float (&coefficients)[terms]) {
-    __m512 p = _mm512_set1_ps(coefficients[0]);
-    for (int i = 1; i < terms; ++i) p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(coefficients[i]));
+INSTSEL_AVX512 INSTSEL_INLINE __m512 exp2_of_parts(__m512 f, __m512 shifted) {
+    __m512 p = _mm512_set1_ps(exp2_coefficients[0]);
+    for (int i = 1; i < 6; ++i) p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(exp2_coefficients[i]));
     return _mm512_mul_ps(p, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(shifted), 23)));
-}
-
-// 2^t for t <= 0, to the precision of the coefficients.
-template <int terms>
-INSTSEL_AVX512 INSTSEL_INLINE __m512 exp2_16(__m512 t, const float (&coefficients)[terms]) {
-    const __m512 magic = _mm512_set1_ps(exp2_magic);
-    const __m512 bounded = _mm512_max_ps(_mm512_set1_ps(-126.0f), t);
-    const __m512 shifted = _mm512_add_ps(bounded, magic);
-    return exp2_of_parts(_mm512_sub_ps(bounded, _mm512_sub_ps(shifted, magic)), shifted, coefficients);
 }
 
 // exp(x) for x <= 88; NaN gives NaN (max returns its second operand if one is NaN).
@@ -39,7 +29,7 @@ INSTSEL_AVX512 INSTSEL_INLINE __m512 exp16(__m512 x) {
     const __m512 bounded = _mm512_max_ps(_mm512_set1_ps(-87.0f), x);
     const __m512 shifted = _mm512_fmadd_ps(bounded, log2_e, magic);
     const __m512 f = _mm512_fmsub_ps(bounded, log2_e, _mm512_sub_ps(shifted, magic));
-    return exp2_of_parts(f, shifted, exp2_coefficients);
+    return exp2_of_parts(f, shifted);
 }
 
 INSTSEL_AVX512 INSTSEL_INLINE __m512 tanh16(__m512 x) {

@@ -142,6 +142,31 @@ def test_the_page_gets_every_part_between_its_marks_and_keeps_the_rest(tmp_path)
     assert (tmp_path / "shown.md").read_text() == before  # the page is the result's
 
 
+def test_trials_done_again_are_held_beside_those_on_record(tmp_path):
+    from claims.again import PROPOSAL, REFERENCE, compare
+
+    def write(folder, seed, losses, tokens):
+        path = tmp_path / folder / "trials" / f"confirmation-{seed}-0.08.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        about = {"rows": 100, "tokens": tokens, "truth_classes": {"clean": 9}, "num_families": 3}
+        lines = [
+            {"name": name, "loss": loss, **about} for name, loss in zip((PROPOSAL, REFERENCE), losses, strict=True)
+        ]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    for seed in (100, 101, 102):  # the third was not done again
+        write("before", seed, (0.3, 0.5), 50)
+    write("now", 100, (0.4, 0.5), 50)
+    write("now", 101, (0.3, 0.4), 51)
+    found = compare(tmp_path / "before", tmp_path / "now")
+    assert (found["pools"], found["trials"], found["rows as before"]) == (2, 4, 2)
+    assert found["median"] == pytest.approx(0.05) and found["largest"] == pytest.approx(0.1)
+    assert found["difference"]["mean"] == pytest.approx(0.0) and found["difference"]["high"] > 0.1
+    assert [gain["mean"] for gain in found["proposal minus random"]] == pytest.approx([-0.2, -0.1])
+    again = compare(tmp_path / "now", tmp_path / "now")
+    assert again["largest"] == 0.0 and again["rows as before"] == 4
+
+
 @pytest.mark.slow
 def test_styles_and_small_subsets_run_to_the_end_and_continue(tmp_path, monkeypatch):
     from claims import plan

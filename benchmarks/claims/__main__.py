@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         setting = replace(setting, learning_rate=chosen_learning_rate(setting)["learning_rate"])
         tasks = demo_tasks(setting, options.seeds)
-    _run(list(tasks), options.processes)
+    run_tasks(list(tasks), options.processes)
     from claims.findings import findings
 
     found = findings(setting, own=options.pool is not None)
@@ -84,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _run(tasks: list[Callable[[], object]], processes: int) -> None:
+def run_tasks(tasks: list[Callable[[], object]], processes: int) -> None:
     """Run tasks side by side; the first that fails stops the study, and what was measured stays."""
     if processes == 1:
         for task in tasks:

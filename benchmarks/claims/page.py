@@ -155,6 +155,19 @@ def own_table(found: Mapping[str, Mapping[str, Row]]) -> str:
     )
 
 
+def again_sentence(found: Mapping[str, Any]) -> str:
+    """What tunings done again on another processor gave."""
+    old, new = found["processors"]
+    before, now = (interval(gain, sign=True) for gain in found["proposal minus random"])
+    return (
+        f"`python -m claims.again` did {found['trials']} of the confirmation's tunings, of {found['pools']} pools, "
+        f"again on another processor ({old}, then {new}); {found['rows as before']} of them on the same rows. A "
+        f"held-out loss differed by {found['median']:.3f} at the median and {found['largest']:.3f} at most, the mean "
+        f"of all by {interval(found['difference'], sign=True)}. `filter` minus random rows was {before} before and "
+        f"{now} then."
+    )
+
+
 def headline(found: Mapping[str, Any]) -> str:
     """The first sentence's figures."""
     usual = next(iter(found["robustness"].values()))
@@ -185,6 +198,7 @@ PARTS: dict[str, tuple[tuple[str, ...], Callable[[Any], str]]] = {
     "predictions": (("questions", "influence and what tuning gains"), predictions_table),
     "styles": (("questions", "styles"), styles_table),
     "real text": (("real text",), own_table),
+    "again": (("again",), again_sentence),
 }
 
 
@@ -234,6 +248,7 @@ def write(result: Path, *pages: Path) -> None:
     """Put every part into the pages that have its marks, and the charts beside the first."""
     found = json.loads(result.read_text(encoding="utf-8"))
     own = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in result.with_suffix("").glob("*.json")}
+    found["again"] = own.get("again", {}).get("again")
     found["real text"] = {name: own[name]["own pool"] for name in sorted(own) if own[name].get("own pool")}
     for page in pages:
         text = page.read_text(encoding="utf-8")
