@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: claims setup demo test test-slow test-ray lint types docs bench sanitize check-arm fuzz clean
+.PHONY: claims setup demo test test-slow test-ray test-harness lint types docs bench sanitize check-arm fuzz clean
 
 setup: $(READY)
 
@@ -28,6 +28,11 @@ test-slow: $(READY)
 # Ray with nodes that come and go and actors that are killed: two minutes of what test-slow runs.
 test-ray: $(READY)
 	$(BIN)/python -m pytest -m slow tests/test_ray_soak.py
+
+# The adapter for lm-evaluation-harness against the harness itself, which is installed for it.
+test-harness: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[lm-eval]'
+	$(BIN)/python -m pytest tests/test_lm_eval_adapter.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
