@@ -37,24 +37,29 @@ class AttentionConfiguration:
 LINEAR: dict[tuple[str, int, bool], LinearConfiguration] = {
     ("sm_90", 2, False): LinearConfiguration(128, 256, 64, 8, 3),
     ("sm_90", 2, True): LinearConfiguration(128, 128, 64, 8, 4),
-    **{("sm_80", 2, argmax): LinearConfiguration(128, 128, 64, 8, 3) for argmax in (False, True)},
+    **{
+        (arch, 2, argmax): LinearConfiguration(128, 128, 64, 8, 3)
+        for arch in ("sm_80", "sm_86")
+        for argmax in (False, True)
+    },
     **{("gfx942", 2, argmax): LinearConfiguration(128, 128, 32, 8, 2) for argmax in (False, True)},
     **{
         (arch, 4, argmax): LinearConfiguration(64, 64, 32, 8, 2)
-        for arch in ("sm_80", "sm_90", "gfx942")
+        for arch in ("sm_80", "sm_86", "sm_90", "gfx942")
         for argmax in (False, True)
     },
 }
 # Keyed by architecture, bytes per element and the head size rounded up to a power of two.
 ATTENTION: dict[tuple[str, int, int], AttentionConfiguration] = {
-    **{(arch, 2, 64): AttentionConfiguration(128, 128, 8, 2) for arch in ("sm_80", "sm_90")},
+    **{(arch, 2, 64): AttentionConfiguration(128, 128, 8, 2) for arch in ("sm_80", "sm_86", "sm_90")},
     **{(arch, 2, 128): AttentionConfiguration(128, 32, 8, 2) for arch in ("sm_80", "sm_90")},
-    ("sm_80", 2, 256): AttentionConfiguration(32, 32, 4, 1),
+    ("sm_86", 2, 128): AttentionConfiguration(64, 64, 8, 2),  # the tile above would spill 88 bytes, 128 on sm_120
+    **{(arch, 2, 256): AttentionConfiguration(32, 32, 4, 1) for arch in ("sm_80", "sm_86")},
     ("sm_90", 2, 256): AttentionConfiguration(64, 64, 8, 1),
     **{("gfx942", 2, size): AttentionConfiguration(64, 32, 4, 1) for size in (64, 128, 256)},
     **{
         (arch, 4, size): AttentionConfiguration(32, 16, 8 if size == 256 else 4, 1)
-        for arch in ("sm_80", "sm_90", "gfx942")
+        for arch in ("sm_80", "sm_86", "sm_90", "gfx942")
         for size in (64, 128, 256)
     },
 }
@@ -74,10 +79,13 @@ INTERPRETED_ATTENTION = AttentionConfiguration(16, 16, 4, 1)
 
 def architecture(device: torch.device) -> str:
     """The table's name for a device: NVIDIA parts whose programs get 227 KiB of shared memory (9.0, 10.x) run as sm_90,
-    those with 99 KiB (8.6, 8.9, and 12.x again) with the tiles of sm_80, which are held to that by the tests."""
+    those with 99 KiB (8.6, 8.9, and 12.x again) as sm_86, those with 163 KiB (8.0) and older ones as sm_80."""
     if torch.version.hip is not None:
         return "gfx942"
-    return "sm_90" if 9 <= torch.cuda.get_device_capability(device)[0] < 12 else "sm_80"
+    capability = torch.cuda.get_device_capability(device)
+    if (9, 0) <= capability < (12, 0):
+        return "sm_90"
+    return "sm_86" if capability >= (8, 6) and capability != (8, 7) else "sm_80"
 
 
 def linear_configuration(device: torch.device, dtype: torch.dtype, argmax: bool) -> LinearConfiguration:

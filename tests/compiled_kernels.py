@@ -37,7 +37,7 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
 # Whose tiles an architecture is given where the table does not name it.
-TILES_OF = {"sm_86": "sm_80", "sm_120": "sm_80"}
+TILES_OF = {"sm_120": "sm_86"}
 # Which arguments are pointers to what, by name; every other argument is a number.
 POINTERS = {
     **dict.fromkeys(("maxima", "sums", "logprobs", "offsets", "log_sums", "logsumexps", "bias"), "*fp32"),

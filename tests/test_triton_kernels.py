@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from instsel.kernels.triton_configurations import architecture
 
 pytest.importorskip("triton")
 HERE = Path(__file__).parent
@@ -53,6 +56,15 @@ def check(rows: list[dict[str, object]], architecture: str) -> None:
         has_products = name.startswith(("linear_states 2", "tree_attention 2")) and "32 rows" not in name
         # 16-bit products must use Hopper's own matrix instructions there, and exist nowhere else.
         assert row["wgmma"] == (has_products and architecture == "sm_90"), row
+
+
+def test_tiles_follow_the_shared_memory_of_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By compute capability: what a program may have of it, in KiB, is in the CUDA programming guide."""
+    kib = {(7, 5): 64, (8, 0): 163, (8, 6): 99, (8, 7): 163, (8, 9): 99, (9, 0): 227, (10, 0): 227, (12, 0): 99}
+    names = {64: "sm_80", 163: "sm_80", 99: "sm_86", 227: "sm_90"}
+    for capability, memory in kib.items():
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None, found=capability: found)
+        assert architecture(torch.device("cuda")) == names[memory], capability
 
 
 @pytest.mark.parametrize("group", ["linear", "small"])
