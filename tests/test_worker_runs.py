@@ -29,6 +29,7 @@ from worker_faults import (
 
 import instsel
 from instsel.cli import main
+from instsel.commands import status as status_command
 from instsel.parallel import schedule, whole_columns
 from instsel.parallel.pool import Pool
 
@@ -162,6 +163,26 @@ def test_a_driver_that_is_stopped_leaves_no_worker_and_a_folder_that_continues(
     assert_same_run(tmp_path / "alone", tmp_path / "run")
 
 
+def test_status_names_the_stages_whose_time_is_not_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(command(tmp_path, "run", method="score"))
+    manifest = status_command.open_manifest(tmp_path / "run")
+    (stage, rows, shard_rows) = manifest["stages"][0]
+    assert manifest["stages_to_come"] == []
+    monkeypatch.setattr(status_command, "running_holder", lambda folder: "process 1")
+    for stages, to_come, said in (
+        ([[stage, 2 * rows, shard_rows]], [], "  left over all: about "),
+        ([[stage, rows, shard_rows], ["direct", 5, 5]], ["influence"], "  left over all: direct, influence, of which"),
+        ([[stage, rows, shard_rows]], [], None),
+    ):
+        found = {**manifest, "stages": stages, "stages_to_come": to_come}
+        monkeypatch.setattr(status_command, "open_manifest", lambda folder, found=found: found)
+        assert main(["status", str(tmp_path / "run")]) == 0
+        lines = [line for line in capsys.readouterr().out.splitlines() if "left over all" in line]
+        assert lines == [] if said is None else lines[0].startswith(said)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 4])
 def test_workers_killed_at_ten_random_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
@@ -190,6 +211,7 @@ def test_status_shows_the_workers_of_a_run_that_goes_on(
         run(command(tmp_path, "run", "--workers", "2", pause=0.4))
     lines = [line for line in said[0].splitlines() if line.startswith("  worker ")]
     assert len(lines) == 2 and all("rows/s" in line and "process" in line for line in lines), said[0]
-    assert any("slow, rows" in line for line in lines) and "left" in said[0]
+    assert any("slow, rows" in line for line in lines) and "\n  left over all: about " in said[0], said[0]
     assert main(["status", str(tmp_path / "run")]) == 0
-    assert "  worker " not in capsys.readouterr().out
+    after = capsys.readouterr().out
+    assert "  worker " not in after and "left" not in after

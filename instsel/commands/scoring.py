@@ -102,7 +102,8 @@ def _run(
         _note_arithmetic(session, folder)
         for stage in session.stages:
             done.append(session.shards_of(stage))
-            folder.save(stages=[[one.name, one.rows, one.shard_rows] for one in done])
+            to_come = [later.name for later in session.stages[len(done) :]]
+            folder.save(stages=[[one.name, one.rows, one.shard_rows] for one in done], stages_to_come=to_come)
             session.run(stage)
             _keep_products(folder)
             session.forget(stage.name)

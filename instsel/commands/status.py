@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import collections
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,11 @@ def run(args: argparse.Namespace, interrupts: Any) -> int:
     elif state == "running":
         state = "stopped without a word (killed?); the same command continues"
     say(f"{args.folder}: {manifest['method']}, {escaped(state)}")
-    for line in _progress_lines(args.folder, manifest):
-        say(line)
+    stages = [_read_stage(args.folder, name, rows) for name, rows, _ in manifest.get("stages", ())]
+    for stage in stages:
+        say(_stage_line(stage))
+    if holder is not None and (left := _left_line(stages, manifest.get("stages_to_come", []))):
+        say(left)
     for line in _worker_lines(args.folder) if holder is not None else []:
         say(line)
     for line in summary_lines(manifest)[1:] if manifest.get("state") == "finished" else []:
@@ -62,28 +66,57 @@ def open_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _progress_lines(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
-    lines = []
-    for name, rows, _ in manifest.get("stages", ()):
-        counts: collections.Counter[str] = collections.Counter()
-        stats: collections.Counter[str] = collections.Counter()
-        done = 0
-        for info in infos(folder / "shards", name):
-            done += info.num_rows
-            counts.update(info.counts)
-            stats.update(info.stats)
-        line = f"  {name}: {done:,} of {rows:,} rows ({done / max(rows, 1):.1%})"
-        seconds = stats.get("wall_seconds", 0.0)
-        if done and seconds:
-            line += f", {done / seconds:,.1f} rows/s"
-            if stats.get("tokens_forwarded"):
-                line += f", {stats['tokens_forwarded'] / seconds:,.0f} tokens/s"
-            if done < rows:
-                line += f", about {duration((rows - done) * seconds / done)} left"
-        if counts:
-            line += "; " + ", ".join(f"{n:,} {status}" for status, n in sorted(counts.items()))
-        lines.append(line)
-    return lines
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """What a stage's shards say: rows that are done, statuses, and cost."""
+
+    name: str
+    rows: int
+    done: int
+    counts: Mapping[str, int]
+    stats: Mapping[str, float]
+
+    def seconds_left(self) -> float | None:
+        """At the rate so far; None where nothing is known of it yet."""
+        if self.done >= self.rows:
+            return 0.0
+        seconds = self.stats.get("wall_seconds", 0.0)
+        return (self.rows - self.done) * seconds / self.done if self.done and seconds else None
+
+
+def _read_stage(folder: Path, name: str, rows: int) -> _Stage:
+    counts: collections.Counter[str] = collections.Counter()
+    stats: collections.Counter[str] = collections.Counter()
+    done = 0
+    for info in infos(folder / "shards", name):
+        done += info.num_rows
+        counts.update(info.counts)
+        stats.update(info.stats)
+    return _Stage(name, rows, done, counts, stats)
+
+
+def _stage_line(stage: _Stage) -> str:
+    line = f"  {stage.name}: {stage.done:,} of {stage.rows:,} rows ({stage.done / max(stage.rows, 1):.1%})"
+    seconds = stage.stats.get("wall_seconds", 0.0)
+    if stage.done and seconds:
+        line += f", {stage.done / seconds:,.1f} rows/s"
+        if stage.stats.get("tokens_forwarded"):
+            line += f", {stage.stats['tokens_forwarded'] / seconds:,.0f} tokens/s"
+        if left := stage.seconds_left():
+            line += f", about {duration(left)} left"
+    if stage.counts:
+        line += "; " + ", ".join(f"{n:,} {status}" for status, n in sorted(stage.counts.items()))
+    return line
+
+
+def _left_line(stages: Sequence[_Stage], to_come: Sequence[str]) -> str:
+    """Time left over all stages; those of which nothing is done have no rate yet, and are named."""
+    known = [left for stage in stages if (left := stage.seconds_left()) is not None]
+    unknown = [*(stage.name for stage in stages if stage.seconds_left() is None), *to_come]
+    said = [f"about {duration(sum(known))}"] if sum(known) else []
+    if unknown:
+        said.append(f"{', '.join(unknown)}, of which nothing is done yet")
+    return f"  left over all: {' and '.join(said)}" if said else ""
 
 
 def _worker_lines(folder: Path) -> list[str]:
