@@ -111,9 +111,10 @@ def _stage_line(stage: _Stage) -> str:
 
 def _left_line(stages: Sequence[_Stage], to_come: Sequence[str]) -> str:
     """Time left over all stages; those of which nothing is done have no rate yet, and are named."""
-    known = [left for stage in stages if (left := stage.seconds_left()) is not None]
-    unknown = [*(stage.name for stage in stages if stage.seconds_left() is None), *to_come]
-    said = [f"about {duration(sum(known))}"] if sum(known) else []
+    left = {stage.name: stage.seconds_left() for stage in stages}
+    known = sum(seconds for seconds in left.values() if seconds is not None)
+    unknown = [*(name for name, seconds in left.items() if seconds is None), *to_come]
+    said = [f"about {duration(known)}"] if known else []
     if unknown:
         said.append(f"{', '.join(unknown)}, of which nothing is done yet")
     return f"  left over all: {' and '.join(said)}" if said else ""
