@@ -100,15 +100,62 @@ def test_a_study_of_ones_own_pool_runs_and_continues(tmp_path, monkeypatch, flag
     ]
     assert main(command) == 0
     lines = {path.name: path.read_text() for path in (tmp_path / "work" / "trials").iterdir()}
-    assert sorted(lines) == ["own-100.jsonl", "own-101.jsonl"]
-    first = tmp_path / "work" / "trials" / "own-100.jsonl"
-    first.write_text("".join(lines["own-100.jsonl"].splitlines(keepends=True)[:1]))
+    assert sorted(lines) == ["own-100-0.0.jsonl", "own-101-0.0.jsonl"]
+    first = tmp_path / "work" / "trials" / "own-100-0.0.jsonl"
+    first.write_text("".join(lines[first.name].splitlines(keepends=True)[:1]))
     assert main(command) == 0
-    assert first.read_text() == lines["own-100.jsonl"]  # the same numbers again
+    assert first.read_text() == lines[first.name]  # the same numbers again
     found = json.loads((tmp_path / "found.json").read_text())["own pool"]
     assert set(found) == {"random, none", "gain, drawn", "wici paper, cosine"}
     assert found["gain, drawn"]["seeds"] == 2 and found["gain, drawn"]["from_reference"]["seeds"] == 2
     assert found["random, none"]["from_reference"] is None and found["random, none"]["rows"] == 4
+    assert main([*command, "--corrupted", "0.5"]) == 0  # the same work folder holds both
+    result = json.loads((tmp_path / "found.json").read_text())
+    assert result["plan"]["corrupted"] == 0.5 and result["plan"]["file"] == "pool"
+    assert set(result["own pool"]) == {*found, "truth, none"}
+    assert result["own pool"]["truth, none"]["clean"] == 1.0 and result["own pool"]["random, none"]["clean"] < 1.0
+    assert result["own pool"]["random, none"]["loss"] != found["random, none"]["loss"]
+
+
+def test_exchanged_answers_are_other_rows_and_held_out_rows_stay():
+    from claims.plan import PoolKey
+    from claims.pools import Pool, exchange_answers
+
+    rows = [{"instruction": f"{i}", "input": "", "output": f"answer {i}"} for i in range(50)]
+    pool = Pool(rows, rows[:3], np.full(50, ""), np.full(50, ""))
+    found = exchange_answers(pool, PoolKey(7, 0.4))
+    moved = [new["output"] != old["output"] for new, old in zip(found.rows, rows, strict=True)]
+    assert sum(moved) == 20 and sorted(row["output"] for row in found.rows) == sorted(row["output"] for row in rows)
+    assert (found.truth == np.where(moved, "other instruction", "clean")).all()
+    assert [row["instruction"] for row in found.rows] == [row["instruction"] for row in rows]
+    assert found.held_out is pool.held_out and exchange_answers(pool, PoolKey(7, 0.0)) is pool
+
+
+def test_pools_are_described_once_and_the_scores_are_not_needed_afterwards(tmp_path, monkeypatch):
+    from claims import descriptions
+    from claims.plan import PoolKey
+    from claims.pools import demo_pool
+    from scipy import stats
+
+    keys = [PoolKey(900), PoolKey(901)]
+    pool = demo_pool(keys[0], 60, 5)
+    monkeypatch.setattr(descriptions, "demo_pool", lambda key: pool)
+    rng = np.random.default_rng(0)
+    names = (*descriptions.RULES, *descriptions.DIFFICULTIES, "length")
+    scores = {name: rng.normal(size=60) for name in names}
+    scores["wici release, all"][:10] = np.nan
+    (tmp_path / "scores").mkdir()
+    np.savez(tmp_path / "scores" / "900-0.08.npz", **scores)
+    found = descriptions.described_pools(tmp_path, keys)
+    assert [key for key, _ in found] == keys[:1]  # of the other there is nothing
+    about = found[0][1]
+    ranked = stats.spearmanr(scores["ifd"][10:], scores["wici release, all"][10:]).statistic
+    assert about["correlations"]["ifd and wici release, all"] == pytest.approx(ranked)
+    best = np.argsort(-scores["gain"])[:6]
+    clean = np.mean(pool.truth[best] == "clean")
+    assert about["composition"]["gain"]["highest"]["classes"]["clean"] == pytest.approx(clean)
+    (tmp_path / "scores" / "900-0.08.npz").unlink()
+    assert descriptions.described_pools(tmp_path, keys) == found
 
 
 def test_a_pool_with_too_few_short_rows_is_refused(tmp_path):

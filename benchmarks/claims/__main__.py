@@ -59,6 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--pool", type=Path, help="a file of examples instead of the demo's pools")
     parser.add_argument("--heldout", type=Path, help="a file of held-out examples (default: others of --pool)")
     parser.add_argument("--pool-size", type=int, default=plan.POOL_SIZE, help="candidates of --pool a seed")
+    parser.add_argument("--corrupted", type=float, default=0.0, help="share of --pool's answers to exchange")
     parser.add_argument("--longest", type=int, default=512, help="leave out rows of --pool with more tokens")
     parser.add_argument("--template", default="plain", help="of --pool's prompts")
     parser.add_argument("--lora-rank", type=int, default=0, help="tune with LoRA of this rank (needs peft)")
@@ -77,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
     run_tasks(list(tasks), options.processes)
     from claims.findings import findings
 
-    found = findings(setting, own=options.pool is not None)
+    found = findings(setting, None if options.pool is None else (options.pool, options.corrupted))
     found["minutes"] = round((time.perf_counter() - started) / 60, 1)
     if options.output is not None:
         options.output.write_text(json.dumps(found, indent=1) + "\n")

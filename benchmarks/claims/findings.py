@@ -11,21 +11,22 @@ from typing import Any
 
 import numpy as np
 from claims import plan
+from claims.descriptions import DIFFICULTIES, RULES, described_pools
 from claims.intervals import mean_interval, paired_differences, share_of_distance
 from claims.plan import PoolKey
-from claims.pools import demo_pool
-from claims.questions import PREDICTORS, composition
+from claims.questions import PREDICTORS
 from claims.trials import Setting, read_lines
 
 Line = dict[str, Any]
-RULES = ("wici paper", "wici release, all", "gain")
 # Beside what was added to the plan.
 CONTROLS = {("random", "none"), ("random", "proportional"), ("truth", "none"), ("gain", "proportional")}
-DIFFICULTIES = ("ifd", "ifd of losses", "loss")
 
 
-def findings(setting: Setting, *, own: bool) -> dict[str, Any]:
-    """The whole result as JSON: what was compared, on what, and every table."""
+def findings(setting: Setting, own: tuple[Path, float] | None) -> dict[str, Any]:
+    """The whole result as JSON: what was compared, on what, and every table.
+
+    `own` is somebody's own pool, and the share of its answers that were exchanged.
+    """
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from environment import environment
 
@@ -34,8 +35,11 @@ def findings(setting: Setting, *, own: bool) -> dict[str, Any]:
     for line in lines:
         parts[line["part"]].append(line)
     found: dict[str, Any] = {"environment": environment(), "plan": _plan(setting)}
-    if own:
-        return found | {"own pool": compared(parts["own pool"], ("random", "none"))}
+    if own is not None:
+        pool, corrupted = own
+        lines = [line for line in parts["own pool"] if line["pool"]["corrupted"] == corrupted]
+        found["plan"] |= {"file": pool.stem, "model": Path(setting.model).name, "corrupted": corrupted}
+        return found | {"own pool": compared(lines, ("random", "none"))}
     tables = {
         "grid": compared(parts["grid"], ("random", "none")),
         "coverage": compared(
@@ -159,60 +163,35 @@ def budgets(parts: dict[str, list[Line]]) -> dict[str, Any]:
     return found
 
 
-def _pools(setting: Setting) -> list[tuple[PoolKey, dict[str, np.ndarray]]]:
+def _described(setting: Setting) -> list[tuple[PoolKey, Line]]:
     keys = [PoolKey(seed) for seed in plan.EXPLORING]
-    keys += [PoolKey(seed, share) for share in (0.08, 0.0) for seed in plan.CONFIRMING]
-    found = []
-    for key in keys:
-        cache = setting.folder / "scores" / f"{key.seed}-{key.corrupted}.npz"
-        if cache.is_file():
-            with np.load(cache) as scores:
-                found.append((key, dict(scores)))
-    return found
+    return described_pools(
+        setting.folder, keys + [PoolKey(seed, share) for share in (0.08, 0.0) for seed in plan.CONFIRMING]
+    )  # fmt: skip
 
 
 def _composition(setting: Setting) -> dict[str, Any]:
-    pools = [(key, scores) for key, scores in _pools(setting) if key.corrupted == 0.08]
-    each = [composition(demo_pool(key), scores) for key, scores in pools]
-    return (
-        {
-            rule: {
-                end: {
-                    what: (
-                        {
-                            one: float(np.mean([pool[rule][end][what].get(one, 0.0) for pool in each]))
-                            for one in first[what]
-                        }
-                        if isinstance(first[what], dict)
-                        else float(np.mean([pool[rule][end][what] for pool in each]))
-                    )
-                    for what in first
-                }
-                for end, first in each[0][rule].items()
-            }
-            for rule in RULES
-        }
-        if each
-        else {}
-    )
+    """The mean over pools of what their highest and lowest tenths are made of."""
+    each = [about["composition"] for key, about in _described(setting) if key.corrupted == 0.08]
+    return _mean(each) if each else {}
+
+
+def _mean(each: list[Any]) -> Any:
+    """The mean of numbers that stand at the same place in nested dictionaries; what one of them lacks is 0."""
+    if not isinstance(each[0], dict):
+        return float(np.mean(each))
+    names = dict.fromkeys(name for one in each for name in one)
+    return {name: _mean([one.get(name, 0.0) for one in each]) for name in names}
 
 
 def _correlations(setting: Setting) -> dict[str, Any]:
     """Spearman's correlation of each difficulty with each rule's influence, over pools; 8 seeds or more each."""
-    from scipy import stats
-
     found: dict[str, Any] = {}
     for share, label in ((0.08, "40 % corrupted"), (0.0, "0 % corrupted")):
-        pools = [scores for key, scores in _pools(setting) if key.corrupted == share]
-        if len(pools) < 2:
-            continue
-        found[label] = {
-            f"{difficulty} and {rule}": mean_interval([
-                float(stats.spearmanr(scores[difficulty], scores[rule], nan_policy="omit").statistic)
-                for scores in pools
-            ])
-            for difficulty in DIFFICULTIES for rule in RULES
-        }  # fmt: skip
+        pools = [about["correlations"] for key, about in _described(setting) if key.corrupted == share]
+        if len(pools) > 1:
+            pairs = [f"{difficulty} and {rule}" for difficulty in DIFFICULTIES for rule in RULES]
+            found[label] = {pair: mean_interval([pool[pair] for pool in pools]) for pair in pairs}
     return found
 
 

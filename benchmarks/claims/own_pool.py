@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from claims import plan
 from claims.plan import PoolKey, Trial
-from claims.pools import file_pool
-from claims.trials import Bench, Setting, run_trials
+from claims.pools import exchange_answers, file_pool
+from claims.trials import Bench, Setting, read_lines, run_trials
 
-RATES = (1e-4, 3e-4, 1e-3)
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 COMPARED = (
     plan.PROPOSED, plan.PUBLISHED, ("random", "none"), ("random", "proportional"), ("perplexity low", "proportional"),
     ("ifd high", "proportional"), ("wici paper", "proportional"), ("length", "proportional"),
@@ -23,23 +22,24 @@ COMPARED = (
 def own_units(setting: Setting, options: Any) -> Iterator[Callable[[], object]]:
     """One task a seed."""
     for seed in plan.CONFIRMING[: options.seeds]:
-        yield partial(
-            own_unit, setting, seed, options.pool, options.heldout, options.pool_size, options.longest
-        )  # fmt: skip
+        yield partial(own_unit, setting, PoolKey(seed, options.corrupted), options)
 
 
-def own_unit(setting: Setting, seed: int, pool: Path, heldout: Path | None, size: int, longest: int) -> None:
+def own_unit(setting: Setting, key: PoolKey, options: Any) -> None:
     """Draw a pool and held-out rows, choose the learning rate on random tenths, and run every comparison."""
     from transformers import AutoTokenizer
 
-    key = PoolKey(seed, 0.0)
+    compared = (*COMPARED, ("truth", "none")) if key.corrupted else COMPARED
+    path = setting.folder / "trials" / f"own-{key.seed}-{key.corrupted}.jsonl"
+    if len(read_lines(path)) == len(compared):
+        return
+    tokenizer = AutoTokenizer.from_pretrained(setting.model)
     drawn = file_pool(
-        pool, heldout, seed, size, plan.HELD_OUT, AutoTokenizer.from_pretrained(setting.model), longest
+        options.pool, options.heldout, key.seed, options.pool_size, plan.HELD_OUT, tokenizer, options.longest
     )  # fmt: skip
-    bench = Bench(setting, key, drawn)
-    count = max(1, round(plan.BUDGET * size))
-    rows = np.random.default_rng(seed + 1).choice(size, count, replace=False).tolist()
+    bench = Bench(setting, key, exchange_answers(drawn, key))
+    count = max(1, round(plan.BUDGET * options.pool_size))
+    rows = np.random.default_rng(key.seed + 1).choice(options.pool_size, count, replace=False).tolist()
     # On other random rows than those that stand as "random" below.
     rate = min(RATES, key=lambda rate: bench.outcome(rows, count, rate).loss)
-    trials = [Trial("own pool", key, score, coverage) for score, coverage in COMPARED]
-    run_trials(bench, trials, setting.folder / "trials" / f"own-{seed}.jsonl", rate)
+    run_trials(bench, [Trial("own pool", key, score, coverage) for score, coverage in compared], path, rate)

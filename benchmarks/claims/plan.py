@@ -35,7 +35,10 @@ STYLE_ROWS = 100
 
 @dataclass(frozen=True)
 class PoolKey:
-    """A pool: its seed, and the share of each of the five classes that are not clean (0.08 is the demo's: 40 %)."""
+    """A pool: its seed, and the share of each of the five classes that are not clean (0.08 is the demo's: 40 %).
+
+    Of somebody's own pool, the share of all rows whose answers are exchanged.
+    """
 
     seed: int
     corrupted: float = 0.08
@@ -96,10 +99,14 @@ def other_coverage(pool: PoolKey) -> Iterator[Trial]:
 
 
 def tokens(pool: PoolKey) -> Iterator[Trial]:
-    """Every score again, at a budget of 10 % of the tokens: scores differ in the lengths that they favour."""
+    """Every score again, at a budget of 10 % of the tokens: scores differ in the lengths that they favour.
+
+    The proposal was added when the other trials of this part had been looked at.
+    """
     yield Trial("tokens", pool, "random", equal="tokens")
     for score in SCORES:
         yield Trial("tokens", pool, score, "proportional", equal="tokens")
+    yield Trial("tokens", pool, *PROPOSED, equal="tokens")
 
 
 # What is run on fresh seeds: the proposal, the published procedure, and what they have to be held against.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ FIELDS = ("instruction", "input", "output")
 
 @dataclass(frozen=True)
 class Pool:
-    """Candidates, rows held out from them, and the truth class and family of each candidate ("" where unknown)."""
+    """Candidates, rows held out from them, and each candidate's truth class and family ("" where unknown)."""
 
     rows: list[dict[str, str]]
     held_out: list[dict[str, str]]
@@ -35,6 +35,19 @@ def demo_pool(key: PoolKey, size: int = POOL_SIZE, held_out: int = HELD_OUT) -> 
         truth=np.array([row["truth"] for row in rows]),
         family=np.array([row["family"] for row in rows]),
     )
+
+
+def exchange_answers(pool: Pool, key: PoolKey) -> Pool:
+    """The pool with the answers of `key.corrupted` of its rows handed round: each of these has another row's answer."""
+    if not key.corrupted:
+        return pool
+    rng = np.random.default_rng([key.seed, 1])
+    exchanged = rng.choice(len(pool.rows), round(key.corrupted * len(pool.rows)), replace=False).tolist()
+    rows = list(pool.rows)
+    for row, other in zip(exchanged, exchanged[1:] + exchanged[:1], strict=True):
+        rows[row] = {**pool.rows[row], "output": pool.rows[other]["output"]}
+    truth = np.where(np.isin(np.arange(len(rows)), exchanged), "other instruction", "clean")
+    return replace(pool, rows=rows, truth=truth)
 
 
 def file_pool(

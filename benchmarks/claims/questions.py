@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from claims import plan
 from claims.plan import PoolKey
-from claims.pools import Pool
 from claims.trials import Bench, Setting, read_lines
 
 from instsel.demo.generator import make_groups
@@ -109,23 +108,3 @@ def _without_truth(group: dict[str, Any]) -> dict[str, Any]:
 def _append(path: Any, line: dict[str, Any]) -> None:
     with path.open("a") as file:
         file.write(json.dumps(line) + "\n")
-
-
-def composition(pool: Pool, scores: dict[str, np.ndarray]) -> dict[str, Any]:
-    """What the rows with the highest and lowest tenth of each score are: classes, families, length, difficulty."""
-    found = {}
-    for name in ("gain", "wici paper", "wici release, all"):
-        order = np.argsort(-scores[name], kind="stable")
-        order = order[np.isfinite(scores[name][order])]
-        tenth = max(1, len(order) // 10)
-        found[name] = {
-            end: {
-                "classes": {one: float((pool.truth[rows] == one).mean()) for one in np.unique(pool.truth)},
-                "families": {one: float((pool.family[rows] == one).mean()) for one in np.unique(pool.family)},
-                "tokens": float(scores["length"][rows].mean()),
-                "ifd": float(np.nanmean(scores["ifd"][rows])),
-                "loss": float(np.nanmean(scores["loss"][rows])),
-            }
-            for end, rows in (("highest", order[:tenth]), ("lowest", order[-tenth:]))
-        }
-    return found
