@@ -48,7 +48,7 @@ INSTSEL_AVX512 INSTSEL_INLINE __mmask16 raise_maxima(__m512& maxima, __m512 larg
     return _mm512_cmp_ps_mask(maxima, before, _CMP_GT_OQ);
 }
 
-INSTSEL_INLINE float* score_vector(float* scores, std::int64_t block, int key, int half) {
+INSTSEL_INLINE const float* score_vector(const float* scores, std::int64_t block, int key, int half) {
     return scores + block * 1024 + ((key / 16) * 2 + half) * 256 + (key % 16) * 16;
 }
 
@@ -61,24 +61,42 @@ INSTSEL_AVX512 inline void softcap_block(float* scores, float scaling, float sof
     }
 }
 
+// The largest scores of a block that all rows see; of several running maxima none has to wait for the one before.
+INSTSEL_AVX512 INSTSEL_INLINE __m512 whole_block_maxima(const float* scores, std::int64_t index, int half,
+                                                        __m512 largest) {
+    constexpr int chains = 4;
+    __m512 z[chains];
+    for (int i = 0; i < chains; ++i) z[i] = _mm512_load_ps(score_vector(scores, index, i, half));
+    for (int key = chains; key < int(key_block); key += chains) {
+        for (int i = 0; i < chains; ++i) {
+            z[i] = _mm512_max_ps(z[i], _mm512_load_ps(score_vector(scores, index, key + i, half)));
+        }
+    }
+    return _mm512_max_ps(_mm512_max_ps(_mm512_max_ps(z[0], z[1]), _mm512_max_ps(z[2], z[3])), largest);
+}
+
 // `halves` is 1 where only the first 16 rows are wanted, `whole` says that all of them see all keys of the block.
 template <bool whole, int halves>
-INSTSEL_AVX512 INSTSEL_INLINE void block_maxima(float* scores, std::int64_t index, const PathBlock& block,
+INSTSEL_AVX512 INSTSEL_INLINE void block_maxima(const float* scores, std::int64_t index, const PathBlock& block,
                                                 const Sight& sight, __m512* largest) {
-    const int keys = whole ? int(key_block) : int(block.keys);
-    for (int key = 0; key < keys; ++key) {
-        const std::uint32_t seen = whole ? ~0u : sight.rows(block.position + key);
+    if (whole) {
+        for (int half = 0; half < halves; ++half) {
+            largest[half] = whole_block_maxima(scores, index, half, largest[half]);
+        }
+        return;
+    }
+    for (int key = 0; key < int(block.keys); ++key) {
+        const std::uint32_t seen = sight.rows(block.position + key);
         for (int half = 0; half < halves; ++half) {
             const __m512 z = _mm512_load_ps(score_vector(scores, index, key, half));
-            largest[half] = whole ? _mm512_max_ps(z, largest[half])
-                                  : _mm512_mask_max_ps(largest[half], __mmask16(seen >> (16 * half)), z, largest[half]);
+            largest[half] = _mm512_mask_max_ps(largest[half], __mmask16(seen >> (16 * half)), z, largest[half]);
         }
     }
 }
 
 // Turns a block of scores into probabilities relative to `rows.max`, two keys side by side as a right operand wants it.
 template <bool whole, int halves>
-INSTSEL_AMX_BF16 INSTSEL_INLINE void block_probabilities(float* scores, std::int64_t index, const PathBlock& block,
+INSTSEL_AMX_BF16 INSTSEL_INLINE void block_probabilities(const float* scores, std::int64_t index, const PathBlock& block,
                                                          const Sight& sight, __m512 factor, SoftmaxRows& rows,
                                                          std::uint8_t* tiles) {
     alignas(64) static constexpr std::uint16_t interleave[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,
