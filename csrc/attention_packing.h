@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "attention_rows.h"
 #include "tile_packing.h"
-#include "tree_layout.h"
 
 namespace instsel {
 
@@ -56,22 +56,6 @@ INSTSEL_AVX512 inline void pack_block(const HeadsView<const std::uint16_t>& key,
         }
         store_transposed(pairs, values + column / 16 * tile_bytes);
     }
-}
-
-// Where the rows of a half are, of those that there are: heads of a group follow each other, then comes the next token.
-template <class Element>
-INSTSEL_INLINE int find_rows(const HeadsView<Element>& tensor, const RowRange& rows, int half, Element* (&places)[16]) {
-    const int count = int(std::clamp<std::int64_t>(rows.count - 16 * half, 0, 16));
-    const std::int64_t first = rows.first + 16 * half;
-    std::int64_t token = rows.token + first / rows.group, head = first % rows.group;
-    for (int lane = 0; lane < count; ++lane) {
-        places[lane] = tensor.at(token, rows.head + head);
-        if (++head == rows.group) {
-            head = 0;
-            ++token;
-        }
-    }
-    return count;
 }
 
 // Up to 32 rows of queries as right operands [head/32][2][tile]; of 16 rows or fewer only the first half is made.

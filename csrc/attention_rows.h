@@ -39,6 +39,22 @@ struct Sight {
     }
 };
 
+// Where the rows of a half are, of those that there are: heads of a group follow each other, then comes the next token.
+template <class Element>
+INSTSEL_INLINE int find_rows(const HeadsView<Element>& tensor, const RowRange& rows, int half, Element* (&places)[16]) {
+    const int count = int(std::clamp<std::int64_t>(rows.count - 16 * half, 0, 16));
+    const std::int64_t first = rows.first + 16 * half;
+    std::int64_t token = rows.token + first / rows.group, head = first % rows.group;
+    for (int lane = 0; lane < count; ++lane) {
+        places[lane] = tensor.at(token, rows.head + head);
+        if (++head == rows.group) {
+            head = 0;
+            ++token;
+        }
+    }
+    return count;
+}
+
 // A row block as both kernels begin it; the blocks of keys that it sees go into `blocks`.
 struct BlockStart {
     RowRange rows;

@@ -44,50 +44,48 @@ struct Softmax {
     }
 };
 
-// Which lanes of a vector, the first of them a given row, see a key that the rows from..to see.
-template <int lanes>
-INSTSEL_INLINE void find_seen(int first, const Sight& sight, std::int64_t position,
-                              typename Vector<lanes>::Ints& seen) {
-    using Ints = typename Vector<lanes>::Ints;
-    static constexpr std::int32_t index[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    Ints row;
-    std::memcpy(&row, index, sizeof(row));
-    row += first;
-    seen = (row >= std::int32_t(sight.row_at(position))) & (row < std::int32_t(sight.row_behind(position)));
-}
-
-template <int lanes, int rows, bool whole>
-INSTSEL_INLINE void find_largest(const float* scores, const PathBlock& block, const Sight& sight,
-                                 typename Vector<lanes>::Floats* largest) {
+// Scores that a row does not see become -inf: as such they raise no maximum, and are told from all others afterwards.
+template <int rows>
+INSTSEL_INLINE void hide_unseen(float* scores, const PathBlock& block, const Sight& sight) {
+    constexpr float hidden = -std::numeric_limits<float>::infinity();
     for (int key = 0; key < block.keys; ++key, scores += rows_at_once) {
-        for (int i = 0; i < rows / lanes; ++i) {
-            typename Vector<lanes>::Floats z;
-            Vector<lanes>::load(scores + lanes * i, z);
-            typename Vector<lanes>::Ints raises = z > largest[i], seen;
-            if (!whole) {
-                find_seen<lanes>(lanes * i, sight, block.position + key, seen);
-                raises &= seen;
-            }
-            largest[i] = raises ? z : largest[i];
-        }
+        const auto from = std::int32_t(sight.row_at(block.position + key));
+        const auto behind = std::int32_t(sight.row_behind(block.position + key));
+#pragma omp simd
+        for (std::int32_t row = 0; row < rows; ++row) scores[row] = (row < from) | (row >= behind) ? hidden : scores[row];
     }
 }
 
-// Scores become probabilities relative to the maxima.
-template <int lanes, int rows, bool whole>
-INSTSEL_INLINE void find_probabilities(float* scores, const PathBlock& block, const Sight& sight, float factor,
-                                       Softmax<lanes, rows>& softmax) {
+// Of several running maxima none has to wait for the one before.
+template <int lanes, int rows>
+INSTSEL_INLINE void find_largest(const float* scores, int keys, typename Vector<lanes>::Floats* largest) {
     using Floats = typename Vector<lanes>::Floats;
-    for (int key = 0; key < block.keys; ++key, scores += rows_at_once) {
+    constexpr int chains = lanes / 4;
+    for (int i = 0; i < rows / lanes; ++i) {
+        Floats running[chains];
+        for (auto& maxima : running) maxima = largest[i];
+        for (int key = 0; key < keys; key += chains) {
+            for (int chain = 0; chain < chains; ++chain) {
+                Floats z;
+                Vector<lanes>::load(scores + rows_at_once * std::min(key + chain, keys - 1) + lanes * i, z);
+                running[chain] = z > running[chain] ? z : running[chain];
+            }
+        }
+        for (const Floats& maxima : running) largest[i] = maxima > largest[i] ? maxima : largest[i];
+    }
+}
+
+// Scores become probabilities relative to the maxima; `whole` says that none of them is hidden.
+template <int lanes, int rows, bool whole>
+INSTSEL_INLINE void find_probabilities(float* scores, int keys, float factor, Softmax<lanes, rows>& softmax) {
+    using Floats = typename Vector<lanes>::Floats;
+    const Floats hidden = Floats{} - std::numeric_limits<float>::infinity();
+    for (int key = 0; key < keys; ++key, scores += rows_at_once) {
         for (int i = 0; i < rows / lanes; ++i) {
             Floats z, p;
             Vector<lanes>::load(scores + lanes * i, z);
             Vector<lanes>::exp2(z * factor - softmax.max[i], p);
-            if (!whole) {
-                typename Vector<lanes>::Ints seen;
-                find_seen<lanes>(lanes * i, sight, block.position + key, seen);
-                p = seen ? p : Floats{};
-            }
+            if (!whole) p = z == hidden ? Floats{} : p;
             softmax.sum[i] += p;
             Vector<lanes>::store(p, scores + lanes * i);
         }
@@ -133,19 +131,18 @@ INSTSEL_INLINE void softmax_chunk(const PathBlock* blocks, std::int64_t count, c
                 scores[j] = shape.softcap * tanh_float(scores[j] * shape.scaling / shape.softcap);
             }
         }
-        if (start.sight.whole(blocks[i], start.last_position)) {
-            find_largest<lanes, rows, true>(scores, blocks[i], start.sight, largest);
-        } else {
-            find_largest<lanes, rows, false>(scores, blocks[i], start.sight, largest);
+        if (!start.sight.whole(blocks[i], start.last_position)) {
+            hide_unseen<rows>(scores, blocks[i], start.sight);
         }
+        find_largest<lanes, rows>(scores, blocks[i].keys, largest);
     }
     raise_maxima<lanes, rows>(largest, factor, first_chunk ? 0 : shape.head_size, softmax, scratch.out);
     for (std::int64_t i = 0; i < count; ++i) {
         float* scores = scratch.scores + i * key_block * rows_at_once;
         if (start.sight.whole(blocks[i], start.last_position)) {
-            find_probabilities<lanes, rows, true>(scores, blocks[i], start.sight, factor, softmax);
+            find_probabilities<lanes, rows, true>(scores, blocks[i].keys, factor, softmax);
         } else {
-            find_probabilities<lanes, rows, false>(scores, blocks[i], start.sight, factor, softmax);
+            find_probabilities<lanes, rows, false>(scores, blocks[i].keys, factor, softmax);
         }
     }
 }
@@ -180,28 +177,60 @@ INSTSEL_INLINE void walk_path(const Tensors& tensors, const AttentionShape& shap
     }
 }
 
+// Queries side by side as lanes, of `lanes` rows; where there are fewer, the last again.
+INSTSEL_INLINE void load_queries(const HeadsView<const float>& query, const RowRange& rows, int lanes,
+                                 std::int64_t head_size, float* lanes_of_query) {
+    const float* from[2][16];
+    const int count = find_rows(query, rows, 0, from[0]) + find_rows(query, rows, 1, from[1]);
+    for (int lane = count; lane < lanes; ++lane) from[lane / 16][lane % 16] = from[(count - 1) / 16][(count - 1) % 16];
+    for (int lane = 0; lane < lanes; lane += 4) {
+        const float* const* four = from[lane / 16] + lane % 16;
+        float* to = lanes_of_query + lane;
+        std::int64_t d = 0;
+        for (; d + 4 <= head_size; d += 4) {
+            const float* const numbers[4] = {four[0] + d, four[1] + d, four[2] + d, four[3] + d};
+            float* const columns[4] = {to + rows_at_once * d, to + rows_at_once * (d + 1), to + rows_at_once * (d + 2),
+                                       to + rows_at_once * (d + 3)};
+            transpose4(numbers, columns);
+        }
+        for (; d < head_size; ++d) {
+            for (int i = 0; i < 4; ++i) to[rows_at_once * d + i] = four[i][d];
+        }
+    }
+}
+
+// The lanes of the sums as rows of the result.
+INSTSEL_INLINE void store_rows(const HeadsView<float>& out, const RowRange& rows, std::int64_t head_size,
+                               const float* lanes_of_out) {
+    float* to[2][16];
+    const int count = find_rows(out, rows, 0, to[0]) + find_rows(out, rows, 1, to[1]);
+    for (int lane = 0; lane < count; lane += 4) {
+        float* const* four = to[lane / 16] + lane % 16;
+        const float* from = lanes_of_out + lane;
+        std::int64_t d = 0;
+        for (; lane + 4 <= count && d + 4 <= head_size; d += 4) {
+            const float* const columns[4] = {from + rows_at_once * d, from + rows_at_once * (d + 1),
+                                             from + rows_at_once * (d + 2), from + rows_at_once * (d + 3)};
+            float* const numbers[4] = {four[0] + d, four[1] + d, four[2] + d, four[3] + d};
+            transpose4(columns, numbers);
+        }
+        for (; d < head_size; ++d) {
+            for (int i = 0; i < std::min(4, count - lane); ++i) four[i][d] = from[rows_at_once * d + i];
+        }
+    }
+}
+
 template <int lanes>
 INSTSEL_INLINE void attend(const Tensors& tensors, const AttentionShape& shape, std::int64_t head,
                            const BlockStart& start, const std::vector<PathBlock>& path, Scratch& scratch) {
-    const RowRange& rows = start.rows;
-    const float* from[rows_at_once];
-    for (std::int64_t lane = 0; lane < rows_at_once; ++lane) {
-        const std::int64_t row = rows.first + std::min(lane, rows.count - 1);  // the last again where there are fewer
-        from[lane] = tensors.query.at(rows.token + row / rows.group, rows.head + row % rows.group);
-    }
-    for (std::int64_t d = 0; d < shape.head_size; ++d) {
-        for (std::int64_t lane = 0; lane < rows_at_once; ++lane) scratch.query[rows_at_once * d + lane] = from[lane][d];
-    }
-    if (rows.count <= 16) {
+    const bool half = start.rows.count <= 16;
+    load_queries(tensors.query, start.rows, half ? 16 : 32, shape.head_size, scratch.query);
+    if (half) {
         walk_path<lanes, 16>(tensors, shape, head, start, path, scratch);
     } else {
         walk_path<lanes, 32>(tensors, shape, head, start, path, scratch);
     }
-    for (std::int64_t lane = 0; lane < rows.count; ++lane) {
-        const std::int64_t row = rows.first + lane;
-        float* to = tensors.out.at(rows.token + row / rows.group, rows.head + row % rows.group);
-        for (std::int64_t d = 0; d < shape.head_size; ++d) to[d] = scratch.out[rows_at_once * d + lane];
-    }
+    store_rows(tensors.out, start.rows, shape.head_size, scratch.out);
 }
 
 // The one body, once per instruction set.

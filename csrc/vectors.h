@@ -8,6 +8,14 @@
 
 namespace instsel {
 
+// Four of the eight numbers of two vectors. GCC has the other builtin from version 12 on.
+#if defined(__clang__)
+#define INSTSEL_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+typedef std::int32_t FourPlaces __attribute__((vector_size(16)));
+#define INSTSEL_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, FourPlaces{__VA_ARGS__})
+#endif
+
 template <int lanes>
 struct Vector {
     typedef float Floats __attribute__((vector_size(4 * lanes)));
@@ -32,6 +40,22 @@ struct Vector {
         power = p * (Floats)((Ints)shifted << 23);
     }
 };
+
+// Four rows of four numbers, made columns.
+INSTSEL_INLINE void transpose4(const float* const (&from)[4], float* const (&to)[4]) {
+    typedef float Four __attribute__((vector_size(16)));
+    Four rows[4], halves[4];
+    for (int i = 0; i < 4; ++i) std::memcpy(&rows[i], from[i], sizeof(Four));
+    for (int i = 0; i < 2; ++i) {
+        halves[2 * i] = INSTSEL_SHUFFLE(rows[2 * i], rows[2 * i + 1], 0, 4, 1, 5);
+        halves[2 * i + 1] = INSTSEL_SHUFFLE(rows[2 * i], rows[2 * i + 1], 2, 6, 3, 7);
+    }
+    for (int i = 0; i < 2; ++i) {
+        rows[2 * i] = INSTSEL_SHUFFLE(halves[i], halves[i + 2], 0, 1, 4, 5);
+        rows[2 * i + 1] = INSTSEL_SHUFFLE(halves[i], halves[i + 2], 2, 3, 6, 7);
+    }
+    for (int i = 0; i < 4; ++i) std::memcpy(to[i], &rows[i], sizeof(Four));
+}
 
 // Rows and columns whose sums fit into the registers and are enough to hide the latency of an addition.
 template <int lanes>
