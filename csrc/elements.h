@@ -40,8 +40,8 @@ INSTSEL_INLINE float from_float<float>(float value) {
 template <>
 INSTSEL_INLINE bfloat16 from_float<bfloat16>(float value) {
     const std::uint32_t bits = bit_cast<std::uint32_t>(value);
-    const std::uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-    return {std::uint16_t(value == value ? rounded : (bits >> 16) | 0x40u)};
+    const std::uint32_t rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
+    return {std::uint16_t((value == value ? rounded : bits | 0x400000u) >> 16)};
 }
 
 // What a head does to a product of the hidden state with a row of its weight: z = cap(scale * (product + bias)).

@@ -1,6 +1,7 @@
 #include "layer_operations.h"
 
 #include <cmath>
+#include <vector>
 
 namespace instsel {
 namespace {
@@ -25,42 +26,49 @@ template <class Element>
 struct NormRow {
     Element* x;
     const Element* update;
-    const Element* weight;
-    float weight_offset;
+    const float* weight;  // with its offset
     float epsilon;
     std::int64_t columns;
     Element* out;
+    float* values;  // memory for the row in float32
 };
+
+// Numbers whose squares are added to sums of their own, so that no sum has to wait for the one before.
+constexpr std::int64_t sums_at_once = 64;
+
+template <class Element>
+INSTSEL_INLINE void add_squares(const NormRow<Element>& row, std::int64_t start, std::int64_t count, float* sums) {
+    Element* x = row.x + start;
+    float* values = row.values + start;
+    if (row.update != nullptr) {
+        const Element* update = row.update + start;
+#pragma omp simd
+        for (std::int64_t i = 0; i < count; ++i) {
+            // As the model does, the norm sees the sum rounded to its type.
+            x[i] = from_float<Element>(to_float(x[i]) + to_float(update[i]));
+        }
+    }
+#pragma omp simd
+    for (std::int64_t i = 0; i < count; ++i) {
+        values[i] = to_float(x[i]);
+        sums[i] += values[i] * values[i];
+    }
+}
 
 template <class Element>
 INSTSEL_INLINE void norm_row(const NormRow<Element>& row) {
-    alignas(64) float a[strip];
-    alignas(64) float b[strip];
-    float squares = 0.0f;
-    for (std::int64_t start = 0; start < row.columns; start += strip) {
-        const std::int64_t count = row.columns - start < strip ? row.columns - start : strip;
-        load(row.x + start, count, a);
-        if (row.update != nullptr) {
-            load(row.update + start, count, b);
-#pragma omp simd
-            for (std::int64_t i = 0; i < count; ++i) a[i] += b[i];
-            store(a, count, row.x + start);
-            load(row.x + start, count, a);  // as the model does, the norm sees the sum rounded to its type
-        }
-        float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-        for (std::int64_t i = 0; i < count; ++i) sum += a[i] * a[i];
-        squares += sum;
+    alignas(64) float sums[sums_at_once] = {};
+    std::int64_t start = 0;
+    for (; start + sums_at_once <= row.columns; start += sums_at_once) add_squares(row, start, sums_at_once, sums);
+    add_squares(row, start, row.columns - start, sums);
+    for (std::int64_t width = sums_at_once / 2; width > 0; width /= 2) {
+        for (std::int64_t i = 0; i < width; ++i) sums[i] += sums[i + width];
     }
-    const float scale = 1.0f / std::sqrt(squares / float(row.columns) + row.epsilon);
-    for (std::int64_t start = 0; start < row.columns; start += strip) {
-        const std::int64_t count = row.columns - start < strip ? row.columns - start : strip;
-        load(row.x + start, count, a);
-        load(row.weight + start, count, b);
+    const float scale = 1.0f / std::sqrt(sums[0] / float(row.columns) + row.epsilon);
+    const float* values = row.values;
+    Element* out = row.out;
 #pragma omp simd
-        for (std::int64_t i = 0; i < count; ++i) a[i] = a[i] * scale * (b[i] + row.weight_offset);
-        store(a, count, row.out + start);
-    }
+    for (std::int64_t i = 0; i < row.columns; ++i) out[i] = from_float<Element>(values[i] * scale * row.weight[i]);
 }
 
 INSTSEL_INLINE float silu(float x) { return x / (1.0f + exp_float(x > -80.0f ? -x : 80.0f)); }
@@ -93,25 +101,16 @@ INSTSEL_INLINE void gate_range(Element* gate, const Element* up, std::int64_t co
     }
 }
 
+// cos and sin are those of the row in float32.
 template <class Element>
-INSTSEL_INLINE void rotate_row(Element* x, const Element* cos, const Element* sin, std::int64_t heads,
-                               std::int64_t size) {
+INSTSEL_INLINE void rotate_row(Element* x, const float* cos, const float* sin, std::int64_t heads, std::int64_t size) {
     const std::int64_t half = size / 2;
     for (std::int64_t head = 0; head < heads; ++head, x += size) {
-        for (std::int64_t start = 0; start < half; start += strip) {
-            const std::int64_t count = half - start < strip ? half - start : strip;
-            alignas(64) float low[strip];
-            alignas(64) float high[strip];
-            load(x + start, count, low);
-            load(x + half + start, count, high);
-            alignas(64) float low_out[strip];
 #pragma omp simd
-            for (std::int64_t i = 0; i < count; ++i) {
-                low_out[i] = low[i] * to_float(cos[start + i]) - high[i] * to_float(sin[start + i]);
-                high[i] = high[i] * to_float(cos[half + start + i]) + low[i] * to_float(sin[half + start + i]);
-            }
-            store(low_out, count, x + start);
-            store(high, count, x + half + start);
+        for (std::int64_t i = 0; i < half; ++i) {
+            const float low = to_float(x[i]), high = to_float(x[half + i]);
+            x[i] = from_float<Element>(low * cos[i] - high * sin[i]);
+            x[half + i] = from_float<Element>(high * cos[half + i] + low * sin[half + i]);
         }
     }
 }
@@ -129,7 +128,7 @@ INSTSEL_VARIANTS(norm, (const NormRow<Element>& row), norm_row(row))
 INSTSEL_VARIANTS(gate, (Element * gate, const Element* up, std::int64_t count, Activation activation),
                  gate_range(gate, up, count, activation))
 INSTSEL_VARIANTS(rotate,
-                 (Element * x, const Element* cos, const Element* sin, std::int64_t heads, std::int64_t size),
+                 (Element * x, const float* cos, const float* sin, std::int64_t heads, std::int64_t size),
                  rotate_row(x, cos, sin, heads, size))
 #undef INSTSEL_VARIANTS
 
@@ -144,10 +143,17 @@ template <class Element>
 void rms_norm(Element* x, const Element* update, const Element* weight, float weight_offset, float epsilon,
               std::int64_t rows, std::int64_t columns, Element* out, int threads, InstructionSet instructions) {
     const auto run = pick(plain_norm<Element>, avx2_norm<Element>, avx512_norm<Element>, instructions);
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (std::int64_t row = 0; row < rows; ++row) {
-        const std::int64_t at = row * columns;
-        run({x + at, update == nullptr ? nullptr : update + at, weight, weight_offset, epsilon, columns, out + at});
+    std::vector<float> factors(columns);
+    for (std::int64_t i = 0; i < columns; ++i) factors[i] = to_float(weight[i]) + weight_offset;
+#pragma omp parallel num_threads(threads)
+    {
+        std::vector<float> values(columns);
+#pragma omp for schedule(static)
+        for (std::int64_t row = 0; row < rows; ++row) {
+            const std::int64_t at = row * columns;
+            run({x + at, update == nullptr ? nullptr : update + at, factors.data(), epsilon, columns, out + at,
+                 values.data()});
+        }
     }
 }
 
@@ -165,9 +171,17 @@ template <class Element>
 void rotate_in_place(Element* x, const Element* cos, const Element* sin, std::int64_t rows, std::int64_t heads,
                      std::int64_t size, int threads, InstructionSet instructions) {
     const auto run = pick(plain_rotate<Element>, avx2_rotate<Element>, avx512_rotate<Element>, instructions);
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (std::int64_t row = 0; row < rows; ++row) {
-        run(x + row * heads * size, cos + row * size, sin + row * size, heads, size);
+#pragma omp parallel num_threads(threads)
+    {
+        std::vector<float> turn(2 * size);
+#pragma omp for schedule(static)
+        for (std::int64_t row = 0; row < rows; ++row) {
+            for (std::int64_t i = 0; i < size; ++i) {
+                turn[i] = to_float(cos[row * size + i]);
+                turn[size + i] = to_float(sin[row * size + i]);
+            }
+            run(x + row * heads * size, turn.data(), turn.data() + size, heads, size);
+        }
     }
 }
 
