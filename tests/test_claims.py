@@ -208,10 +208,29 @@ def test_trials_done_again_are_held_beside_those_on_record(tmp_path):
     found = compare(tmp_path / "before", tmp_path / "now")
     assert (found["pools"], found["trials"], found["rows as before"]) == (2, 4, 2)
     assert found["median"] == pytest.approx(0.05) and found["largest"] == pytest.approx(0.1)
+    assert found["same digits"] == 2
     assert found["difference"]["mean"] == pytest.approx(0.0) and found["difference"]["high"] > 0.1
     assert [gain["mean"] for gain in found["proposal minus random"]] == pytest.approx([-0.2, -0.1])
     again = compare(tmp_path / "now", tmp_path / "now")
-    assert again["largest"] == 0.0 and again["rows as before"] == 4
+    assert again["largest"] == 0.0 and again["rows as before"] == again["same digits"] == 4
+    grid = tmp_path / "now" / "trials" / "grid-0-0.08.jsonl"  # of another pool, and only in one of the two
+    grid.write_text(json.dumps({"name": "length", "loss": 1.0}) + "\n")
+    assert compare(tmp_path / "before", tmp_path / "now") == found
+
+
+def test_what_was_found_twice_is_said_with_what_differs():
+    from claims.tables import again_sentence
+
+    interval = {"mean": -0.1, "low": -0.2, "high": 0.0}
+    found = {
+        "processors": ["A", "B"], "pools": 2, "trials": 9, "rows as before": 4, "same digits": 1, "median": 0.02,
+        "largest": 0.15, "difference": interval, "proposal minus random": [interval, interval],
+    }  # fmt: skip
+    said = again_sentence(found)
+    assert "(A, then B)" in said and "0.020 at the median and 0.150 at most" in said and "4 of them" in said
+    same = again_sentence({**found, "processors": ["A", "A"], "same digits": 9})
+    assert "one processor (A)" in same and same.endswith("every held-out loss was the same to the last digit.")
+    assert "same to the last digit" not in again_sentence({**found, "processors": ["A", "A"]})
 
 
 @pytest.mark.slow
