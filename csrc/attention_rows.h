@@ -10,7 +10,6 @@
 namespace instsel {
 
 constexpr std::int64_t largest_head = 256;
-constexpr int rows_at_once = 32;          // queries of a row block
 constexpr std::int64_t chunk_blocks = 8;  // blocks of keys whose scores are held at once: 32 KB
 
 // Which of 32 rows see a key at a path position: a contiguous run, as rows are in order of position.
@@ -27,9 +26,10 @@ struct Sight {
     std::int64_t row_behind(std::int64_t key_position) const {
         return window == 0 ? rows_at_once : row_at(key_position + window);
     }
-    std::uint32_t rows(std::int64_t key_position) const {
-        const std::int64_t from = row_at(key_position);
-        const std::int64_t to = row_behind(key_position);
+    std::uint32_t rows(const PathBlock& block, std::int64_t key) const {
+        const std::int64_t position = block.position + key, behind = block.row_behind;
+        const std::int64_t from = std::min(row_at(position) + block.first_row, behind);
+        const std::int64_t to = std::min(row_behind(position), behind);
         return to <= from ? 0u : std::uint32_t(((std::uint64_t(1) << to) - 1) & ~((std::uint64_t(1) << from) - 1));
     }
     // Whether all rows up to the last position see all keys of a block.
@@ -62,13 +62,29 @@ struct BlockStart {
     Sight sight;
 };
 
+// Siblings see what comes before them, and each the keys of its own, a block a sibling.
+inline BlockStart start_siblings(const TreeLayout& layout, const RowBlock& work, const RowRange& rows,
+                                 std::int64_t context, std::vector<PathBlock>& blocks) {
+    path_blocks(layout, work.node, context, context - 1, 0, blocks);
+    std::int32_t row = 0;
+    for (std::int64_t node = work.node; node < work.node + work.siblings; ++node) {
+        const std::int32_t range = layout.path_ranges[layout.path_offsets[node + 1] - 1];
+        const std::int32_t keys = layout.range_stop[range] - layout.range_start[range];
+        const auto behind = std::int32_t(row + keys * rows.group);
+        blocks.push_back({layout.range_block[range], layout.range_start[range], context, keys, row, behind});
+        row = behind;
+    }
+    return {rows, context, {context, 0, rows.group, 0}};
+}
+
 inline BlockStart start_block(const TreeLayout& layout, const AttentionShape& shape, const RowBlock& work,
                               std::int64_t group, std::vector<PathBlock>& blocks) {
     const std::int64_t token = layout.query_offsets[work.node];
-    const std::int64_t node_rows = (layout.query_offsets[work.node + 1] - token) * group;
+    const std::int64_t all_rows = (layout.query_offsets[work.node + work.siblings] - token) * group;
     const RowRange rows{token, work.key_head * group, group, work.first_row,
-                        std::min<std::int64_t>(rows_at_once, node_rows - work.first_row)};
+                        std::min<std::int64_t>(rows_at_once, all_rows - work.first_row)};
     const std::int64_t context = context_length(layout, work.node);
+    if (work.siblings > 1) return start_siblings(layout, work, rows, context, blocks);
     const std::int64_t first_position = context + rows.first / group;
     const std::int64_t last_position = context + (rows.first + rows.count - 1) / group;
     path_blocks(layout, work.node, first_position, last_position, shape.window, blocks);

@@ -86,7 +86,7 @@ INSTSEL_AVX512 INSTSEL_INLINE void block_maxima(const float* scores, std::int64_
         return;
     }
     for (int key = 0; key < int(block.keys); ++key) {
-        const std::uint32_t seen = sight.rows(block.position + key);
+        const std::uint32_t seen = sight.rows(block, key);
         for (int half = 0; half < halves; ++half) {
             const __m512 z = _mm512_load_ps(score_vector(scores, index, key, half));
             largest[half] = _mm512_mask_max_ps(largest[half], __mmask16(seen >> (16 * half)), z, largest[half]);
@@ -108,7 +108,7 @@ INSTSEL_AMX_BF16 INSTSEL_INLINE void block_probabilities(const float* scores, st
     for (int key = 0; key < key_block; key += 2) {
         std::uint32_t seen[2] = {~0u, ~0u};
         if (!whole) {
-            for (int k = 0; k < 2; ++k) seen[k] = key + k < block.keys ? sight.rows(block.position + key + k) : 0u;
+            for (int k = 0; k < 2; ++k) seen[k] = key + k < block.keys ? sight.rows(block, key + k) : 0u;
         }
         for (int half = 0; half < halves; ++half) {
             __m512 p[2];

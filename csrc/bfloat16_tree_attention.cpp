@@ -12,11 +12,15 @@ namespace instsel {
 #if defined(__x86_64__)
 namespace {
 
-// Everything that one row block needs beside the packed keys and values; about 100 KB, on the stack of its thread.
+// Short siblings in one row block: each adds a block of keys to the last chunk.
+constexpr std::int64_t most_siblings = 4;
+constexpr std::int64_t most_blocks = chunk_blocks + most_siblings - 1;
+
+// Everything that one row block needs beside the packed keys and values; about 120 KB, on the stack of its thread.
 struct alignas(64) Scratch {
     std::uint8_t query[2 * largest_head / 32 * tile_bytes];
-    float scores[chunk_blocks * 1024];
-    std::uint8_t probabilities[chunk_blocks * 2 * tile_bytes];
+    float scores[most_blocks * 1024];
+    std::uint8_t probabilities[most_blocks * 2 * tile_bytes];
     float out[largest_head * rows_at_once];  // [head/16][2][16, 16 rows]
 };
 
@@ -91,12 +95,14 @@ INSTSEL_AMX_BF16 void softmax_chunk(const PathBlock* blocks, std::int64_t count,
 // `halves` is 1 where a row block has at most 16 rows, as one of a short answer has: its second half is left out.
 template <class Products, int halves>
 INSTSEL_AMX_BF16 SoftmaxRows walk_path(const PackedHeads& packed, std::int64_t head, const AttentionShape& shape,
-                                       const BlockStart& start, const std::vector<PathBlock>& path, Scratch& scratch) {
+                                       const BlockStart& start, const std::vector<PathBlock>& path,
+                                       std::int64_t siblings, Scratch& scratch) {
     SoftmaxRows softmax = empty_softmax();
-    const std::int64_t total = std::int64_t(path.size());
-    for (std::int64_t first = 0; first < total; first += chunk_blocks) {
+    // Chunks end where they would end for one sibling alone, so that its sums are the same bits in any company.
+    const std::int64_t alone = std::int64_t(path.size()) - (siblings - 1);
+    for (std::int64_t first = 0; first < alone; first += chunk_blocks) {
         const PathBlock* blocks = path.data() + first;
-        const std::int64_t count = std::min(chunk_blocks, total - first);
+        const std::int64_t count = first + chunk_blocks < alone ? chunk_blocks : std::int64_t(path.size()) - first;
         for (std::int64_t block = 0; block < count; ++block) {
             const ConsecutiveTiles keys{packed.keys(head, blocks[block].index)};
             Products::template multiply<halves, Streamed::none>(keys, scratch.query, packed.depth, false,
@@ -109,6 +115,21 @@ INSTSEL_AMX_BF16 SoftmaxRows walk_path(const PackedHeads& packed, std::int64_t h
     return softmax;
 }
 
+// Whether all values of a node's own tokens are finite: a sibling's probability of 0 times infinity would be NaN.
+INSTSEL_AVX512 inline bool are_finite(const HeadsView<const std::uint16_t>& value, const TreeLayout& layout,
+                                      const RowBlock& work, std::int64_t node, std::int64_t head_size) {
+    const __m256i exponent = _mm256_set1_epi16(0x7f80);
+    __mmask16 found = 0;
+    const std::int32_t range = layout.path_ranges[layout.path_offsets[node + 1] - 1];
+    for (std::int64_t key = layout.range_start[range]; key < layout.range_stop[range]; ++key) {
+        for (std::int64_t column = 0; column < head_size; column += 16) {
+            const __m256i numbers = load_half(value.at(key, work.key_head) + column, head_size - column);
+            found |= _mm256_cmpeq_epi16_mask(_mm256_and_si256(numbers, exponent), exponent);
+        }
+    }
+    return found == 0;
+}
+
 template <class Products>
 INSTSEL_AMX_BF16 void attend(const HeadsView<const std::uint16_t>& query, const PackedHeads& packed,
                              const HeadsView<std::uint16_t>& out, const TreeLayout& layout,
@@ -117,8 +138,10 @@ INSTSEL_AMX_BF16 void attend(const HeadsView<const std::uint16_t>& query, const 
     const BlockStart start = start_block(layout, shape, work, group, path);
     pack_queries(query, start.rows, shape.head_size, scratch.query);
     const SoftmaxRows softmax = start.rows.count <= 16
-                                    ? walk_path<Products, 1>(packed, work.key_head, shape, start, path, scratch)
-                                    : walk_path<Products, 2>(packed, work.key_head, shape, start, path, scratch);
+                                    ? walk_path<Products, 1>(packed, work.key_head, shape, start, path,
+                                                             work.siblings, scratch)
+                                    : walk_path<Products, 2>(packed, work.key_head, shape, start, path,
+                                                             work.siblings, scratch);
     store_rows(out, start.rows, shape.head_size, softmax.sum, scratch.out);
 }
 
@@ -128,7 +151,8 @@ INSTSEL_AMX_BF16 void attend_all(const HeadsView<const std::uint16_t>& query, co
                                  const TreeLayout& layout, const AttentionShape& shape, std::uint8_t* workspace,
                                  int threads) {
     const std::int64_t group = query.heads / key.heads;
-    const std::vector<RowBlock> work = row_blocks(layout, group, key.heads, rows_at_once);
+    const std::vector<RowBlock> work =
+        row_blocks(layout, group, key.heads, shape.window == 0 ? most_siblings : 1);  // a window ends within a path
     const PackedHeads packed{workspace, layout.blocks(), depth_tiles(shape.head_size)};
 #pragma omp parallel num_threads(threads)
     {
@@ -149,7 +173,15 @@ INSTSEL_AMX_BF16 void attend_all(const HeadsView<const std::uint16_t>& query, co
         std::vector<PathBlock> blocks;
 #pragma omp for schedule(dynamic, 4)
         for (std::int64_t item = 0; item < std::int64_t(work.size()); ++item) {
-            attend<Products>(query, packed, out, layout, shape, work[std::size_t(item)], blocks, scratch, group);
+            const RowBlock& block = work[std::size_t(item)];
+            bool apart = false;
+            for (std::int32_t i = 0; block.siblings > 1 && i < block.siblings; ++i) {
+                apart |= !are_finite(value, layout, block, block.node + i, shape.head_size);
+            }
+            for (std::int32_t i = 0; i < (apart ? block.siblings : 1); ++i) {
+                const RowBlock one{block.node + i, block.key_head, block.first_row, apart ? 1 : block.siblings};
+                attend<Products>(query, packed, out, layout, shape, one, blocks, scratch, group);
+            }
         }
         Products::end();
     }

@@ -255,7 +255,7 @@ void float_tree_attention(const HeadsView<const float>& query, const HeadsView<c
                                                             : plain_attend;
     const Tensors tensors{query, key, value, out};
     const std::int64_t group = query.heads / key.heads;
-    const std::vector<RowBlock> work = row_blocks(layout, group, key.heads, rows_at_once);
+    const std::vector<RowBlock> work = row_blocks(layout, group, key.heads, 1);
 #pragma omp parallel num_threads(threads)
     {
         Scratch scratch;

@@ -1,6 +1,7 @@
 // Where the tokens of a packed prefix tree lie, as the attention kernels want it (see kernels/tree_plan.py).
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -9,6 +10,7 @@ namespace instsel {
 // Keys are read in blocks of this many, counted from the start of their range: so the order in which a path is added
 // up depends on the path alone, not on where it lies in the pack.
 constexpr std::int64_t key_block = 32;
+constexpr int rows_at_once = 32;  // queries of a row block
 
 struct TreeLayout {
     const std::int32_t* query_offsets;  // [nodes + 1]
@@ -53,21 +55,42 @@ struct RowRange {
     std::int64_t count;
 };
 
-// 32 rows of work: a row is a (token of the node, head of the group that shares a key head) pair.
+// 32 rows of work: a row is a (token of a node, head of the group that shares a key head) pair. All are rows of one node,
+// or they are all rows of several siblings that follow each other, such as short answers to one question.
 struct RowBlock {
     std::int32_t node;
     std::int32_t key_head;
     std::int32_t first_row;
+    std::int32_t siblings;
 };
 
+inline bool are_siblings(const TreeLayout& layout, std::int64_t node, std::int64_t other) {
+    const std::int32_t* path = layout.path_ranges + layout.path_offsets[node];
+    const std::int32_t* other_path = layout.path_ranges + layout.path_offsets[other];
+    const std::int64_t length = layout.path_offsets[node + 1] - layout.path_offsets[node];
+    return length == layout.path_offsets[other + 1] - layout.path_offsets[other] &&
+           std::equal(path, path + length - 1, other_path);
+}
+
+inline std::int64_t node_rows(const TreeLayout& layout, std::int64_t node, std::int64_t group) {
+    return (layout.query_offsets[node + 1] - layout.query_offsets[node]) * group;
+}
+
+// At most `most_siblings` nodes share a row block.
 inline std::vector<RowBlock> row_blocks(const TreeLayout& layout, std::int64_t group, std::int64_t key_heads,
-                                        std::int64_t rows_at_once) {
+                                        std::int64_t most_siblings) {
     std::vector<RowBlock> blocks;
-    for (std::int64_t node = 0; node < layout.nodes; ++node) {
-        const std::int64_t rows = (layout.query_offsets[node + 1] - layout.query_offsets[node]) * group;
+    for (std::int64_t node = 0, siblings; node < layout.nodes; node += siblings) {
+        std::int64_t rows = node_rows(layout, node, group);
+        for (siblings = 1; rows > 0 && siblings < most_siblings && node + siblings < layout.nodes; ++siblings) {
+            const std::int64_t more = node_rows(layout, node + siblings, group);
+            if (more == 0 || rows + more > rows_at_once || !are_siblings(layout, node, node + siblings)) break;
+            rows += more;
+        }
         for (std::int64_t head = 0; head < key_heads; ++head) {
             for (std::int64_t row = 0; row < rows; row += rows_at_once) {
-                blocks.push_back({std::int32_t(node), std::int32_t(head), std::int32_t(row)});
+                blocks.push_back(
+                    {std::int32_t(node), std::int32_t(head), std::int32_t(row), std::int32_t(siblings)});
             }
         }
     }
@@ -80,6 +103,8 @@ struct PathBlock {
     std::int64_t first_key;
     std::int64_t position;  // of its first key on the path
     std::int32_t keys;
+    std::int32_t first_row;   // the rows of the row block that may see any of it: those of one sibling, or all
+    std::int32_t row_behind;
 };
 
 // The blocks that any of the queries at path positions [first, last] sees.
@@ -96,7 +121,7 @@ inline void path_blocks(const TreeLayout& layout, std::int64_t node, std::int64_
             const bool seen = here <= last && (window == 0 || first - (here + keys - 1) < window);
             if (!seen) continue;
             blocks.push_back({layout.range_block[range] + start / key_block, layout.range_start[range] + start, here,
-                              std::int32_t(keys)});
+                              std::int32_t(keys), 0, rows_at_once});
         }
         position += length;
     }

@@ -23,6 +23,9 @@ TREES: dict[str, tuple[list[int], Contexts, int]] = {
     "forest with an empty node": ([0, 10, 10, 45], [[], [], []], 0),
     "cached prefix": ([0, 33, 70], [[(0, 300)], [(0, 300), (300, 333)]], 300),
     "merged ancestors": ([0, 20, 50, 64], [[], [(0, 20)], [(0, 50)]], 0),
+    "short siblings": ([0, 225, 228, 229, 234, 236, 236, 237, 280], [[], *[[(0, 225)]] * 7], 0),
+    "short roots": ([0, 3, 4, 8, 10, 11], [[], [], [], [], []], 0),
+    "short cousins": ([0, 40, 60, 62, 65, 90, 93, 94], [[], *[[(0, 40)], *[[(0, 40), (40, 60)]] * 2] * 2], 0),
 }
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -144,6 +147,43 @@ def check_trees_alone(dtype: torch.dtype, lengths: list[int], seed: int) -> None
         alone = TreeSegments.from_lists([0, 50, 50 + length], [[], [(0, 50)]])
         got = tree_attention(query[rows], key[rows], value[rows], alone, backend="cpu")
         assert torch.equal(got, together[rows])
+
+
+@each_kind
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 300), st.lists(st.integers(0, 9), min_size=2, max_size=9), st.integers(0, 2**31))
+def test_short_siblings_have_the_bits_that_each_has_alone(
+    dtype: torch.dtype, instructions: str, before: int, lengths: list[int], seed: int
+) -> None:
+    """Siblings that share a row block: none is changed by how many there are, nor by where their keys end a chunk."""
+    offsets = np.concatenate([[0], before + np.cumsum([0, *lengths])]).tolist()
+    query, key, value = tensors((offsets, [], 0), (6, 2, 64), dtype, seed)
+    segments = TreeSegments.from_lists(offsets, [[], *[[(0, before)]] * len(lengths)])
+    with instruction_sets.forced(instructions):
+        together = tree_attention(query, key, value, segments, backend="cpu")
+        for sibling, length in enumerate(lengths):
+            first = offsets[sibling + 1]
+            rows = [*range(before), *range(first, first + length)]
+            alone = TreeSegments.from_lists([0, before, before + length], [[], [(0, before)]])
+            got = tree_attention(query[rows], key[rows], value[rows], alone, backend="cpu")
+            assert torch.equal(got, together[rows])
+
+
+@each_kind
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_stays_in_its_node(dtype: torch.dtype, instructions: str, bad: float) -> None:
+    """A probability of 0 times infinity would be NaN in siblings, which see none of it."""
+    tree = TREES["short siblings"]
+    segments = TreeSegments.from_lists(*tree[:2])
+    for changed in range(3):
+        given_tensors = tensors(tree, (6, 2, 64), dtype)
+        with instruction_sets.forced(instructions):
+            before = tree_attention(*given_tensors, segments, backend="cpu")
+            given_tensors[changed][229:234, :, 5] = bad
+            after = tree_attention(*given_tensors, segments, backend="cpu")
+        others = [row for row in range(280) if not 229 <= row < 234]
+        assert torch.equal(before[others], after[others])
+        assert not torch.isfinite(after[229:234]).all()
 
 
 def test_strides_do_not_matter() -> None:
