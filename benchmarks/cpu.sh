@@ -1,6 +1,9 @@
 #!/bin/sh
 # All results of a CPU, in slices of at most five minutes on two cores with bfloat16 matrix instructions:
-# `benchmarks/cpu.sh` takes them all, `benchmarks/cpu.sh 3` the third. PYTHON is the interpreter.
+# `benchmarks/cpu.sh` takes them all, `benchmarks/cpu.sh 3` the third. PYTHON is the interpreter. What a processor without
+# AVX-512 does, as far as another can show it, into a folder of its own:
+# INSTSEL_INSTRUCTION_SET=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 ATEN_CPU_CAPABILITY=avx2 \
+#     benchmarks/cpu.sh 10
 set -u
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}

@@ -36,6 +36,9 @@ def environment(device: str = "cpu") -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
     }
+    held_to = os.environ.get("INSTSEL_INSTRUCTION_SET")
+    if held_to:
+        found["held_to"] = held_to
     if torch.device(device).type == "cuda":
         found["gpu"] = torch.cuda.get_device_name(device)
         found["cuda"] = torch.version.cuda
@@ -61,12 +64,16 @@ def _processor() -> str:
 
 
 def machine_name(found: dict[str, Any]) -> str:
-    """The kind of machine of a result's environment: its GPU, or its processor's make and best instruction set."""
+    """The kind of machine of a result's environment: its GPU, or its processor's make and best instruction set.
+
+    One that was held to a lesser set by INSTSEL_INSTRUCTION_SET is another kind.
+    """
     if "gpu" in found:
         return re.sub(r"[^a-z0-9]+", "-", str(found["gpu"]).lower()).strip("-")
     processor = str(found["processor"])
     make = next((name for name in ("intel", "amd", "arm") if name in processor.lower()), "cpu")
-    return "-".join([make, *[name for flag, name in UNITS.items() if flag in processor][:1]])
+    name = "-".join([make, *[name for flag, name in UNITS.items() if flag in processor][:1]])
+    return name + (f"-held-to-{found['held_to']}" if "held_to" in found else "")
 
 
 def _commit() -> str:
