@@ -107,6 +107,15 @@ def test_a_comparison_from_the_command_line_ends_in_a_table(tmp_path, monkeypatc
         tables.insert("no marks", content)
 
 
+def test_a_processor_held_to_a_lesser_instruction_set_is_another_machine(monkeypatch):
+    from environment import environment, machine_name
+
+    monkeypatch.delenv("INSTSEL_INSTRUCTION_SET", raising=False)
+    usual = machine_name(environment())
+    monkeypatch.setenv("INSTSEL_INSTRUCTION_SET", "plain")
+    assert machine_name(environment()) == f"{usual}-held-to-plain"
+
+
 def test_the_harness_with_both_models(tmp_path, monkeypatch, capsys):
     pytest.importorskip("lm_eval")
     import harness
