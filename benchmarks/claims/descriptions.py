@@ -18,8 +18,7 @@ def described_pools(folder: Path, keys: list[PoolKey]) -> list[tuple[PoolKey, di
     """The descriptions of those pools that have one, or scores to make one from; kept, as the scores need not be."""
     found = []
     for key in keys:
-        name = f"{key.seed}-{key.corrupted}"
-        path, scores = folder / "descriptions" / f"{name}.json", folder / "scores" / f"{name}.npz"
+        path, scores = folder / "descriptions" / f"{key.name}.json", folder / "scores" / f"{key.name}.npz"
         if not path.is_file() and scores.is_file():
             with np.load(scores) as arrays:
                 about = describe(demo_pool(key), dict(arrays))

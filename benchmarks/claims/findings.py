@@ -40,6 +40,7 @@ def findings(setting: Setting, own: tuple[Path, float] | None) -> dict[str, Any]
         lines = [line for line in parts["own pool"] if line["pool"]["corrupted"] == corrupted]
         found["plan"] |= {"file": pool.stem, "model": Path(setting.model).name, "corrupted": corrupted}
         return found | {"own pool": compared(lines, ("random", "none"))}
+    described = _described(setting)
     tables = {
         "grid": compared(parts["grid"], ("random", "none")),
         "coverage": compared(
@@ -61,8 +62,8 @@ def findings(setting: Setting, own: tuple[Path, float] | None) -> dict[str, Any]
         | tables
         | {
             "questions": {
-                "composition": _composition(setting),
-                "difficulty and influence": _correlations(setting),
+                "composition": _composition(described),
+                "difficulty and influence": _correlations(described),
                 "influence and what tuning gains": _predictions(setting),
                 "styles": _styles(setting),
             }
@@ -170,9 +171,9 @@ def _described(setting: Setting) -> list[tuple[PoolKey, Line]]:
     )  # fmt: skip
 
 
-def _composition(setting: Setting) -> dict[str, Any]:
+def _composition(described: list[tuple[PoolKey, Line]]) -> dict[str, Any]:
     """The mean over pools of what their highest and lowest tenths are made of."""
-    each = [about["composition"] for key, about in _described(setting) if key.corrupted == 0.08]
+    each = [about["composition"] for key, about in described if key.corrupted == 0.08]
     return _mean(each) if each else {}
 
 
@@ -184,11 +185,11 @@ def _mean(each: list[Any]) -> Any:
     return {name: _mean([one.get(name, 0.0) for one in each]) for name in names}
 
 
-def _correlations(setting: Setting) -> dict[str, Any]:
+def _correlations(described: list[tuple[PoolKey, Line]]) -> dict[str, Any]:
     """Spearman's correlation of each difficulty with each rule's influence, over pools; 8 seeds or more each."""
     found: dict[str, Any] = {}
     for share, label in ((0.08, "40 % corrupted"), (0.0, "0 % corrupted")):
-        pools = [about["correlations"] for key, about in _described(setting) if key.corrupted == share]
+        pools = [about["correlations"] for key, about in described if key.corrupted == share]
         if len(pools) > 1:
             pairs = [f"{difficulty} and {rule}" for difficulty in DIFFICULTIES for rule in RULES]
             found[label] = {pair: mean_interval([pool[pair] for pool in pools]) for pair in pairs}

@@ -30,7 +30,7 @@ def own_unit(setting: Setting, key: PoolKey, options: Any) -> None:
     from transformers import AutoTokenizer
 
     compared = (*COMPARED, ("truth", "none")) if key.corrupted else COMPARED
-    path = setting.folder / "trials" / f"own-{key.seed}-{key.corrupted}.jsonl"
+    path = setting.folder / "trials" / f"own-{key.name}.jsonl"
     if len(read_lines(path)) == len(compared):
         return
     tokenizer = AutoTokenizer.from_pretrained(setting.model)

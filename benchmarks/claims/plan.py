@@ -43,6 +43,11 @@ class PoolKey:
     seed: int
     corrupted: float = 0.08
 
+    @property
+    def name(self) -> str:
+        """As files of the pool are named."""
+        return f"{self.seed}-{self.corrupted}"
+
 
 @dataclass(frozen=True)
 class Trial:

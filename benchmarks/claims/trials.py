@@ -45,7 +45,7 @@ class Bench:
         torch.set_num_threads(1)
         self.setting, self.key = setting, key
         self.pool = demo_pool(key, plan.POOL_SIZE, plan.HELD_OUT) if pool is None else pool
-        self.name = f"{key.seed}-{key.corrupted}"
+        self.name = key.name
         cache = setting.folder / "scores" / f"{self.name}.npz"
         scorer = None if cache.is_file() else Scorer(setting.model, device=setting.device)
         self.scores = pool_scores(
@@ -108,7 +108,7 @@ def load_model(setting: Setting) -> tuple[Any, Any]:
 
 def run_unit(setting: Setting, key: PoolKey, trials: Sequence[Trial]) -> None:
     """Run the trials of one of the demo's pools that have no line yet."""
-    path = setting.folder / "trials" / f"{trials[0].part}-{key.seed}-{key.corrupted}.jsonl"
+    path = setting.folder / "trials" / f"{trials[0].part}-{key.name}.jsonl"
     if len(read_lines(path)) < len(trials):
         run_trials(Bench(setting, key), trials, path, setting.learning_rate)
 
