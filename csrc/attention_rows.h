@@ -68,7 +68,7 @@ inline BlockStart start_siblings(const TreeLayout& layout, const RowBlock& work,
     path_blocks(layout, work.node, context, context - 1, 0, blocks);
     std::int32_t row = 0;
     for (std::int64_t node = work.node; node < work.node + work.siblings; ++node) {
-        const std::int32_t range = layout.path_ranges[layout.path_offsets[node + 1] - 1];
+        const std::int32_t range = layout.own_range(node);
         const std::int32_t keys = layout.range_stop[range] - layout.range_start[range];
         const auto behind = std::int32_t(row + keys * rows.group);
         blocks.push_back({layout.range_block[range], layout.range_start[range], context, keys, row, behind});

@@ -115,26 +115,36 @@ INSTSEL_AMX_BF16 SoftmaxRows walk_path(const PackedHeads& packed, std::int64_t h
     return softmax;
 }
 
-// Whether all values of a node's own tokens are finite: a sibling's probability of 0 times infinity would be NaN.
+// Whether all values of the siblings' own tokens are finite.
 INSTSEL_AVX512 inline bool are_finite(const HeadsView<const std::uint16_t>& value, const TreeLayout& layout,
-                                      const RowBlock& work, std::int64_t node, std::int64_t head_size) {
+                                      const RowBlock& work, std::int64_t head_size) {
     const __m256i exponent = _mm256_set1_epi16(0x7f80);
     __mmask16 found = 0;
-    const std::int32_t range = layout.path_ranges[layout.path_offsets[node + 1] - 1];
-    for (std::int64_t key = layout.range_start[range]; key < layout.range_stop[range]; ++key) {
-        for (std::int64_t column = 0; column < head_size; column += 16) {
-            const __m256i numbers = load_half(value.at(key, work.key_head) + column, head_size - column);
-            found |= _mm256_cmpeq_epi16_mask(_mm256_and_si256(numbers, exponent), exponent);
+    for (std::int64_t node = work.node; node < work.node + work.siblings; ++node) {
+        const std::int32_t range = layout.own_range(node);
+        for (std::int64_t key = layout.range_start[range]; key < layout.range_stop[range]; ++key) {
+            for (std::int64_t column = 0; column < head_size; column += 16) {
+                const __m256i numbers = load_half(value.at(key, work.key_head) + column, head_size - column);
+                found |= _mm256_cmpeq_epi16_mask(_mm256_and_si256(numbers, exponent), exponent);
+            }
         }
     }
     return found == 0;
 }
 
 template <class Products>
-INSTSEL_AMX_BF16 void attend(const HeadsView<const std::uint16_t>& query, const PackedHeads& packed,
-                             const HeadsView<std::uint16_t>& out, const TreeLayout& layout,
+INSTSEL_AMX_BF16 void attend(const HeadsView<const std::uint16_t>& query, const HeadsView<const std::uint16_t>& value,
+                             const PackedHeads& packed, const HeadsView<std::uint16_t>& out, const TreeLayout& layout,
                              const AttentionShape& shape, const RowBlock& work, std::vector<PathBlock>& path,
                              Scratch& scratch, std::int64_t group) {
+    // A probability of 0 times a sibling's infinity would be NaN: such siblings attend one by one.
+    if (work.siblings > 1 && !are_finite(value, layout, work, shape.head_size)) {
+        for (std::int32_t i = 0; i < work.siblings; ++i) {
+            const RowBlock one{work.node + i, work.key_head, work.first_row, 1};
+            attend<Products>(query, value, packed, out, layout, shape, one, path, scratch, group);
+        }
+        return;
+    }
     const BlockStart start = start_block(layout, shape, work, group, path);
     pack_queries(query, start.rows, shape.head_size, scratch.query);
     const SoftmaxRows softmax = start.rows.count <= 16
@@ -173,15 +183,7 @@ INSTSEL_AMX_BF16 void attend_all(const HeadsView<const std::uint16_t>& query, co
         std::vector<PathBlock> blocks;
 #pragma omp for schedule(dynamic, 4)
         for (std::int64_t item = 0; item < std::int64_t(work.size()); ++item) {
-            const RowBlock& block = work[std::size_t(item)];
-            bool apart = false;
-            for (std::int32_t i = 0; block.siblings > 1 && i < block.siblings; ++i) {
-                apart |= !are_finite(value, layout, block, block.node + i, shape.head_size);
-            }
-            for (std::int32_t i = 0; i < (apart ? block.siblings : 1); ++i) {
-                const RowBlock one{block.node + i, block.key_head, block.first_row, apart ? 1 : block.siblings};
-                attend<Products>(query, packed, out, layout, shape, one, blocks, scratch, group);
-            }
+            attend<Products>(query, value, packed, out, layout, shape, work[std::size_t(item)], blocks, scratch, group);
         }
         Products::end();
     }

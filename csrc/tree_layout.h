@@ -23,6 +23,8 @@ struct TreeLayout {
     std::int64_t ranges;
 
     std::int64_t blocks() const { return range_block[ranges]; }
+    // The range of a node's own tokens.
+    std::int32_t own_range(std::int64_t node) const { return path_ranges[path_offsets[node + 1] - 1]; }
 };
 
 // [tokens, heads, head_size] with any strides but a unit one along the head; strides are in elements.
