@@ -4,8 +4,8 @@
 #include <stdexcept>
 
 #include "aligned_buffer.h"
-#include "avx512_math.h"
 #include "bfloat16_products.h"
+#include "block_stores.h"
 #include "threads.h"
 
 namespace instsel {
@@ -13,9 +13,6 @@ namespace instsel {
 #if defined(__x86_64__)
 namespace {
 
-// A block is 32 rows of x times 32 rows of weights: four tiles of sums.
-constexpr std::int64_t block_rows = 32;
-constexpr std::int64_t block_sums = 1024;
 // Tiles of the depth that are multiplied at once, so that 32 rows of them stay in the first-level cache.
 constexpr std::int64_t largest_depth = 20;
 // Rows of a chunk, a unit of parallel work: short, as cores are not equally fast; longer with a large cache where the
@@ -24,81 +21,57 @@ constexpr std::int64_t chunk_rows = 128;
 constexpr std::int64_t deep_chunk_bytes = 8192;  // of the second-level cache, a row
 constexpr std::int64_t tasks_a_thread = 8;
 
-// Sums of a block, [rows 0-15, 16-31][halves of its columns][16][16], and where they go.
-struct Block {
-    const float* sums;
-    std::int64_t row;
-    std::int64_t index;  // of two halves of 16 weight rows
-    int rows;            // 0: nothing to do
-};
+// The 32 rows of x that are multiplied next, fetched while the ones before meet the weights.
+struct NextRows {
+    const std::uint8_t* row;
+    std::int64_t row_bytes;
+    std::int64_t rows;    // left; 0 where there are none, or they are in the cache already
+    std::int64_t lines;   // of a row
+    std::int64_t a_call;  // lines fetched by each of the 32 calls that come with a block
+    std::int64_t line;
 
-struct StoreLinear {
-    bfloat16* out;
-    const bfloat16* bias;
-    std::int64_t columns;
-    bool add;  // to what `out` holds
-
-    INSTSEL_AMX_BF16 INSTSEL_INLINE void operator()(const Block& block, int row) const {
-        const float* sums = block.sums + row / 16 * 512 + row % 16 * 16;
-        const std::int64_t column = 32 * block.index, left = columns - column;
-        const __mmask32 mask = left >= 32 ? ~__mmask32(0) : (__mmask32(1) << left) - 1;
-        __m512 low = _mm512_load_ps(sums), high = _mm512_load_ps(sums + 256);
-        if (bias != nullptr) add_numbers(_mm512_maskz_loadu_epi16(mask, bias + column), low, high);
-        bfloat16* to = out + (block.row + row) * columns + column;
-        if (add) add_numbers(_mm512_maskz_loadu_epi16(mask, to), low, high);
-        _mm512_mask_storeu_epi16(to, mask, (__m512i)_mm512_cvtne2ps_pbh(high, low));
-    }
-
-    INSTSEL_AMX_BF16 INSTSEL_INLINE static void add_numbers(__m512i bits, __m512& low, __m512& high) {
-        low = _mm512_add_ps(low, widen(_mm512_castsi512_si256(bits)));
-        high = _mm512_add_ps(high, widen(_mm512_extracti64x4_epi64(bits, 1)));
-    }
-
-    INSTSEL_AMX_BF16 INSTSEL_INLINE static __m512 widen(__m256i bits) {
-        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+    INSTSEL_INLINE void fetch() {
+        for (std::int64_t i = 0; i < a_call && rows > 0; ++i) {
+            fetch_line(row + 64 * line);
+            if (++line < lines) continue;
+            line = 0;
+            row += row_bytes;
+            --rows;
+        }
     }
 };
 
-template <Activation activation>
-struct StoreGated {
-    bfloat16* out;
-    std::int64_t columns;
-
-    INSTSEL_AMX_BF16 INSTSEL_INLINE void operator()(const Block& block, int row) const {
-        const float* sums = block.sums + row / 16 * 512 + row % 16 * 16;
-        const std::int64_t column = 16 * block.index, left = columns - column;
-        const __mmask16 mask = left >= 16 ? __mmask16(0xffff) : __mmask16((1u << left) - 1);
-        const __m512 gate = activation == Activation::silu ? silu16(_mm512_load_ps(sums))
-                                                           : gelu_tanh16(_mm512_load_ps(sums));
-        const __m256i rounded = (__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(gate, _mm512_load_ps(sums + 256)));
-        _mm256_mask_storeu_epi16(out + (block.row + row) * columns + column, mask, rounded);
-    }
-};
-
-// Stores the rows of a finished block, spread over the tiles of the block that is being multiplied.
+// What is done beside the products of a block, spread over its tiles: the block before is stored, and the memory fetched
+// that will be needed soon.
 template <class Store>
-struct RowWalk {
-    const Block& block;
+struct Beside {
     const Store& store;
+    const Block& before;
+    const Block& now;
+    NextRows& next;
     std::int64_t tiles;
     int& row;
     std::int64_t& due;
 
     INSTSEL_AMX_BF16 INSTSEL_INLINE void operator()(std::int64_t) const {
-        for (due += block.rows; due >= tiles; due -= tiles) store(block, row++);
+        for (due += block_rows; due >= tiles; due -= tiles, ++row) {
+            if (row < before.rows) store(before, row);
+            if (row < now.rows) store.fetch(now, row);
+            next.fetch();
+        }
     }
 };
 
-// 32 rows of x times a packed block of weights over some of the depth, added to `sums` unless they are new,
+// 32 rows of x times a packed block of weights over some of the depth, added to the block's sums unless they are new,
 // while the block before is stored: tile products and vector arithmetic run side by side. The weights pass through the
 // first-level cache with a hint not to stay there, where they would displace the rows.
 template <class Products, class Left, class Store>
-INSTSEL_AMX_BF16 void multiply_block(const Left& x, const std::uint8_t* weights, std::int64_t tiles,
-                                     bool new_sums, float* sums, const Block& before, const Store& store) {
+INSTSEL_AMX_BF16 void multiply_block(const Left& x, const std::uint8_t* weights, std::int64_t tiles, bool new_sums,
+                                     const Block& block, const Block& before, const Store& store, NextRows& next) {
     int row = 0;
     std::int64_t due = 0;
-    Products::template multiply<2, Streamed::right>(x, weights, tiles, !new_sums, sums,
-                                                    RowWalk<Store>{before, store, tiles, row, due});
+    Products::template multiply<2, Streamed::right>(x, weights, tiles, !new_sums, block.sums,
+                                                    Beside<Store>{store, before, block, next, tiles, row, due});
 }
 
 struct PackedWeights {
@@ -112,8 +85,10 @@ struct PackedWeights {
 // What a thread needs beside the packed weights.
 struct Scratch {
     std::uint8_t* rows;  // 32 packed rows of some of the depth
-    float* sums;         // of all blocks of a task
+    float* sums;         // of all blocks of a task, or of two where the depth is taken at once
 };
+
+std::int64_t depth_passes(std::int64_t tiles) { return (tiles + largest_depth - 1) / largest_depth; }
 
 // Whether 32 rows stay in the first-level cache where they are: not if they are so far apart that all share its few lines
 // of the same address bits. Packing them takes a tenth of the time, more where few blocks of weights meet them.
@@ -126,12 +101,13 @@ template <class Products, class Store>
 INSTSEL_AMX_BF16 void multiply_panel(const Matrix<bfloat16>& x, std::int64_t first, std::int64_t last,
                                      const PackedWeights& weights, std::int64_t first_block, std::int64_t last_block,
                                      const Store& store, const Scratch& scratch) {
-    const std::int64_t passes = (weights.tiles + largest_depth - 1) / largest_depth;
+    const std::int64_t passes = depth_passes(weights.tiles);
+    const bool is_cached = 2 * x.rows * x.columns <= Products::second_level_cache / 2;
     Block before{scratch.sums, 0, 0, 0};
     for (std::int64_t pass = 0; pass < passes; ++pass) {
         const std::int64_t tile = weights.tiles * pass / passes;
         const std::int64_t tiles = weights.tiles * (pass + 1) / passes - tile;
-        float* sums = scratch.sums;
+        std::int64_t place = 0;
         for (std::int64_t row = first; row < last; row += block_rows) {
             const int count = int(std::min(block_rows, last - row));
             const bfloat16* from = x.data + row * x.row_stride + tile * tile_depth;
@@ -142,15 +118,23 @@ INSTSEL_AMX_BF16 void multiply_panel(const Matrix<bfloat16>& x, std::int64_t fir
                           scratch.rows + half * tile_bytes);
             }
             const MatrixRows rows{reinterpret_cast<const std::uint8_t*>(from), 2 * x.row_stride, 32 * x.row_stride};
-            for (std::int64_t block = first_block; block < last_block; ++block, sums += block_sums) {
+            NextRows next{};
+            if (row + block_rows < last && !is_cached) {
+                next = {rows.first + block_rows * rows.row_bytes, rows.row_bytes,
+                        std::min(block_rows, last - row - block_rows), tiles,
+                        (tiles - 1) / (last_block - first_block) + 1, 0};
+            }
+            for (std::int64_t block = first_block; block < last_block; ++block) {
                 const std::uint8_t* right = weights.data + block * weights.block_bytes() + 2 * tile * tile_bytes;
+                const Block now{scratch.sums + place * block_sums, row, block, pass + 1 == passes ? count : 0};
                 if (in_place) {
-                    multiply_block<Products>(rows, right, tiles, pass == 0, sums, before, store);
+                    multiply_block<Products>(rows, right, tiles, pass == 0, now, before, store, next);
                 } else {
-                    multiply_block<Products>(ConsecutiveTiles{scratch.rows}, right, tiles, pass == 0, sums, before,
-                                             store);
+                    multiply_block<Products>(ConsecutiveTiles{scratch.rows}, right, tiles, pass == 0, now, before,
+                                             store, next);
                 }
-                before = {sums, row, block, pass + 1 == passes ? count : 0};
+                before = now;
+                place = passes > 1 ? place + 1 : 1 - place;
             }
         }
     }
@@ -180,8 +164,8 @@ INSTSEL_AMX_BF16 void multiply(const Matrix<bfloat16>& x, const WeightHalf (&hal
         std::clamp<std::int64_t>(blocks * chunks / (tasks_a_thread * threads), 1, cache / 2 / rows_bytes);
     const std::int64_t panel = (blocks - 1) / ((blocks + largest - 1) / largest) + 1;
     const std::int64_t panels = (blocks + panel - 1) / panel;
-    const std::int64_t sums_bytes = panel * (chunk / block_rows) * block_sums * std::int64_t(sizeof(float));
-    const std::int64_t scratch_bytes = rows_bytes + sums_bytes;
+    const std::int64_t sums = depth_passes(tiles) > 1 ? panel * (chunk / block_rows) : 2;
+    const std::int64_t scratch_bytes = rows_bytes + sums * block_sums * std::int64_t(sizeof(float));
     // Allocated here, as an exception must not leave a thread.
     const AlignedBuffer scratch = allocate_aligned(threads * scratch_bytes);
 #pragma omp parallel num_threads(threads)
