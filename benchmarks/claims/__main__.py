@@ -43,7 +43,7 @@ def demo_tasks(setting: Setting, seeds: int) -> Iterator[Callable[[], object]]:
     yield from (partial(small_subsets, setting, plan.PoolKey(seed)) for seed in plan.EXPLORING[:seeds])
     yield from (partial(run_unit, setting, *unit) for unit in units["budgets"])
     yield from (partial(styles, setting, seed) for seed in plan.EXPLORING[:seeds])
-    for name in ("tokens", "large budget", "drawn", "coverage"):
+    for name in ("tokens", "large budget", "drawn", "coverage", "score budgets"):
         yield from (partial(run_unit, setting, *unit) for unit in units[name])
 
 

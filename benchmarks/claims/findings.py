@@ -56,6 +56,7 @@ def findings(setting: Setting, own: tuple[Path, float] | None) -> dict[str, Any]
         "confirmation": compared(parts["confirmation"], ("random", "none")),
         "robustness": robustness(parts),
         "budgets": budgets(parts),
+        "score budgets": score_budgets(parts),
     }
     return (
         found
@@ -162,6 +163,22 @@ def budgets(parts: dict[str, list[Line]]) -> dict[str, Any]:
         for name, row in compared([line for line in lines if line["budget"] == budget], ("random", "none")).items():
             found[name][f"{budget:g}"] = row
     return found
+
+
+def score_budgets(parts: dict[str, list[Line]]) -> dict[str, Any]:
+    """By budget: each score with quotas over clusters, and the proposal, against random rows of the same budget."""
+    names = {plan.PROPOSED, ("random", "none"), *((score, "proportional") for score in plan.SCORES)}
+    lines = [
+        line
+        for line in parts["grid"] + parts["addition"] + parts["score budgets"]
+        if (line["score"], line["coverage"]) in names
+    ]
+    if not parts["score budgets"]:
+        return {}
+    return {
+        f"{budget:g}": compared([line for line in lines if line["budget"] == budget], ("random", "none"))
+        for budget in sorted({line["budget"] for line in lines})
+    }
 
 
 def _described(setting: Setting) -> list[tuple[PoolKey, Line]]:

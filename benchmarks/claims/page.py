@@ -27,6 +27,7 @@ from claims.tables import (
     own_tables,
     predictions_table,
     robustness_table,
+    score_budgets_table,
     selectors_table,
     styles_table,
 )
@@ -43,6 +44,7 @@ PARTS: dict[str, tuple[tuple[str, ...], Callable[[Any], str]]] = {
     "addition": (("addition",), selectors_table),
     "coverage": (("coverage",), selectors_table),
     "tokens": (("tokens",), selectors_table),
+    "score budgets": (("score budgets",), score_budgets_table),
     "composition": (("questions", "composition"), composition_table),
     "correlations": (("questions", "difficulty and influence"), correlations_table),
     "predictions": (("questions", "influence and what tuning gains"), predictions_table),
@@ -56,7 +58,7 @@ def written_part(name: str, found: Any) -> str:
     """A part of the page; where this result has no figures for it, that is said."""
     keys, write_part = PARTS[name]
     for key in keys:
-        found = found[key]
+        found = found.get(key, {})
     return write_part(found) if found else "*Not measured in this result; `make claims` goes on with it.*"
 
 

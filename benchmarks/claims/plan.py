@@ -21,6 +21,7 @@ BATCH = 10  # examples a step; with equal tokens, in proportion to the rows sele
 LEARNING_RATES = (2e-3, 4e-3, 8e-3, 1.6e-2)
 BUDGET = 0.1
 BUDGETS = (0.05, 0.2, 0.4)
+SCORE_BUDGETS = (0.05, 0.2)  # of every score; the grid has that of 10 %
 CLUSTERS = 24
 MAX_SIMILARITY = 0.9  # the papers' cosine rule
 DRAW_SHARE = 0.5  # of each cluster, where rows are drawn from its better half
@@ -151,6 +152,15 @@ def large_budget(pool: PoolKey) -> Iterator[Trial]:
     return curves(pool, BUDGETS[-1:], "large budget")
 
 
+def score_budgets(pool: PoolKey) -> Iterator[Trial]:
+    """Every score again with quotas over clusters, and the proposal, at half and at twice the budget."""
+    for budget in SCORE_BUDGETS:
+        yield Trial("score budgets", pool, "random", budget=budget)
+        yield Trial("score budgets", pool, *PROPOSED, budget=budget)
+        for score in SCORES:
+            yield Trial("score budgets", pool, score, "proportional", budget)
+
+
 def units() -> dict[str, list[tuple[PoolKey, tuple[Trial, ...]]]]:
     """All trials by part and pool; a unit is done by one process."""
     old, fresh = [PoolKey(seed) for seed in EXPLORING], [PoolKey(seed) for seed in CONFIRMING]
@@ -159,5 +169,6 @@ def units() -> dict[str, list[tuple[PoolKey, tuple[Trial, ...]]]]:
         ("grid", grid, old), ("addition", addition, old), ("drawn", drawn, old),
         ("confirmation", confirmation, fresh), ("budgets", curves, fresh), ("large budget", large_budget, fresh),
         ("corruption", corruption, less), ("tokens", tokens, old), ("coverage", other_coverage, old),
+        ("score budgets", score_budgets, old),
     )  # fmt: skip
     return {name: [(pool, tuple(trials(pool))) for pool in pools] for name, trials, pools in parts}

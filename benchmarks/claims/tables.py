@@ -83,6 +83,23 @@ def budgets_table(found: Mapping[str, Mapping[str, Row]]) -> str:
     return table(["held-out loss", *(f"{float(budget):.0%}" for budget in budgets)], cells)
 
 
+def score_budgets_table(found: Mapping[str, Mapping[str, Row]]) -> str:
+    """Each score's difference from random rows of the same budget, in the order of the mean over the budgets."""
+    names = [name for name in next(iter(found.values())) if all(name in rows for rows in found.values())]
+
+    def order(name: str) -> float:
+        return sum((rows[name]["from_reference"] or {"mean": 0.0})["mean"] for rows in found.values())
+
+    cells = []
+    for name in sorted(names, key=order):
+        differences = [(rows[name], rows[name]["from_reference"]) for rows in found.values()]
+        cells.append([
+            named(name),
+            *(interval(one, sign=True) if one else f"loss {row['loss']['mean']:.3f}" for row, one in differences),
+        ])  # fmt: skip
+    return table(["difference from random rows", *(f"{float(budget):.0%}" for budget in found)], cells)
+
+
 def correlations_table(found: Mapping[str, Mapping[str, Row]]) -> str:
     """Spearman's correlation of each difficulty with each rule's influence."""
     names = list(next(iter(found.values())))
