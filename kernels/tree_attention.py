@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
+from collections.abc import Callable
 
 from torch import Tensor
 
@@ -30,16 +32,22 @@ def choose_attention_backend(
     """As `choose_backend`, with flash attention over gathered paths ("varlen") as one more on a GPU."""
     from .varlen_attention import varlen_error
 
-    error = varlen_error(query.device, query.dtype, softcap)
     if backend == "varlen":
+        error = varlen_error(query.device, query.dtype, softcap)
         if error is not None:
             raise ValueError(f"backend: 'varlen' cannot be used: {error}")
         return backend
-    if backend == "auto" and query.device.type == "cuda" and error is None:
+    if backend == "auto" and query.device.type == "cuda" and varlen_error(query.device, query.dtype, softcap) is None:
         copied = int(segments.context_length @ segments.query_offsets.diff().clamp(max=1).long()) + query.shape[0]
         if copied <= LARGEST_COPY_RATIO * key.shape[0] or triton_error() is not None:
             return "varlen"
     return choose_backend(backend, query.device)
+
+
+@functools.cache
+def _implementation(backend: str) -> Callable[..., Tensor]:
+    run: Callable[..., Tensor] = importlib.import_module(IMPLEMENTATIONS[backend], __package__).tree_attention
+    return run
 
 
 def tree_attention(
@@ -94,10 +102,9 @@ def tree_attention(
         raise ValueError(f"segments: expected nodes of {query.shape[0]} queries in all, got {segments.num_queries}")
     if key.shape[0] < query.shape[0]:
         raise ValueError(f"key: expected at least {query.shape[0]} rows, one per query, got {key.shape[0]}")
-    if segments.context_stop.numel() and int(segments.context_stop.max()) > key.shape[0]:
+    if segments.last_key > key.shape[0]:
         raise ValueError(
-            f"segments: expected key ranges within {key.shape[0]} keys, got one that ends at "
-            f"{int(segments.context_stop.max())}"
+            f"segments: expected key ranges within {key.shape[0]} keys, got one that ends at {segments.last_key}"
         )
     for name, number in (("scaling", scaling), ("softcap", softcap)):
         if number is not None and not (isinstance(number, (int, float)) and math.isfinite(number) and number > 0):
@@ -105,7 +112,7 @@ def tree_attention(
     if window is not None and (not isinstance(window, int) or window < 1):
         raise ValueError(f"window: expected None or a positive integer, got {window!r}")
     chosen = choose_attention_backend(backend, query, key, segments, softcap)
-    run = importlib.import_module(IMPLEMENTATIONS[chosen], __package__).tree_attention
+    run = _implementation(chosen)
     scale = 1.0 / math.sqrt(head_size) if scaling is None else float(scaling)
     tensors = query.detach(), key.detach(), value.detach()
     with current(query.device):

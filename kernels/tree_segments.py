@@ -37,6 +37,13 @@ class TreeSegments:
     context_stop: Tensor
     # What a backend derives from the fields above, kept because every layer of a model uses the same segments.
     plans: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    # Read from the fields once, as every layer asks for them.
+    num_queries: int = field(init=False, repr=False, compare=False)
+    last_key: int = field(init=False, repr=False, compare=False)  # where the last range of keys ends, 0 without ranges
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "num_queries", int(self.query_offsets[-1]))
+        object.__setattr__(self, "last_key", int(self.context_stop.max()) if self.context_stop.numel() else 0)
 
     @classmethod
     def from_lists(cls, query_offsets: Integers, contexts: list[list[tuple[int, int]]]) -> TreeSegments:
@@ -73,10 +80,6 @@ class TreeSegments:
     @property
     def num_nodes(self) -> int:
         return self.query_offsets.shape[0] - 1
-
-    @property
-    def num_queries(self) -> int:
-        return int(self.query_offsets[-1])
 
     @property
     def context_length(self) -> Tensor:

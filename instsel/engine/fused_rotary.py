@@ -86,6 +86,7 @@ def _rotate(own: Callable[..., Any], q: Tensor, k: Tensor, cos: Tensor, sin: Ten
     usable = usable and cos.dtype in DTYPES and not any(x.requires_grad for x in in_order)
     if rest or more or not usable or cos.shape[:1] != (1,) or cos.shape[-1] != q.shape[-1]:
         return own(q, k, cos, sin, *rest, **more)
+    turn = cos[0].contiguous(), sin[0].contiguous()
     for x in in_order:
-        rotate_in_place(x[0], cos[0].contiguous(), sin[0].contiguous())
+        rotate_in_place(x[0], *turn)
     return q, k
