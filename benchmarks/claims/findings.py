@@ -47,9 +47,7 @@ def findings(setting: Setting, own: tuple[Path, float] | None) -> dict[str, Any]
             parts["coverage"] + [line for line in parts["grid"] if line["coverage"] == "none"], ("random", "none")
         ),
         "addition": compared(
-            parts["addition"]
-            + parts["drawn"]
-            + [line for line in parts["grid"] if (line["score"], line["coverage"]) in CONTROLS],
+            parts["addition"] + parts["drawn"] + chosen(parts["grid"], CONTROLS),
             ("random", "none"),
         ),
         "tokens": compared(parts["tokens"], ("random", "none")),
@@ -150,35 +148,36 @@ def _against(selectors: dict[str, dict[int, Line]], name: str, random: str, trut
     }
 
 
-def budgets(parts: dict[str, list[Line]]) -> dict[str, Any]:
-    """Held-out loss by selector and budget, on the confirming seeds."""
-    curves = {", ".join(one) for one in plan.CURVES}
-    lines = [
-        line
-        for line in parts["confirmation"] + parts["budgets"] + parts["large budget"]
-        if f"{line['score']}, {line['coverage']}" in curves
-    ]
-    found: dict[str, Any] = {name: {} for name in sorted(curves)}
-    for budget in sorted({line["budget"] for line in lines}):
-        for name, row in compared([line for line in lines if line["budget"] == budget], ("random", "none")).items():
-            found[name][f"{budget:g}"] = row
-    return found
+def chosen(lines: Iterable[Line], selectors: Iterable[tuple[str, str]]) -> list[Line]:
+    """The lines of some scores, each with its coverage."""
+    wanted = set(selectors)
+    return [line for line in lines if (line["score"], line["coverage"]) in wanted]
 
 
-def score_budgets(parts: dict[str, list[Line]]) -> dict[str, Any]:
-    """By budget: each score with quotas over clusters, and the proposal, against random rows of the same budget."""
-    names = {plan.PROPOSED, ("random", "none"), *((score, "proportional") for score in plan.SCORES)}
-    lines = [
-        line
-        for line in parts["grid"] + parts["addition"] + parts["score budgets"]
-        if (line["score"], line["coverage"]) in names
-    ]
-    if not parts["score budgets"]:
-        return {}
+def by_budget(lines: list[Line]) -> dict[str, Any]:
+    """Each selector against random rows of the same budget."""
     return {
         f"{budget:g}": compared([line for line in lines if line["budget"] == budget], ("random", "none"))
         for budget in sorted({line["budget"] for line in lines})
     }
+
+
+def budgets(parts: dict[str, list[Line]]) -> dict[str, Any]:
+    """Held-out loss by selector and budget, on the confirming seeds."""
+    lines = chosen(parts["confirmation"] + parts["budgets"] + parts["large budget"], plan.CURVES)
+    found: dict[str, Any] = {name: {} for name in sorted(", ".join(one) for one in plan.CURVES)}
+    for budget, rows in by_budget(lines).items():
+        for name, row in rows.items():
+            found[name][budget] = row
+    return found
+
+
+def score_budgets(parts: dict[str, list[Line]]) -> dict[str, Any]:
+    """By budget: each score with quotas over clusters, and the proposal, against random rows."""
+    if not parts["score budgets"]:
+        return {}
+    selectors = [plan.PROPOSED, ("random", "none"), *((score, "proportional") for score in plan.SCORES)]
+    return by_budget(chosen(parts["grid"] + parts["addition"] + parts["score budgets"], selectors))
 
 
 def _described(setting: Setting) -> list[tuple[PoolKey, Line]]:

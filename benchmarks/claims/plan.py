@@ -21,7 +21,6 @@ BATCH = 10  # examples a step; with equal tokens, in proportion to the rows sele
 LEARNING_RATES = (2e-3, 4e-3, 8e-3, 1.6e-2)
 BUDGET = 0.1
 BUDGETS = (0.05, 0.2, 0.4)
-SCORE_BUDGETS = (0.05, 0.2)  # of every score; the grid has that of 10 %
 CLUSTERS = 24
 MAX_SIMILARITY = 0.9  # the papers' cosine rule
 DRAW_SHARE = 0.5  # of each cluster, where rows are drawn from its better half
@@ -154,7 +153,7 @@ def large_budget(pool: PoolKey) -> Iterator[Trial]:
 
 def score_budgets(pool: PoolKey) -> Iterator[Trial]:
     """Every score again with quotas over clusters, and the proposal, at half and at twice the budget."""
-    for budget in SCORE_BUDGETS:
+    for budget in BUDGETS[:-1]:
         yield Trial("score budgets", pool, "random", budget=budget)
         yield Trial("score budgets", pool, *PROPOSED, budget=budget)
         for score in SCORES:

@@ -84,20 +84,30 @@ def budgets_table(found: Mapping[str, Mapping[str, Row]]) -> str:
 
 
 def score_budgets_table(found: Mapping[str, Mapping[str, Row]]) -> str:
-    """Each score's difference from random rows of the same budget, in the order of the mean over the budgets."""
-    names = [name for name in next(iter(found.values())) if all(name in rows for rows in found.values())]
+    """Each score's difference from random rows of the same budget; theirs is 0."""
+    columns = {f"{float(budget):.0%}": rows for budget, rows in found.items()}
+    return differences_table("difference from random rows", columns, 0.0)
 
-    def order(name: str) -> float:
-        return sum((rows[name]["from_reference"] or {"mean": 0.0})["mean"] for rows in found.values())
 
-    cells = []
-    for name in sorted(names, key=order):
-        differences = [(rows[name], rows[name]["from_reference"]) for rows in found.values()]
-        cells.append([
-            named(name),
-            *(interval(one, sign=True) if one else f"loss {row['loss']['mean']:.3f}" for row, one in differences),
+def differences_table(head: str, columns: Mapping[str, Mapping[str, Row]], reference: float) -> str:
+    """A row for each rule that all columns have, in the order of their differences from random rows.
+
+    Random rows' own loss stands where a difference of `reference` does.
+    """
+    rules = [rule for rule in next(iter(columns.values())) if all(rule in found for found in columns.values())]
+
+    def order(rule: str) -> float:
+        differences = [found[rule]["from_reference"] for found in columns.values()]
+        return sum(one["mean"] if one else reference for one in differences)
+
+    rows = []
+    for rule in sorted(rules, key=order):
+        cells = [(found[rule]["loss"], found[rule]["from_reference"]) for found in columns.values()]
+        rows.append([
+            named(rule),
+            *(interval(one, sign=True) if one else f"loss {loss['mean']:.3f}" for loss, one in cells),
         ])  # fmt: skip
-    return table(["difference from random rows", *(f"{float(budget):.0%}" for budget in found)], cells)
+    return table([head, *columns], rows)
 
 
 def correlations_table(found: Mapping[str, Mapping[str, Row]]) -> str:
@@ -160,24 +170,11 @@ def own_tables(found: list[Row]) -> str:
 
 def own_table(files: list[Row]) -> str:
     """A row a rule, a column a file; random rows' loss first."""
-    rules = [rule for rule in files[0]["own pool"] if all(rule in file["own pool"] for file in files)]
-
-    def order(rule: str) -> float:
-        differences = [file["own pool"][rule]["from_reference"] for file in files]
-        return sum(one["mean"] for one in differences if one) / len(files) if differences[0] else -float("inf")
-
-    rows = []
-    for rule in sorted(rules, key=order):
-        cells = []
-        for file in files:
-            found = file["own pool"][rule]
-            difference = found["from_reference"]
-            cells.append(interval(difference, sign=True) if difference else f"loss {found['loss']['mean']:.3f}")
-        rows.append([named(rule), *cells])
-    heads = [
-        f"{file['plan']['file'].split('_')[0]}, {file['own pool']['random, none']['seeds']} pools" for file in files
-    ]
-    return table(["selected", *heads], rows)
+    columns = {
+        f"{file['plan']['file'].split('_')[0]}, {file['own pool']['random, none']['seeds']} pools": file["own pool"]
+        for file in files
+    }
+    return differences_table("selected", columns, -float("inf"))
 
 
 def again_sentences(found: list[Row]) -> str:
