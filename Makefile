@@ -73,7 +73,7 @@ sanitize:
 
 # The same checks compiled for Arm and run by an emulator, and whether the loops that take the time became NEON code.
 ARM := aarch64-linux-gnu
-ARM_HOT := float_tree_attention layer_operations online_logsumexp pair_logprobs
+ARM_HOT := float_linear_logsumexp float_tree_attention layer_operations online_logsumexp pair_logprobs
 
 check-arm:
 	@if ! command -v $(ARM)-g++ >/dev/null || ! command -v qemu-aarch64 >/dev/null; then \

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 #include <vector>
 
 #include "tree_layout.h"
@@ -55,6 +56,21 @@ INSTSEL_INLINE int find_rows(const HeadsView<Element>& tensor, const RowRange& r
     return count;
 }
 
+// Fetches rows into the second-level cache, to be read or, if they are not const, to be written.
+template <class Element>
+INSTSEL_INLINE void fetch_rows(const HeadsView<Element>& tensor, const RowRange& rows, std::int64_t head_size) {
+    constexpr std::int64_t line = 64 / std::int64_t(sizeof(Element));
+    for (int half = 0; half < 2; ++half) {
+        Element* places[16];
+        const int count = find_rows(tensor, rows, half, places);
+        for (int lane = 0; lane < count; ++lane) {
+            for (std::int64_t d = 0; d < head_size; d += line) {
+                __builtin_prefetch(places[lane] + d, std::is_const<Element>::value ? 0 : 1, 2);
+            }
+        }
+    }
+}
+
 // A row block as both kernels begin it; the blocks of keys that it sees go into `blocks`.
 struct BlockStart {
     RowRange rows;
@@ -77,12 +93,16 @@ inline BlockStart start_siblings(const TreeLayout& layout, const RowBlock& work,
     return {rows, context, {context, 0, rows.group, 0}};
 }
 
-inline BlockStart start_block(const TreeLayout& layout, const AttentionShape& shape, const RowBlock& work,
-                              std::int64_t group, std::vector<PathBlock>& blocks) {
+inline RowRange row_range(const TreeLayout& layout, const RowBlock& work, std::int64_t group) {
     const std::int64_t token = layout.query_offsets[work.node];
     const std::int64_t all_rows = (layout.query_offsets[work.node + work.siblings] - token) * group;
-    const RowRange rows{token, work.key_head * group, group, work.first_row,
-                        std::min<std::int64_t>(rows_at_once, all_rows - work.first_row)};
+    return {token, work.key_head * group, group, work.first_row,
+            std::min<std::int64_t>(rows_at_once, all_rows - work.first_row)};
+}
+
+inline BlockStart start_block(const TreeLayout& layout, const AttentionShape& shape, const RowBlock& work,
+                              std::int64_t group, std::vector<PathBlock>& blocks) {
+    const RowRange rows = row_range(layout, work, group);
     const std::int64_t context = context_length(layout, work.node);
     if (work.siblings > 1) return start_siblings(layout, work, rows, context, blocks);
     const std::int64_t first_position = context + rows.first / group;

@@ -10,18 +10,15 @@
 #include "bfloat16_products.h"
 #include "lane_logsumexp.h"
 #include "threads.h"
+#include "vocabulary_segments.h"
 
 namespace instsel {
 
 #if defined(__x86_64__)
 namespace {
 
-// Vocabulary entries whose sums are kept apart and joined at the end, in order: a unit of parallel work.
-constexpr std::int64_t segment_entries = 4096;
 // The packed weights that meet all rows before the next are fetched stay in half of a 2 MB second-level cache.
 constexpr std::int64_t panel_bytes = 512 << 10;
-// Packed hidden states and states of segments of one pass over the rows, so that memory does not grow with the rows.
-constexpr std::int64_t pass_bytes = 16 << 20;
 
 // Adds up the logits of a finished block entry by entry, spread over the tiles of the block that is being multiplied.
 template <bool transform>
@@ -103,40 +100,16 @@ INSTSEL_AMX_BF16 void multiply_segment(const PackedHidden& hidden, const Matrix<
 using SegmentFunction = void (*)(const PackedHidden&, const Matrix<bfloat16>&, std::int64_t, std::int64_t,
                                  const HeadTransform&, LaneStates*, std::uint8_t*);
 
-// Joins the segments of one row in the order of the vocabulary.
-void join_segments(const LaneStates* states, std::int64_t segments, std::int64_t stride, int lane, std::int64_t row,
-                   const RowStates& out) {
-    float largest = -std::numeric_limits<float>::infinity();
-    std::int64_t argmax = -1;
-    for (std::int64_t segment = 0; segment < segments; ++segment) {
-        const LaneStates& state = states[segment * stride];
-        if (state.max[lane] > largest) {
-            largest = state.max[lane];
-            argmax = state.argmax[lane];
-        }
-    }
-    double sum = 0.0;
-    for (std::int64_t segment = 0; segment < segments; ++segment) {
-        const LaneStates& state = states[segment * stride];
-        // A segment of nothing but -inf has counted them at about 1e-38 each; one with a NaN must be kept.
-        if (!(state.max[lane] > -std::numeric_limits<float>::infinity()) && !std::isnan(state.sum[lane])) continue;
-        sum += double(state.sum[lane]) * std::exp(double(state.offset[lane]) - double(largest));
-    }
-    out.max[row] = largest;
-    out.sum[row] = sum;
-    if (out.argmax != nullptr) out.argmax[row] = argmax;
-}
-
 template <class Products>
 INSTSEL_AMX_BF16 void run_pass(const Matrix<bfloat16>& hidden, std::int64_t first_row, std::int64_t rows,
                           const Matrix<bfloat16>& weight, const HeadTransform& head, const RowStates& out,
                           int threads) {
     const std::int64_t tiles = depth_tiles(hidden.columns);
-    const std::int64_t groups = (rows + block_rows - 1) / block_rows;
     const std::int64_t group_bytes = 2 * tiles * tile_bytes;
-    const std::int64_t segments = (weight.rows + segment_entries - 1) / segment_entries;
-    const AlignedBuffer packed = allocate_aligned(groups * group_bytes);
-    const AlignedBuffer state_buffer = allocate_aligned(segments * groups * 2 * std::int64_t(sizeof(LaneStates)));
+    const SegmentedWork work(weight.rows, rows, threads);
+    const AlignedBuffer packed = allocate_aligned(work.groups * group_bytes);
+    const AlignedBuffer state_buffer =
+        allocate_aligned(work.segments * work.groups * 2 * std::int64_t(sizeof(LaneStates)));
     LaneStates* states = reinterpret_cast<LaneStates*>(state_buffer.get());
     const bool transform = !head.is_identity();
     const bool argmax = out.argmax != nullptr;
@@ -150,7 +123,7 @@ INSTSEL_AMX_BF16 void run_pass(const Matrix<bfloat16>& hidden, std::int64_t firs
     {
         std::uint8_t* own_panels = panels.get() + thread_number() * panels_size;
 #pragma omp for schedule(static)
-        for (std::int64_t half = 0; half < 2 * groups; ++half) {
+        for (std::int64_t half = 0; half < 2 * work.groups; ++half) {
             const std::int64_t row = half * 16;
             pack_right(reinterpret_cast<const std::uint16_t*>(hidden.data) + (first_row + row) * hidden.row_stride,
                        hidden.row_stride, std::max<std::int64_t>(0, std::min<std::int64_t>(16, rows - row)),
@@ -158,15 +131,16 @@ INSTSEL_AMX_BF16 void run_pass(const Matrix<bfloat16>& hidden, std::int64_t firs
         }
         Products::begin();
 #pragma omp for schedule(dynamic, 1)
-        for (std::int64_t segment = 0; segment < segments; ++segment) {
-            const std::int64_t first = segment * segment_entries;
-            function({packed.get(), groups, tiles}, weight, first, std::min(weight.rows, first + segment_entries),
-                     head, states + segment * groups * 2, own_panels);
+        for (std::int64_t index = 0; index < work.units(); ++index) {
+            const SegmentUnit unit(work, index);
+            function({packed.get() + unit.first_group * group_bytes, unit.last_group - unit.first_group, tiles}, weight,
+                     unit.first_entry, unit.last_entry, head,
+                     states + 2 * (unit.segment * work.groups + unit.first_group), own_panels);
         }
         Products::end();
     }
     for (std::int64_t row = 0; row < rows; ++row) {
-        join_segments(states + row / 16, segments, groups * 2, int(row % 16), first_row + row, out);
+        join_segments(states + row / 16, work.segments, 2 * work.groups, row % 16, first_row + row, out);
     }
 }
 
@@ -177,11 +151,10 @@ void bfloat16_linear_logsumexp(const Matrix<bfloat16>& hidden, const Matrix<bflo
                                InstructionSet instructions) {
     const auto run = instructions == InstructionSet::amx ? run_pass<AmxProducts> : run_pass<DotProducts>;
     if (instructions < InstructionSet::avx512_bf16) throw std::invalid_argument(no_bfloat16_products);
-    const std::int64_t segments = (weight.rows + segment_entries - 1) / segment_entries;
-    const std::int64_t bytes_per_row = 2 * hidden.columns + segments * std::int64_t(sizeof(LaneStates)) / 16;
-    const std::int64_t rows_at_once = std::max<std::int64_t>(1, pass_bytes / bytes_per_row / block_rows) * block_rows;
-    for (std::int64_t row = 0; row < hidden.rows; row += rows_at_once) {
-        run(hidden, row, std::min(rows_at_once, hidden.rows - row), weight, head, states, threads);
+    const std::int64_t segments = SegmentedWork(weight.rows, 0, threads).segments;
+    const std::int64_t step = rows_at_once(2 * hidden.columns + segments * std::int64_t(sizeof(LaneStates)) / 16);
+    for (std::int64_t row = 0; row < hidden.rows; row += step) {
+        run(hidden, row, std::min(step, hidden.rows - row), weight, head, states, threads);
     }
 }
 

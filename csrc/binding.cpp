@@ -2,11 +2,13 @@
 #include <pybind11/stl.h>
 
 #include <limits>
+#include <type_traits>
 #include <vector>
 
 #include "arrays.h"
 #include "attention_binding.h"
 #include "bfloat16_linear_logsumexp.h"
+#include "float_linear_logsumexp.h"
 #include "layer_binding.h"
 
 namespace instsel {
@@ -62,26 +64,33 @@ void bind_row_logprob(const py::array& logits, const py::array& rows, const py::
     });
 }
 
-// The states of all rows of hidden @ weight.T, both bfloat16.
-void bind_bfloat16_linear_logsumexp(const py::array& hidden, const py::array& weight, const py::object& bias,
-                                    float scale, float softcap, const py::array& max, const py::array& sum,
-                                    const py::object& argmax, int threads, const std::string& instruction_set) {
+// The states of all rows of hidden @ weight.T: bfloat16 by its own products where the instruction set has them.
+void bind_linear_logsumexp(const py::array& hidden, const py::array& weight, const py::object& bias, float scale,
+                           float softcap, const py::array& max, const py::array& sum, const py::object& argmax,
+                           int threads, const std::string& instruction_set) {
     const InstructionSet instructions = choose_instruction_set(instruction_set);
     check_threads(threads);
-    for (const auto& [name, array] : {std::pair("hidden", hidden), std::pair("weight", weight)}) {
-        if (element_type(name, array) != ElementType::bfloat16) refuse(name, "uint16 (the bits of bfloat16)");
-    }
-    const auto left = matrix_of<bfloat16>("hidden", hidden);
-    const auto right = matrix_of<bfloat16>("weight", weight);
-    if (left.columns != right.columns) refuse("weight", "as many columns as hidden");
-    if (left.columns == 0) refuse("hidden", "at least one column");
-    if (right.rows > std::numeric_limits<std::int32_t>::max()) refuse("weight", "fewer than 2^31 rows");
-    const HeadTransform head = head_of(bias, scale, softcap, right.rows);
-    const RowStates states = states_of(max, sum, argmax, left.rows);
-    check_apart({{"max", max}, {"sum", sum}, {"argmax", argmax}},
-                {{"hidden", hidden}, {"weight", weight}, {"bias", bias}});
-    py::gil_scoped_release release;
-    bfloat16_linear_logsumexp(left, right, head, states, threads, instructions);
+    if (element_type("hidden", hidden) != element_type("weight", weight)) refuse("weight", "the type of hidden");
+    with_element(element_type("hidden", hidden), [&](auto element) {
+        using Element = decltype(element);
+        const auto left = matrix_of<Element>("hidden", hidden);
+        const auto right = matrix_of<Element>("weight", weight);
+        if (left.columns != right.columns) refuse("weight", "as many columns as hidden");
+        if (left.columns == 0) refuse("hidden", "at least one column");
+        if (right.rows > std::numeric_limits<std::int32_t>::max()) refuse("weight", "fewer than 2^31 rows");
+        const HeadTransform head = head_of(bias, scale, softcap, right.rows);
+        const RowStates states = states_of(max, sum, argmax, left.rows);
+        check_apart({{"max", max}, {"sum", sum}, {"argmax", argmax}},
+                    {{"hidden", hidden}, {"weight", weight}, {"bias", bias}});
+        py::gil_scoped_release release;
+        if constexpr (std::is_same<Element, bfloat16>::value) {
+            if (instructions >= InstructionSet::avx512_bf16) {
+                bfloat16_linear_logsumexp(left, right, head, states, threads, instructions);
+                return;
+            }
+        }
+        float_linear_logsumexp(left, right, head, states, threads, instructions);
+    });
 }
 
 // The end of linear_logprob: the pairs' dot products against the rows' states.
@@ -124,9 +133,9 @@ PYBIND11_MODULE(_native, m) {
           arg("name"));
     m.def("accumulate", &bind_accumulate, arg("chunk"), arg("first_column"), arg("bias").none(true), arg("scale"),
           arg("softcap"), arg("max"), arg("sum"), arg("argmax").none(true), arg("threads"), arg("instruction_set"));
-    m.def("bfloat16_linear_logsumexp", &bind_bfloat16_linear_logsumexp, arg("hidden"), arg("weight"),
-          arg("bias").none(true), arg("scale"), arg("softcap"), arg("max"), arg("sum"), arg("argmax").none(true),
-          arg("threads"), arg("instruction_set"));
+    m.def("linear_logsumexp", &bind_linear_logsumexp, arg("hidden"), arg("weight"), arg("bias").none(true),
+          arg("scale"), arg("softcap"), arg("max"), arg("sum"), arg("argmax").none(true), arg("threads"),
+          arg("instruction_set"));
     m.def("row_logprob", &bind_row_logprob, arg("logits"), arg("rows"), arg("targets"), arg("mask").none(true),
           arg("bias").none(true), arg("scale"), arg("softcap"), arg("logprobs"), arg("logsumexps"),
           arg("argmax").none(true), arg("threads"), arg("instruction_set"));

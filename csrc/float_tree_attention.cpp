@@ -221,6 +221,11 @@ void float_tree_attention(const HeadsView<const float>& query, const HeadsView<c
         for (std::int64_t item = 0; item < std::int64_t(work.size()); ++item) {
             const RowBlock& block = work[std::size_t(item)];
             const BlockStart start = start_block(layout, shape, block, group, path);
+            // What the block ends with, and the next begins with, is on its way while the products run.
+            fetch_rows(out, start.rows, shape.head_size);
+            if (item + 1 < std::int64_t(work.size())) {
+                fetch_rows(query, row_range(layout, work[std::size_t(item + 1)], group), shape.head_size);
+            }
             run(tensors, shape, block.key_head, start, path, scratch);
         }
     }

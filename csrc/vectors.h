@@ -24,13 +24,24 @@ struct Vector {
     INSTSEL_INLINE static void load(const float* from, Floats& to) { std::memcpy(&to, from, sizeof(to)); }
     INSTSEL_INLINE static void store(const Floats& from, float* to) { std::memcpy(to, &from, sizeof(from)); }
 
-    // As exp2_float: 2^t for t <= 0.
+    // 2^t for t <= 0, as exp_float.
     INSTSEL_INLINE static void exp2(const Floats& t, Floats& power) {
-        constexpr float magic = 12582912.0f + 127.0f;
         const Floats floor = Floats{} - 126.0f;
-        const Floats bounded = floor > t ? floor : t;
-        const Floats shifted = bounded + magic;
-        const Floats f = bounded - (shifted - magic);
+        power_of_two(floor > t ? floor : t, 1.0f, power);
+    }
+
+    // e^x for x <= 88, the same as exp_float.
+    INSTSEL_INLINE static void exp(const Floats& x, Floats& power) {
+        const Floats floor = Floats{} - 87.0f;
+        power_of_two(floor > x ? floor : x, 1.44269504f, power);
+    }
+
+  private:
+    // 2^(factor x), within the range of the exponent field.
+    INSTSEL_INLINE static void power_of_two(const Floats& x, float factor, Floats& power) {
+        constexpr float magic = 12582912.0f + 127.0f;
+        const Floats shifted = x * factor + magic;
+        const Floats f = x * factor - (shifted - magic);
         Floats p = Floats{} + 0.001326472725f;
         p = p * f + 0.009671512786f;
         p = p * f + 0.05550733744f;
@@ -67,13 +78,11 @@ template <int lanes, int rows, int columns>
 INSTSEL_INLINE void multiply_rows(const float* a, std::int64_t row_stride, std::int64_t depth_stride,
                                   std::int64_t depth, const float* b, float* c, bool add) {
     using Lanes = Vector<lanes>;
+    using Floats = typename Lanes::Floats;
     constexpr int vectors = columns / lanes;
-    typename Lanes::Floats sums[rows][vectors] = {};
-    for (int row = 0; add && row < rows; ++row) {
-        for (int i = 0; i < vectors; ++i) Lanes::load(c + 32 * row + lanes * i, sums[row][i]);
-    }
+    Floats sums[rows][vectors] = {};
     for (std::int64_t k = 0; k < depth; ++k) {
-        typename Lanes::Floats right[vectors];
+        Floats right[vectors];
         for (int i = 0; i < vectors; ++i) Lanes::load(b + 32 * k + lanes * i, right[i]);
         for (int row = 0; row < rows; ++row) {
             const float left = a[row * row_stride + k * depth_stride];
@@ -81,15 +90,23 @@ INSTSEL_INLINE void multiply_rows(const float* a, std::int64_t row_stride, std::
         }
     }
     for (int row = 0; row < rows; ++row) {
-        for (int i = 0; i < vectors; ++i) Lanes::store(sums[row][i], c + 32 * row + lanes * i);
+        for (int i = 0; i < vectors; ++i) {
+            float* to = c + 32 * row + lanes * i;
+            if (add) {
+                Floats before;
+                Lanes::load(to, before);
+                sums[row][i] += before;
+            }
+            Lanes::store(sums[row][i], to);
+        }
     }
 }
 
 // c[i][:columns] (+)= sum over k of a[i * row_stride + k * depth_stride] * b[k][:columns]; b and c have 32 columns.
-template <int lanes, int columns>
+// `step` rows of c are found at once.
+template <int lanes, int columns, int step = rows_in_registers<lanes>>
 INSTSEL_INLINE void multiply(const float* a, std::int64_t rows, std::int64_t row_stride, std::int64_t depth_stride,
                              std::int64_t depth, const float* b, float* c, bool add) {
-    constexpr int step = rows_in_registers<lanes>;
     constexpr int part = columns < columns_in_registers<lanes> ? columns : columns_in_registers<lanes>;
     for (int column = 0; column < columns; column += part) {
         std::int64_t row = 0;

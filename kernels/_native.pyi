@@ -15,7 +15,7 @@ def accumulate(
     threads: int,
     instruction_set: str,
 ) -> None: ...
-def bfloat16_linear_logsumexp(
+def linear_logsumexp(
     hidden: np.ndarray,
     weight: np.ndarray,
     bias: np.ndarray | None,

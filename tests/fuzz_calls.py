@@ -174,14 +174,14 @@ def draw_head_product(rng: np.random.Generator, memory: GuardedMemory, element: 
     return hidden, weight
 
 
-def bfloat16_linear_logsumexp(rng: np.random.Generator, memory: GuardedMemory) -> Call:
-    hidden, weight = draw_head_product(rng, memory, "bfloat16")
+def linear_logsumexp(rng: np.random.Generator, memory: GuardedMemory) -> Call:
+    hidden, weight = draw_head_product(rng, memory, str(rng.choice(ELEMENTS)))
     head = Head.draw(rng, memory, len(weight))
     states = draw_states(rng, memory, len(hidden), True)
     argmax = states["argmax"] if rng.random() < 0.5 else None
     # fmt: off
     arguments = {"hidden": hidden, "weight": weight, "bias": head.bias, "scale": head.scale, "softcap": head.softcap,
-                 **states, "argmax": argmax, **bfloat16_machine(rng)}
+                 **states, "argmax": argmax, **machine(rng)}
     # fmt: on
     def check(_: object) -> None:
         h, w = decode(hidden), decode(weight)

@@ -51,7 +51,7 @@ def builders_of(module: Any) -> dict[str, Builder]:
         "rms_norm": fuzz_layers.rms_norm,
         "gate_in_place": fuzz_layers.gate_in_place,
         "rotate_in_place": fuzz_layers.rotate_in_place,
-        "bfloat16_linear_logsumexp": fuzz_calls.bfloat16_linear_logsumexp,
+        "linear_logsumexp": fuzz_calls.linear_logsumexp,
         "bfloat16_linear": fuzz_layers.bfloat16_linear,
         "bfloat16_gated_linear": fuzz_layers.bfloat16_gated_linear,
         "bfloat16_tree_attention": lambda rng, memory: fuzz_layers.attention(rng, memory, "bfloat16", workspace),

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import instruction_sets
 import numpy as np
 import pytest
 from numpy.lib.stride_tricks import as_strided
 
 from instsel.kernels import _native
-
-HAS_BFLOAT16 = instruction_sets.is_here("avx512_bf16")
-needs_bfloat16 = pytest.mark.skipif(not HAS_BFLOAT16, reason="this processor has no arithmetic in bfloat16")
 
 
 def row_arguments(rows: int = 3, columns: int = 5) -> dict[str, Any]:
@@ -34,7 +30,7 @@ def row_arguments(rows: int = 3, columns: int = 5) -> dict[str, Any]:
 
 
 def product_arguments(depth: int = 4) -> dict[str, Any]:
-    """Right arguments of bfloat16_linear_logsumexp."""
+    """Right arguments of linear_logsumexp."""
     states = {"max": np.full(2, -np.inf, np.float32), "sum": np.zeros(2), "argmax": None}
     arrays = {"hidden": np.zeros((2, depth), np.uint16), "weight": np.zeros((3, depth), np.uint16)}
     return {**arrays, "bias": None, "scale": 1.0, "softcap": 0.0, **states, "threads": 1, "instruction_set": ""}
@@ -54,10 +50,9 @@ def test_the_arguments_that_are_changed_below_are_right() -> None:
     rows = row_arguments()
     _native.row_logprob(**rows)
     assert np.allclose(rows["logsumexps"], np.log(5.0)) and np.allclose(rows["logprobs"], -np.log(5.0))
-    if HAS_BFLOAT16:
-        product = product_arguments()
-        _native.bfloat16_linear_logsumexp(**product)
-        assert np.allclose(product["max"] + np.log(product["sum"]), np.log(3.0))
+    product = product_arguments()
+    _native.linear_logsumexp(**product)
+    assert np.allclose(product["max"] + np.log(product["sum"]), np.log(3.0))
     tree = tree_arguments()
     _native.float_tree_attention(**tree)
     assert np.allclose(tree["out"], 1.0)
@@ -150,31 +145,30 @@ def test_an_instruction_set_of_no_processor(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["plain", "avx2", "avx512"])
 def test_bfloat16_products_that_an_instruction_set_does_not_have(name: str) -> None:
+    bits = {name: np.zeros(shape, np.uint16) for name, shape in (("x", (2, 32)), ("weight", (3, 32)), ("out", (2, 3)))}
+    linear = {**bits, "bias": None, "add": False, "threads": 1}
     with pytest.raises(ValueError, match=r"instruction_set: (expected avx512_bf16 or amx|this processor has no)"):
-        _native.bfloat16_linear_logsumexp(**{**product_arguments(), "instruction_set": name})
+        _native.bfloat16_linear(**linear, instruction_set=name)
 
 
-@needs_bfloat16
 def test_hidden_states_of_no_size_do_not_divide_by_it() -> None:
     with pytest.raises(ValueError, match="hidden: expected at least one column"):
-        _native.bfloat16_linear_logsumexp(**product_arguments(depth=0))
+        _native.linear_logsumexp(**product_arguments(depth=0))
 
 
-@needs_bfloat16
 def test_a_vocabulary_beyond_the_range_of_its_indices() -> None:
     arguments = product_arguments()
     arguments["weight"] = np.broadcast_to(arguments["weight"][:1], (2**40, 4))
     with pytest.raises(ValueError, match="weight: expected fewer than"):
-        _native.bfloat16_linear_logsumexp(**arguments)
+        _native.linear_logsumexp(**arguments)
 
 
-@needs_bfloat16
 @pytest.mark.parametrize("stride", [2**62, -(2**62), 3])
 def test_the_stride_of_a_single_row_is_never_used(stride: int) -> None:
     arguments = product_arguments()
     arguments |= {"max": arguments["max"][:1], "sum": arguments["sum"][:1]}
     arguments["hidden"] = as_strided(arguments["hidden"], (1, 4), (stride, 2))
-    _native.bfloat16_linear_logsumexp(**arguments)
+    _native.linear_logsumexp(**arguments)
     assert np.allclose(arguments["max"] + np.log(arguments["sum"]), np.log(3.0))
 
 

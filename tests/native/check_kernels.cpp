@@ -12,6 +12,7 @@
 #include "bfloat16_linear.h"
 #include "bfloat16_linear_logsumexp.h"
 #include "checks.h"
+#include "float_linear_logsumexp.h"
 #include "layer_operations.h"
 #include "online_logsumexp.h"
 #include "pair_logprobs.h"
@@ -90,13 +91,18 @@ void check_pairs(const std::string& name) {
     expect(std::isnan(out[2]), name + ": masked pairs are no numbers");
 }
 
-void check_bfloat16_head(std::int64_t rows, std::int64_t size, std::int64_t vocabulary,
-                         const HeadTransform& transform, InstructionSet instructions) {
-    const auto hidden = random_matrix<bfloat16>(rows, size, 1.0f);
-    const auto weight = random_matrix<bfloat16>(vocabulary, size, 0.3f);
+template <class Element>
+using HeadProduct = void (*)(const Matrix<Element>&, const Matrix<Element>&, const HeadTransform&, const RowStates&, int,
+                             InstructionSet);
+
+template <class Element>
+void check_head(HeadProduct<Element> product, std::int64_t rows, std::int64_t size, std::int64_t vocabulary,
+                const HeadTransform& transform, InstructionSet instructions) {
+    const auto hidden = random_matrix<Element>(rows, size, 1.0f);
+    const auto weight = random_matrix<Element>(vocabulary, size, 0.3f);
     States states(rows);
-    bfloat16_linear_logsumexp({hidden.data(), rows, size, size}, {weight.data(), vocabulary, size, size}, transform,
-                              states.view(), 2, instructions);
+    product({hidden.data(), rows, size, size}, {weight.data(), vocabulary, size, size}, transform, states.view(), 2,
+            instructions);
     for (std::int64_t row = 0; row < rows; ++row) {
         std::vector<double> z;
         for (std::int64_t v = 0; v < vocabulary; ++v) {
@@ -206,9 +212,13 @@ int main() {
         std::printf("%s\n", name_of(instructions));
         for (const std::int64_t columns : {1, 2, 254, 256, 258, 1030}) check_layers(3, columns, instructions);
         for (const std::int64_t size : {1, 31, 33, 64}) {
+            check_head<float>(float_linear_logsumexp<float>, 33, 4 * size, 257, {}, instructions);
+            check_head<float>(float_linear_logsumexp<float>, 1, size, 4099, whole, instructions);
+            check_head<bfloat16>(float_linear_logsumexp<bfloat16>, 3, size, 107, whole, instructions);
+            check_head<float16>(float_linear_logsumexp<float16>, 33, size, 107, {}, instructions);
             if (instructions < InstructionSet::avx512_bf16) continue;
-            check_bfloat16_head(33, size, 257, {}, instructions);
-            check_bfloat16_head(1, size, 4099, whole, instructions);
+            check_head<bfloat16>(bfloat16_linear_logsumexp, 33, size, 257, {}, instructions);
+            check_head<bfloat16>(bfloat16_linear_logsumexp, 1, size, 4099, whole, instructions);
             check_bfloat16_linear(33, 32 * size, 17, instructions);
             check_bfloat16_linear(150, 64, size + 32, instructions);
             check_bfloat16_linear(64, 1024, size, instructions);

@@ -1,0 +1,267 @@
+#include "float_linear_logsumexp.h"
+
+#include <algorithm>
+#include <limits>
+#include <type_traits>
+
+#include "aligned_buffer.h"
+#include "threads.h"
+#include "vectors.h"
+#include "vocabulary_segments.h"
+
+namespace instsel {
+namespace {
+
+// Vocabulary entries whose logits for 32 rows are taken into the states at once: a multiple of all `entries_at_once`.
+constexpr std::int64_t block_entries = 96;
+// Rows by this depth (24 KB) stay in the first-level cache while the entries of a block pass by. Each such sum is added
+// up by itself: so a logit's rounding error grows with the root of 192, not of the hidden size.
+constexpr std::int64_t slab_depth = 192;
+// The weights that meet all rows before the next are fetched stay in half of a 1 MB second-level cache.
+constexpr std::int64_t panel_bytes = 512 << 10;
+// Terms are exp(z - offset); the offset lags behind the maximum by at most this (see online_logsumexp.cpp).
+constexpr float largest_lag = 30.0f;
+
+// Entries whose sums with 16 or 32 rows fill the registers: each number of the rows is loaded once for all of them.
+template <int lanes>
+constexpr int entries_at_once = lanes == 16 ? 12 : lanes == 8 ? 6 : 4;
+
+// Of 32 rows, side by side as the lanes of vectors.
+struct alignas(64) GroupStates {
+    float max[group_rows];
+    float offset[group_rows];
+    double sum[group_rows];
+    std::int64_t argmax[group_rows];
+};
+
+void clear(GroupStates& states) {
+    std::fill_n(states.max, group_rows, -std::numeric_limits<float>::infinity());
+    std::fill_n(states.offset, group_rows, std::numeric_limits<float>::lowest());
+    std::fill_n(states.sum, group_rows, 0.0);
+    std::fill_n(states.argmax, group_rows, -1);
+}
+
+// The logits of some entries for 32 rows: [entry][row].
+struct LogitsBlock {
+    float* z;
+    std::int64_t first_entry;
+    std::int64_t entries;
+};
+
+INSTSEL_INLINE void transform_block(const LogitsBlock& block, const HeadTransform& head) {
+    for (std::int64_t entry = 0; entry < block.entries; ++entry) {
+        float* z = block.z + group_rows * entry;
+        const float bias = head.bias == nullptr ? 0.0f : head.bias[block.first_entry + entry];
+        if (head.softcap == 0.0f) {
+#pragma omp simd
+            for (int row = 0; row < group_rows; ++row) z[row] = (z[row] + bias) * head.scale;
+        } else {
+#pragma omp simd
+            for (int row = 0; row < group_rows; ++row) z[row] = apply_head(z[row], bias, head.scale, head.softcap);
+        }
+    }
+}
+
+// The first entry of a block that has its largest logit, for the rows whose maximum rose: few, once they have seen some.
+void find_argmax(const LogitsBlock& block, const float* largest, GroupStates& states) {
+    for (std::int64_t row = 0; row < group_rows; ++row) {
+        if (!(largest[row] > states.max[row])) continue;
+        std::int64_t entry = 0;
+        while (block.z[group_rows * entry + row] != largest[row]) ++entry;
+        states.argmax[row] = block.first_entry + entry;
+    }
+}
+
+template <int lanes>
+INSTSEL_INLINE void find_largest(const LogitsBlock& block, float* largest) {
+    using Floats = typename Vector<lanes>::Floats;
+    for (int first = 0; first < group_rows; first += lanes) {
+        Floats maxima = Floats{} - std::numeric_limits<float>::infinity();
+        for (std::int64_t entry = 0; entry < block.entries; ++entry) {
+            Floats z;
+            Vector<lanes>::load(block.z + group_rows * entry + first, z);
+            maxima = z > maxima ? z : maxima;
+        }
+        Vector<lanes>::store(maxima, largest + first);
+    }
+}
+
+// Adds the exponentials of a block to the sums of `lanes` rows, once their offset has been raised where it must be.
+template <int lanes>
+INSTSEL_INLINE void add_exponentials(const LogitsBlock& block, int first, const float* largest, GroupStates& states) {
+    using Lanes = Vector<lanes>;
+    using Floats = typename Lanes::Floats;
+    constexpr int chains = 2;
+    Floats before, maxima, old_maxima, shrink, sums[chains] = {};
+    Lanes::load(states.offset + first, before);
+    Lanes::load(largest + first, maxima);
+    Lanes::load(states.max + first, old_maxima);
+    const Floats offset = maxima > before + largest_lag ? maxima : before;
+    for (std::int64_t entry = 0; entry < block.entries; entry += chains) {
+        for (int chain = 0; chain < chains; ++chain) {
+            if (entry + chain >= block.entries) continue;
+            Floats z, power;
+            Lanes::load(block.z + group_rows * (entry + chain) + first, z);
+            Lanes::exp(z - offset, power);
+            sums[chain] += power;
+        }
+    }
+    Lanes::exp(before - offset, shrink);
+    Lanes::store(maxima > old_maxima ? maxima : old_maxima, states.max + first);
+    Lanes::store(offset, states.offset + first);
+    alignas(64) float added[lanes], shrunk[lanes];
+    Lanes::store(sums[0] + sums[1], added);
+    Lanes::store(shrink, shrunk);
+#pragma omp simd
+    for (int row = 0; row < lanes; ++row) {
+        states.sum[first + row] = states.sum[first + row] * double(shrunk[row]) + double(added[row]);
+    }
+}
+
+template <int lanes>
+INSTSEL_INLINE void accumulate_block(const LogitsBlock& block, const HeadTransform& head, bool argmax,
+                                     GroupStates& states) {
+    if (!head.is_identity()) transform_block(block, head);
+    alignas(64) float largest[group_rows];
+    find_largest<lanes>(block, largest);
+    if (argmax) find_argmax(block, largest, states);
+    for (int first = 0; first < group_rows; first += lanes) {
+        add_exponentials<lanes>(block, first, largest, states);
+    }
+}
+
+// 32 rows [depth][32] by the entries of a block, whose weights lie `stride` apart.
+template <int lanes>
+INSTSEL_INLINE void multiply_block(const float* weight, std::int64_t stride, const float* rows, std::int64_t depth,
+                                   const LogitsBlock& block) {
+    for (std::int64_t k = 0; k < depth; k += slab_depth) {
+        multiply<lanes, int(group_rows), entries_at_once<lanes>>(weight + k, block.entries, stride, 1,
+                                                                 std::min(slab_depth, depth - k),
+                                                                 rows + group_rows * k, block.z, k > 0);
+    }
+}
+
+// What the units of a pass have in common.
+template <class Element>
+struct Pass {
+    const Matrix<Element>& weight;
+    const HeadTransform& head;
+    const float* rows;  // [groups][depth][32]
+    GroupStates* states;  // [segments][groups]
+    std::int64_t groups;
+    bool argmax;
+};
+
+std::int64_t panel_entries(std::int64_t depth) {
+    return std::max<std::int64_t>(1, panel_bytes / (4 * depth) / block_entries) * block_entries;
+}
+
+// One segment of the vocabulary against its groups of rows. Weights that are float32 are read where they lie.
+template <int lanes, class Element>
+INSTSEL_INLINE void multiply_unit(const Pass<Element>& pass, const SegmentUnit& unit, float* converted) {
+    const std::int64_t depth = pass.weight.columns;
+    alignas(64) float z[block_entries * group_rows];
+    GroupStates* states = pass.states + unit.segment * pass.groups;
+    for (std::int64_t group = unit.first_group; group < unit.last_group; ++group) clear(states[group]);
+    for (std::int64_t start = unit.first_entry; start < unit.last_entry; start += panel_entries(depth)) {
+        const std::int64_t stop = std::min(unit.last_entry, start + panel_entries(depth));
+        const Element* from = pass.weight.data + start * pass.weight.row_stride;
+        const float* panel = reinterpret_cast<const float*>(from);
+        std::int64_t stride = pass.weight.row_stride;
+        if (!std::is_same<Element, float>::value) {
+            for (std::int64_t entry = 0; entry < stop - start; ++entry) {
+#pragma omp simd
+                for (std::int64_t k = 0; k < depth; ++k) {
+                    converted[entry * depth + k] = to_float(from[entry * pass.weight.row_stride + k]);
+                }
+            }
+            panel = converted;
+            stride = depth;
+        }
+        for (std::int64_t group = unit.first_group; group < unit.last_group; ++group) {
+            for (std::int64_t entry = start; entry < stop; entry += block_entries) {
+                const LogitsBlock block{z, entry, std::min(block_entries, stop - entry)};
+                multiply_block<lanes>(panel + (entry - start) * stride, stride, pass.rows + group * group_rows * depth,
+                                      depth, block);
+                accumulate_block<lanes>(block, pass.head, pass.argmax, states[group]);
+            }
+        }
+    }
+}
+
+// The one body, once per instruction set.
+#define INSTSEL_MULTIPLY_UNIT(instructions, name, lanes)                                           \
+    template <class Element>                                                                       \
+    instructions void name(const Pass<Element>& pass, const SegmentUnit& unit, float* converted) { \
+        multiply_unit<lanes>(pass, unit, converted);                                               \
+    }
+INSTSEL_MULTIPLY_UNIT(, plain_unit, 4)
+INSTSEL_MULTIPLY_UNIT(INSTSEL_AVX2, avx2_unit, 8)
+INSTSEL_MULTIPLY_UNIT(INSTSEL_AVX512, avx512_unit, 16)
+#undef INSTSEL_MULTIPLY_UNIT
+
+// Rows side by side: [depth][32], zeros where there are no more rows.
+template <class Element>
+void pack_group(const Matrix<Element>& hidden, std::int64_t first_row, std::int64_t rows, float* packed) {
+    for (std::int64_t k = 0; k < hidden.columns; ++k) {
+        for (std::int64_t row = 0; row < group_rows; ++row) {
+            packed[group_rows * k + row] =
+                row < rows ? to_float(hidden.data[(first_row + row) * hidden.row_stride + k]) : 0.0f;
+        }
+    }
+}
+
+template <class Element>
+void run_pass(const Matrix<Element>& hidden, std::int64_t first_row, std::int64_t rows, const Matrix<Element>& weight,
+              const HeadTransform& head, const RowStates& out, int threads, InstructionSet instructions) {
+    const auto run_unit = instructions >= InstructionSet::avx512   ? avx512_unit<Element>
+                          : instructions == InstructionSet::avx2 ? avx2_unit<Element>
+                                                                 : plain_unit<Element>;
+    const std::int64_t depth = hidden.columns;
+    const SegmentedWork work(weight.rows, rows, threads);
+    const AlignedBuffer packed = allocate_aligned(4 * group_rows * depth * work.groups);
+    const AlignedBuffer states = allocate_aligned(work.segments * work.groups * std::int64_t(sizeof(GroupStates)));
+    // Allocated here, as an exception must not leave a thread.
+    const std::int64_t panel_size = std::is_same<Element, float>::value ? 0 : panel_entries(depth) * depth;
+    const AlignedBuffer panels = allocate_aligned(4 * threads * panel_size);
+    float* packed_rows = reinterpret_cast<float*>(packed.get());
+    GroupStates* group_states = reinterpret_cast<GroupStates*>(states.get());
+    const Pass<Element> pass{weight, head, packed_rows, group_states, work.groups, out.argmax != nullptr};
+#pragma omp parallel num_threads(threads)
+    {
+        float* converted = reinterpret_cast<float*>(panels.get()) + thread_number() * panel_size;
+#pragma omp for schedule(static)
+        for (std::int64_t group = 0; group < work.groups; ++group) {
+            pack_group(hidden, first_row + group * group_rows, std::min(group_rows, rows - group * group_rows),
+                       packed_rows + group * group_rows * depth);
+        }
+#pragma omp for schedule(dynamic, 1)
+        for (std::int64_t unit = 0; unit < work.units(); ++unit) run_unit(pass, SegmentUnit(work, unit), converted);
+    }
+    for (std::int64_t row = 0; row < rows; ++row) {
+        join_segments(group_states + row / group_rows, work.segments, work.groups, row % group_rows, first_row + row,
+                      out);
+    }
+}
+
+}  // namespace
+
+template <class Element>
+void float_linear_logsumexp(const Matrix<Element>& hidden, const Matrix<Element>& weight, const HeadTransform& head,
+                            const RowStates& states, int threads, InstructionSet instructions) {
+    const std::int64_t segments = SegmentedWork(weight.rows, 0, threads).segments;
+    const std::int64_t step =
+        rows_at_once(4 * hidden.columns + segments * std::int64_t(sizeof(GroupStates)) / group_rows);
+    for (std::int64_t row = 0; row < hidden.rows; row += step) {
+        run_pass(hidden, row, std::min(step, hidden.rows - row), weight, head, states, threads, instructions);
+    }
+}
+
+template void float_linear_logsumexp(const Matrix<float>&, const Matrix<float>&, const HeadTransform&,
+                                     const RowStates&, int, InstructionSet);
+template void float_linear_logsumexp(const Matrix<bfloat16>&, const Matrix<bfloat16>&, const HeadTransform&,
+                                     const RowStates&, int, InstructionSet);
+template void float_linear_logsumexp(const Matrix<float16>&, const Matrix<float16>&, const HeadTransform&,
+                                     const RowStates&, int, InstructionSet);
+
+}  // namespace instsel
