@@ -161,9 +161,13 @@ INSTSEL_INLINE void walk_path(const Tensors& tensors, const AttentionShape& shap
                                   shape.head_size, scratch.query, scratch.scores + i * key_block * rows_at_once, false);
         }
         softmax_chunk<lanes, rows>(blocks, count, start, shape, first == 0, softmax, scratch);
-        for (std::int64_t i = 0; i < count; ++i) {
+        // Values of blocks that follow each other are added up at once: sums stay in the registers all the while. Which
+        // do hangs on the path, not on what else lies in the pack.
+        for (std::int64_t i = 0, behind; i < count; i = behind) {
+            std::int64_t keys = blocks[i].keys;
+            for (behind = i + 1; behind < count && blocks[behind].continues; ++behind) keys += blocks[behind].keys;
             multiply<lanes, rows>(tensors.value.at(blocks[i].first_key, head), shape.head_size, 1,
-                                  tensors.value.token_stride, blocks[i].keys,
+                                  tensors.value.token_stride, keys,
                                   scratch.scores + i * key_block * rows_at_once, scratch.out, first + i > 0);
         }
     }
