@@ -87,7 +87,7 @@ inline BlockStart start_siblings(const TreeLayout& layout, const RowBlock& work,
         const std::int32_t range = layout.own_range(node);
         const std::int32_t keys = layout.range_stop[range] - layout.range_start[range];
         const auto behind = std::int32_t(row + keys * rows.group);
-        blocks.push_back({layout.range_block[range], layout.range_start[range], context, keys, false, row, behind});
+        blocks.push_back({layout.range_block[range], layout.range_start[range], context, keys, row, behind});
         row = behind;
     }
     return {rows, context, {context, 0, rows.group, 0}};

@@ -137,7 +137,8 @@ INSTSEL_INLINE void multiply_block(const float* weight, std::int64_t stride, con
     for (std::int64_t k = 0; k < depth; k += slab_depth) {
         multiply<lanes, int(group_rows), entries_at_once<lanes>>(weight + k, block.entries, stride, 1,
                                                                  std::min(slab_depth, depth - k),
-                                                                 rows + group_rows * k, block.z, k > 0);
+                                                                 rows + group_rows * k, block.z,
+                                                                 k > 0 ? Sums::added : Sums::replaced);
     }
 }
 

@@ -147,6 +147,11 @@ INSTSEL_INLINE void softmax_chunk(const PathBlock* blocks, std::int64_t count, c
     }
 }
 
+// Whether a block's keys, and its scores, lie right behind those of another.
+inline bool follows(const PathBlock& block, const PathBlock& other) {
+    return other.keys == key_block && block.first_key == other.first_key + key_block;
+}
+
 // `rows` is 16 where a row block has no more, as one of a short answer has.
 template <int lanes, int rows>
 INSTSEL_INLINE void walk_path(const Tensors& tensors, const AttentionShape& shape, std::int64_t head,
@@ -158,17 +163,19 @@ INSTSEL_INLINE void walk_path(const Tensors& tensors, const AttentionShape& shap
         const std::int64_t count = std::min(chunk_blocks, total - first);
         for (std::int64_t i = 0; i < count; ++i) {
             multiply<lanes, rows>(tensors.key.at(blocks[i].first_key, head), blocks[i].keys, tensors.key.token_stride, 1,
-                                  shape.head_size, scratch.query, scratch.scores + i * key_block * rows_at_once, false);
+                                  shape.head_size, scratch.query, scratch.scores + i * key_block * rows_at_once, Sums::replaced);
         }
         softmax_chunk<lanes, rows>(blocks, count, start, shape, first == 0, softmax, scratch);
-        // Values of blocks that follow each other are added up at once: sums stay in the registers all the while. Which
-        // do hangs on the path, not on what else lies in the pack.
+        // The values of blocks that lie side by side are added up at once: sums stay in the registers all the while, and
+        // are the same as if they had been put down after each block.
         for (std::int64_t i = 0, behind; i < count; i = behind) {
             std::int64_t keys = blocks[i].keys;
-            for (behind = i + 1; behind < count && blocks[behind].continues; ++behind) keys += blocks[behind].keys;
+            for (behind = i + 1; behind < count && follows(blocks[behind], blocks[behind - 1]); ++behind) {
+                keys += blocks[behind].keys;
+            }
             multiply<lanes, rows>(tensors.value.at(blocks[i].first_key, head), shape.head_size, 1,
-                                  tensors.value.token_stride, keys,
-                                  scratch.scores + i * key_block * rows_at_once, scratch.out, first + i > 0);
+                                  tensors.value.token_stride, keys, scratch.scores + i * key_block * rows_at_once,
+                                  scratch.out, first + i > 0 ? Sums::continued : Sums::replaced);
         }
     }
     for (int i = 0; i < rows / lanes; ++i) {

@@ -105,7 +105,6 @@ struct PathBlock {
     std::int64_t first_key;
     std::int64_t position;  // of its first key on the path
     std::int32_t keys;
-    bool continues;           // the block before it in its range
     std::int32_t first_row;   // the rows of the row block that may see any of it: those of one sibling, or all
     std::int32_t row_behind;
 };
@@ -124,7 +123,7 @@ inline void path_blocks(const TreeLayout& layout, std::int64_t node, std::int64_
             const bool seen = here <= last && (window == 0 || first - (here + keys - 1) < window);
             if (!seen) continue;
             blocks.push_back({layout.range_block[range] + start / key_block, layout.range_start[range] + start, here,
-                              std::int32_t(keys), start > 0, 0, rows_at_once});
+                              std::int32_t(keys), 0, rows_at_once});
         }
         position += length;
     }

@@ -74,13 +74,20 @@ constexpr int rows_in_registers = lanes == 16 ? 8 : 4;
 template <int lanes>
 constexpr int columns_in_registers = lanes == 16 ? 32 : 16;
 
+// What becomes of the sums that were in memory: the new ones replace them, go on from them term by term (so that a sum's
+// bits do not hang on where it was interrupted), or are added to them (so that rounding errors stay those of short sums).
+enum class Sums { replaced, continued, added };
+
 template <int lanes, int rows, int columns>
 INSTSEL_INLINE void multiply_rows(const float* a, std::int64_t row_stride, std::int64_t depth_stride,
-                                  std::int64_t depth, const float* b, float* c, bool add) {
+                                  std::int64_t depth, const float* b, float* c, Sums before) {
     using Lanes = Vector<lanes>;
     using Floats = typename Lanes::Floats;
     constexpr int vectors = columns / lanes;
     Floats sums[rows][vectors] = {};
+    for (int row = 0; before == Sums::continued && row < rows; ++row) {
+        for (int i = 0; i < vectors; ++i) Lanes::load(c + 32 * row + lanes * i, sums[row][i]);
+    }
     for (std::int64_t k = 0; k < depth; ++k) {
         Floats right[vectors];
         for (int i = 0; i < vectors; ++i) Lanes::load(b + 32 * k + lanes * i, right[i]);
@@ -92,31 +99,31 @@ INSTSEL_INLINE void multiply_rows(const float* a, std::int64_t row_stride, std::
     for (int row = 0; row < rows; ++row) {
         for (int i = 0; i < vectors; ++i) {
             float* to = c + 32 * row + lanes * i;
-            if (add) {
-                Floats before;
-                Lanes::load(to, before);
-                sums[row][i] += before;
+            if (before == Sums::added) {
+                Floats old;
+                Lanes::load(to, old);
+                sums[row][i] += old;
             }
             Lanes::store(sums[row][i], to);
         }
     }
 }
 
-// c[i][:columns] (+)= sum over k of a[i * row_stride + k * depth_stride] * b[k][:columns]; b and c have 32 columns.
+// c[i][:columns] of sums over k of a[i * row_stride + k * depth_stride] * b[k][:columns]; b and c have 32 columns.
 // `step` rows of c are found at once.
 template <int lanes, int columns, int step = rows_in_registers<lanes>>
 INSTSEL_INLINE void multiply(const float* a, std::int64_t rows, std::int64_t row_stride, std::int64_t depth_stride,
-                             std::int64_t depth, const float* b, float* c, bool add) {
+                             std::int64_t depth, const float* b, float* c, Sums before) {
     constexpr int part = columns < columns_in_registers<lanes> ? columns : columns_in_registers<lanes>;
     for (int column = 0; column < columns; column += part) {
         std::int64_t row = 0;
         for (; row + step <= rows; row += step) {
             multiply_rows<lanes, step, part>(a + row * row_stride, row_stride, depth_stride, depth, b + column,
-                                             c + 32 * row + column, add);
+                                             c + 32 * row + column, before);
         }
         for (; row < rows; ++row) {
             multiply_rows<lanes, 1, part>(a + row * row_stride, row_stride, depth_stride, depth, b + column,
-                                          c + 32 * row + column, add);
+                                          c + 32 * row + column, before);
         }
     }
 }

@@ -149,6 +149,19 @@ def check_trees_alone(dtype: torch.dtype, lengths: list[int], seed: int) -> None
         assert torch.equal(got, together[rows])
 
 
+@pytest.mark.parametrize("instructions", ["plain", "avx2", "avx512"])
+def test_bits_do_not_hang_on_how_a_path_is_divided(instructions: str) -> None:
+    """Into how many nodes a prefix falls hangs on what shares it; its keys are added up in one order all the same."""
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(180, heads, 64, generator=generator) for heads in (6, 2, 2))
+    whole = TreeSegments.from_lists([0, 150, 180], [[], [(0, 150)]])
+    parts = [(0, 37), (37, 101), (101, 150)]
+    divided = TreeSegments.from_lists([0, 37, 101, 150, 180], [parts[:node] for node in range(4)])
+    with instruction_sets.forced(instructions):
+        results = [tree_attention(query, key, value, plan, backend="cpu") for plan in (whole, divided)]
+    assert torch.equal(results[0][150:], results[1][150:])
+
+
 @each_kind
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 300), st.lists(st.integers(0, 9), min_size=2, max_size=9), st.integers(0, 2**31))
