@@ -1,10 +1,10 @@
 #include "float_linear_logsumexp.h"
 
 #include <algorithm>
-#include <limits>
 #include <type_traits>
 
 #include "aligned_buffer.h"
+#include "group_logsumexp.h"
 #include "threads.h"
 #include "vectors.h"
 #include "vocabulary_segments.h"
@@ -19,121 +19,15 @@ constexpr std::int64_t block_entries = 96;
 constexpr std::int64_t slab_depth = 192;
 // The weights that meet all rows before the next are fetched stay in half of a 1 MB second-level cache.
 constexpr std::int64_t panel_bytes = 512 << 10;
-// Terms are exp(z - offset); the offset lags behind the maximum by at most this (see online_logsumexp.cpp).
-constexpr float largest_lag = 30.0f;
 
 // Entries whose sums with 16 or 32 rows fill the registers: each number of the rows is loaded once for all of them.
 template <int lanes>
 constexpr int entries_at_once = lanes == 16 ? 12 : lanes == 8 ? 6 : 4;
 
-// Of 32 rows, side by side as the lanes of vectors.
-struct alignas(64) GroupStates {
-    float max[group_rows];
-    float offset[group_rows];
-    double sum[group_rows];
-    std::int64_t argmax[group_rows];
-};
-
-void clear(GroupStates& states) {
-    std::fill_n(states.max, group_rows, -std::numeric_limits<float>::infinity());
-    std::fill_n(states.offset, group_rows, std::numeric_limits<float>::lowest());
-    std::fill_n(states.sum, group_rows, 0.0);
-    std::fill_n(states.argmax, group_rows, -1);
-}
-
-// The logits of some entries for 32 rows: [entry][row].
-struct LogitsBlock {
-    float* z;
-    std::int64_t first_entry;
-    std::int64_t entries;
-};
-
-INSTSEL_INLINE void transform_block(const LogitsBlock& block, const HeadTransform& head) {
-    for (std::int64_t entry = 0; entry < block.entries; ++entry) {
-        float* z = block.z + group_rows * entry;
-        const float bias = head.bias == nullptr ? 0.0f : head.bias[block.first_entry + entry];
-        if (head.softcap == 0.0f) {
-#pragma omp simd
-            for (int row = 0; row < group_rows; ++row) z[row] = (z[row] + bias) * head.scale;
-        } else {
-#pragma omp simd
-            for (int row = 0; row < group_rows; ++row) z[row] = apply_head(z[row], bias, head.scale, head.softcap);
-        }
-    }
-}
-
-// The first entry of a block that has its largest logit, for the rows whose maximum rose: few, once they have seen some.
-void find_argmax(const LogitsBlock& block, const float* largest, GroupStates& states) {
-    for (std::int64_t row = 0; row < group_rows; ++row) {
-        if (!(largest[row] > states.max[row])) continue;
-        std::int64_t entry = 0;
-        while (block.z[group_rows * entry + row] != largest[row]) ++entry;
-        states.argmax[row] = block.first_entry + entry;
-    }
-}
-
-template <int lanes>
-INSTSEL_INLINE void find_largest(const LogitsBlock& block, float* largest) {
-    using Floats = typename Vector<lanes>::Floats;
-    for (int first = 0; first < group_rows; first += lanes) {
-        Floats maxima = Floats{} - std::numeric_limits<float>::infinity();
-        for (std::int64_t entry = 0; entry < block.entries; ++entry) {
-            Floats z;
-            Vector<lanes>::load(block.z + group_rows * entry + first, z);
-            maxima = z > maxima ? z : maxima;
-        }
-        Vector<lanes>::store(maxima, largest + first);
-    }
-}
-
-// Adds the exponentials of a block to the sums of `lanes` rows, once their offset has been raised where it must be.
-template <int lanes>
-INSTSEL_INLINE void add_exponentials(const LogitsBlock& block, int first, const float* largest, GroupStates& states) {
-    using Lanes = Vector<lanes>;
-    using Floats = typename Lanes::Floats;
-    constexpr int chains = 2;
-    Floats before, maxima, old_maxima, shrink, sums[chains] = {};
-    Lanes::load(states.offset + first, before);
-    Lanes::load(largest + first, maxima);
-    Lanes::load(states.max + first, old_maxima);
-    const Floats offset = maxima > before + largest_lag ? maxima : before;
-    for (std::int64_t entry = 0; entry < block.entries; entry += chains) {
-        for (int chain = 0; chain < chains; ++chain) {
-            if (entry + chain >= block.entries) continue;
-            Floats z, power;
-            Lanes::load(block.z + group_rows * (entry + chain) + first, z);
-            Lanes::exp(z - offset, power);
-            sums[chain] += power;
-        }
-    }
-    Lanes::exp(before - offset, shrink);
-    Lanes::store(maxima > old_maxima ? maxima : old_maxima, states.max + first);
-    Lanes::store(offset, states.offset + first);
-    alignas(64) float added[lanes], shrunk[lanes];
-    Lanes::store(sums[0] + sums[1], added);
-    Lanes::store(shrink, shrunk);
-#pragma omp simd
-    for (int row = 0; row < lanes; ++row) {
-        states.sum[first + row] = states.sum[first + row] * double(shrunk[row]) + double(added[row]);
-    }
-}
-
-template <int lanes>
-INSTSEL_INLINE void accumulate_block(const LogitsBlock& block, const HeadTransform& head, bool argmax,
-                                     GroupStates& states) {
-    if (!head.is_identity()) transform_block(block, head);
-    alignas(64) float largest[group_rows];
-    find_largest<lanes>(block, largest);
-    if (argmax) find_argmax(block, largest, states);
-    for (int first = 0; first < group_rows; first += lanes) {
-        add_exponentials<lanes>(block, first, largest, states);
-    }
-}
-
 // 32 rows [depth][32] by the entries of a block, whose weights lie `stride` apart.
 template <int lanes>
 INSTSEL_INLINE void multiply_block(const float* weight, std::int64_t stride, const float* rows, std::int64_t depth,
-                                   const LogitsBlock& block) {
+                                   const GroupLogits& block) {
     for (std::int64_t k = 0; k < depth; k += slab_depth) {
         multiply<lanes, int(group_rows), entries_at_once<lanes>>(weight + k, block.entries, stride, 1,
                                                                  std::min(slab_depth, depth - k),
@@ -181,7 +75,7 @@ INSTSEL_INLINE void multiply_unit(const Pass<Element>& pass, const SegmentUnit& 
         }
         for (std::int64_t group = unit.first_group; group < unit.last_group; ++group) {
             for (std::int64_t entry = start; entry < stop; entry += block_entries) {
-                const LogitsBlock block{z, entry, std::min(block_entries, stop - entry)};
+                const GroupLogits block{z, entry, std::min(block_entries, stop - entry)};
                 multiply_block<lanes>(panel + (entry - start) * stride, stride, pass.rows + group * group_rows * depth,
                                       depth, block);
                 accumulate_block<lanes>(block, pass.head, pass.argmax, states[group]);

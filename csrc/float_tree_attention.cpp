@@ -162,12 +162,13 @@ INSTSEL_INLINE void walk_path(const Tensors& tensors, const AttentionShape& shap
         const PathBlock* blocks = path.data() + first;
         const std::int64_t count = std::min(chunk_blocks, total - first);
         for (std::int64_t i = 0; i < count; ++i) {
-            multiply<lanes, rows>(tensors.key.at(blocks[i].first_key, head), blocks[i].keys, tensors.key.token_stride, 1,
-                                  shape.head_size, scratch.query, scratch.scores + i * key_block * rows_at_once, Sums::replaced);
+            multiply<lanes, rows>(tensors.key.at(blocks[i].first_key, head), blocks[i].keys,
+                                  tensors.key.token_stride, 1, shape.head_size, scratch.query,
+                                  scratch.scores + i * key_block * rows_at_once, Sums::replaced);
         }
         softmax_chunk<lanes, rows>(blocks, count, start, shape, first == 0, softmax, scratch);
-        // The values of blocks that lie side by side are added up at once: sums stay in the registers all the while, and
-        // are the same as if they had been put down after each block.
+        // The values of blocks that lie side by side are added up at once: sums stay in the registers all the while,
+        // and are the same as if they had been put down after each block.
         for (std::int64_t i = 0, behind; i < count; i = behind) {
             std::int64_t keys = blocks[i].keys;
             for (behind = i + 1; behind < count && follows(blocks[behind], blocks[behind - 1]); ++behind) {

@@ -74,8 +74,8 @@ constexpr int rows_in_registers = lanes == 16 ? 8 : 4;
 template <int lanes>
 constexpr int columns_in_registers = lanes == 16 ? 32 : 16;
 
-// What becomes of the sums that were in memory: the new ones replace them, go on from them term by term (so that a sum's
-// bits do not hang on where it was interrupted), or are added to them (so that rounding errors stay those of short sums).
+// What becomes of the sums that were in memory: new ones replace them, go on from them term by term (a sum's bits then
+// do not hang on where it was interrupted), or are added to them (rounding errors are then those of short sums).
 enum class Sums { replaced, continued, added };
 
 template <int lanes, int rows, int columns>

@@ -10,8 +10,8 @@
 
 namespace instsel {
 
-// Vocabulary entries whose sums are kept apart and joined at the end, in order: a row's bits depend on this division, so
-// it is the same for all rows and any number of threads.
+// Vocabulary entries whose sums are kept apart and joined at the end, in order. A row's bits hang on this division,
+// which is the same for all rows and any number of threads.
 constexpr std::int64_t segment_entries = 4096;
 // Packed hidden states and states of segments of one pass over the rows, so that memory does not grow with the rows.
 constexpr std::int64_t pass_bytes = 16 << 20;
