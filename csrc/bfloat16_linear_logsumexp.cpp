@@ -70,7 +70,7 @@ INSTSEL_AMX_BF16 void multiply_segment(const PackedHidden& hidden, const Matrix<
                                   std::uint8_t* panels) {
     const std::int64_t panel_size = 2 * hidden.tiles * tile_bytes;
     const std::int64_t panels_at_once = std::max<std::int64_t>(1, panel_bytes / panel_size);
-    alignas(64) float z[2][block_entries * block_rows];
+    alignas(64) float z[2][block_entries * group_rows];
     LogitsBlock before{z[1], states, 0, 0};
     int turn = 0;
     for (std::int64_t group = 0; group < 2 * hidden.groups; ++group) clear(states[group]);
@@ -151,8 +151,8 @@ void bfloat16_linear_logsumexp(const Matrix<bfloat16>& hidden, const Matrix<bflo
                                InstructionSet instructions) {
     const auto run = instructions == InstructionSet::amx ? run_pass<AmxProducts> : run_pass<DotProducts>;
     if (instructions < InstructionSet::avx512_bf16) throw std::invalid_argument(no_bfloat16_products);
-    const std::int64_t segments = SegmentedWork(weight.rows, 0, threads).segments;
-    const std::int64_t step = rows_at_once(2 * hidden.columns + segments * std::int64_t(sizeof(LaneStates)) / 16);
+    const std::int64_t state_bytes = segment_count(weight.rows) * std::int64_t(sizeof(LaneStates)) / 16;
+    const std::int64_t step = rows_of_a_pass(2 * hidden.columns + state_bytes);
     for (std::int64_t row = 0; row < hidden.rows; row += step) {
         run(hidden, row, std::min(step, hidden.rows - row), weight, head, states, threads);
     }

@@ -144,9 +144,8 @@ void run_pass(const Matrix<Element>& hidden, std::int64_t first_row, std::int64_
 template <class Element>
 void float_linear_logsumexp(const Matrix<Element>& hidden, const Matrix<Element>& weight, const HeadTransform& head,
                             const RowStates& states, int threads, InstructionSet instructions) {
-    const std::int64_t segments = SegmentedWork(weight.rows, 0, threads).segments;
-    const std::int64_t step =
-        rows_at_once(4 * hidden.columns + segments * std::int64_t(sizeof(GroupStates)) / group_rows);
+    const std::int64_t state_bytes = segment_count(weight.rows) * std::int64_t(sizeof(GroupStates)) / group_rows;
+    const std::int64_t step = rows_of_a_pass(4 * hidden.columns + state_bytes);
     for (std::int64_t row = 0; row < hidden.rows; row += step) {
         run_pass(hidden, row, std::min(step, hidden.rows - row), weight, head, states, threads, instructions);
     }

@@ -12,9 +12,6 @@
 
 namespace instsel {
 
-// Terms are exp(z - offset); the offset lags behind the maximum by at most this (see online_logsumexp.cpp).
-constexpr float largest_group_lag = 30.0f;
-
 struct alignas(64) GroupStates {
     float max[group_rows];
     float offset[group_rows];
@@ -84,7 +81,7 @@ INSTSEL_INLINE void add_exponentials(const GroupLogits& block, int first, const 
     Lanes::load(states.offset + first, before);
     Lanes::load(largest + first, maxima);
     Lanes::load(states.max + first, old_maxima);
-    const Floats offset = maxima > before + largest_group_lag ? maxima : before;
+    const Floats offset = maxima > before + largest_lag ? maxima : before;
     for (std::int64_t entry = 0; entry < block.entries; entry += chains) {
         for (int chain = 0; chain < chains; ++chain) {
             if (entry + chain >= block.entries) continue;

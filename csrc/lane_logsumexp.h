@@ -7,15 +7,12 @@
 
 #include "avx512_math.h"
 #include "elements.h"
+#include "online_logsumexp.h"
 
 namespace instsel {
 
-// Vocabulary entries in a block of logits, and rows: two vectors of 16.
+// Vocabulary entries in a block of logits of a group of rows, two vectors of 16.
 constexpr int block_entries = 32;
-constexpr int block_rows = 32;
-
-// Terms are exp(z - offset); the offset lags behind the maximum by at most this (see online_logsumexp.cpp).
-constexpr float largest_lane_lag = 30.0f;
 
 struct alignas(64) LaneStates {
     float max[16];
@@ -111,7 +108,7 @@ template <bool argmax>
 INSTSEL_AVX512 INSTSEL_INLINE void finish_walk(const LogitsBlock& block, const BlockWalk& walk) {
     for (int half = 0; half < 2; ++half) {
         LaneStates& states = block.states[half];
-        const __m512 limit = _mm512_add_ps(walk.offset[half], _mm512_set1_ps(largest_lane_lag));
+        const __m512 limit = _mm512_add_ps(walk.offset[half], _mm512_set1_ps(largest_lag));
         const __mmask16 over = _mm512_cmp_ps_mask(walk.max[half], limit, _CMP_GT_OQ);
         const __m512 sum = _mm512_add_ps(_mm512_load_ps(states.sum), walk.sum[half]);
         _mm512_mask_store_ps(states.sum, _knot_mask16(over), sum);

@@ -16,10 +16,6 @@ constexpr std::int64_t block_size = 2048;
 // Blocks are walked in strips, whose independent reductions overlap in the processor.
 constexpr std::int64_t strip_size = 512;
 
-// Terms are exp(z - offset) with an offset that may lag behind the maximum by this much: so maximum and sum are found
-// in one pass, and float32 is far from overflow (2048 exp(30) is 2e16).
-constexpr float largest_lag = 30.0f;
-
 template <class Element>
 INSTSEL_INLINE void transform_block(const Element* logits, std::int64_t count, std::int64_t column,
                                     const HeadTransform& head, float* z) {

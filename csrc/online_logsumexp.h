@@ -7,6 +7,10 @@
 
 namespace instsel {
 
+// Terms are exp(z - offset) with an offset that may lag behind the maximum by this much: so maximum and sum are found
+// in one pass, and float32 is far from overflow (2048 exp(30) is 2e16).
+constexpr float largest_lag = 30.0f;
+
 // Per row: the largest z so far, the sum of exp(z - max) and, if wanted, the first column with that maximum.
 struct RowStates {
     float* max;            // starts at -inf

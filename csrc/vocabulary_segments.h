@@ -18,6 +18,10 @@ constexpr std::int64_t pass_bytes = 16 << 20;
 // Rows come to the kernels in groups of 32.
 constexpr std::int64_t group_rows = 32;
 
+inline std::int64_t segment_count(std::int64_t vocabulary) {
+    return (vocabulary + segment_entries - 1) / segment_entries;
+}
+
 // The work of one pass: each segment against all groups of rows, or, where threads outnumber segments, parts of them.
 struct SegmentedWork {
     std::int64_t vocabulary;
@@ -28,7 +32,7 @@ struct SegmentedWork {
     SegmentedWork(std::int64_t vocabulary, std::int64_t rows, int threads)
         : vocabulary(vocabulary),
           groups((rows + group_rows - 1) / group_rows),
-          segments((vocabulary + segment_entries - 1) / segment_entries) {
+          segments(segment_count(vocabulary)) {
         // Twice as many units as threads, that none waits long for another; but at least 128 rows a part, for which
         // the weights of a segment are fetched anew.
         const std::int64_t wanted = segments == 0 ? 1 : (2 * threads + segments - 1) / segments;
@@ -54,7 +58,7 @@ struct SegmentUnit {
           last_group(work.groups * (unit % work.parts + 1) / work.parts) {}
 };
 
-inline std::int64_t rows_at_once(std::int64_t bytes_per_row) {
+inline std::int64_t rows_of_a_pass(std::int64_t bytes_per_row) {
     return std::max<std::int64_t>(1, pass_bytes / bytes_per_row / group_rows) * group_rows;
 }
 
