@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import tree_attention_reference
-from .native_arrays import array_of, has_bfloat16_products, instruction_set
+from .native_arrays import Machine, array_of, has_bfloat16_products
 from .tree_attention_reference import visible
 from .tree_plan import TreePlan, make_plan
 from .tree_segments import TreeSegments
@@ -65,24 +65,36 @@ def _in_one_call(
     window: int | None,
     softcap: float | None,
 ) -> Tensor:
-    """The whole pack in C++: bfloat16 over packed keys and values, or any dtype in float32."""
+    dtype = query.dtype if query.dtype == torch.bfloat16 and has_bfloat16_products() else torch.float32
+    out = torch.empty(query.shape, dtype=dtype)
+    q, k, v = (array_of(x.to(dtype)) for x in (query, key, value))
+    attend(q, k, v, array_of(out), segments, scaling, window, softcap, Machine.now())
+    return out.to(query.dtype)
+
+
+def attend(
+    query: np.ndarray,
+    key: np.ndarray,
+    value: np.ndarray,
+    out: np.ndarray,
+    segments: TreeSegments,
+    scaling: float,
+    window: int | None,
+    softcap: float | None,
+    machine: Machine,
+) -> None:
+    """The whole pack in C++, written to `out`: bfloat16 (as uint16) over packed keys and values, or float32."""
     from . import _native
 
-    packed = query.dtype == torch.bfloat16 and has_bfloat16_products()
     plan = _plan(segments, key.shape[0] - query.shape[0])
-    dtype = query.dtype if packed else torch.float32
-    out = torch.empty(query.shape, dtype=dtype)
-    arguments: list[Any] = [array_of(x.to(dtype)) for x in (query, key, value)]
-    arguments += (array_of(out), *plan.arrays)
-    arguments += (scaling, softcap or 0.0, window or 0, torch.get_num_threads())
-    if packed:
+    arguments: list[Any] = [query, key, value, out, *plan.arrays, scaling, softcap or 0.0, window or 0]
+    if query.dtype == np.uint16:
         needed = _native.bfloat16_tree_attention_workspace(plan.num_blocks, key.shape[1], query.shape[2])
-        arguments += (_workspace(segments, needed), instruction_set())
+        arguments += machine.threads, _workspace(segments, needed), machine.instruction_set
         _native.bfloat16_tree_attention(*arguments)
     else:
-        arguments.append(instruction_set())
+        arguments += machine
         _native.float_tree_attention(*arguments)
-    return out.to(query.dtype)
 
 
 def _by_nodes(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -49,6 +50,17 @@ def has_bfloat16_products() -> bool:
     avx512_bf16). INSTSEL_INSTRUCTION_SET does not hold torch; ONEDNN_MAX_CPU_ISA=AVX2 does.
     """
     return chosen_instruction_set() in ("avx512_bf16", "amx")
+
+
+class Machine(NamedTuple):
+    """What every C++ kernel is called with last."""
+
+    threads: int
+    instruction_set: str
+
+    @classmethod
+    def now(cls) -> Machine:
+        return cls(torch.get_num_threads(), instruction_set())
 
 
 @dataclass(frozen=True, slots=True)

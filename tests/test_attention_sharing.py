@@ -181,14 +181,15 @@ def with_sibling(segments: TreeSegments) -> TreeSegments:
 
 @pytest.mark.parametrize("broken", [without_context, with_sibling])
 def test_a_wrong_mask_moves_scores_by_far_more_than_the_tolerance(broken: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import instsel.engine.attention as attention
+    from instsel.kernels import cpu_tree_attention, decoder_layer
 
     model, pairs = new_llama(), tree_requests(np.random.default_rng(7))
     want = one_by_one(model, pairs)
     scorer = instsel.Scorer(model, device="cpu", dtype="float32")
     assert np.abs(instsel.score_batch(scorer, pairs).mean_logprob - want).max() < TOLERANCE
-    real = attention.tree_attention
-    monkeypatch.setattr(attention, "tree_attention", lambda q, k, v, s, **more: real(q, k, v, broken(s), **more))
+    real = cpu_tree_attention.attend
+    for module in (cpu_tree_attention, decoder_layer):
+        monkeypatch.setattr(module, "attend", lambda q, k, v, out, s, *more: real(q, k, v, out, broken(s), *more))
     error = np.abs(instsel.score_batch(scorer, pairs).mean_logprob - want)
     assert error.max() > 0.1
     assert np.median(error) > 100 * TOLERANCE

@@ -6,13 +6,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import AttentionInterface, PreTrainedModel
 
 from instsel.kernels import TreeSegments, tree_attention
+from instsel.kernels.decoder_layer import DecoderLayer, LayerMemory
 
 NAME = "instsel_tree_attention"
 
@@ -25,6 +26,14 @@ class UnsupportedAttentionError(ValueError):
     """The model asks for something that attention over a packed tree cannot give."""
 
 
+class AttentionCall(NamedTuple):
+    """What a layer asks of attention beside its queries, keys and values."""
+
+    scaling: float
+    window: int | None
+    softcap: float | None
+
+
 @dataclass(slots=True)
 class PackState:
     """What the layers of one packed forward share."""
@@ -35,7 +44,31 @@ class PackState:
     kept: tuple[tuple[int, int, int], ...] = ()  # (node, first, last): tokens whose keys and values are to be kept
     keys_values: dict[int, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)  # kept node: per layer
     layers: int = 0  # attention calls so far, which is the index of the layer
-    windows: set[int] = field(default_factory=set)  # sliding windows that the layers asked for
+    calls: list[AttentionCall] = field(default_factory=list)  # what the model's own layers asked for
+    memories: dict[Any, LayerMemory] = field(default_factory=dict)  # by the shape of a layer
+
+    @property
+    def windows(self) -> set[int]:
+        """Sliding windows that the layers asked for."""
+        return {call.window for call in self.calls if call.window is not None}
+
+    def keep(self, keys: Tensor, values: Tensor) -> None:
+        """Copies a layer's keys and values [T, kv_heads, d] of the nodes that are to be kept."""
+        for node, first, last in self.kept:
+            # Copies: views would keep the whole pack's keys and values alive.
+            self.keys_values.setdefault(node, []).append((keys[first:last].clone(), values[first:last].clone()))
+
+    def cached_layer(self) -> list[tuple[Tensor, Tensor]]:
+        """The cached keys and values of the layer that is running."""
+        return [node[self.layers] for node in self.cached]
+
+    def memory_of(self, layer: DecoderLayer, dtype: torch.dtype) -> LayerMemory:
+        """The memory that all layers of a shape use one after another."""
+        memory = self.memories.get(layer.shape)
+        if memory is None:
+            cached = sum(len(keys) for keys, _ in self.cached_layer())
+            memory = self.memories[layer.shape] = LayerMemory(layer, self.segments, cached, dtype)
+        return memory
 
 
 _current = threading.local()
@@ -52,6 +85,17 @@ def tree_attention_of(model: PreTrainedModel) -> Iterator[None]:
     finally:
         for config, implementation in before:
             config._attn_implementation_internal = implementation
+
+
+@contextmanager
+def attending_along_tree(config: Any) -> Iterator[None]:
+    """The same for the layers that share one configuration."""
+    before = config._attn_implementation_internal
+    config._attn_implementation_internal = NAME
+    try:
+        yield
+    finally:
+        config._attn_implementation_internal = before
 
 
 def _configurations(model: PreTrainedModel) -> list[Any]:
@@ -75,6 +119,11 @@ def running(state: PackState) -> Iterator[None]:
         _current.state = None
 
 
+def current_pack() -> PackState | None:
+    """The pack that is running in this thread."""
+    return getattr(_current, "state", None)
+
+
 def _forward(
     module: torch.nn.Module,
     query: Tensor,
@@ -87,7 +136,7 @@ def _forward(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention in the form that transformers expects: [1, heads, T, d] in, [1, T, heads, d] out."""
-    state: PackState | None = getattr(_current, "state", None)
+    state = current_pack()
     if state is None:
         raise UnsupportedAttentionError(f"{NAME} was called outside a packed forward")
     unsupported = [name for name in _UNSUPPORTED if kwargs.get(name) is not None]
@@ -101,16 +150,13 @@ def _forward(
     head_size, value_size = keys.shape[2], values.shape[2]
     if value_size < head_size:  # latent attention: values shorter than keys
         values = torch.nn.functional.pad(values, (0, head_size - value_size))
-    for node, first, last in state.kept:
-        # Copies: views would keep the whole pack's keys and values alive.
-        state.keys_values.setdefault(node, []).append((keys[first:last].clone(), values[first:last].clone()))
+    state.keep(keys, values)
     if state.cached:
-        layer = [node[state.layers] for node in state.cached]
+        layer = state.cached_layer()
         keys = torch.cat([*(k for k, _ in layer), keys])
         values = torch.cat([*(v for _, v in layer), values])
     state.layers += 1
-    if sliding_window is not None:
-        state.windows.add(sliding_window)
+    state.calls.append(AttentionCall(scaling or head_size**-0.5, sliding_window, softcap))
     out = tree_attention(
         queries,
         keys,

@@ -49,7 +49,7 @@ def sharing_limit(model: CausalModel, guest: Guest, ids: np.ndarray) -> tuple[st
         return "it scales attention by a token's place in the forward, not by its position", 0
     windows: set[int] = set()
     try:
-        reason = _difference(model, guest, ids, windows)
+        reason = sharing_difference(model, guest, ids, windows)
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # whatever its own code raises where it meets what it does not expect
@@ -61,7 +61,7 @@ def sharing_limit(model: CausalModel, guest: Guest, ids: np.ndarray) -> tuple[st
     return ("", None) if beyond_context else (reason, limit)
 
 
-def _difference(model: CausalModel, guest: Guest, ids: np.ndarray, windows: set[int]) -> str:
+def sharing_difference(model: CausalModel, guest: Guest, ids: np.ndarray, windows: set[int]) -> str:
     """Runs a small tree as a tree, in packs that keep and reuse keys and values, and each of its paths by itself."""
     tails = [ids[8:16], ids[16:24], np.concatenate([ids[8:10], ids[20:23]]), ids[8:9]]
     paths = [np.concatenate([ids[:8], tail]) for tail in tails] + [ids[3:9]]

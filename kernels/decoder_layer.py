@@ -1,0 +1,195 @@
+"""A decoder layer on the CPU from one hidden state to the next, with as little as possible between its kernels.
+
+What stands between two products in a model's own code, calls through modules and views of tensors, is little work but
+much code: after the milliseconds of a product it is no longer in the processor's caches. Here all views are made once
+for a pack, and each layer is a dozen calls one after another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .cpu_tree_attention import LARGEST_HEAD, attend
+from .layer_products import GatedProduct, Machine, Product, Rows
+from .native_arrays import array_of
+from .tree_segments import TreeSegments
+
+KeysValues = tuple[Tensor, Tensor]  # [tokens, kv_heads, d] each
+Keep = Callable[[Tensor, Tensor], None]
+
+
+class Norm(NamedTuple):
+    """`x / sqrt(mean(x^2) + epsilon) * (weight + offset)`."""
+
+    weight: np.ndarray
+    offset: float
+    epsilon: float
+
+    def into(self, x: np.ndarray, out: np.ndarray, machine: Machine) -> None:
+        from . import _native
+
+        _native.rms_norm(x, None, *self, out, *machine)
+
+
+@dataclass(frozen=True)
+class Attention:
+    """`out(attention(rotate(norm(query(x))), rotate(norm(key(x))), value(x)))`; the two norms are of heads."""
+
+    query: Product
+    key: Product
+    value: Product
+    out: Product
+    query_norm: Norm | None
+    key_norm: Norm | None
+    head_size: int
+    scaling: float
+    window: int | None
+    softcap: float | None
+
+
+@dataclass(frozen=True)
+class DecoderLayer:
+    """`x += attention(attention_norm(x))`, then `x += down(gated(feed_forward_norm(x)))`."""
+
+    attention_norm: Norm
+    attention: Attention
+    feed_forward_norm: Norm
+    gated: GatedProduct
+    down: Product
+
+    @cached_property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Columns of the hidden states, of the queries, of the keys and of the gate."""
+        attention = self.attention
+        return attention.query.depth, attention.query.outputs, attention.key.outputs, self.down.depth
+
+    def can_run(self) -> bool:
+        """Whether the kernels take its shape."""
+        size, heads = self.attention.head_size, self.attention.query.outputs
+        return size <= LARGEST_HEAD and size % 2 == 0 and heads % size == 0 and self.attention.key.outputs % size == 0
+
+    def run(
+        self,
+        hidden: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        memory: LayerMemory,
+        cached: Sequence[KeysValues] = (),
+        keep: Keep | None = None,
+    ) -> None:
+        """Hidden states [T, H] to the next ones, in place.
+
+        cos, sin  [T, d], of the rotary embedding
+        memory    made for a layer of this `shape` and the pack's segments
+        cached    keys and values that stand before the pack's own
+        keep      called with the pack's own keys and values [T, kv_heads, d] in memory that the next layer overwrites
+        """
+        machine, attention = memory.machine, self.attention
+        x = Rows.of(hidden)
+        self.attention_norm.into(x.array, memory.normed.array, machine)
+        attended = self._attend(cos, sin, memory, cached, keep)
+        attention.out.add_to(attended, x, machine)
+        self.feed_forward_norm.into(x.array, memory.normed.array, machine)
+        gated = self.gated.into(memory.normed, memory.gated, machine)
+        self.down.add_to(gated, x, machine)
+
+    def _attend(
+        self, cos: Tensor, sin: Tensor, memory: LayerMemory, cached: Sequence[KeysValues], keep: Keep | None
+    ) -> Rows:
+        from . import _native
+
+        machine, attention, x = memory.machine, self.attention, memory.normed
+        if attention.query_norm is None:
+            query = attention.query.anywhere(x, memory.query, machine)
+        else:
+            query = memory.query
+            # The norm reads what stands where the result of attention will be.
+            raw = attention.query.anywhere(x, memory.attended, machine)
+            attention.query_norm.into(memory.by_head(raw), memory.by_head(query), machine)
+        if attention.key_norm is None:
+            attention.key.into(x, memory.keys.own, machine)
+        else:
+            raw = attention.key.anywhere(x, memory.raw_keys, machine)
+            attention.key_norm.into(memory.by_head(raw), memory.by_head(memory.keys.own), machine)
+        attention.value.into(x, memory.values.own, machine)
+        cosines, sines = memory.rotary(cos, sin)
+        queries, keys = memory.heads(query), memory.heads(memory.keys.own)
+        _native.rotate_in_place(queries, cosines, sines, *machine)
+        _native.rotate_in_place(keys, cosines, sines, *machine)
+        if keep is not None:
+            keep(*(part.own.tensor.unflatten(1, (-1, attention.head_size)) for part in (memory.keys, memory.values)))
+        if cached:
+            torch.cat([key.flatten(1) for key, _ in cached], out=memory.keys.before)
+            torch.cat([value.flatten(1) for _, value in cached], out=memory.values.before)
+        attend(
+            queries,
+            memory.heads(memory.keys.all),
+            memory.heads(memory.values.all),
+            memory.heads(memory.attended),
+            memory.segments,
+            attention.scaling,
+            attention.window,
+            attention.softcap,
+            machine,
+        )
+        return memory.attended
+
+
+class _KeyRows(NamedTuple):
+    """Keys or values [cached + T, kv_heads * d]: all of them, the pack's own and the place of those before."""
+
+    all: Rows
+    own: Rows
+    before: Tensor
+
+    @classmethod
+    def of(cls, tensor: Tensor, cached: int) -> _KeyRows:
+        return cls(Rows.of(tensor), Rows.of(tensor[cached:]), tensor[:cached])
+
+
+class LayerMemory:
+    """What the layers of one pack write beside its hidden states: taken once, written anew by each layer."""
+
+    def __init__(self, layer: DecoderLayer, segments: TreeSegments, cached: int, dtype: torch.dtype) -> None:
+        hidden, queries, keys, gate = layer.shape
+        tokens = segments.num_queries
+        self.segments = segments
+        self.head_size = layer.attention.head_size
+        self.machine = Machine.now()
+        gates = layer.gated.matrices
+        self.normed = Rows.of(torch.empty(tokens, hidden, dtype=dtype))
+        # Queries and what they attend to are done with before the gate is computed.
+        shared = torch.empty(tokens * max(gates * gate, 2 * queries), dtype=dtype)
+
+        def part(index: int, columns: int) -> Rows:
+            return Rows.of(shared[index * tokens * columns : (index + 1) * tokens * columns].view(tokens, columns))
+
+        self.query, self.attended = part(0, queries), part(1, queries)
+        self.raw_keys = Rows.of(self.attended.tensor.view(-1)[: tokens * keys].view(tokens, keys))
+        self.gated = tuple(part(index, gate) for index in range(gates))
+        self.keys, self.values = (
+            _KeyRows.of(torch.empty(cached + tokens, keys, dtype=dtype), cached) for _ in range(2)
+        )
+        self._rotary: list[tuple[Tensor, np.ndarray]] = []
+
+    def by_head(self, rows: Rows) -> np.ndarray:
+        """[T * heads, d]"""
+        return rows.array.reshape(-1, self.head_size)
+
+    def heads(self, rows: Rows) -> np.ndarray:
+        """[T, heads, d]"""
+        return rows.array.reshape(rows.array.shape[0], -1, self.head_size)
+
+    def rotary(self, cos: Tensor, sin: Tensor) -> list[np.ndarray]:
+        """Both as arrays, made once where all layers are given the same tensors, as most models do."""
+        same = [kept.data_ptr() == table.data_ptr() for (kept, _), table in zip(self._rotary, (cos, sin), strict=False)]
+        if same != [True, True]:
+            self._rotary = [(table, array_of(table.contiguous())) for table in (cos, sin)]
+        return [array for _, array in self._rotary]
