@@ -72,8 +72,10 @@ class DecoderLayer:
 
     def can_run(self) -> bool:
         """Whether the kernels take its shape."""
-        size, heads = self.attention.head_size, self.attention.query.outputs
-        return size <= LARGEST_HEAD and size % 2 == 0 and heads % size == 0 and self.attention.key.outputs % size == 0
+        attention, size = self.attention, self.attention.head_size
+        if size > LARGEST_HEAD or size % 2 != 0 or attention.value.outputs != attention.key.outputs:
+            return False
+        return attention.query.outputs % size == 0 and attention.key.outputs % size == 0
 
     def run(
         self,

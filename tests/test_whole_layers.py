@@ -1,0 +1,225 @@
+"""Which decoder layers run as a whole, that they give the model's own numbers, and what keeps one from it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from random_models import means_one_by_one
+from test_fused_layers import build
+
+import instsel
+from instsel.engine import whole_layers
+from instsel.engine.attention import AttentionCall
+from instsel.engine.fused_layers import FusedLayers
+from instsel.engine.guest import Guest
+from instsel.engine.replica import Replica
+from instsel.kernels import decoder_layer
+from instsel.kernels.decoder_layer import DecoderLayer
+
+TOLERANCE = 2e-5
+
+
+@pytest.fixture(autouse=True)
+def products_by_mkl(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that bits do not hang on a measurement."""
+    monkeypatch.setenv("INSTSEL_FLOAT_PRODUCT", "mkl")
+
+
+def calls_found(model: torch.nn.Module) -> list[AttentionCall]:
+    return list(FusedLayers(Replica(model)).whole.values())
+
+
+def requests(seed: int = 7) -> list[tuple[list[int], list[int]]]:
+    """Sequences of up to 60 tokens that share prefixes of several lengths."""
+    rng = np.random.default_rng(seed)
+    roots = [rng.integers(3, 97, size).tolist() for size in (30, 7)]
+    return [
+        (roots[i % 2][: int(rng.integers(5, 31))] + rng.integers(3, 97, 4).tolist(), rng.integers(3, 97, 9).tolist())
+        for i in range(24)
+    ]
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Counts the layers that run as a whole."""
+    seen: list[int] = []
+    run = DecoderLayer.run
+
+    def counted(self: DecoderLayer, hidden: torch.Tensor, *more: Any) -> None:
+        seen.append(len(hidden))
+        run(self, hidden, *more)
+
+    monkeypatch.setattr(DecoderLayer, "run", counted)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "expected"),
+    [
+        ("Llama", {}, [(0.25, None, None)] * 2),
+        ("Qwen2", {}, [(0.25, None, None)] * 2),  # with biases
+        (
+            "Qwen2",
+            {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
+            [(0.25, None, None), (0.25, 8, None)],
+        ),
+        ("Qwen3", {"head_dim": 16}, [(0.25, None, None)] * 2),  # with norms of heads
+        ("Mistral", {"sliding_window": 8}, [(0.25, 8, None)] * 2),
+        ("Granite", {"attention_multiplier": 0.4}, [(0.4, None, None)] * 2),
+        ("Granite", {"residual_multiplier": 0.3}, []),
+        ("SmolLM3", {"no_rope_layers": [1, 0], "pad_token_id": 0}, [(0.25, None, None)]),  # the second has no rotary
+        ("Gemma2", {"head_dim": 16}, []),  # four norms a layer
+        ("GPTNeoX", {}, []),
+    ],
+)
+def test_what_is_found_and_its_scores(
+    name: str, more: dict[str, Any], expected: list[tuple[Any, ...]], runs: list[int]
+) -> None:
+    model, pairs = build(name, **more), requests()
+    assert Counter(calls_found(model)) == Counter(AttentionCall(*call) for call in expected)
+    want = means_one_by_one(model, pairs, float64=False)
+    for budget in (4096, 48):  # with keys and values that are kept, too
+        scorer = instsel.Scorer(model, device="cpu", dtype="float32", max_batch_tokens=budget)
+        _ = scorer.model
+        runs.clear()
+        batch = instsel.score_batch(scorer, pairs)
+        assert len(runs) == batch.stats.packs * len(expected)
+        assert np.abs(batch.mean_logprob - want).max() <= TOLERANCE
+
+
+def add_hook(layer: Any) -> None:
+    layer.self_attn.register_forward_hook(lambda *_: None)
+
+
+def add_hook_within(layer: Any) -> None:
+    layer.mlp.act_fn.register_forward_pre_hook(lambda *_: None)
+
+
+def put_in_forward(layer: Any) -> None:
+    forward = layer.self_attn.v_proj.forward
+    layer.self_attn.v_proj.forward = lambda x: forward(x)
+
+
+def add_module(layer: Any) -> None:
+    layer.self_attn.extra = torch.nn.Linear(64, 64)
+
+
+def scale_values(layer: Any) -> None:
+    kind = type(layer.self_attn.v_proj)
+    twice = {"forward": lambda self, x: 2 * kind.forward(self, x)}
+    layer.self_attn.v_proj.__class__ = type("Twice", (kind,), twice)
+
+
+def change_attention(layer: Any) -> None:
+    kind = type(layer.self_attn)
+
+    def forward(self: Any, *arguments: Any, **more: Any) -> Any:
+        out, rest = kind.forward(self, *arguments, **more)
+        return 1.01 * out, rest
+
+    layer.self_attn.__class__ = type("Louder", (kind,), {"forward": forward})
+
+
+@pytest.mark.parametrize(
+    "change", [add_hook, add_hook_within, put_in_forward, add_module, scale_values, change_attention]
+)
+def test_a_layer_with_something_more_runs_by_its_parts(change: Callable[[Any], None], runs: list[int]) -> None:
+    model, pairs = build("Llama"), requests()
+    change(model.model.layers[1])
+    assert len(calls_found(model)) == 1
+    scorer = instsel.Scorer(model, device="cpu", dtype="float32")
+    _ = scorer.model
+    runs.clear()
+    batch = instsel.score_batch(scorer, pairs)
+    assert len(runs) == batch.stats.packs
+    assert np.abs(batch.mean_logprob - means_one_by_one(model, pairs, float64=False)).max() <= TOLERANCE
+
+
+def test_a_hook_added_after_loading_is_called() -> None:
+    model, pairs, seen = build("Llama"), requests(), []
+    scorer = instsel.Scorer(model, device="cpu", dtype="float32")
+    before = instsel.score_batch(scorer, pairs).mean_logprob
+    model.model.layers[0].self_attn.o_proj.register_forward_hook(lambda module, given, out: seen.append(0) or 2 * out)
+    after = instsel.score_batch(scorer, pairs).mean_logprob
+    assert seen
+    assert np.abs(after - before).max() > 0.01
+    assert np.abs(after - means_one_by_one(model, pairs, float64=False)).max() <= TOLERANCE
+
+
+def test_weights_changed_between_calls_are_seen() -> None:
+    model, pairs = build("Qwen3", head_dim=16), requests()
+    scorer = instsel.Scorer(model, device="cpu", dtype="float32")
+    instsel.score_batch(scorer, pairs)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.1)
+    assert (
+        np.abs(instsel.score_batch(scorer, pairs).mean_logprob - means_one_by_one(model, pairs, float64=False)).max()
+        <= TOLERANCE
+    )
+
+
+@pytest.mark.parametrize("fault", ["attention", "rotary", "cached"])
+def test_a_fault_of_the_whole_layer_is_found_when_the_model_is_loaded(
+    fault: str, runs: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Negative control of the checks: the parts are put to use instead, and scores are right."""
+    if fault == "attention":
+        attend = decoder_layer.attend
+        monkeypatch.setattr(decoder_layer, "attend", lambda *given: attend(*given[:5], 1.1 * given[5], *given[6:]))
+    elif fault == "rotary":
+        monkeypatch.setattr(
+            decoder_layer.LayerMemory, "rotary", lambda self, cos, sin: [t.contiguous().numpy() for t in (sin, cos)]
+        )
+    else:  # seen only where keys and values are kept from an earlier pack
+        run = DecoderLayer.run
+
+        def without_cached(self: Any, hidden: Any, cos: Any, sin: Any, memory: Any, cached: Any = (), keep: Any = None):
+            run(self, hidden, cos, sin, memory, [(0 * k, v) for k, v in cached], keep)
+
+        monkeypatch.setattr(DecoderLayer, "run", without_cached)
+    model, pairs = build("Llama"), requests()
+    scorer = instsel.Scorer(model, device="cpu", dtype="float32", max_batch_tokens=48)
+    assert scorer.model.fused_layers is None or not scorer.model.fused_layers.whole
+    runs.clear()
+    assert (
+        np.abs(instsel.score_batch(scorer, pairs).mean_logprob - means_one_by_one(model, pairs, float64=False)).max()
+        <= TOLERANCE
+    )
+    assert not runs
+
+
+def test_what_is_unusual_runs_by_its_parts(monkeypatch: pytest.MonkeyPatch, runs: list[int]) -> None:
+    """A decoder that gives its layers something more is not second-guessed."""
+    model, pairs = build("Llama"), requests()
+    scorer = instsel.Scorer(model, device="cpu", dtype="float32")
+    _ = scorer.model
+    assert scorer.model.fused_layers is not None and len(scorer.model.fused_layers.whole) == 2
+    runs.clear()
+    usual = whole_layers._is_usual
+    monkeypatch.setattr(
+        whole_layers,
+        "_is_usual",
+        lambda whole, state, x, rotary, more: usual(whole, state, x, rotary, {**more, "bias": 1}),
+    )
+    want = means_one_by_one(model, pairs, float64=False)
+    assert np.abs(instsel.score_batch(scorer, pairs).mean_logprob - want).max() <= TOLERANCE
+    assert not runs
+
+
+def test_sequences_by_themselves_run_by_the_models_own_attention(runs: list[int]) -> None:
+    model = build("Llama")
+    scorer = instsel.Scorer(model, device="cpu", dtype="float32")
+    guest = Guest(scorer.model)
+    runs.clear()
+    with guest.undisturbed():
+        guest.forward_alone(np.arange(3, 9), np.arange(6))
+    guest.close()
+    assert not runs
+    assert isinstance(model, transformers.LlamaForCausalLM)
