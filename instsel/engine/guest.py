@@ -64,7 +64,9 @@ class Guest:
         """Hidden states [R, H] (or the model's own logits [R, V]) of a pack's rows; the state holds what it kept."""
         state = PackState(layout.segments, backend=self.backend, cached=list(cached), kept=layout.kept)
         with running(state):
-            return self._forward(layout.ids, layout.positions, layout.rows, logits), state
+            rows = self._forward(layout.ids, layout.positions, layout.rows, logits)
+        state.memories.clear()  # the head needs memory of its own
+        return rows, state
 
     def forward_alone(
         self, ids: np.ndarray, rows: np.ndarray, *, logits: bool = False, following: int | None = None

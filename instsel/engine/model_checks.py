@@ -15,12 +15,7 @@ from torch import Tensor
 from instsel.engine.fused_layers import FusedLayers
 from instsel.engine.guest import Guest
 from instsel.engine.model import CausalModel, Head
-from instsel.engine.sharing_checks import (
-    hidden_tolerance,
-    length_dependence,
-    sharing_difference,
-    sharing_limit,
-)
+from instsel.engine.sharing_checks import CheckedTree, hidden_tolerance, length_dependence, sharing_limit
 from instsel.engine.surroundings import kept_random_state
 
 CHECK_TOKENS = 24
@@ -74,7 +69,8 @@ def _checked(model: CausalModel) -> list[str]:
         if guest.head is not None and (model.row_dependent or not _head_agrees(guest, guest.head, first, logits)):
             model.head = guest.head = None
         model.length_dependent, _ = length_dependence(model.config)
-        reason, model.shareable_length = sharing_limit(model, guest, ids)
+        tree = CheckedTree(model, guest, ids)
+        reason, model.shareable_length = sharing_limit(model, tree)
         if model.held.quantised and model.shareable_length == 0:
             # Rounding to integers makes large differences of small ones: only the same rows give the same numbers.
             model.row_dependent = True
@@ -85,7 +81,7 @@ def _checked(model: CausalModel) -> list[str]:
             )
         if not model.row_dependent:
             fused = FusedLayers(guest.replica)
-            if _fused_layers_agree(model, guest, fused, ids):
+            if _fused_layers_agree(model, tree, fused):
                 model.fused_layers = fused
     guest.close()
     if reason:
@@ -173,15 +169,13 @@ def _head_agrees(guest: Guest, head: Head, ids: np.ndarray, own: Tensor) -> bool
     return bool(close and difference.norm() <= average * own_float.norm())
 
 
-def _fused_layers_agree(model: CausalModel, guest: Guest, fused: FusedLayers, ids: np.ndarray) -> bool:
-    """Whether fused layers give a sequence by itself the same numbers, and a tree of sequences the same as these."""
-    rows = np.arange(16)
-    logits = model.head is None
-    own = guest.forward_alone(ids[:16], rows, logits=logits).float()
+def _fused_layers_agree(model: CausalModel, tree: CheckedTree, fused: FusedLayers) -> bool:
+    """Whether fused layers give the same numbers for a sequence by itself, and for a tree where prefixes are shared."""
+    own = tree.own_rows[0]
     other = Guest(model, fused)
     try:
-        ours = other.forward_alone(ids[:16], rows, logits=logits).float()
-        if model.shareable_length != 0 and sharing_difference(model, other, ids, set()):
+        ours = tree.rows_of(other, 0)
+        if model.shareable_length != 0 and tree.difference(other, set()):
             return False
     except Exception:
         return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ def hidden_tolerance(dtype: torch.dtype) -> float:
     return _TOLERANCE.get(dtype, _HALF_TOLERANCE)
 
 
-def sharing_limit(model: CausalModel, guest: Guest, ids: np.ndarray) -> tuple[str, int | None]:
+def sharing_limit(model: CausalModel, tree: CheckedTree) -> tuple[str, int | None]:
     """Why paths are shared only up to a length (empty if they are shared whatever it is), and that length."""
     if model.held.opaque:
         return f"{type(model.held.whole).__name__} adds to the model's own forward", 0
@@ -49,7 +50,7 @@ def sharing_limit(model: CausalModel, guest: Guest, ids: np.ndarray) -> tuple[st
         return "it scales attention by a token's place in the forward, not by its position", 0
     windows: set[int] = set()
     try:
-        reason = sharing_difference(model, guest, ids, windows)
+        reason = tree.difference(tree.guest, windows)
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # whatever its own code raises where it meets what it does not expect
@@ -61,30 +62,53 @@ def sharing_limit(model: CausalModel, guest: Guest, ids: np.ndarray) -> tuple[st
     return ("", None) if beyond_context else (reason, limit)
 
 
-def sharing_difference(model: CausalModel, guest: Guest, ids: np.ndarray, windows: set[int]) -> str:
-    """Runs a small tree as a tree, in packs that keep and reuse keys and values, and each of its paths by itself."""
-    tails = [ids[8:16], ids[16:24], np.concatenate([ids[8:10], ids[20:23]]), ids[8:9]]
-    paths = [np.concatenate([ids[:8], tail]) for tail in tails] + [ids[3:9]]
-    tree = build_prefix_tree(*concatenate([np.append(path, ids[:1]) for path in paths]))
-    spans = find_spans(tree, np.ones(len(paths), np.int64))
-    logits, layers = model.head is None, model.config.num_hidden_layers
-    caches: dict[int, KeysValues] = {}
-    outputs: dict[int, Tensor] = {}  # of each node
-    with guest.ready():
-        for step in plan_steps(tree, len(ids)):
-            layout = lay_out(tree, spans, step)
-            rows, state = guest.forward_pack(layout, [caches[node] for node in step.cached], logits=logits)
-            caches.update(state.keys_values)
-            windows |= state.windows
-            if state.layers == 0 or state.layers % layers:
-                return f"{state.layers} attention calls for {layers} layers"
-            outputs.update(zip(step.nodes.tolist(), rows.split(tree.lengths[step.nodes].tolist()), strict=True))
-    together = torch.cat([_path_rows(tree, outputs, i) for i in range(len(paths))]).float()
-    alone = torch.cat([guest.forward_alone(path, np.arange(len(path)), logits=logits) for path in paths]).float()
-    if not torch.isfinite(alone).all():
-        return "its hidden states are not finite"
-    difference = float((together - alone).norm() / alone.norm())
-    return "" if difference <= hidden_tolerance(model.dtype) else f"sharing moves its hidden states by {difference:.1%}"
+class CheckedTree:
+    """A small tree of 24 random tokens and the model's own rows for it, against which a way to run it is held."""
+
+    def __init__(self, model: CausalModel, guest: Guest, ids: np.ndarray) -> None:
+        self.guest = guest
+        self._layers = model.config.num_hidden_layers
+        self._logits = model.head is None
+        self._tolerance = hidden_tolerance(model.dtype)
+        self._budget = len(ids)
+        tails = [ids[8:16], ids[16:24], np.concatenate([ids[8:10], ids[20:23]]), ids[8:9]]
+        self.paths = [np.concatenate([ids[:8], tail]) for tail in tails] + [ids[3:9]]
+        self._tree = build_prefix_tree(*concatenate([np.append(path, ids[:1]) for path in self.paths]))
+
+    @cached_property
+    def own_rows(self) -> list[Tensor]:
+        """Of each path, run by itself by the model's own layers."""
+        return [self.rows_of(self.guest, path) for path in range(len(self.paths))]
+
+    def rows_of(self, guest: Guest, path: int) -> Tensor:
+        """Hidden states or logits of one path, run by itself."""
+        ids = self.paths[path]
+        return guest.forward_alone(ids, np.arange(len(ids)), logits=self._logits).float()
+
+    def difference(self, guest: Guest, windows: set[int]) -> str:
+        """How a tree run in packs that keep and reuse keys and values differs from its paths by themselves, if it does.
+
+        Adds the sliding windows that the layers asked for to `windows`.
+        """
+        tree = self._tree
+        spans = find_spans(tree, np.ones(len(self.paths), np.int64))
+        caches: dict[int, KeysValues] = {}
+        outputs: dict[int, Tensor] = {}  # of each node
+        with guest.ready():
+            for step in plan_steps(tree, self._budget):
+                layout = lay_out(tree, spans, step)
+                rows, state = guest.forward_pack(layout, [caches[node] for node in step.cached], logits=self._logits)
+                caches.update(state.keys_values)
+                windows |= state.windows
+                if state.layers == 0 or state.layers % self._layers:
+                    return f"{state.layers} attention calls for {self._layers} layers"
+                outputs.update(zip(step.nodes.tolist(), rows.split(tree.lengths[step.nodes].tolist()), strict=True))
+        together = torch.cat([_path_rows(tree, outputs, i) for i in range(len(self.paths))]).float()
+        alone = torch.cat(self.own_rows)
+        if not torch.isfinite(alone).all():
+            return "its hidden states are not finite"
+        difference = float((together - alone).norm() / alone.norm())
+        return "" if difference <= self._tolerance else f"sharing moves its hidden states by {difference:.1%}"
 
 
 def _path_rows(tree: PrefixTree, outputs: dict[int, Tensor], sequence: int) -> Tensor:
