@@ -113,9 +113,13 @@ def test_a_client_of_a_ray_elsewhere_is_served_by_it(scorer: instsel.Scorer, tmp
     try:
         wait_until(lambda: answers(ports[1]), 120)
         arguments = command(tmp_path, "run", "--ray", f"ray://127.0.0.1:{ports[1]}", "--workers", "2", pause=0)
-        done = subprocess.run(
-            [sys.executable, "-m", "instsel.cli", *arguments], env=environment, capture_output=True, text=True
-        )
+        for _ in range(3):
+            done = subprocess.run(
+                [sys.executable, "-m", "instsel.cli", *arguments], env=environment, capture_output=True, text=True
+            )
+            # Ray forks a server for each client, and loses it where its gRPC threads are busy at that moment.
+            if "Starting Ray client server failed" not in done.stderr:
+                break
         assert done.returncode == 0, done.stderr
     finally:
         head.terminate()
