@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .float_products import by_onednn, float_product
 from .logprobs import Logprobs
-from .native_arrays import RowStates, array_of, bias_array, chosen_instruction_set, contiguous_array, instruction_set
+from .native_arrays import Machine, RowStates, array_of, bias_array, chosen_instruction_set, contiguous_array
 
 # Every product has exactly this many rows (the last tile is padded): BLAS libraries take other code for other heights,
 # whose sums round differently, and a row's value must not depend on how many rows came with it.
@@ -41,7 +41,7 @@ def accumulate_by_products(
     """Log-sum-exp of every row with torch's float32 product, in which bfloat16 and float16 fit exactly."""
     from . import _native
 
-    num_threads, instructions = torch.get_num_threads(), instruction_set()
+    machine = Machine.now()
     columns = chunk_columns(hidden.shape[1])
     logits = torch.empty(TILE_ROWS * columns, dtype=torch.float32)
     upcast = torch.empty(columns, weight.shape[1], dtype=torch.float32) if weight.dtype != torch.float32 else None
@@ -71,8 +71,7 @@ def accumulate_by_products(
                 states.max[first:last],
                 states.sum[first:last],
                 None if states.argmax is None else states.argmax[first:last],
-                num_threads,
-                instructions,
+                *machine,
             )
 
 
@@ -94,8 +93,7 @@ def accumulate_in_cache(
         states.max,
         states.sum,
         states.argmax,
-        torch.get_num_threads(),
-        instruction_set(),
+        *Machine.now(),
     )
 
 
@@ -142,7 +140,6 @@ def linear_logprob(
         states.argmax,
         logprob.numpy(),
         logsumexp.numpy(),
-        torch.get_num_threads(),
-        instruction_set(),
+        *Machine.now(),
     )
     return Logprobs(logprob, logsumexp, None if states.argmax is None else torch.from_numpy(states.argmax))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .logprobs import Logprobs
-from .native_arrays import array_of, bias_array, contiguous_array, instruction_set
+from .native_arrays import Machine, array_of, bias_array, contiguous_array
 
 
 def row_logprob(
@@ -36,7 +36,6 @@ def row_logprob(
         logprob.numpy(),
         logsumexp.numpy(),
         None if best is None else best.numpy(),
-        torch.get_num_threads(),
-        instruction_set(),
+        *Machine.now(),
     )
     return Logprobs(logprob, logsumexp, best)

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from .cpu_tree_attention import LARGEST_HEAD, attend
-from .layer_products import GatedProduct, Machine, Product, Rows
-from .native_arrays import array_of
+from .layer_products import GatedProduct, Product, Rows
+from .native_arrays import Machine, array_of
 from .tree_segments import TreeSegments
 
 KeysValues = tuple[Tensor, Tensor]  # [tokens, kv_heads, d] each

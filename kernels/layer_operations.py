@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .float_products import float_linear, float_product
-from .native_arrays import array_of, has_bfloat16_products, instruction_set
+from .native_arrays import Machine, array_of, has_bfloat16_products
 
 __all__ = [
     "ACTIVATIONS",
@@ -47,8 +47,7 @@ def rms_norm(
         weight_offset,
         epsilon,
         array_of(out),
-        torch.get_num_threads(),
-        instruction_set(),
+        *Machine.now(),
     )
     return out
 
@@ -57,7 +56,7 @@ def gate_in_place(gate: Tensor, up: Tensor, activation: str) -> Tensor:
     """`activation(gate) * up`, written over `gate` [T, I]; the activation is one of `ACTIVATIONS`."""
     from . import _native
 
-    _native.gate_in_place(array_of(gate), array_of(up), activation, torch.get_num_threads(), instruction_set())
+    _native.gate_in_place(array_of(gate), array_of(up), activation, *Machine.now())
     return gate
 
 
@@ -65,7 +64,7 @@ def rotate_in_place(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary embedding of x [T, heads, d] by cos and sin [T, d], halves rotated against each other, written over x."""
     from . import _native
 
-    _native.rotate_in_place(array_of(x), array_of(cos), array_of(sin), torch.get_num_threads(), instruction_set())
+    _native.rotate_in_place(array_of(x), array_of(cos), array_of(sin), *Machine.now())
     return x
 
 
@@ -103,7 +102,7 @@ def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None, add: bool, out: Te
     from . import _native
 
     arrays = array_of(x), array_of(weight), None if bias is None else array_of(bias)
-    _native.bfloat16_linear(*arrays, add, array_of(out), torch.get_num_threads(), instruction_set())
+    _native.bfloat16_linear(*arrays, add, array_of(out), *Machine.now())
 
 
 def gated_linear(x: Tensor, gate: Tensor, up: Tensor, activation: str) -> Tensor:
@@ -114,5 +113,5 @@ def gated_linear(x: Tensor, gate: Tensor, up: Tensor, activation: str) -> Tensor
         return gate_in_place(float_linear(x, gate), float_linear(x, up), activation)
     out = x.new_empty(x.shape[0], gate.shape[0])
     arrays = array_of(x), array_of(gate), array_of(up)
-    _native.bfloat16_gated_linear(*arrays, activation, array_of(out), torch.get_num_threads(), instruction_set())
+    _native.bfloat16_gated_linear(*arrays, activation, array_of(out), *Machine.now())
     return out

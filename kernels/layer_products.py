@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ class Rows(NamedTuple):
         return cls(tensor, array_of(tensor))
 
 
-class Product:
+class Product(ABC):
     """`x weight^T + bias` for one weight [N, H], by whatever multiplies its dtype fastest here."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
@@ -32,17 +33,17 @@ class Product:
         self.weight = weight.detach()
         self.bias = None if bias is None else bias.detach()
 
+    @abstractmethod
     def into(self, x: Rows, out: Rows, machine: Machine) -> Rows:
         """The product of rows x [T, H], written to `out` [T, N]."""
-        raise NotImplementedError
 
     def anywhere(self, x: Rows, out: Rows, machine: Machine) -> Rows:
         """The product in `out`, or in memory of its own where a library gives no choice."""
         return self.into(x, out, machine)
 
+    @abstractmethod
     def add_to(self, x: Rows, out: Rows, machine: Machine) -> None:
         """`out += x weight^T`, for a product without bias."""
-        raise NotImplementedError
 
 
 class Bfloat16Product(Product):
@@ -108,13 +109,13 @@ def make_product(weight: Tensor, bias: Tensor | None = None) -> Product | None:
 class GatedProduct:
     """`activation(x gate^T) * (x up^T)`, without biases; the activation is one of `layer_operations.ACTIVATIONS`."""
 
+    def __init__(self, gate: Product, up: Product, activation: str) -> None:
+        self.gate, self.up, self.activation = gate, up, activation
+
     @property
     def matrices(self) -> int:
         """Matrices [T, I] that it is computed in."""
         return 1 if isinstance(self.gate, Bfloat16Product) else 2
-
-    def __init__(self, gate: Product, up: Product, activation: str) -> None:
-        self.gate, self.up, self.activation = gate, up, activation
 
     def into(self, x: Rows, out: tuple[Rows, ...], machine: Machine) -> Rows:
         """The result in memory of `out`: one matrix [T, I] or two."""

@@ -20,7 +20,7 @@ Norms = Mapping[nn.Module, Norm]
 
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 _HEAD_NORMS = ("q_norm", "k_norm")
-# What a decoder gives its layers that changes nothing here, and what must be None.
+# Of what a decoder gives its layers, all that need not be None.
 _WITHOUT_EFFECT = {"position_embeddings", "position_ids", "cache_position", "use_cache"}
 
 
@@ -58,10 +58,9 @@ def _find_call(layer: Any, norms: Norms, activation: str) -> AttentionCall | Non
     x = random_like(5, weight.shape[1], like=weight)[None]
     rotary = tuple(random_like(2, 1, 5, size, like=weight))
     state = PackState(TreeSegments.from_lists([0, 2, 5], [[], [(0, 2)]]))  # two tokens, then three
-    own = x.clone()
+    norm = norms[layer.post_attention_layernorm]
     with attending_along_tree(layer.self_attn.config), running(state):
-        norm = norms[layer.post_attention_layernorm]
-        own = pre_norm_forward(layer, norm, None, own, attention_mask=None, position_embeddings=rotary)
+        own = pre_norm_forward(layer, norm, None, x.clone(), attention_mask=None, position_embeddings=rotary)
     whole = make_whole_layer(layer, norms, activation, state.calls[0])
     if whole is None:
         return None
