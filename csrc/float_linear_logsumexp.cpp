@@ -14,9 +14,10 @@ namespace {
 
 // Vocabulary entries whose logits for 32 rows are taken into the states at once: a multiple of all `entries_at_once`.
 constexpr std::int64_t block_entries = 96;
-// Rows by this depth (24 KB) stay in the first-level cache while the entries of a block pass by. Each such sum is added
-// up by itself: so a logit's rounding error grows with the root of 192, not of the hidden size.
-constexpr std::int64_t slab_depth = 192;
+// Rows by at most this depth (40 KB, of which shorter vectors than of 512 bits take half at a time) stay in the
+// first-level cache while the entries of a block pass by. Each such sum is added up by itself: so a logit's rounding
+// error grows with the root of 320, not of the hidden size.
+constexpr std::int64_t largest_slab = 320;
 // The weights that meet all rows before the next are fetched stay in half of a 1 MB second-level cache.
 constexpr std::int64_t panel_bytes = 512 << 10;
 
@@ -28,9 +29,11 @@ constexpr int entries_at_once = lanes == 16 ? 12 : lanes == 8 ? 6 : 4;
 template <int lanes>
 INSTSEL_INLINE void multiply_block(const float* weight, std::int64_t stride, const float* rows, std::int64_t depth,
                                    const GroupLogits& block) {
-    for (std::int64_t k = 0; k < depth; k += slab_depth) {
+    const std::int64_t slabs = (depth + largest_slab - 1) / largest_slab;
+    for (std::int64_t slab = 0; slab < slabs; ++slab) {
+        const std::int64_t k = depth * slab / slabs;
         multiply<lanes, int(group_rows), entries_at_once<lanes>>(weight + k, block.entries, stride, 1,
-                                                                 std::min(slab_depth, depth - k),
+                                                                 depth * (slab + 1) / slabs - k,
                                                                  rows + group_rows * k, block.z,
                                                                  k > 0 ? Sums::added : Sums::replaced);
     }
