@@ -10,6 +10,7 @@
 #include "bfloat16_linear_logsumexp.h"
 #include "float_linear_logsumexp.h"
 #include "layer_binding.h"
+#include "threads.h"
 
 namespace instsel {
 namespace {
@@ -131,6 +132,8 @@ PYBIND11_MODULE(_native, m) {
     bind_tree_attention(m);
     m.def("choose_instruction_set", [](const std::string& name) { return name_of(choose_instruction_set(name)); },
           arg("name"));
+    m.def("set_openmp_threads", [](int threads) { return check_threads(threads), set_openmp_threads(threads); },
+          arg("threads"));
     m.def("accumulate", &bind_accumulate, arg("chunk"), arg("first_column"), arg("bias").none(true), arg("scale"),
           arg("softcap"), arg("max"), arg("sum"), arg("argmax").none(true), arg("threads"), arg("instruction_set"));
     m.def("linear_logsumexp", &bind_linear_logsumexp, arg("hidden"), arg("weight"), arg("bias").none(true),

@@ -1,4 +1,4 @@
-// The number of the thread that asks, also where OpenMP is absent.
+// What OpenMP says of threads, also where it is absent.
 #pragma once
 
 #if defined(_OPENMP)
@@ -7,11 +7,23 @@
 
 namespace instsel {
 
+// The number of the thread that asks.
 inline int thread_number() {
 #if defined(_OPENMP)
     return omp_get_thread_num();
 #else
     return 0;
+#endif
+}
+
+// How many threads a parallel loop that does not say takes, where it is begun by this thread; and what that was before.
+inline int set_openmp_threads([[maybe_unused]] int count) {
+#if defined(_OPENMP)
+    const int before = omp_get_max_threads();
+    omp_set_num_threads(count);
+    return before;
+#else
+    return 1;
 #endif
 }
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 def choose_instruction_set(name: str) -> str: ...
+def set_openmp_threads(threads: int) -> int: ...
 def accumulate(
     chunk: np.ndarray,
     first_column: int,

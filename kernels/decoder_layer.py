@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from .cpu_tree_attention import LARGEST_HEAD, attend
+from .layer_memory import LayerMemory, LayerShape
 from .layer_products import GatedProduct, Product, Rows
-from .native_arrays import Machine, array_of
-from .tree_segments import TreeSegments
+from .native_arrays import Machine
 
 KeysValues = tuple[Tensor, Tensor]  # [tokens, kv_heads, d] each
 Keep = Callable[[Tensor, Tensor], None]
@@ -65,10 +65,11 @@ class DecoderLayer:
     down: Product
 
     @cached_property
-    def shape(self) -> tuple[int, int, int, int]:
-        """Columns of the hidden states, of the queries, of the keys and of the gate."""
-        attention = self.attention
-        return attention.query.depth, attention.query.outputs, attention.key.outputs, self.down.depth
+    def shape(self) -> LayerShape:
+        """Of the memory that it needs."""
+        attention, gates = self.attention, self.gated.matrices
+        columns = attention.query.depth, attention.query.outputs, attention.key.outputs, self.down.depth
+        return LayerShape(*columns, attention.head_size, gates)
 
     def can_run(self) -> bool:
         """Whether the kernels take its shape."""
@@ -93,21 +94,27 @@ class DecoderLayer:
         cached    keys and values that stand before the pack's own
         keep      called with the pack's own keys and values [T, kv_heads, d] in memory that the next layer overwrites
         """
-        machine, attention = memory.machine, self.attention
+        machine, attention = Machine.now(), self.attention
         x = Rows.of(hidden)
         self.attention_norm.into(x.array, memory.normed.array, machine)
-        attended = self._attend(cos, sin, memory, cached, keep)
+        attended = self._attend(cos, sin, memory, cached, keep, machine)
         attention.out.add_to(attended, x, machine)
         self.feed_forward_norm.into(x.array, memory.normed.array, machine)
         gated = self.gated.into(memory.normed, memory.gated, machine)
         self.down.add_to(gated, x, machine)
 
     def _attend(
-        self, cos: Tensor, sin: Tensor, memory: LayerMemory, cached: Sequence[KeysValues], keep: Keep | None
+        self,
+        cos: Tensor,
+        sin: Tensor,
+        memory: LayerMemory,
+        cached: Sequence[KeysValues],
+        keep: Keep | None,
+        machine: Machine,
     ) -> Rows:
         from . import _native
 
-        machine, attention, x = memory.machine, self.attention, memory.normed
+        attention, x = self.attention, memory.normed
         if attention.query_norm is None:
             query = attention.query.anywhere(x, memory.query, machine)
         else:
@@ -142,56 +149,3 @@ class DecoderLayer:
             machine,
         )
         return memory.attended
-
-
-class _KeyRows(NamedTuple):
-    """Keys or values [cached + T, kv_heads * d]: all of them, the pack's own and the place of those before."""
-
-    all: Rows
-    own: Rows
-    before: Tensor
-
-    @classmethod
-    def of(cls, tensor: Tensor, cached: int) -> _KeyRows:
-        return cls(Rows.of(tensor), Rows.of(tensor[cached:]), tensor[:cached])
-
-
-class LayerMemory:
-    """What the layers of one pack write beside its hidden states: taken once, written anew by each layer."""
-
-    def __init__(self, layer: DecoderLayer, segments: TreeSegments, cached: int, dtype: torch.dtype) -> None:
-        hidden, queries, keys, gate = layer.shape
-        tokens = segments.num_queries
-        self.segments = segments
-        self.head_size = layer.attention.head_size
-        self.machine = Machine.now()
-        gates = layer.gated.matrices
-        self.normed = Rows.of(torch.empty(tokens, hidden, dtype=dtype))
-        # Queries and what they attend to are done with before the gate is computed.
-        shared = torch.empty(tokens * max(gates * gate, 2 * queries), dtype=dtype)
-
-        def part(index: int, columns: int) -> Rows:
-            return Rows.of(shared[index * tokens * columns : (index + 1) * tokens * columns].view(tokens, columns))
-
-        self.query, self.attended = part(0, queries), part(1, queries)
-        self.raw_keys = Rows.of(self.attended.tensor.view(-1)[: tokens * keys].view(tokens, keys))
-        self.gated = tuple(part(index, gate) for index in range(gates))
-        self.keys, self.values = (
-            _KeyRows.of(torch.empty(cached + tokens, keys, dtype=dtype), cached) for _ in range(2)
-        )
-        self._rotary: list[tuple[Tensor, np.ndarray]] = []
-
-    def by_head(self, rows: Rows) -> np.ndarray:
-        """[T * heads, d]"""
-        return rows.array.reshape(-1, self.head_size)
-
-    def heads(self, rows: Rows) -> np.ndarray:
-        """[T, heads, d]"""
-        return rows.array.reshape(rows.array.shape[0], -1, self.head_size)
-
-    def rotary(self, cos: Tensor, sin: Tensor) -> list[np.ndarray]:
-        """Both as arrays, made once where all layers are given the same tensors, as most models do."""
-        same = [kept.data_ptr() == table.data_ptr() for (kept, _), table in zip(self._rotary, (cos, sin), strict=False)]
-        if same != [True, True]:
-            self._rotary = [(table, array_of(table.contiguous())) for table in (cos, sin)]
-        return [array for _, array in self._rotary]

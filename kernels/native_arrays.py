@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .thread_shares import kernel_threads
+
 
 def array_of(tensor: Tensor) -> np.ndarray:
     """A view of a CPU tensor's memory; NumPy has no bfloat16, so those are seen as uint16."""
@@ -60,7 +62,7 @@ class Machine(NamedTuple):
 
     @classmethod
     def now(cls) -> Machine:
-        return cls(torch.get_num_threads(), instruction_set())
+        return cls(kernel_threads(), instruction_set())
 
 
 @dataclass(frozen=True, slots=True)

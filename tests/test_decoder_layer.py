@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from instsel.kernels import TreeSegments, tree_attention
-from instsel.kernels.decoder_layer import Attention, DecoderLayer, LayerMemory, Norm
+from instsel.kernels.decoder_layer import Attention, DecoderLayer, Norm
 from instsel.kernels.float_products import LIBRARIES, VARIABLE
+from instsel.kernels.layer_memory import LayerMemory, Storage
 from instsel.kernels.layer_operations import gate_in_place, rms_norm, rotate_in_place
 from instsel.kernels.layer_products import GatedProduct, OnednnProduct, TorchProduct, make_product
 from instsel.kernels.native_arrays import array_of
@@ -164,7 +165,7 @@ class Problem:
 
     def run(self, layer: DecoderLayer, memory: LayerMemory | None = None) -> tuple[Tensor, Tensor, Tensor]:
         x, kept = self.x.clone(), []
-        memory = memory or LayerMemory(layer, SEGMENTS, CACHED, x.dtype)
+        memory = memory or LayerMemory(layer.shape, SEGMENTS, CACHED, x.dtype, Storage())
         # Cached keys and values come from two nodes.
         parts = [tuple(t[:1] for t in self.cached), tuple(t[1:] for t in self.cached)]
         layer.run(x, self.cos, self.sin, memory, parts, lambda k, v: kept.extend((k.clone(), v.clone())))  # type: ignore[arg-type]
@@ -224,7 +225,7 @@ def test_memory_serves_one_layer_after_another() -> None:
     """With other weights and other rotary tables: nothing of the layer before is left."""
     first, problem = weights(torch.float32, "norms of heads"), Problem.drawn(torch.float32)
     second = replace(weights(torch.float32, "biases"), query=first.query.flip(0))
-    memory = LayerMemory(built(first), SEGMENTS, CACHED, torch.float32)
+    memory = LayerMemory(built(first).shape, SEGMENTS, CACHED, torch.float32, Storage())
     alone = [problem.run(built(first)), replace(problem, cos=problem.sin, sin=problem.cos).run(built(second))]
     together = [
         problem.run(built(first), memory),

@@ -18,7 +18,7 @@ from instsel.engine.attention import AttentionCall
 from instsel.engine.fused_layers import FusedLayers
 from instsel.engine.guest import Guest
 from instsel.engine.replica import Replica
-from instsel.kernels import decoder_layer
+from instsel.kernels import decoder_layer, layer_memory
 from instsel.kernels.decoder_layer import DecoderLayer
 
 TOLERANCE = 2e-5
@@ -174,7 +174,7 @@ def test_a_fault_of_the_whole_layer_is_found_when_the_model_is_loaded(
         monkeypatch.setattr(decoder_layer, "attend", lambda *given: attend(*given[:5], 1.1 * given[5], *given[6:]))
     elif fault == "rotary":
         monkeypatch.setattr(
-            decoder_layer.LayerMemory, "rotary", lambda self, cos, sin: [t.contiguous().numpy() for t in (sin, cos)]
+            layer_memory.LayerMemory, "rotary", lambda self, cos, sin: [t.contiguous().numpy() for t in (sin, cos)]
         )
     else:  # seen only where keys and values are kept from an earlier pack
         run = DecoderLayer.run

@@ -13,7 +13,8 @@ from torch import Tensor
 from transformers import AttentionInterface, PreTrainedModel
 
 from instsel.kernels import TreeSegments, tree_attention
-from instsel.kernels.decoder_layer import DecoderLayer, LayerMemory
+from instsel.kernels.decoder_layer import DecoderLayer
+from instsel.kernels.layer_memory import LayerMemory, LayerShape, Storage
 
 NAME = "instsel_tree_attention"
 
@@ -34,6 +35,18 @@ class AttentionCall(NamedTuple):
     softcap: float | None
 
 
+class PackStoppedError(RuntimeError):
+    """The pack was given up while it ran."""
+
+
+@dataclass(slots=True)
+class Place:
+    """Where one pack after another is run."""
+
+    storage: Storage = field(default_factory=Storage)
+    stop: threading.Event = field(default_factory=threading.Event)  # when set, the pack ends with its next layer
+
+
 @dataclass(slots=True)
 class PackState:
     """What the layers of one packed forward share."""
@@ -45,7 +58,8 @@ class PackState:
     keys_values: dict[int, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)  # kept node: per layer
     layers: int = 0  # attention calls so far, which is the index of the layer
     calls: list[AttentionCall] = field(default_factory=list)  # what the model's own layers asked for
-    memories: dict[Any, LayerMemory] = field(default_factory=dict)  # by the shape of a layer
+    place: Place = field(default_factory=Place)
+    memories: dict[LayerShape, LayerMemory] = field(default_factory=dict)  # in the place's storage
 
     @property
     def windows(self) -> set[int]:
@@ -64,10 +78,13 @@ class PackState:
 
     def memory_of(self, layer: DecoderLayer, dtype: torch.dtype) -> LayerMemory:
         """The memory that all layers of a shape use one after another."""
+        if self.place.stop.is_set():
+            raise PackStoppedError("the pack was given up")
         memory = self.memories.get(layer.shape)
         if memory is None:
             cached = sum(len(keys) for keys, _ in self.cached_layer())
-            memory = self.memories[layer.shape] = LayerMemory(layer, self.segments, cached, dtype)
+            memory = LayerMemory(layer.shape, self.segments, cached, dtype, self.place.storage)
+            self.memories[layer.shape] = memory
         return memory
 
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from instsel.engine.attention import Place
 from instsel.engine.guest import Guest, KeysValues
 from instsel.engine.layout import Layout, ScoredSpans, find_spans, lay_out
 from instsel.engine.packing import Step, plan_steps, split_step
 from instsel.engine.prefix_tree import PrefixTree, build_prefix_tree
+from instsel.engine.side_by_side import SideBySide, packs_at_once
 from instsel.engine.turns import turn
 
 OUT_OF_MEMORY_TEXT = ("can't allocate memory", "out of memory")
@@ -71,12 +75,25 @@ def plan_work(
     return work
 
 
+class _Pack(NamedTuple):
+    """What running one step gives."""
+
+    finish: Callable[[], None]
+    kept: dict[int, KeysValues]
+
+
+def _release(step: Step, caches: dict[int, KeysValues]) -> None:
+    for node in step.release:
+        caches.pop(node, None)
+
+
 class Execution:
     """Runs work within a token budget that shrinks when memory runs out.
 
     `consume(layout, rows)` is called with the output rows of each step and gives a function that is called once the
     next step has been started, so that reading results back does not leave a GPU waiting; `fail(sequences)` with the
-    sequences that do not fit into memory even by themselves; `progress(tokens)` after each step.
+    sequences that do not fit into memory even by themselves; `progress(tokens)` after each step. Where packs may run
+    side by side `consume` is called in their threads; all else in the one that runs the work, in the order of steps.
     """
 
     def __init__(
@@ -96,6 +113,8 @@ class Execution:
         self.budget: int | None = None  # set when memory ran out: what fitted since
         self.tokens_forwarded = 0
         self.packs = 0
+        self._at_once = packs_at_once(model) if not logits else 1
+        self._side_by_side = SideBySide(self._at_once)
         self._finish: Callable[[], None] | None = None  # of the latest step
 
     def run(self, work: Work) -> None:
@@ -121,47 +140,83 @@ class Execution:
             smaller: list[Step] = []
             if self.budget is not None and step.num_tokens > self.budget:
                 smaller = split_step(work.tree, step, self.budget)
-            if not smaller and not self._attempt(work, step, caches):
-                # Outside the except block, where the failed forward's tensors are gone; now the last pack's go too.
-                self._finish_latest()
-                if self.model.device.type == "cuda":
-                    torch.cuda.empty_cache()
-                half = max(step.num_tokens // 2, 1)
-                self.budget = half if self.budget is None else min(self.budget, half)
-                smaller = split_step(work.tree, step, self.budget)
-                # A node cannot be split, and every sequence below it would be lost: it gets a second chance.
-                if not smaller and not self._attempt(work, step, caches):
-                    self._give_up(work, step, lost)
-            queue.extendleft(reversed(smaller))
             if not smaller:
-                for node in step.release:
-                    caches.pop(node, None)
+                steps = [step, *self._beside(step, work, queue, caches)]
+                failed = self._attempt(work, steps, caches)
+                if failed and len(steps) > 1:
+                    self._at_once = 1  # each by itself they may fit
+                    queue.extendleft(reversed(failed))
+                    continue
+                if failed:
+                    smaller = self._with_less(work, step, caches, lost)
+            queue.extendleft(reversed(smaller))
 
-    def _attempt(self, work: Work, step: Step, caches: dict[int, KeysValues]) -> bool:
-        """Runs one step; False if memory ran out."""
+    def _beside(self, step: Step, work: Work, queue: deque[Step], caches: dict[int, KeysValues]) -> list[Step]:
+        """Steps of the queue that may run at the same time, taken from it: none that waits for another of them."""
+        steps: list[Step] = []
+        while queue and not work.alone and len(steps) + 1 < self._at_once:
+            following = queue[0]
+            if any(node not in caches for node in following.cached):
+                break
+            if self.budget is not None and following.num_tokens > self.budget:
+                break
+            steps.append(queue.popleft())
+        return steps
+
+    def _with_less(self, work: Work, step: Step, caches: dict[int, KeysValues], lost: set[int]) -> list[Step]:
+        """What becomes of a step that memory did not suffice for: smaller ones, or another attempt."""
+        # The failed forward's tensors are gone by now; here the last pack's go too.
+        self._finish_latest()
+        if self.model.device.type == "cuda":
+            torch.cuda.empty_cache()
+        half = max(step.num_tokens // 2, 1)
+        self.budget = half if self.budget is None else min(self.budget, half)
+        smaller = split_step(work.tree, step, self.budget)
+        # A node cannot be split, and every sequence below it would be lost: it gets a second chance.
+        if not smaller and self._attempt(work, [step], caches):
+            self._give_up(work, step, lost)
+            _release(step, caches)
+        return smaller
+
+    def _attempt(self, work: Work, steps: list[Step], caches: dict[int, KeysValues]) -> list[Step]:
+        """Runs steps at once; those that memory did not suffice for."""
+        tasks = [partial(self._run, work, step, [caches[node] for node in step.cached]) for step in steps]
+        with turn():
+            done = self._side_by_side.run(tasks)
+        failed: list[Step] = []
+        for step, pack in zip(steps, done, strict=True):
+            if pack is None:
+                failed.append(step)
+                continue
+            self._finish_latest()
+            self._finish = pack.finish
+            caches.update(pack.kept)
+            self.tokens_forwarded += step.num_tokens
+            self.packs += 1
+            self.progress(step.num_tokens)
+            if failed:  # which may still need what this one would let go
+                failed[-1] = replace(failed[-1], release=(*failed[-1].release, *step.release))
+            else:
+                _release(step, caches)
+        return failed
+
+    def _run(self, work: Work, step: Step, cached: list[KeysValues], place: Place) -> _Pack | None:
+        """One pack, in whatever thread; None if memory ran out."""
         try:
-            layout = lay_out(work.tree, work.spans, step)
-            with turn():
+            with self.model.undisturbed():
+                layout = lay_out(work.tree, work.spans, step)
                 if work.alone:
                     following = work.last_token(int(step.nodes[-1]))
                     rows = self.model.forward_alone(layout.ids, layout.rows, logits=self.logits, following=following)
-                else:
-                    cached = [caches[node] for node in step.cached]
-                    rows, state = self.model.forward_pack(layout, cached, logits=self.logits)
-                    caches.update(state.keys_values)
-                finish = self.consume(layout, rows)
+                    return _Pack(self.consume(layout, rows), {})
+                rows, state = self.model.forward_pack(layout, cached, logits=self.logits, place=place)
+                return _Pack(self.consume(layout, rows), state.keys_values)
         except (torch.OutOfMemoryError, MemoryError):
-            return False
+            return None
         except RuntimeError as error:
             if not any(text in str(error) for text in OUT_OF_MEMORY_TEXT):
                 raise
-            return False
-        self._finish_latest()
-        self._finish = finish
-        self.tokens_forwarded += step.num_tokens
-        self.packs += 1
-        self.progress(step.num_tokens)
-        return True
+            return None
 
     def _give_up(self, work: Work, step: Step, lost: set[int]) -> None:
         """No sequence that ends in these nodes can be scored, nor any below the ones that were to be kept."""

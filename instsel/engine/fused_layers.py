@@ -6,13 +6,12 @@ the user's modules nor the modules of transformers' code are ever changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from types import MethodType
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from instsel.engine.attention import AttentionCall
 from instsel.engine.fused_modules import (
@@ -29,6 +28,7 @@ from instsel.engine.fused_rotary import Rotary, rotary_functions, rotating_forwa
 from instsel.engine.pre_norm_layers import is_pre_norm_layer, pre_norm_forward
 from instsel.engine.replica import Replica
 from instsel.engine.whole_layers import find_whole_layer, make_whole_layer, whole_forward
+from instsel.kernels.decoder_layer import DecoderLayer
 from instsel.kernels.layer_operations import can_multiply
 
 
@@ -63,8 +63,8 @@ class FusedLayers:
         if any(is_usable(parameter) for module in replica.modules for parameter in module._parameters.values()):
             self.rotary = rotary_functions({type(module) for module in replica.modules})
 
-    def put_on(self, replica: Replica) -> None:
-        """Has the modules of a replica with the same signature run the fused forms."""
+    def put_on(self, replica: Replica) -> int:
+        """Has the modules of a replica with the same signature run the fused forms; how many layers run whole."""
         modules: list[Any] = replica.modules
         for place, norm in self.norms.items():
             replica.put_forward(modules[place], norm_forward(modules[place], norm))
@@ -74,22 +74,25 @@ class FusedLayers:
         for place in self.products:
             replica.put_forward(modules[place], partial(linear_forward, modules[place]))
         norms = {modules[place]: norm for place, norm in self.norms.items()}
+        num_whole = 0
         for place, norm in self.layers.items():
             layer = modules[place]
             if not is_hooked(layer.post_attention_layernorm):  # a hook must see it called
                 gate = gates.get(layer.mlp)
-                replica.put_forward(layer, self._layer_forward(place, layer, norm, gate, norms))
+                by_parts = partial(pre_norm_forward, layer, norm, gate)
+                whole = self._whole_layer(place, layer, gate, norms)
+                num_whole += whole is not None
+                replica.put_forward(layer, by_parts if whole is None else partial(whole_forward, whole, by_parts))
         if not self.rotary:
-            return
+            return num_whole
         rotating = {kind: rotating_forward(kind, self.rotary) for kind in {type(module) for module in modules}}
         for module in modules:
             if "forward" not in vars(module) and (forward := rotating[type(module)]) is not None:
                 replica.put_forward(module, MethodType(forward, module))
+        return num_whole
 
-    def _layer_forward(
-        self, place: int, layer: Any, norm: Norm, gate: str | None, norms: dict[nn.Module, Norm]
-    ) -> Callable[..., Tensor]:
-        by_parts = partial(pre_norm_forward, layer, norm, gate)
+    def _whole_layer(
+        self, place: int, layer: Any, gate: str | None, norms: dict[nn.Module, Norm]
+    ) -> DecoderLayer | None:
         call = self.whole.get(place)
-        whole = None if call is None or gate is None else make_whole_layer(layer, norms, gate, call)
-        return by_parts if whole is None else partial(whole_forward, whole, by_parts)
+        return None if call is None or gate is None else make_whole_layer(layer, norms, gate, call)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from instsel.engine.attention import PackState, running, tree_attention_of
+from instsel.engine.attention import PackState, Place, running, tree_attention_of
 from instsel.engine.fused_layers import FusedLayers
 from instsel.engine.layout import Layout
 from instsel.engine.model import CausalModel, Head, find_decoder, read_head
@@ -40,8 +40,8 @@ class Guest:
         self.backend = model.backend
         fused = fused or model.fused_layers
         self.as_checked = self.replica.signature == model.signature
-        if fused is not None and self.as_checked:
-            fused.put_on(self.replica)
+        # Layers that one run of kernels computes.
+        self.whole_layers = fused.put_on(self.replica) if fused is not None and self.as_checked else 0
 
     def close(self) -> None:
         """Lets go of the model."""
@@ -59,13 +59,20 @@ class Guest:
             yield
 
     def forward_pack(
-        self, layout: Layout, cached: Sequence[KeysValues] = (), *, logits: bool = False
+        self,
+        layout: Layout,
+        cached: Sequence[KeysValues] = (),
+        *,
+        logits: bool = False,
+        place: Place | None = None,
     ) -> tuple[Tensor, PackState]:
         """Hidden states [R, H] (or the model's own logits [R, V]) of a pack's rows; the state holds what it kept."""
-        state = PackState(layout.segments, backend=self.backend, cached=list(cached), kept=layout.kept)
+        state = PackState(
+            layout.segments, backend=self.backend, cached=list(cached), kept=layout.kept, place=place or Place()
+        )
         with running(state):
             rows = self._forward(layout.ids, layout.positions, layout.rows, logits)
-        state.memories.clear()  # the head needs memory of its own
+        state.memories.clear()
         return rows, state
 
     def forward_alone(

@@ -38,7 +38,8 @@ class Scorer:
                       CPU too; another device or dtype moves it in place, and is refused for one quantised or spread
     backend           of the kernels: "auto", "reference", "cpu" or "triton"
     max_batch_tokens  tokens in one forward; "auto" is 4,096 on a CPU, where caches favour small packs, and 16,384 on
-                      a GPU. Halved for what follows where memory does not suffice
+                      a GPU. Halved for what follows where memory does not suffice. In bfloat16 a CPU may run up to
+                      eight forwards at once, one to a core or to a few of them
     revision          of a hub model
     trust_remote_code whether code that comes with a hub model may run
     device_map        for a model larger than one device, how accelerate spreads its layers: "auto" over the GPUs, the

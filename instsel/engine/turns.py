@@ -1,9 +1,9 @@
 """Threads take turns, pack by pack, and what a forked child may do.
 
 Loading by transformers changes PyTorch's default dtype and functions of its modules for the whole process, so that no
-forward may run meanwhile and no two models may be loaded at once. Forwards take turns as well: each uses all cores by
-itself, and side by side they only get in each other's way. What calls back into a user's program (progress, reading of
-requests) is done outside a turn, so that it may wait for other threads that score.
+forward may run meanwhile and no two models may be loaded at once. Forwards take turns as well: those of one call use
+all cores (`side_by_side`), and another's beside them would only get in their way. What calls back into a user's program
+(progress, reading of requests) is done outside a turn, so that it may wait for other threads that score.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from instsel.engine.attention import AttentionCall, PackState, attending_along_t
 from instsel.engine.fused_modules import Norm, is_hooked, is_usable, nearly_equal, random_like
 from instsel.engine.pre_norm_layers import pre_norm_forward
 from instsel.kernels import TreeSegments
-from instsel.kernels.decoder_layer import Attention, DecoderLayer, LayerMemory
+from instsel.kernels.decoder_layer import Attention, DecoderLayer
 from instsel.kernels.decoder_layer import Norm as LayerNorm
 from instsel.kernels.layer_products import GatedProduct, Product, make_product
 from instsel.kernels.native_arrays import array_of
@@ -64,7 +64,7 @@ def _find_call(layer: Any, norms: Norms, activation: str) -> AttentionCall | Non
     whole = make_whole_layer(layer, norms, activation, state.calls[0])
     if whole is None:
         return None
-    whole.run(x[0], rotary[0][0], rotary[1][0], LayerMemory(whole, state.segments, 0, x.dtype))
+    whole.run(x[0], rotary[0][0], rotary[1][0], state.memory_of(whole, x.dtype))
     return state.calls[0] if nearly_equal(own, x) else None
 
 

@@ -1,0 +1,77 @@
+"""Packs that run at once on a CPU, each in a thread of its own.
+
+A kernel that all cores share ends with the slowest of them, and from one kernel to the next a single core is at work.
+With a pack to each core, or to a few, neither holds up the others; the more cores there are, the more it saves. No bit
+depends on it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import TypeVar
+
+import torch
+
+from instsel.engine.attention import Place
+from instsel.engine.fused_modules import is_hooked
+from instsel.engine.guest import Guest
+from instsel.kernels.thread_shares import ThreadShares
+
+Result = TypeVar("Result")
+
+# Each needs memory of its own, and with eight what lies between kernels is an eighth of what it was.
+MOST = 8
+VARIABLE = "INSTSEL_PACKS_AT_ONCE"
+
+
+def packs_at_once(guest: Guest) -> int:
+    """How many packs of a model may run at once: several only where the layers are nothing but kernels that take a
+    share of the threads, and nothing of the user's own code runs between them.
+
+    INSTSEL_PACKS_AT_ONCE allows fewer; ValueError if it is not a positive integer.
+    """
+    allowed = os.environ.get(VARIABLE, "") or str(MOST)
+    if not allowed.isdecimal() or int(allowed) < 1:
+        raise ValueError(f"{VARIABLE}: expected a positive integer, got {allowed!r}")
+    facts = guest.facts
+    known = (
+        guest.device.type == "cpu"
+        and guest.backend in ("auto", "cpu")
+        # float32 is multiplied by libraries whose threads are not ours to divide.
+        and facts.dtype == torch.bfloat16
+        and guest.head is not None
+        and guest.whole_layers == facts.config.num_hidden_layers
+        and not (facts.draws or facts.length_dependent or facts.row_dependent)
+        and type(guest.decoder).__module__.startswith("transformers.")
+        and not any(is_hooked(module) for module in guest.replica.modules)
+    )
+    return min(torch.get_num_threads(), int(allowed), MOST) if known else 1
+
+
+class SideBySide:
+    """Up to `count` tasks at once, each in one of as many places, which keep their memory for the next."""
+
+    def __init__(self, count: int) -> None:
+        self._places = [Place() for _ in range(count)]
+
+    def run(self, tasks: Sequence[Callable[[Place], Result]]) -> list[Result]:
+        """What the tasks give, or the first error among them once all have ended; Ctrl-C stops all of them."""
+        if len(tasks) == 1:
+            return [tasks[0](self._places[0])]
+        shares = ThreadShares(torch.get_num_threads())
+
+        def run_one(task: Callable[[Place], Result], place: Place) -> Result:
+            with shares.taken():
+                return task(place)
+
+        with ThreadPoolExecutor(len(tasks), thread_name_prefix="instsel-pack") as pool:
+            futures = [pool.submit(run_one, *both) for both in zip(tasks, self._places, strict=False)]
+            try:
+                wait(futures)
+            except BaseException:
+                for place in self._places:
+                    place.stop.set()
+                raise
+        return [future.result() for future in futures]

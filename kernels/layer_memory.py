@@ -1,0 +1,98 @@
+"""What the decoder layers of a pack write beside its hidden states, in memory that the next pack uses again."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .layer_products import Rows
+from .native_arrays import array_of
+from .tree_segments import TreeSegments
+
+
+class LayerShape(NamedTuple):
+    """Columns of what a layer computes on its way."""
+
+    hidden: int
+    queries: int
+    keys: int  # and of the values
+    gate: int
+    head_size: int
+    gates: int  # matrices that the gated product is computed in
+
+
+class Storage:
+    """Memory for one pack after another: taken where a pack needs more than those before, kept until this goes.
+
+    Memory that is new has to be given by the system page by page, which a pack would pay for each time.
+    """
+
+    def __init__(self) -> None:
+        self._blocks: dict[str, Tensor] = {}
+
+    def take(self, name: str, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
+        """[rows, columns] where the last of this name was, with whatever stands there."""
+        block = self._blocks.get(name)
+        if block is None or block.dtype != dtype or block.numel() < rows * columns:
+            block = None
+            self._blocks.pop(name, None)  # not both at once
+            block = self._blocks[name] = torch.empty(rows * columns, dtype=dtype)
+        return block[: rows * columns].view(rows, columns)
+
+
+class _KeyRows(NamedTuple):
+    """Keys or values [cached + T, kv_heads * d]: all of them, the pack's own and the place of those before."""
+
+    all: Rows
+    own: Rows
+    before: Tensor
+
+    @classmethod
+    def of(cls, tensor: Tensor, cached: int) -> _KeyRows:
+        return cls(Rows.of(tensor), Rows.of(tensor[cached:]), tensor[:cached])
+
+
+class LayerMemory:
+    """What the layers of one shape write in one pack, of whose `segments` the first `cached` keys stand before its own.
+
+    Made once in a pack, written anew by each layer.
+    """
+
+    def __init__(
+        self, shape: LayerShape, segments: TreeSegments, cached: int, dtype: torch.dtype, storage: Storage
+    ) -> None:
+        hidden, queries, keys, gate, self.head_size, gates = shape
+        tokens = segments.num_queries
+        self.segments = segments
+        self.normed = Rows.of(storage.take("normed", tokens, hidden, dtype))
+        # Queries and what they attend to are done with before the gate is computed.
+        shared = storage.take("shared", tokens, max(gates * gate, 2 * queries), dtype).view(-1)
+
+        def part(index: int, columns: int) -> Rows:
+            return Rows.of(shared[index * tokens * columns : (index + 1) * tokens * columns].view(tokens, columns))
+
+        self.query, self.attended = part(0, queries), part(1, queries)
+        self.raw_keys = Rows.of(self.attended.tensor.view(-1)[: tokens * keys].view(tokens, keys))
+        self.gated = tuple(part(index, gate) for index in range(gates))
+        self.keys, self.values = (
+            _KeyRows.of(storage.take(name, cached + tokens, keys, dtype), cached) for name in ("keys", "values")
+        )
+        self._rotary: list[tuple[Tensor, np.ndarray]] = []
+
+    def by_head(self, rows: Rows) -> np.ndarray:
+        """[T * heads, d]"""
+        return rows.array.reshape(-1, self.head_size)
+
+    def heads(self, rows: Rows) -> np.ndarray:
+        """[T, heads, d]"""
+        return rows.array.reshape(rows.array.shape[0], -1, self.head_size)
+
+    def rotary(self, cos: Tensor, sin: Tensor) -> list[np.ndarray]:
+        """Both as arrays, made once where all layers are given the same tensors, as most models do."""
+        same = [kept.data_ptr() == table.data_ptr() for (kept, _), table in zip(self._rotary, (cos, sin), strict=False)]
+        if same != [True, True]:
+            self._rotary = [(table, array_of(table.contiguous())) for table in (cos, sin)]
+        return [array for _, array in self._rotary]

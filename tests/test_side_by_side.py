@@ -1,0 +1,339 @@
+"""Packs that run at once: the bits of one after another, whose threads they take, and what keeps to one at a time."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import instruction_sets
+import numpy as np
+import pytest
+import torch
+import transformers
+from random_models import distinct_prefixes, means_one_by_one, new_llama, tree_requests
+
+import instsel
+from instsel.engine.execution import Execution
+from instsel.engine.guest import Guest
+from instsel.engine.side_by_side import VARIABLE, packs_at_once
+from instsel.kernels import _native
+from instsel.kernels.decoder_layer import DecoderLayer
+from instsel.kernels.layer_memory import Storage
+from instsel.kernels.native_arrays import Machine
+from instsel.kernels.thread_shares import ThreadShares
+
+BUDGETS = (16, 48, 120)
+needs_bfloat16 = pytest.mark.skipif(
+    not any(map(instruction_sets.is_here, instruction_sets.WITH_BFLOAT16)), reason="no arithmetic in bfloat16 here"
+)
+
+
+@pytest.fixture(autouse=True)
+def four_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Of the threads that run layers."""
+    seen: set[str] = set()
+    run = DecoderLayer.run
+
+    def noted(self: DecoderLayer, *given: Any) -> None:
+        seen.add(threading.current_thread().name)
+        run(self, *given)
+
+    monkeypatch.setattr(DecoderLayer, "run", noted)
+    return seen
+
+
+def new_model() -> Any:
+    return new_llama().to(torch.bfloat16)
+
+
+def scorer_of(model: Any, budget: int = 48, **settings: Any) -> instsel.Scorer:
+    scorer = instsel.Scorer(model, device="cpu", max_batch_tokens=budget, **settings)
+    _ = scorer.model  # loaded and checked
+    return scorer
+
+
+@contextmanager
+def at_most(count: int) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VARIABLE, str(count))
+        yield
+
+
+def pairs_of(seed: int) -> list[tuple[list[int], list[int]]]:
+    return [pair for more in range(3) for pair in tree_requests(np.random.default_rng(10 * seed + more))]
+
+
+@pytest.mark.parametrize("name", instruction_sets.WITH_BFLOAT16)
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_the_bits_are_those_of_one_after_another(budget: int, name: str, names: set[str]) -> None:
+    """In small packs many wait for keys and values of others, which are let go on the way."""
+    with instruction_sets.forced(name):
+        scorer, pairs = scorer_of(model := new_model(), budget), pairs_of(1)
+        with at_most(1):
+            alone = instsel.score_batch(scorer, pairs, token_logprobs=True)
+        assert not any(name.startswith("instsel-pack") for name in names)
+        together = instsel.score_batch(scorer, pairs, token_logprobs=True)
+    assert sum(name.startswith("instsel-pack") for name in names) > 1
+    assert np.array_equal(together.sum_logprob, alone.sum_logprob)
+    assert np.array_equal(together.is_greedy, alone.is_greedy)
+    assert all(np.array_equal(a, b) for a, b in zip(together.token_logprobs, alone.token_logprobs, strict=True))
+    assert together.stats.packs == alone.stats.packs > 4
+    assert together.stats.tokens_forwarded == distinct_prefixes(pairs)
+    assert np.abs(together.mean_logprob - means_one_by_one(model, pairs)).max() < 0.1
+
+
+@needs_bfloat16
+def test_hidden_states_are_the_same_too() -> None:
+    class Tokenizer:
+        def __call__(self, texts: list[str]) -> dict[str, list[list[int]]]:
+            return {"input_ids": [[3 + ord(c) % 90 for c in text] for text in texts]}
+
+    scorer, texts = scorer_of(new_model(), 24, tokenizer=Tokenizer()), ["abcdefghij" * 2, "abcdkl", "mnop" * 4, "q" * 9]
+    with at_most(1):
+        alone = scorer.mean_hidden_states(texts)
+    assert np.array_equal(scorer.mean_hidden_states(texts), alone)
+
+
+def dynamic_rotary(model: Any) -> Any:
+    config = model.config
+    config.rope_parameters = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+    return type(model)(config).to(torch.bfloat16).eval()
+
+
+def hooked(model: Any) -> Any:
+    model.model.embed_tokens.register_forward_hook(lambda *_: None)
+    return model
+
+
+def of_another_class(model: Any) -> Any:
+    kind = type(model.model)
+    model.model.__class__ = type("Own", (kind,), {"forward": lambda self, **given: kind.forward(self, **given)})
+    return model
+
+
+def of_four_norms(model: Any) -> Any:
+    settings = {name: getattr(model.config, name) for name in ("vocab_size", "hidden_size", "intermediate_size")}
+    config = transformers.Gemma2Config(
+        **settings, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=16
+    )
+    return transformers.Gemma2ForCausalLM(config).to(torch.bfloat16).eval()
+
+
+@needs_bfloat16
+@pytest.mark.filterwarnings("ignore::instsel.engine.model_checks.ScoringWarning")
+@pytest.mark.parametrize("change", [hooked, dynamic_rotary, of_another_class, of_four_norms, torch.nn.Module.float])
+def test_other_models_run_one_pack_at_a_time(change: Callable[[Any], Any]) -> None:
+    guest = Guest(scorer_of(new_model()).model)
+    assert packs_at_once(guest) == 4
+    assert packs_at_once(Guest(scorer_of(change(new_model())).model)) == 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(guest, "backend", "reference")
+        assert packs_at_once(guest) == 1
+    torch.set_num_threads(1)
+    assert packs_at_once(guest) == 1
+
+
+@needs_bfloat16
+def test_the_environment_may_ask_for_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    guest = Guest(scorer_of(new_model()).model)
+    for asked, given in (("1", 1), ("3", 3), ("100", 4), ("", 4)):
+        monkeypatch.setenv(VARIABLE, asked)
+        assert packs_at_once(guest) == given
+    for wrong in ("0", "-2", "two", "1.5"):
+        monkeypatch.setenv(VARIABLE, wrong)
+        with pytest.raises(ValueError, match=f"INSTSEL_PACKS_AT_ONCE: expected a positive integer, got '{wrong}'"):
+            packs_at_once(guest)
+
+
+class NoRoom:
+    """Runs out of memory in the attempts, counted over all threads, that `full(tokens, attempt)` names."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, full: Callable[[int, int], bool]) -> None:
+        self.attempts = 0
+        lock, forward = threading.Lock(), Guest.forward_pack
+
+        def limited(guest: Guest, layout: Any, *more: Any, **settings: Any) -> Any:
+            with lock:
+                attempt = self.attempts
+                self.attempts += 1
+            if full(len(layout.ids), attempt):
+                raise MemoryError
+            return forward(guest, layout, *more, **settings)
+
+        patch.setattr(Guest, "forward_pack", limited)
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_memory_that_runs_out_for_several_may_do_for_each(budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any one of the packs may fail: then the rest run one by one, in the same packs with the same bits."""
+    scorer, pairs = scorer_of(new_model(), budget), tree_requests(np.random.default_rng(5))
+    wanted = instsel.score_batch(scorer, pairs)
+    for failing in range(wanted.stats.packs - 1):
+        with monkeypatch.context() as patch:
+            room = NoRoom(patch, lambda _, attempt, failing=failing: attempt == failing)
+            batch = instsel.score_batch(scorer, pairs)
+        alone = scorer.budget != budget  # it was the only one that could run
+        assert batch.status.tolist() == ["ok"] * len(pairs)
+        assert room.attempts > wanted.stats.packs
+        assert batch.stats.tokens_forwarded == wanted.stats.tokens_forwarded
+        assert alone or np.array_equal(batch.sum_logprob, wanted.sum_logprob)
+        scorer = scorer_of(scorer.model.model, budget)
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("room", [5, 17, 40])
+def test_what_never_fits_is_said_and_the_rest_is_scored(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = tree_requests(np.random.default_rng(6))
+    scorer = scorer_of(model := new_model())
+    NoRoom(monkeypatch, lambda tokens, _: tokens > room)
+    batch = instsel.score_batch(scorer, pairs)
+    good = batch.status == "ok"
+    assert 0 < good.sum() < len(pairs)
+    assert set(batch.status[~good]) == {"out_of_memory"}
+    assert np.abs(batch.mean_logprob - means_one_by_one(model, pairs))[good].max() < 0.1
+
+
+@needs_bfloat16
+def test_an_error_in_one_pack_is_the_callers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: DecoderLayer, *given: Any) -> None:
+        raise ValueError("of a layer")
+
+    scorer, pairs = scorer_of(new_model()), pairs_of(2)
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match="of a layer"):
+        patch.setattr(DecoderLayer, "run", refuse)
+        instsel.score_batch(scorer, pairs)
+    assert (instsel.score_batch(scorer, pairs).status == "ok").all()
+
+
+def pack_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("instsel-pack")]
+
+
+@needs_bfloat16
+def test_an_interrupt_ends_all_packs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With their next layer: no pack is run to its end, none is left running."""
+    run, ran, main = DecoderLayer.run, itertools.count(), threading.main_thread().ident
+    assert main is not None
+
+    def slow(self: DecoderLayer, *given: Any) -> None:
+        if next(ran) == 3:
+            signal.pthread_kill(main, signal.SIGINT)  # as Ctrl-C does
+        time.sleep(0.2)
+        run(self, *given)
+
+    scorer, pairs = scorer_of(new_model()), pairs_of(3)
+    wanted = instsel.score_batch(scorer, pairs)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(DecoderLayer, "run", slow)
+        instsel.score_batch(scorer, pairs)
+    assert next(ran) <= 12, "a first pack of three layers, and then four packs which went on"
+    assert pack_threads() == []
+    assert np.array_equal(instsel.score_batch(scorer, pairs).sum_logprob, wanted.sum_logprob)
+
+
+@needs_bfloat16
+def test_callbacks_come_in_the_callers_thread_and_outside_a_turn(names: set[str]) -> None:
+    scorer, pairs, other = scorer_of(new_model()), pairs_of(4), []
+
+    def progress(done: int, total: int) -> None:
+        assert threading.current_thread() is threading.main_thread()
+        thread = threading.Thread(target=lambda: other.append(instsel.score_batch(scorer, pairs[:2]).status[0]))
+        thread.start()
+        thread.join(60)  # another thread's packs get their turn meanwhile
+        counted.append(done)
+
+    counted: list[int] = []
+    batch = instsel.score_batch(scorer, pairs, progress=progress)
+    assert counted == sorted(counted) and len(counted) == batch.stats.packs
+    assert counted[-1] == batch.stats.tokens_forwarded
+    assert other == ["ok"] * len(counted)
+    assert any(name.startswith("instsel-pack") for name in names)
+
+
+@needs_bfloat16
+def test_a_consumers_exception_leaves_nothing_running() -> None:
+    def refuse(self: Any, *given: Any) -> None:
+        raise OSError("of progress")
+
+    scorer = scorer_of(new_model())
+    with pytest.raises(OSError, match="of progress"):
+        instsel.score_batch(scorer, pairs_of(5), progress=refuse)
+    assert pack_threads() == []
+
+
+def test_steps_that_wait_for_one_another_are_never_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control of the bits above: steps are run together, and among the rest some could not have been."""
+    taken: list[int] = []
+    attempt = Execution._attempt
+
+    def counted(self: Execution, work: Any, steps: list[Any], caches: Any) -> Any:
+        made = {node for step in steps for node in step.keep}
+        assert not any(made.intersection(step.cached) for step in steps)
+        assert all(node in caches for step in steps for node in step.cached)
+        taken.append(len(steps))
+        return attempt(self, work, steps, caches)
+
+    monkeypatch.setattr(Execution, "_attempt", counted)
+    if any(map(instruction_sets.is_here, instruction_sets.WITH_BFLOAT16)):
+        instsel.score_batch(scorer_of(new_model(), 16), pairs_of(6))
+        assert max(taken) == 4 and 1 in taken
+    taken.clear()
+    instsel.score_batch(scorer_of(new_llama(), 16), pairs_of(6))
+    assert set(taken) == {1}
+
+
+# --- threads and memory -------------------------------------------------------------------------------------------
+
+
+def test_threads_are_shared_by_those_that_are_there() -> None:
+    shares, shown, leave = ThreadShares(4), [], [threading.Event() for _ in range(3)]
+    arrived = threading.Barrier(4)
+
+    def user(place: int) -> None:
+        with shares.taken():
+            arrived.wait(30)
+            leave[place].wait(30)
+            shown.append((Machine.now().threads, torch.get_num_threads()))
+
+    users = [threading.Thread(target=user, args=(place,)) for place in range(3)]
+    for thread in users:
+        thread.start()
+    arrived.wait(30)
+    for place, thread in enumerate(users):
+        leave[place].set()
+        thread.join(30)
+    assert shown == [(1, 1), (2, 1), (4, 1)], "threads of kernels, and of PyTorch's operators"
+    assert (Machine.now().threads, torch.get_num_threads()) == (4, 4)
+
+
+def test_a_share_is_given_back_in_the_thread_that_took_it() -> None:
+    with ThreadShares(6).taken():
+        assert (Machine.now().threads, torch.get_num_threads()) == (6, 1)
+    assert (Machine.now().threads, torch.get_num_threads()) == (4, 4)
+    assert _native.set_openmp_threads(4) == 4
+    with pytest.raises(ValueError, match="threads"):
+        _native.set_openmp_threads(0)
+
+
+def test_storage_is_taken_once_and_grows() -> None:
+    storage = Storage()
+    first = storage.take("a", 4, 6, torch.float32)
+    assert storage.take("a", 3, 8, torch.float32).data_ptr() == first.data_ptr()
+    assert storage.take("b", 4, 6, torch.float32).data_ptr() != first.data_ptr()
+    larger = storage.take("a", 5, 6, torch.float32)
+    assert larger.shape == (5, 6) and storage.take("a", 4, 6, torch.float32).data_ptr() == larger.data_ptr()
+    assert storage.take("a", 5, 6, torch.bfloat16).dtype == torch.bfloat16
