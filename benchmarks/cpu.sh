@@ -22,7 +22,7 @@ grep -E -e "^${1:-[0-9]+} " <<'COMMANDS' | while read -r _ script arguments; do
 8 engine.py --workload wici-k32 --size 8 --dtype bfloat16 --runs 2
 8 engine.py --workload anchors-100 --size 2 --dtype bfloat16 --runs 2
 9 compare.py --workload wici-k5 --size 10 --against lm_eval padded --pairs 2 --seconds 20
-10 compare.py --workload wici-k5 --size 8 --dtype float32 --against one_by_one_lean dynamic_cache --pairs 2 --seconds 20
+10 compare.py --workload wici-k5 --size 8 --dtype float32 --against one_by_one_lean dynamic_cache --pairs 3 --seconds 80
 11 compare.py --model qwen2.5-0.5b --workload wici-k5 --size 4 --against one_by_one_lean --pairs 2 --seconds 30
 12 scaling.py --runs 2
 13 compare.py --workload wici-k5 --size 10 --against one_by_one --pairs 2 --seconds 30

@@ -24,6 +24,14 @@ class LayerShape(NamedTuple):
     gates: int  # matrices that the gated product is computed in
 
 
+def _blocks(shape: LayerShape, tokens: int, cached: int) -> dict[str, tuple[int, int]]:
+    """Rows and columns of what the layers of a shape write for a pack's tokens, behind keys that are cached."""
+    keys = cached + tokens, shape.keys
+    # Queries and what they attend to are done with before the gate is computed.
+    shared = tokens, max(shape.gates * shape.gate, 2 * shape.queries)
+    return {"normed": (tokens, shape.hidden), "shared": shared, "keys": keys, "values": keys}
+
+
 class Storage:
     """Memory for one pack after another: taken where a pack needs more than those before, kept until this goes.
 
@@ -41,6 +49,15 @@ class Storage:
             self._blocks.pop(name, None)  # not both at once
             block = self._blocks[name] = torch.empty(rows * columns, dtype=dtype)
         return block[: rows * columns].view(rows, columns)
+
+    def reserve(self, shape: LayerShape, tokens: int, cached: int, dtype: torch.dtype) -> None:
+        """Takes all that a pack will need, in the thread that calls.
+
+        The C library keeps what a thread frees for that thread, and gives large blocks of other threads than the main
+        one back to the system.
+        """
+        for name, (rows, columns) in _blocks(shape, tokens, cached).items():
+            self.take(name, rows, columns, dtype)
 
 
 class _KeyRows(NamedTuple):
@@ -64,22 +81,23 @@ class LayerMemory:
     def __init__(
         self, shape: LayerShape, segments: TreeSegments, cached: int, dtype: torch.dtype, storage: Storage
     ) -> None:
-        hidden, queries, keys, gate, self.head_size, gates = shape
         tokens = segments.num_queries
+        taken = {
+            name: storage.take(name, rows, columns, dtype)
+            for name, (rows, columns) in _blocks(shape, tokens, cached).items()
+        }
+        self.head_size = shape.head_size
         self.segments = segments
-        self.normed = Rows.of(storage.take("normed", tokens, hidden, dtype))
-        # Queries and what they attend to are done with before the gate is computed.
-        shared = storage.take("shared", tokens, max(gates * gate, 2 * queries), dtype).view(-1)
+        self.normed = Rows.of(taken["normed"])
+        shared = taken["shared"].view(-1)
 
         def part(index: int, columns: int) -> Rows:
             return Rows.of(shared[index * tokens * columns : (index + 1) * tokens * columns].view(tokens, columns))
 
-        self.query, self.attended = part(0, queries), part(1, queries)
-        self.raw_keys = Rows.of(self.attended.tensor.view(-1)[: tokens * keys].view(tokens, keys))
-        self.gated = tuple(part(index, gate) for index in range(gates))
-        self.keys, self.values = (
-            _KeyRows.of(storage.take(name, cached + tokens, keys, dtype), cached) for name in ("keys", "values")
-        )
+        self.query, self.attended = part(0, shape.queries), part(1, shape.queries)
+        self.raw_keys = Rows.of(self.attended.tensor.view(-1)[: tokens * shape.keys].view(tokens, shape.keys))
+        self.gated = tuple(part(index, shape.gate) for index in range(shape.gates))
+        self.keys, self.values = _KeyRows.of(taken["keys"], cached), _KeyRows.of(taken["values"], cached)
         self._rotary: list[tuple[Tensor, np.ndarray]] = []
 
     def by_head(self, rows: Rows) -> np.ndarray:

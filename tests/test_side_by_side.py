@@ -18,12 +18,13 @@ import transformers
 from random_models import distinct_prefixes, means_one_by_one, new_llama, tree_requests
 
 import instsel
+from instsel.engine import side_by_side
 from instsel.engine.execution import Execution
 from instsel.engine.guest import Guest
 from instsel.engine.side_by_side import VARIABLE, packs_at_once
-from instsel.kernels import _native
+from instsel.kernels import TreeSegments, _native
 from instsel.kernels.decoder_layer import DecoderLayer
-from instsel.kernels.layer_memory import Storage
+from instsel.kernels.layer_memory import LayerMemory, LayerShape, Storage
 from instsel.kernels.native_arrays import Machine
 from instsel.kernels.thread_shares import ThreadShares
 
@@ -144,6 +145,15 @@ def test_other_models_run_one_pack_at_a_time(change: Callable[[Any], Any]) -> No
         assert packs_at_once(guest) == 1
     torch.set_num_threads(1)
     assert packs_at_once(guest) == 1
+
+
+@needs_bfloat16
+def test_large_layers_run_one_pack_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 64 by 96 numbers for the gate and as many for what it multiplies, two bytes each."""
+    guest = Guest(scorer_of(new_model()).model)
+    for largest, at_once in ((4 * 64 * 96, 4), (4 * 64 * 96 - 1, 1)):
+        monkeypatch.setattr(side_by_side, "LARGEST_GATE", largest)
+        assert packs_at_once(guest) == at_once
 
 
 @needs_bfloat16
@@ -337,3 +347,12 @@ def test_storage_is_taken_once_and_grows() -> None:
     larger = storage.take("a", 5, 6, torch.float32)
     assert larger.shape == (5, 6) and storage.take("a", 4, 6, torch.float32).data_ptr() == larger.data_ptr()
     assert storage.take("a", 5, 6, torch.bfloat16).dtype == torch.bfloat16
+
+
+def test_what_is_reserved_is_what_a_pack_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    storage, shape = Storage(), LayerShape(hidden=64, queries=64, keys=32, gate=96, head_size=16, gates=1)
+    storage.reserve(shape, 7, 2, torch.bfloat16)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "empty", None)  # nothing more is taken
+        memory = LayerMemory(shape, TreeSegments.from_lists([0, 3, 7], [[], [(0, 2)]]), 2, torch.bfloat16, storage)
+    assert memory.keys.all.array.shape == (9, 32) and memory.gated[0].array.shape == (7, 96)

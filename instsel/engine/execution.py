@@ -182,6 +182,10 @@ class Execution:
         """Runs steps at once; those that memory did not suffice for."""
         tasks = [partial(self._run, work, step, [caches[node] for node in step.cached]) for step in steps]
         with turn():
+            if len(steps) > 1:
+                for step, place in zip(steps, self._side_by_side.places, strict=False):
+                    cached = sum(int(work.tree.lengths[node]) for node in step.cached)
+                    self.model.reserve(place, step.num_tokens, cached)
             done = self._side_by_side.run(tasks)
         failed: list[Step] = []
         for step, pack in zip(steps, done, strict=True):

@@ -63,8 +63,8 @@ class FusedLayers:
         if any(is_usable(parameter) for module in replica.modules for parameter in module._parameters.values()):
             self.rotary = rotary_functions({type(module) for module in replica.modules})
 
-    def put_on(self, replica: Replica) -> int:
-        """Has the modules of a replica with the same signature run the fused forms; how many layers run whole."""
+    def put_on(self, replica: Replica) -> list[DecoderLayer]:
+        """Has the modules of a replica with the same signature run the fused forms; gives the layers that run whole."""
         modules: list[Any] = replica.modules
         for place, norm in self.norms.items():
             replica.put_forward(modules[place], norm_forward(modules[place], norm))
@@ -74,22 +74,22 @@ class FusedLayers:
         for place in self.products:
             replica.put_forward(modules[place], partial(linear_forward, modules[place]))
         norms = {modules[place]: norm for place, norm in self.norms.items()}
-        num_whole = 0
+        found: list[DecoderLayer] = []
         for place, norm in self.layers.items():
             layer = modules[place]
             if not is_hooked(layer.post_attention_layernorm):  # a hook must see it called
                 gate = gates.get(layer.mlp)
                 by_parts = partial(pre_norm_forward, layer, norm, gate)
                 whole = self._whole_layer(place, layer, gate, norms)
-                num_whole += whole is not None
+                found += [] if whole is None else [whole]
                 replica.put_forward(layer, by_parts if whole is None else partial(whole_forward, whole, by_parts))
         if not self.rotary:
-            return num_whole
+            return found
         rotating = {kind: rotating_forward(kind, self.rotary) for kind in {type(module) for module in modules}}
         for module in modules:
             if "forward" not in vars(module) and (forward := rotating[type(module)]) is not None:
                 replica.put_forward(module, MethodType(forward, module))
-        return num_whole
+        return found
 
     def _whole_layer(
         self, place: int, layer: Any, gate: str | None, norms: dict[nn.Module, Norm]

@@ -41,7 +41,7 @@ class Guest:
         fused = fused or model.fused_layers
         self.as_checked = self.replica.signature == model.signature
         # Layers that one run of kernels computes.
-        self.whole_layers = fused.put_on(self.replica) if fused is not None and self.as_checked else 0
+        self.whole_layers = fused.put_on(self.replica) if fused is not None and self.as_checked else []
 
     def close(self) -> None:
         """Lets go of the model."""
@@ -57,6 +57,11 @@ class Guest:
         random = kept_random_state(self.device) if self.facts.draws else nullcontext()
         with random, nullcontext() if alone else tree_attention_of(self.base):
             yield
+
+    def reserve(self, place: Place, tokens: int, cached: int) -> None:
+        """Takes memory for a pack that will run in a place, in the thread that calls."""
+        for shape in {layer.shape for layer in self.whole_layers}:
+            place.storage.reserve(shape, tokens, cached, self.facts.dtype)
 
     def forward_pack(
         self,

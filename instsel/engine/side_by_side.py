@@ -24,6 +24,9 @@ Result = TypeVar("Result")
 # Each needs memory of its own, and with eight what lies between kernels is an eighth of what it was.
 MOST = 8
 VARIABLE = "INSTSEL_PACKS_AT_ONCE"
+# Bytes of weights of a layer's gate: the kernels lay them out anew for every pack, so that each pack that runs needs as
+# much again. Products of larger weights take so long that what lies between them matters little.
+LARGEST_GATE = 32 << 20
 
 
 def packs_at_once(guest: Guest) -> int:
@@ -42,7 +45,8 @@ def packs_at_once(guest: Guest) -> int:
         # float32 is multiplied by libraries whose threads are not ours to divide.
         and facts.dtype == torch.bfloat16
         and guest.head is not None
-        and guest.whole_layers == facts.config.num_hidden_layers
+        and len(guest.whole_layers) == facts.config.num_hidden_layers
+        and all(4 * layer.shape.hidden * layer.shape.gate <= LARGEST_GATE for layer in guest.whole_layers)
         and not (facts.draws or facts.length_dependent or facts.row_dependent)
         and type(guest.decoder).__module__.startswith("transformers.")
         and not any(is_hooked(module) for module in guest.replica.modules)
@@ -54,12 +58,12 @@ class SideBySide:
     """Up to `count` tasks at once, each in one of as many places, which keep their memory for the next."""
 
     def __init__(self, count: int) -> None:
-        self._places = [Place() for _ in range(count)]
+        self.places = [Place() for _ in range(count)]
 
     def run(self, tasks: Sequence[Callable[[Place], Result]]) -> list[Result]:
         """What the tasks give, or the first error among them once all have ended; Ctrl-C stops all of them."""
         if len(tasks) == 1:
-            return [tasks[0](self._places[0])]
+            return [tasks[0](self.places[0])]
         shares = ThreadShares(torch.get_num_threads())
 
         def run_one(task: Callable[[Place], Result], place: Place) -> Result:
@@ -67,11 +71,11 @@ class SideBySide:
                 return task(place)
 
         with ThreadPoolExecutor(len(tasks), thread_name_prefix="instsel-pack") as pool:
-            futures = [pool.submit(run_one, *both) for both in zip(tasks, self._places, strict=False)]
             try:
+                futures = [pool.submit(run_one, *both) for both in zip(tasks, self.places, strict=False)]
                 wait(futures)
-            except BaseException:
-                for place in self._places:
+            except BaseException:  # Ctrl-C, at any point
+                for place in self.places:
                     place.stop.set()
                 raise
         return [future.result() for future in futures]
