@@ -205,6 +205,23 @@ def test_memory_that_runs_out_for_several_may_do_for_each(budget: int, monkeypat
 
 
 @needs_bfloat16
+def test_memory_that_cannot_even_be_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For several packs; and an error of another kind is the caller's."""
+    scorer, pairs = scorer_of(new_model()), pairs_of(7)
+    wanted = instsel.score_batch(scorer, pairs)
+
+    def reserve(self: Guest, *given: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 5 bytes")
+
+    monkeypatch.setattr(Guest, "reserve", reserve)
+    assert np.array_equal(instsel.score_batch(scorer, pairs).sum_logprob, wanted.sum_logprob)
+    assert scorer.budget == 48, "the packs were made smaller"
+    monkeypatch.setattr(Guest, "reserve", lambda *given: int("x"))
+    with pytest.raises(ValueError, match="invalid literal"):
+        instsel.score_batch(scorer, pairs)
+
+
+@needs_bfloat16
 @pytest.mark.parametrize("room", [5, 17, 40])
 def test_what_never_fits_is_said_and_the_rest_is_scored(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = tree_requests(np.random.default_rng(6))

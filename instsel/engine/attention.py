@@ -78,8 +78,6 @@ class PackState:
 
     def memory_of(self, layer: DecoderLayer, dtype: torch.dtype) -> LayerMemory:
         """The memory that all layers of a shape use one after another."""
-        if self.place.stop.is_set():
-            raise PackStoppedError("the pack was given up")
         memory = self.memories.get(layer.shape)
         if memory is None:
             cached = sum(len(keys) for keys, _ in self.cached_layer())

@@ -82,6 +82,13 @@ class _Pack(NamedTuple):
     kept: dict[int, KeysValues]
 
 
+def _is_of_memory(error: Exception) -> bool:
+    """Whether memory ran out: on a GPU torch.OutOfMemoryError, on a CPU a RuntimeError that only its text tells."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
+        text in str(error) for text in OUT_OF_MEMORY_TEXT
+    )
+
+
 def _release(step: Step, caches: dict[int, KeysValues]) -> None:
     for node in step.release:
         caches.pop(node, None)
@@ -182,10 +189,8 @@ class Execution:
         """Runs steps at once; those that memory did not suffice for."""
         tasks = [partial(self._run, work, step, [caches[node] for node in step.cached]) for step in steps]
         with turn():
-            if len(steps) > 1:
-                for step, place in zip(steps, self._side_by_side.places, strict=False):
-                    cached = sum(int(work.tree.lengths[node]) for node in step.cached)
-                    self.model.reserve(place, step.num_tokens, cached)
+            if len(steps) > 1 and not self._reserve(work, steps):
+                return steps
             done = self._side_by_side.run(tasks)
         failed: list[Step] = []
         for step, pack in zip(steps, done, strict=True):
@@ -204,6 +209,17 @@ class Execution:
                 _release(step, caches)
         return failed
 
+    def _reserve(self, work: Work, steps: list[Step]) -> bool:
+        """Memory for steps that are to run at once; False if there is not so much."""
+        try:
+            for step, place in zip(steps, self._side_by_side.places, strict=False):
+                self.model.reserve(place, step.num_tokens, sum(int(work.tree.lengths[node]) for node in step.cached))
+        except (MemoryError, RuntimeError) as error:
+            if not _is_of_memory(error):
+                raise
+            return False
+        return True
+
     def _run(self, work: Work, step: Step, cached: list[KeysValues], place: Place) -> _Pack | None:
         """One pack, in whatever thread; None if memory ran out."""
         try:
@@ -215,10 +231,8 @@ class Execution:
                     return _Pack(self.consume(layout, rows), {})
                 rows, state = self.model.forward_pack(layout, cached, logits=self.logits, place=place)
                 return _Pack(self.consume(layout, rows), state.keys_values)
-        except (torch.OutOfMemoryError, MemoryError):
-            return None
-        except RuntimeError as error:
-            if not any(text in str(error) for text in OUT_OF_MEMORY_TEXT):
+        except (MemoryError, RuntimeError) as error:
+            if not _is_of_memory(error):
                 raise
             return None
 

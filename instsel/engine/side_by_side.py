@@ -24,8 +24,8 @@ Result = TypeVar("Result")
 # Each needs memory of its own, and with eight what lies between kernels is an eighth of what it was.
 MOST = 8
 VARIABLE = "INSTSEL_PACKS_AT_ONCE"
-# Bytes of weights of a layer's gate: the kernels lay them out anew for every pack, so that each pack that runs needs as
-# much again. Products of larger weights take so long that what lies between them matters little.
+# Bytes of a layer's gate and up projections together. The kernels lay them out anew in every pack, so that each pack
+# that runs needs as much again; and larger products take so long that what lies between them matters little.
 LARGEST_GATE = 32 << 20
 
 

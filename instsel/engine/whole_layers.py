@@ -7,7 +7,14 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from instsel.engine.attention import AttentionCall, PackState, attending_along_tree, current_pack, running
+from instsel.engine.attention import (
+    AttentionCall,
+    PackState,
+    PackStoppedError,
+    attending_along_tree,
+    current_pack,
+    running,
+)
 from instsel.engine.fused_modules import Norm, is_hooked, is_usable, nearly_equal, random_like
 from instsel.engine.pre_norm_layers import pre_norm_forward
 from instsel.kernels import TreeSegments
@@ -100,6 +107,8 @@ def whole_forward(
     rotary = kwargs.get("position_embeddings")
     if state is None or rotary is None or not _is_usual(whole, state, hidden_states, rotary, kwargs):
         return otherwise(hidden_states, **kwargs)
+    if state.place.stop.is_set():
+        raise PackStoppedError("the pack was given up")
     cos, sin = rotary
     keep = state.keep if state.kept else None
     # The next hidden states are written over the last, which nothing else reads: the layer before made them for this.
