@@ -40,7 +40,17 @@ def builders_of(module: Any) -> dict[str, Builder]:
 
         return Call({"blocks": blocks, "key_heads": heads, "head_size": size}, check=check)
 
+    def threads_call(rng: np.random.Generator, memory: GuardedMemory) -> Call:
+        threads = int(rng.integers(1, 9))
+
+        def check(result: object) -> None:
+            found = module.set_openmp_threads(threads)
+            assert found == threads, f"{found} threads after {threads} were asked for"
+
+        return Call({"threads": threads}, check=check)
+
     builders: dict[str, Builder] = {
+        "set_openmp_threads": threads_call,
         "choose_instruction_set": lambda rng, memory: Call(
             {"name": str(rng.choice(["", *fuzz_calls.INSTRUCTION_SETS]))}
         ),

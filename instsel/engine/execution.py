@@ -148,7 +148,7 @@ class Execution:
             if self.budget is not None and step.num_tokens > self.budget:
                 smaller = split_step(work.tree, step, self.budget)
             if not smaller:
-                steps = [step, *self._beside(step, work, queue, caches)]
+                steps = [step, *self._beside(work, queue, caches)]
                 failed = self._attempt(work, steps, caches)
                 if failed and len(steps) > 1:
                     self._at_once = 1  # each by itself they may fit
@@ -158,7 +158,7 @@ class Execution:
                     smaller = self._with_less(work, step, caches, lost)
             queue.extendleft(reversed(smaller))
 
-    def _beside(self, step: Step, work: Work, queue: deque[Step], caches: dict[int, KeysValues]) -> list[Step]:
+    def _beside(self, work: Work, queue: deque[Step], caches: dict[int, KeysValues]) -> list[Step]:
         """Steps of the queue that may run at the same time, taken from it: none that waits for another of them."""
         steps: list[Step] = []
         while queue and not work.alone and len(steps) + 1 < self._at_once:

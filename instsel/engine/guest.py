@@ -77,7 +77,7 @@ class Guest:
         )
         with running(state):
             rows = self._forward(layout.ids, layout.positions, layout.rows, logits)
-        state.memories.clear()
+        state.memories.clear()  # views, which would hold on to what the next pack may outgrow
         return rows, state
 
     def forward_alone(
