@@ -50,14 +50,14 @@ class Storage:
             block = self._blocks[name] = torch.empty(rows * columns, dtype=dtype)
         return block[: rows * columns].view(rows, columns)
 
-    def reserve(self, shape: LayerShape, tokens: int, cached: int, dtype: torch.dtype) -> None:
-        """Takes all that a pack will need, in the thread that calls.
+    def take_all(self, shape: LayerShape, tokens: int, cached: int, dtype: torch.dtype) -> dict[str, Tensor]:
+        """All that a pack needs, by name, from the thread that calls where it is new.
 
         The C library keeps what a thread frees for that thread, and gives large blocks of other threads than the main
         one back to the system.
         """
-        for name, (rows, columns) in _blocks(shape, tokens, cached).items():
-            self.take(name, rows, columns, dtype)
+        blocks = _blocks(shape, tokens, cached).items()
+        return {name: self.take(name, rows, columns, dtype) for name, (rows, columns) in blocks}
 
 
 class _KeyRows(NamedTuple):
@@ -82,10 +82,7 @@ class LayerMemory:
         self, shape: LayerShape, segments: TreeSegments, cached: int, dtype: torch.dtype, storage: Storage
     ) -> None:
         tokens = segments.num_queries
-        taken = {
-            name: storage.take(name, rows, columns, dtype)
-            for name, (rows, columns) in _blocks(shape, tokens, cached).items()
-        }
+        taken = storage.take_all(shape, tokens, cached, dtype)
         self.head_size = shape.head_size
         self.segments = segments
         self.normed = Rows.of(taken["normed"])

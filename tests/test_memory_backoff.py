@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -27,6 +28,7 @@ class Forwards:
     ) -> None:
         self.calls: list[tuple[int, bool]] = []  # tokens, whether memory sufficed
         self.full, self.error = full, error
+        self._lock = threading.Lock()  # packs may run side by side
         visit = scorer.visit
 
         @contextmanager
@@ -40,8 +42,9 @@ class Forwards:
         scorer.visit = visit_with_less  # type: ignore[method-assign]
 
     def _enter(self, tokens: int) -> None:
-        failing = self.full(tokens, len(self.calls))
-        self.calls.append((tokens, not failing))
+        with self._lock:
+            failing = self.full(tokens, len(self.calls))
+            self.calls.append((tokens, not failing))
         if failing:
             raise self.error()
 

@@ -1,4 +1,4 @@
-"""Packs that run at once: the bits of one after another, whose threads they take, and what keeps to one at a time."""
+"""Packs that run at once: the bits of one after another, in whose threads, and what keeps to one at a time."""
 
 from __future__ import annotations
 
@@ -22,11 +22,7 @@ from instsel.engine import side_by_side
 from instsel.engine.execution import Execution
 from instsel.engine.guest import Guest
 from instsel.engine.side_by_side import VARIABLE, packs_at_once
-from instsel.kernels import TreeSegments, _native
 from instsel.kernels.decoder_layer import DecoderLayer
-from instsel.kernels.layer_memory import LayerMemory, LayerShape, Storage
-from instsel.kernels.native_arrays import Machine
-from instsel.kernels.thread_shares import ThreadShares
 
 BUDGETS = (16, 48, 120)
 needs_bfloat16 = pytest.mark.skipif(
@@ -168,72 +164,6 @@ def test_the_environment_may_ask_for_fewer(monkeypatch: pytest.MonkeyPatch) -> N
             packs_at_once(guest)
 
 
-class NoRoom:
-    """Runs out of memory in the attempts, counted over all threads, that `full(tokens, attempt)` names."""
-
-    def __init__(self, patch: pytest.MonkeyPatch, full: Callable[[int, int], bool]) -> None:
-        self.attempts = 0
-        lock, forward = threading.Lock(), Guest.forward_pack
-
-        def limited(guest: Guest, layout: Any, *more: Any, **settings: Any) -> Any:
-            with lock:
-                attempt = self.attempts
-                self.attempts += 1
-            if full(len(layout.ids), attempt):
-                raise MemoryError
-            return forward(guest, layout, *more, **settings)
-
-        patch.setattr(Guest, "forward_pack", limited)
-
-
-@needs_bfloat16
-@pytest.mark.parametrize("budget", BUDGETS)
-def test_memory_that_runs_out_for_several_may_do_for_each(budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any one of the packs may fail: then the rest run one by one, in the same packs with the same bits."""
-    scorer, pairs = scorer_of(new_model(), budget), tree_requests(np.random.default_rng(5))
-    wanted = instsel.score_batch(scorer, pairs)
-    for failing in range(wanted.stats.packs - 1):
-        with monkeypatch.context() as patch:
-            room = NoRoom(patch, lambda _, attempt, failing=failing: attempt == failing)
-            batch = instsel.score_batch(scorer, pairs)
-        alone = scorer.budget != budget  # it was the only one that could run
-        assert batch.status.tolist() == ["ok"] * len(pairs)
-        assert room.attempts > wanted.stats.packs
-        assert batch.stats.tokens_forwarded == wanted.stats.tokens_forwarded
-        assert alone or np.array_equal(batch.sum_logprob, wanted.sum_logprob)
-        scorer = scorer_of(scorer.model.model, budget)
-
-
-@needs_bfloat16
-def test_memory_that_cannot_even_be_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For several packs; and an error of another kind is the caller's."""
-    scorer, pairs = scorer_of(new_model()), pairs_of(7)
-    wanted = instsel.score_batch(scorer, pairs)
-
-    def reserve(self: Guest, *given: Any) -> None:
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 5 bytes")
-
-    monkeypatch.setattr(Guest, "reserve", reserve)
-    assert np.array_equal(instsel.score_batch(scorer, pairs).sum_logprob, wanted.sum_logprob)
-    assert scorer.budget == 48, "the packs were made smaller"
-    monkeypatch.setattr(Guest, "reserve", lambda *given: int("x"))
-    with pytest.raises(ValueError, match="invalid literal"):
-        instsel.score_batch(scorer, pairs)
-
-
-@needs_bfloat16
-@pytest.mark.parametrize("room", [5, 17, 40])
-def test_what_never_fits_is_said_and_the_rest_is_scored(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    pairs = tree_requests(np.random.default_rng(6))
-    scorer = scorer_of(model := new_model())
-    NoRoom(monkeypatch, lambda tokens, _: tokens > room)
-    batch = instsel.score_batch(scorer, pairs)
-    good = batch.status == "ok"
-    assert 0 < good.sum() < len(pairs)
-    assert set(batch.status[~good]) == {"out_of_memory"}
-    assert np.abs(batch.mean_logprob - means_one_by_one(model, pairs))[good].max() < 0.1
-
-
 @needs_bfloat16
 def test_an_error_in_one_pack_is_the_callers(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: DecoderLayer, *given: Any) -> None:
@@ -321,55 +251,3 @@ def test_steps_that_wait_for_one_another_are_never_at_once(monkeypatch: pytest.M
     taken.clear()
     instsel.score_batch(scorer_of(new_llama(), 16), pairs_of(6))
     assert set(taken) == {1}
-
-
-# --- threads and memory -------------------------------------------------------------------------------------------
-
-
-def test_threads_are_shared_by_those_that_are_there() -> None:
-    shares, shown, leave = ThreadShares(4), [], [threading.Event() for _ in range(3)]
-    arrived = threading.Barrier(4)
-
-    def user(place: int) -> None:
-        with shares.taken():
-            arrived.wait(30)
-            leave[place].wait(30)
-            shown.append((Machine.now().threads, torch.get_num_threads()))
-
-    users = [threading.Thread(target=user, args=(place,)) for place in range(3)]
-    for thread in users:
-        thread.start()
-    arrived.wait(30)
-    for place, thread in enumerate(users):
-        leave[place].set()
-        thread.join(30)
-    assert shown == [(1, 1), (2, 1), (4, 1)], "threads of kernels, and of PyTorch's operators"
-    assert (Machine.now().threads, torch.get_num_threads()) == (4, 4)
-
-
-def test_a_share_is_given_back_in_the_thread_that_took_it() -> None:
-    with ThreadShares(6).taken():
-        assert (Machine.now().threads, torch.get_num_threads()) == (6, 1)
-    assert (Machine.now().threads, torch.get_num_threads()) == (4, 4)
-    assert _native.set_openmp_threads(4) == 4
-    with pytest.raises(ValueError, match="threads"):
-        _native.set_openmp_threads(0)
-
-
-def test_storage_is_taken_once_and_grows() -> None:
-    storage = Storage()
-    first = storage.take("a", 4, 6, torch.float32)
-    assert storage.take("a", 3, 8, torch.float32).data_ptr() == first.data_ptr()
-    assert storage.take("b", 4, 6, torch.float32).data_ptr() != first.data_ptr()
-    larger = storage.take("a", 5, 6, torch.float32)
-    assert larger.shape == (5, 6) and storage.take("a", 4, 6, torch.float32).data_ptr() == larger.data_ptr()
-    assert storage.take("a", 5, 6, torch.bfloat16).dtype == torch.bfloat16
-
-
-def test_what_is_reserved_is_what_a_pack_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    storage, shape = Storage(), LayerShape(hidden=64, queries=64, keys=32, gate=96, head_size=16, gates=1)
-    storage.reserve(shape, 7, 2, torch.bfloat16)
-    with monkeypatch.context() as patch:
-        patch.setattr(torch, "empty", None)  # nothing more is taken
-        memory = LayerMemory(shape, TreeSegments.from_lists([0, 3, 7], [[], [(0, 2)]]), 2, torch.bfloat16, storage)
-    assert memory.keys.all.array.shape == (9, 32) and memory.gated[0].array.shape == (7, 96)

@@ -120,8 +120,8 @@ class Execution:
         self.budget: int | None = None  # set when memory ran out: what fitted since
         self.tokens_forwarded = 0
         self.packs = 0
-        self._at_once = packs_at_once(model) if not logits else 1
-        self._side_by_side = SideBySide(self._at_once)
+        self._at_once = packs_at_once(model)
+        self._side_by_side = SideBySide(model, self._at_once)
         self._finish: Callable[[], None] | None = None  # of the latest step
 
     def run(self, work: Work) -> None:
@@ -144,19 +144,17 @@ class Execution:
             if lost.intersection(step.cached):
                 self._give_up(work, step, lost)
                 continue
-            smaller: list[Step] = []
+            again: list[Step] = []
             if self.budget is not None and step.num_tokens > self.budget:
-                smaller = split_step(work.tree, step, self.budget)
-            if not smaller:
+                again = split_step(work.tree, step, self.budget)
+            if not again:
                 steps = [step, *self._beside(work, queue, caches)]
-                failed = self._attempt(work, steps, caches)
-                if failed and len(steps) > 1:
+                again = self._attempt(work, steps, caches)
+                if again and len(steps) > 1:
                     self._at_once = 1  # each by itself they may fit
-                    queue.extendleft(reversed(failed))
-                    continue
-                if failed:
-                    smaller = self._with_less(work, step, caches, lost)
-            queue.extendleft(reversed(smaller))
+                elif again:
+                    again = self._with_less(work, step, caches, lost)
+            queue.extendleft(reversed(again))
 
     def _beside(self, work: Work, queue: deque[Step], caches: dict[int, KeysValues]) -> list[Step]:
         """Steps of the queue that may run at the same time, taken from it: none that waits for another of them."""
@@ -223,14 +221,13 @@ class Execution:
     def _run(self, work: Work, step: Step, cached: list[KeysValues], place: Place) -> _Pack | None:
         """One pack, in whatever thread; None if memory ran out."""
         try:
-            with self.model.undisturbed():
-                layout = lay_out(work.tree, work.spans, step)
-                if work.alone:
-                    following = work.last_token(int(step.nodes[-1]))
-                    rows = self.model.forward_alone(layout.ids, layout.rows, logits=self.logits, following=following)
-                    return _Pack(self.consume(layout, rows), {})
-                rows, state = self.model.forward_pack(layout, cached, logits=self.logits, place=place)
-                return _Pack(self.consume(layout, rows), state.keys_values)
+            layout = lay_out(work.tree, work.spans, step)
+            if work.alone:
+                following = work.last_token(int(step.nodes[-1]))
+                rows = self.model.forward_alone(layout.ids, layout.rows, logits=self.logits, following=following)
+                return _Pack(self.consume(layout, rows), {})
+            rows, state = self.model.forward_pack(layout, cached, logits=self.logits, place=place)
+            return _Pack(self.consume(layout, rows), state.keys_values)
         except (MemoryError, RuntimeError) as error:
             if not _is_of_memory(error):
                 raise

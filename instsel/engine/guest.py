@@ -61,7 +61,7 @@ class Guest:
     def reserve(self, place: Place, tokens: int, cached: int) -> None:
         """Takes memory for a pack that will run in a place, in the thread that calls."""
         for shape in {layer.shape for layer in self.whole_layers}:
-            place.storage.reserve(shape, tokens, cached, self.facts.dtype)
+            place.storage.take_all(shape, tokens, cached, self.facts.dtype)
 
     def forward_pack(
         self,

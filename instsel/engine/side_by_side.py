@@ -55,9 +55,10 @@ def packs_at_once(guest: Guest) -> int:
 
 
 class SideBySide:
-    """Up to `count` tasks at once, each in one of as many places, which keep their memory for the next."""
+    """Up to `count` packs of a model at once, each in one of as many places, which keep their memory for the next."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, guest: Guest, count: int) -> None:
+        self._guest = guest
         self.places = [Place() for _ in range(count)]
 
     def run(self, tasks: Sequence[Callable[[Place], Result]]) -> list[Result]:
@@ -67,7 +68,7 @@ class SideBySide:
         shares = ThreadShares(torch.get_num_threads())
 
         def run_one(task: Callable[[Place], Result], place: Place) -> Result:
-            with shares.taken():
+            with shares.taken(), self._guest.undisturbed():
                 return task(place)
 
         with ThreadPoolExecutor(len(tasks), thread_name_prefix="instsel-pack") as pool:
