@@ -134,6 +134,7 @@ PYBIND11_MODULE(_native, m) {
           arg("name"));
     m.def("set_openmp_threads", [](int threads) { return check_threads(threads), set_openmp_threads(threads); },
           arg("threads"));
+    m.def("form_team", [](int threads) { return check_threads(threads), form_team(threads); }, arg("threads"));
     m.def("accumulate", &bind_accumulate, arg("chunk"), arg("first_column"), arg("bias").none(true), arg("scale"),
           arg("softcap"), arg("max"), arg("sum"), arg("argmax").none(true), arg("threads"), arg("instruction_set"));
     m.def("linear_logsumexp", &bind_linear_logsumexp, arg("hidden"), arg("weight"), arg("bias").none(true),

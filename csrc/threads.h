@@ -27,4 +27,15 @@ inline int set_openmp_threads([[maybe_unused]] int count) {
 #endif
 }
 
+// Gives the calling thread a team of so many threads, itself one of them, which stays until the thread ends or begins
+// a loop with fewer; how many it has become.
+inline int form_team([[maybe_unused]] int count) {
+    int formed = 0;
+#if defined(_OPENMP)
+#pragma omp parallel num_threads(count) reduction(+ : formed)
+#endif
+    formed += 1;
+    return formed;
+}
+
 }  // namespace instsel

@@ -49,8 +49,17 @@ def builders_of(module: Any) -> dict[str, Builder]:
 
         return Call({"threads": threads}, check=check)
 
+    def team_call(rng: np.random.Generator, memory: GuardedMemory) -> Call:
+        threads = int(rng.integers(1, 9))
+
+        def check(result: object) -> None:
+            assert isinstance(result, int) and 1 <= result <= threads, f"{result} of {threads} threads"
+
+        return Call({"threads": threads}, check=check)
+
     builders: dict[str, Builder] = {
         "set_openmp_threads": threads_call,
+        "form_team": team_call,
         "choose_instruction_set": lambda rng, memory: Call(
             {"name": str(rng.choice(["", *fuzz_calls.INSTRUCTION_SETS]))}
         ),

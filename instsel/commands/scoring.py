@@ -17,6 +17,7 @@ from instsel.commands.plan import print_plan
 from instsel.commands.session import Session, open_scorer
 from instsel.commands.summary import closing_summary, count_by_status, failure
 from instsel.commands.worker_options import wants_workers
+from instsel.engine.processors import sharing_processors
 from instsel.methods.method import Method, Outcome
 from instsel.prompts import template_name
 from instsel.records.formats import detect_layout
@@ -97,7 +98,7 @@ def _run(
         _check_rows(session)
         folder.save(input_checked=True)
     done: list[Stage] = []
-    with session.workers():
+    with session.workers(), sharing_processors():
         _check_resolved(session, folder)
         _note_arithmetic(session, folder)
         for stage in session.stages:

@@ -13,6 +13,7 @@ from instsel.demo.findings import Findings, read_findings
 from instsel.demo.generator import Row, json_lines, make_groups, make_pool
 from instsel.demo.lessons import BUDGETS, PROCEDURES, RANDOM, folder_of, learn
 from instsel.demo.report import correlation_text, page, picture, read_demo_report
+from instsel.engine.processors import sharing_processors
 
 MODEL_FOLDER = Path(__file__).with_name("model")
 POOL = 1000
@@ -49,7 +50,8 @@ def run_demo(output: Path, *, quiet: bool, seed: int, size: int = POOL) -> int:
         _run_command(arguments)
     rows = [json.loads(line) for line in (output / "pool.jsonl").read_text(encoding="utf-8").splitlines()]
     told = (lambda line: None) if quiet else partial(print, flush=True)
-    lessons = learn(MODEL_FOLDER, output, rows, seed, told)
+    with sharing_processors():
+        lessons = learn(MODEL_FOLDER, output, rows, seed, told)
     findings, report = read_findings(output, seed, lessons), read_demo_report(output)
     seconds = time.perf_counter() - started
     (output / "report.html").write_text(page(findings, report, seconds), encoding="utf-8")

@@ -120,7 +120,8 @@ class Execution:
         self.budget: int | None = None  # set when memory ran out: what fitted since
         self.tokens_forwarded = 0
         self.packs = 0
-        self._at_once = packs_at_once(model)
+        with model.undisturbed():  # with as many threads as there will be
+            self._at_once = packs_at_once(model)
         self._side_by_side = SideBySide(model, self._at_once)
         self._finish: Callable[[], None] | None = None  # of the latest step
 

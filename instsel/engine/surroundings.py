@@ -9,13 +9,14 @@ from contextlib import ExitStack, contextmanager
 import numpy as np
 import torch
 
+from instsel.engine.processors import sharing_processors
 from instsel.kernels.devices import current
 
 
 @contextmanager
 def undisturbed(device: torch.device, *, inference: bool = True) -> Iterator[None]:
     """Within this block nothing records gradients, and no autocast or default device of the caller's has a say; a GPU
-    is the current one.
+    is the current one, and a processor is shared with other processes.
 
     inference  whether tensors may be inference tensors, which subclasses such as quantised weights cannot be made of
     """
@@ -28,8 +29,10 @@ def undisturbed(device: torch.device, *, inference: bool = True) -> Iterator[Non
         stack.enter_context(current(device))
         if torch.is_autocast_enabled(device.type):
             stack.enter_context(torch.autocast(device.type, enabled=False))
-        if device.type == "cpu" and torch.get_default_device().type != "cpu":
-            stack.enter_context(torch.device("cpu"))
+        if device.type == "cpu":
+            stack.enter_context(sharing_processors())
+            if torch.get_default_device().type != "cpu":
+                stack.enter_context(torch.device("cpu"))
         yield
 
 

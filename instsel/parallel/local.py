@@ -17,6 +17,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from instsel.engine.processors import usable_processors
 from instsel.engine.scorer import Scorer
 from instsel.parallel.crew import Died, Done, Event, Ready, Refused
 from instsel.parallel.failing_scorer import moved
@@ -197,8 +198,7 @@ def visible_device(device: str, visible: str | None) -> str:
 
 
 def threads_for(workers: int) -> int:
-    """Threads of each worker: the processor's cores divided, or fewer where OMP_NUM_THREADS says so."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Threads of each worker: the processors to use divided, or fewer where OMP_NUM_THREADS says so."""
     asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
-    each = max(cores // workers, 1)
+    each = max(usable_processors() // workers, 1)
     return min(each, int(asked)) if asked.isdigit() and int(asked) else each
