@@ -1,10 +1,10 @@
 """Tables of the results in `benchmarks/results`, as Markdown.
 
-    python benchmarks/tables.py [README.md]
+    python benchmarks/tables.py             # prints them
+    python benchmarks/tables.py --write     # puts them into the documents
 
-prints them, or puts them into the file given: times between the lines `<!-- speed:begin -->` and `<!-- speed:end -->`,
-times inside lm-evaluation-harness between `<!-- harness:begin -->` and `<!-- harness:end -->`, and by how much scores
-depend on their batch between `<!-- drift:begin -->` and `<!-- drift:end -->`.
+A table stands between the lines `<!-- NAME:begin -->` and `<!-- NAME:end -->` of the document that has them; the names
+are those of `SECTIONS`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,16 @@ from typing import Any
 from environment import machine_name
 
 RESULTS = Path(__file__).with_name("results")
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = ("README.md", "docs/integrations.md", "docs/processors.md", "docs/project/speed.md")
+# The README's five rows: workload, dtype, the other way and its dtype.
+CHOSEN = (
+    ("wici-k5", "bfloat16", "one_by_one", "float32"),
+    ("wici-k5", "bfloat16", "one_by_one_lean", "bfloat16"),
+    ("wici-k5", "float32", "one_by_one_lean", "float32"),
+    ("few-shot-4", "bfloat16", "lm_eval", "bfloat16"),
+    ("grape-5", "bfloat16", "one_by_one_lean", "bfloat16"),
+)
 WAYS = {
     "one_by_one": "released programs: one at a time, answer alone again for each pair",
     "one_by_one_lean": "one at a time",
@@ -97,6 +107,40 @@ def engine_table(results: list[dict[str, Any]]) -> str:
     return table(head, rows)
 
 
+def chosen_table(results: list[dict[str, Any]], model: str = "smollm2-135m") -> str:
+    """Ratios of the README's rows, one column a processor that was itself and not held to another's instructions."""
+    ratios = {
+        ((r["workload"], r["dtype"], r["against"], r["against_dtype"]), machine): r["ratio"]
+        for r in results
+        if r["model"] == model and "held-to" not in (machine := machine_name(r["environment"]))
+    }
+    machines = sorted({machine for _, machine in ratios})
+    rows = []
+    for key in CHOSEN:
+        workload, dtype, against, against_dtype = key
+        other = f"{WAYS[against]}, {SHORT[against_dtype]}"
+        cells = [f"**{ratios[key, one]:.1f}**" if (key, one) in ratios else "" for one in machines]
+        if any(cells):
+            rows.append([workload, SHORT[dtype], other, *cells])
+    return table(["workload", "instsel in", "times as fast as", *machines], rows) if rows else "No results yet."
+
+
+def beside_table(results: list[dict[str, Any]]) -> str:
+    """How many times its time alone a run took beside busy processes, and how near to its fair share that is."""
+    rows, commits = [], set()
+    for r in sorted(results, key=lambda r: (machine_name(r["environment"]), r["what"])):
+        if r["quota"] is not None:
+            continue
+        shares = [f"{n['times_alone']:.1f} ({n['times_fair_share']:.2f})" for n in r["rows"] if n["busy"]]
+        busy = [str(n["busy"]) for n in r["rows"] if n["busy"]]
+        rows.append([machine_name(r["environment"]), r["what"].replace("_", " "), ", ".join(busy), ", ".join(shares)])
+        commits.add(r["environment"]["commit"])
+    if not rows:
+        return "No results yet."
+    head = ["processor", "run", "busy processes beside", "times its time alone (of the fair share)"]
+    return f"{table(head, rows)}\n\nMeasured by `benchmarks/beside_others.py` at {', '.join(sorted(commits))}."
+
+
 def scaling_text(results: list[dict[str, Any]]) -> str:
     """The plots, with the exponents measured."""
     parts = []
@@ -105,7 +149,7 @@ def scaling_text(results: list[dict[str, Any]]) -> str:
         stem = f"scaling_{r['device'].replace(':', '')}_{r['model']}_{r['dtype']}"
         exponents = ", ".join(f"{axis} {value:.2f}" for axis, value in r["slopes"].items())
         parts.append(
-            f"![Time against candidates, probes, prefix and suffix](benchmarks/results/{machine}/{stem}.svg)\n\n"
+            f"![Time against candidates, probes, prefix and suffix](../../benchmarks/results/{machine}/{stem}.svg)\n\n"
             f"{r['model']} in {r['dtype']} on {machine}: time as a power of the tree's tokens along each axis: "
             f"{exponents}."
         )
@@ -212,25 +256,31 @@ def insert(document: str, content: str, section: str = "speed") -> str:
     return f"{before}{begin}\n\n{content}\n\n{end}{rest.partition(end)[2]}"
 
 
-def main(arguments: list[str]) -> None:
-    """Print the tables, or put them into the file given."""
-    found = load()
-    sections = {
+def sections(found: dict[str, list[dict[str, Any]]]) -> dict[str, str]:
+    """Each table by its name."""
+    return {
+        "chosen": chosen_table(found.get("compare", [])),
         "speed": text(found),
         "harness": harness_table(found.get("harness", [])),
         "drift": drift_table(found.get("drift", [])),
+        "beside": beside_table(found.get("beside_others", [])),
     }
-    if not arguments:
-        print("\n\n".join(sections.values()))
+
+
+def main(arguments: list[str]) -> None:
+    """Print the tables, or put them into the documents."""
+    content = sections(load())
+    if arguments != ["--write"]:
+        print("\n\n".join(content.values()))
         return
-    path = Path(arguments[0])
-    try:
-        document = path.read_text()
-        for section, content in sections.items():
-            document = insert(document, content, section)
-        path.write_text(document)
-    except (OSError, ValueError) as error:
-        sys.exit(f"{path}: {error}")
+    documents = {name: (ROOT / name).read_text() for name in DOCUMENTS}
+    for section, part in content.items():
+        holding = [name for name, text in documents.items() if f"<!-- {section}:begin -->" in text]
+        if len(holding) != 1:
+            sys.exit(f"{section}: expected its marks in one of {', '.join(DOCUMENTS)}, got {len(holding)}")
+        documents[holding[0]] = insert(documents[holding[0]], part, section)
+    for name, text in documents.items():
+        (ROOT / name).write_text(text)
 
 
 if __name__ == "__main__":

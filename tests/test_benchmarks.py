@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -233,3 +234,36 @@ def test_the_checks_before_a_gpus_first_figures_pass_here_and_see_a_wrong_kernel
     assert gpu_checks.main(["--device", "cpu", "--output", str(report)]) == 1
     assert [line["ok"] for line in json.loads(report.read_text())["checks"]] == [True, False, True]
     assert "FAILED attention" in capsys.readouterr().out
+
+
+def test_a_run_beside_busy_processes_ends_in_a_table(tmp_path, monkeypatch, capsys):
+    import beside_others
+    import tables
+
+    arguments = "beside_others --model tiny --size 2 --dtype float32 --busy 0 1 --runs 1 --output"
+    monkeypatch.setattr(sys, "argv", [*arguments.split(), str(tmp_path)])
+    beside_others.main()
+    assert "beside 1:" in capsys.readouterr().out
+    (result,) = tables.load(tmp_path)["beside_others"]
+    alone, beside = (row["seconds"][0] for row in result["rows"])
+    processors = len(os.sched_getaffinity(0))
+    share = beside / alone * processors / (1 + processors)
+    assert result["rows"][1]["times_fair_share"] == pytest.approx(share)
+    assert f"| 1 | {beside / alone:.1f} ({share:.2f}) |" in tables.beside_table([result])
+
+
+def test_every_table_has_one_place_in_the_documents():
+    import tables
+
+    documents = [(tables.ROOT / name).read_text() for name in tables.DOCUMENTS]
+    for name, content in tables.sections(tables.load()).items():
+        assert sum(f"<!-- {name}:begin -->\n\n{content}\n\n<!-- {name}:end -->" in text for text in documents) == 1, name
+
+
+def test_the_chosen_rows_are_those_of_a_processor_as_it_is():
+    import tables
+
+    results = tables.load()["compare"]
+    table = tables.chosen_table(results).splitlines()
+    assert len(table) == 2 + len(tables.CHOSEN) and "held-to" not in table[0]
+    assert tables.chosen_table([]) == "No results yet."
