@@ -95,14 +95,13 @@ FAMILIES = {
     "attention scaled by the place in the forward": (
         "llama4_text",
         {"layer_types": ["full_attention"] * 4, "floor_scale": 40, "attn_scale": 0.5, "no_rope_layers": [0, 1, 0, 1]},
-        0,
+        39,
         "place in the forward",
     ),
-    "chunks of attention": ("llama4_text", {}, 0, "chunked_attention"),
+    "chunks of attention": ("llama4_text", {"attn_temperature_tuning": False}, 40, "attention_chunk_size"),
     "distance biases": ("bloom", {}, 0, "cannot be replaced"),
     "learned sinks": ("gpt_oss", {}, 0, "s_aux"),
-    "state-space layers": ("mamba2", {}, 0, "linear_attention"),
-    "convolutions": ("lfm2", {}, 0, "conv"),
+    "lightning attention": ("minimax", {}, 0, "linear_attention"),
 }
 
 

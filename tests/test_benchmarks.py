@@ -257,7 +257,9 @@ def test_every_table_has_one_place_in_the_documents():
 
     documents = [(tables.ROOT / name).read_text() for name in tables.DOCUMENTS]
     for name, content in tables.sections(tables.load()).items():
-        assert sum(f"<!-- {name}:begin -->\n\n{content}\n\n<!-- {name}:end -->" in text for text in documents) == 1, name
+        assert sum(f"<!-- {name}:begin -->\n\n{content}\n\n<!-- {name}:end -->" in text for text in documents) == 1, (
+            name
+        )
 
 
 def test_the_chosen_rows_are_those_of_a_processor_as_it_is():

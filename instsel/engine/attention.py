@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -21,6 +21,11 @@ NAME = "instsel_tree_attention"
 # Arguments by which an architecture changes attention in ways that a packed tree does not express: biases that depend
 # on the distance, learned sinks, paged caches. A model that passes one is scored one path at a time.
 _UNSUPPORTED = ("position_bias", "alibi", "s_aux", "sinks", "cache", "block_mask")
+
+
+# What the calls of a forward keep of a node, in their order: a layer's (key, value) [tokens, kv_heads, d], or the last
+# inputs of a convolution, or the state of a recurrence.
+Kept = list[Any]
 
 
 class UnsupportedAttentionError(ValueError):
@@ -53,10 +58,13 @@ class PackState:
 
     segments: TreeSegments
     backend: str = "auto"
-    cached: list[list[tuple[Tensor, Tensor]]] = field(default_factory=list)  # per cached node: (key, value) per layer
-    kept: tuple[tuple[int, int, int], ...] = ()  # (node, first, last): tokens whose keys and values are to be kept
-    keys_values: dict[int, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)  # kept node: per layer
-    layers: int = 0  # attention calls so far, which is the index of the layer
+    cached: list[Kept] = field(default_factory=list)  # of each cached node
+    kept: tuple[tuple[int, int, int], ...] = ()  # (node, first, last): nodes and tokens of which is to be kept
+    keys_values: dict[int, Kept] = field(default_factory=dict)  # of each kept node
+    tree: Any = None  # the pack's nodes, for recurrences (recurrences.PackTree)
+    places: dict[int, int] = field(default_factory=dict)  # of the kept nodes in the pack
+    layers: int = 0  # calls of attention, convolutions and recurrences so far, which is the index of what they keep
+    recurrences: int = 0  # those of them that are no attention
     calls: list[AttentionCall] = field(default_factory=list)  # what the model's own layers asked for
     place: Place = field(default_factory=Place)
     memories: dict[LayerShape, LayerMemory] = field(default_factory=dict)  # in the place's storage
@@ -72,8 +80,15 @@ class PackState:
             # Copies: views would keep the whole pack's keys and values alive.
             self.keys_values.setdefault(node, []).append((keys[first:last].clone(), values[first:last].clone()))
 
-    def cached_layer(self) -> list[tuple[Tensor, Tensor]]:
-        """The cached keys and values of the layer that is running."""
+    def keep_recurrent(self, state_of: Callable[[int], Tensor]) -> None:
+        """Copies what a convolution or recurrence ends the kept nodes with, by their places in the pack."""
+        for node, _, _ in self.kept:
+            self.keys_values.setdefault(node, []).append(state_of(self.places[node]).clone())
+        self.layers += 1
+        self.recurrences += 1
+
+    def cached_layer(self) -> list[Any]:
+        """What the call that is running kept of the cached nodes: keys and values, or a recurrence's state."""
         return [node[self.layers] for node in self.cached]
 
     def memory_of(self, layer: DecoderLayer, dtype: torch.dtype) -> LayerMemory:
@@ -84,6 +99,13 @@ class PackState:
             memory = LayerMemory(layer.shape, self.segments, cached, dtype, self.place.storage)
             self.memories[layer.shape] = memory
         return memory
+
+
+class AbsentMask:
+    """Stands for the mask that there is none of, for layers that cut theirs before anything looks at it."""
+
+    def __getitem__(self, part: Any) -> AbsentMask:
+        return self
 
 
 _current = threading.local()
@@ -144,7 +166,7 @@ def _forward(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: Tensor | AbsentMask | None,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
@@ -155,7 +177,7 @@ def _forward(
     if state is None:
         raise UnsupportedAttentionError(f"{NAME} was called outside a packed forward")
     unsupported = [name for name in _UNSUPPORTED if kwargs.get(name) is not None]
-    if attention_mask is not None:
+    if attention_mask is not None and not isinstance(attention_mask, AbsentMask):
         unsupported.append("attention_mask")
     if kwargs.get("is_causal", getattr(module, "is_causal", True)) is False:
         unsupported.append("is_causal=False")

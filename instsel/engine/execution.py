@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from instsel.engine.attention import Place
-from instsel.engine.guest import Guest, KeysValues
+from instsel.engine.attention import Kept, Place
+from instsel.engine.guest import Guest
 from instsel.engine.layout import Layout, ScoredSpans, find_spans, lay_out
 from instsel.engine.packing import Step, plan_steps, split_step
 from instsel.engine.prefix_tree import PrefixTree, build_prefix_tree
@@ -79,7 +79,7 @@ class _Pack(NamedTuple):
     """What running one step gives."""
 
     finish: Callable[[], None]
-    kept: dict[int, KeysValues]
+    kept: dict[int, Kept]
 
 
 def _is_of_memory(error: Exception) -> bool:
@@ -89,7 +89,7 @@ def _is_of_memory(error: Exception) -> bool:
     )
 
 
-def _release(step: Step, caches: dict[int, KeysValues]) -> None:
+def _release(step: Step, caches: dict[int, Kept]) -> None:
     for node in step.release:
         caches.pop(node, None)
 
@@ -127,7 +127,7 @@ class Execution:
 
     def run(self, work: Work) -> None:
         """All steps of one piece of work."""
-        caches: dict[int, KeysValues] = {}
+        caches: dict[int, Kept] = {}
         lost: set[int] = set()
         queue = deque(work.steps)
         with self.model.undisturbed(), self.model.ready(alone=work.alone):
@@ -139,7 +139,7 @@ class Execution:
         if finish is not None:
             finish()
 
-    def _drain(self, work: Work, queue: deque[Step], caches: dict[int, KeysValues], lost: set[int]) -> None:
+    def _drain(self, work: Work, queue: deque[Step], caches: dict[int, Kept], lost: set[int]) -> None:
         while queue:
             step = queue.popleft()
             if lost.intersection(step.cached):
@@ -157,7 +157,7 @@ class Execution:
                     again = self._with_less(work, step, caches, lost)
             queue.extendleft(reversed(again))
 
-    def _beside(self, work: Work, queue: deque[Step], caches: dict[int, KeysValues]) -> list[Step]:
+    def _beside(self, work: Work, queue: deque[Step], caches: dict[int, Kept]) -> list[Step]:
         """Steps of the queue that may run at the same time, taken from it: none that waits for another of them."""
         steps: list[Step] = []
         while queue and not work.alone and len(steps) + 1 < self._at_once:
@@ -169,7 +169,7 @@ class Execution:
             steps.append(queue.popleft())
         return steps
 
-    def _with_less(self, work: Work, step: Step, caches: dict[int, KeysValues], lost: set[int]) -> list[Step]:
+    def _with_less(self, work: Work, step: Step, caches: dict[int, Kept], lost: set[int]) -> list[Step]:
         """What becomes of a step that memory did not suffice for: smaller ones, or another attempt."""
         # The failed forward's tensors are gone by now; here the last pack's go too.
         self._finish_latest()
@@ -184,7 +184,7 @@ class Execution:
             _release(step, caches)
         return smaller
 
-    def _attempt(self, work: Work, steps: list[Step], caches: dict[int, KeysValues]) -> list[Step]:
+    def _attempt(self, work: Work, steps: list[Step], caches: dict[int, Kept]) -> list[Step]:
         """Runs steps at once; those that memory did not suffice for."""
         tasks = [partial(self._run, work, step, [caches[node] for node in step.cached]) for step in steps]
         with turn():
@@ -219,7 +219,7 @@ class Execution:
             return False
         return True
 
-    def _run(self, work: Work, step: Step, cached: list[KeysValues], place: Place) -> _Pack | None:
+    def _run(self, work: Work, step: Step, cached: list[Kept], place: Place) -> _Pack | None:
         """One pack, in whatever thread; None if memory ran out."""
         try:
             layout = lay_out(work.tree, work.spans, step)

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from instsel.engine.attention import PackState, Place, running, tree_attention_of
+from instsel.engine.attention import Kept, PackState, Place, running, tree_attention_of
 from instsel.engine.fused_layers import FusedLayers
+from instsel.engine.indexed_attention import pass_over_indexers
 from instsel.engine.layout import Layout
 from instsel.engine.model import CausalModel, Head, find_decoder, read_head
+from instsel.engine.recurrences import PackTree, put_recurrences
 from instsel.engine.replica import Replica
 from instsel.engine.surroundings import kept_random_state, undisturbed
 from instsel.kernels.devices import to_device
-
-KeysValues = list[tuple[Tensor, Tensor]]  # one (key, value) [tokens, kv_heads, d] per layer
 
 
 class Guest:
@@ -40,6 +40,8 @@ class Guest:
         self.backend = model.backend
         fused = fused or model.fused_layers
         self.as_checked = self.replica.signature == model.signature
+        self.recurrences = put_recurrences(self.replica)  # mixers with a convolution or a recurrence
+        pass_over_indexers(self.replica)
         # Layers that one run of kernels computes.
         self.whole_layers = fused.put_on(self.replica) if fused is not None and self.as_checked else []
 
@@ -66,7 +68,7 @@ class Guest:
     def forward_pack(
         self,
         layout: Layout,
-        cached: Sequence[KeysValues] = (),
+        cached: Sequence[Kept] = (),
         *,
         logits: bool = False,
         place: Place | None = None,
@@ -75,6 +77,10 @@ class Guest:
         state = PackState(
             layout.segments, backend=self.backend, cached=list(cached), kept=layout.kept, place=place or Place()
         )
+        if self.recurrences:
+            offsets = layout.segments.query_offsets.numpy().astype(np.int64)
+            state.tree = PackTree(offsets, layout.parents, len(cached), self.device)
+            state.places = {node: int(np.searchsorted(offsets, first)) for node, first, _ in layout.kept}
         with running(state):
             rows = self._forward(layout.ids, layout.positions, layout.rows, logits)
         state.memories.clear()  # views, which would hold on to what the next pack may outgrow

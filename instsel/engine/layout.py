@@ -32,6 +32,7 @@ class Layout:
     positions: np.ndarray  # int64 [T]
     segments: TreeSegments
     kept: tuple[tuple[int, int, int], ...]  # (node, first, last) of the nodes whose keys and values are to be kept
+    parents: np.ndarray  # int64 [nodes]: a parent's place in the pack, -1 for a root, -2 - c for cached node c
     rows: np.ndarray  # int64 [R], ascending
     pair_row: np.ndarray  # int64 [P], index into rows; every (row, target) pair once
     pair_target: np.ndarray  # int64 [P]
@@ -80,7 +81,9 @@ def lay_out(tree: PrefixTree, spans: ScoredSpans, step: Step) -> Layout:
     local = {node: i for i, node in enumerate(nodes.tolist())}
     kept = tuple((node, int(begin[local[node]]), int(begin[local[node] + 1])) for node in step.keep)
     segments = _segments(tree, step, local, begin)
-    return Layout(ids, positions, segments, kept, *_pairs(tree, spans, nodes, begin))
+    outside = {-1: -1, **{node: -2 - c for c, node in enumerate(step.cached)}}
+    parents = np.array([local.get(up, outside.get(up, -1)) for up in tree.parent[nodes].tolist()], np.int64)
+    return Layout(ids, positions, segments, kept, parents, *_pairs(tree, spans, nodes, begin))
 
 
 def _segments(tree: PrefixTree, step: Step, local: dict[int, int], begin: np.ndarray) -> TreeSegments:

@@ -51,6 +51,7 @@ class CausalModel:
         # What follows is set by `model_checks`.
         # Longest path whose tokens may run beside other paths: 0 where none may.
         self.shareable_length: int | None = None
+        self.largest_pack: int | None = None  # tokens of a forward, where its own code does not go by positions
         self.fused_layers: FusedLayers | None = None
         self.length_dependent = ""  # rotary scaling by which the whole sequence's length matters
         self.row_dependent = False  # whether rounding of a row depends on its company, as of int8 activations

@@ -245,4 +245,5 @@ class Scorer:
 
     def plan(self, model: CausalModel, prepared: Prepared) -> list[Work]:
         """The work that this would be for a model, within the budget of now."""
-        return plan_work(prepared.tokens, prepared.offsets, prepared.first_scored, self.budget, model.shareable_length)
+        budget = self.budget if model.largest_pack is None else max(min(self.budget, model.largest_pack), 1)
+        return plan_work(prepared.tokens, prepared.offsets, prepared.first_scored, budget, model.shareable_length)

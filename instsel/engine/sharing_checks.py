@@ -11,13 +11,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from instsel.engine.guest import Guest, KeysValues
+from instsel.engine.attention import Kept
+from instsel.engine.guest import Guest
 from instsel.engine.layout import find_spans, lay_out
 from instsel.engine.model import CausalModel
 from instsel.engine.packing import plan_steps
 from instsel.engine.prefix_tree import PrefixTree, build_prefix_tree, concatenate
 
-_KNOWN_LAYER_TYPES = {"full_attention", "sliding_attention", "attention"}
+_KNOWN_LAYER_TYPES = {
+    "full_attention",
+    "sliding_attention",
+    "attention",
+    "chunked_attention",
+    "indexed_attention",
+    "hybrid_sliding",
+}
+_RECURRENT_LAYER_TYPES = {"linear_attention", "conv", "mamba", "mamba2", "hybrid", "mlp", "moe"}
 # Largest relative difference by which the two ways may differ: rounding of the dtype through many layers. A wrong
 # mask moves hidden states by a tenth and more.
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
@@ -44,10 +53,11 @@ def sharing_limit(model: CausalModel, tree: CheckedTree) -> tuple[str, int | Non
     if own is not None and not own():
         return "its attention cannot be replaced", 0
     types = set(getattr(model.config, "layer_types", None) or ())
-    if types - _KNOWN_LAYER_TYPES:
-        return f"it has layers of type {', '.join(sorted(types - _KNOWN_LAYER_TYPES))}", 0
-    if getattr(model.config, "attn_temperature_tuning", False):
-        return "it scales attention by a token's place in the forward, not by its position", 0
+    known = _KNOWN_LAYER_TYPES | (_RECURRENT_LAYER_TYPES if tree.guest.recurrences else set())
+    if types - known:
+        return f"it has layers of type {', '.join(sorted(types - known))}", 0
+    temperature = _temperature_length(model.config)
+    model.largest_pack = temperature
     windows: set[int] = set()
     try:
         reason = tree.difference(tree.guest, windows)
@@ -57,7 +67,9 @@ def sharing_limit(model: CausalModel, tree: CheckedTree) -> tuple[str, int | Non
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     if reason:
         return reason, 0
-    reason, limit = _length_limit(model.config, types, windows)
+    reason, limit = _length_limit(model.config, types, windows, recurrent=tree.guest.recurrences > 0)
+    if temperature is not None and (limit is None or temperature < limit):
+        reason, limit = "it scales attention by a token's place in the forward, not by its position", temperature
     beyond_context = limit is not None and model.max_length is not None and limit >= model.max_length
     return ("", None) if beyond_context else (reason, limit)
 
@@ -92,7 +104,7 @@ class CheckedTree:
         """
         tree = self._tree
         spans = find_spans(tree, np.ones(len(self.paths), np.int64))
-        caches: dict[int, KeysValues] = {}
+        caches: dict[int, Kept] = {}
         outputs: dict[int, Tensor] = {}  # of each node
         with guest.ready():
             for step in plan_steps(tree, self._budget):
@@ -100,7 +112,7 @@ class CheckedTree:
                 rows, state = guest.forward_pack(layout, [caches[node] for node in step.cached], logits=self._logits)
                 caches.update(state.keys_values)
                 windows |= state.windows
-                if state.layers == 0 or state.layers % self._layers:
+                if state.layers == 0 or (state.layers % self._layers and not state.recurrences):
                     return f"{state.layers} attention calls for {self._layers} layers"
                 outputs.update(zip(step.nodes.tolist(), rows.split(tree.lengths[step.nodes].tolist()), strict=True))
         together = torch.cat([_path_rows(tree, outputs, i) for i in range(len(self.paths))]).float()
@@ -131,7 +143,7 @@ def length_dependence(config: Any) -> tuple[str, int]:
     return "", 0
 
 
-def _length_limit(config: Any, types: set[str], windows: set[int]) -> tuple[str, int | None]:
+def _length_limit(config: Any, types: set[str], windows: set[int], *, recurrent: bool) -> tuple[str, int | None]:
     """Lengths beyond the few tokens run at load at which a model may compute a token by more than its path."""
     scaling, limit = length_dependence(config)
     if scaling:
@@ -139,11 +151,21 @@ def _length_limit(config: Any, types: set[str], windows: set[int]) -> tuple[str,
     found = dict(_lengths(config.to_dict()))
     if (types and "sliding_attention" not in types) or not getattr(config, "use_sliding_window", True):
         found.pop("sliding_window", None)
+    if recurrent:
+        found.pop("chunk_size", None)  # of a scan: how many tokens are computed at once, which no number depends on
     unseen = {name: length for name, length in found.items() if length not in windows}
     if not unseen:
         return "", None
     name = min(unseen, key=unseen.__getitem__)
     return f"what its {name} of {unseen[name]} does is not stated by its layers", unseen[name]
+
+
+def _temperature_length(config: Any) -> int | None:
+    """Tokens of a forward that attend as the first does, where attention's temperature is a step function of a token's
+    place in the forward (Llama 4); None for other models."""
+    if not getattr(config, "attn_temperature_tuning", False):
+        return None
+    return max(int(getattr(config, "floor_scale", 1)) - 1, 0)
 
 
 def _lengths(settings: Mapping[str, Any]) -> list[tuple[str, int]]:

@@ -1,0 +1,46 @@
+"""Attention over the keys that an indexer chooses, where it chooses all of them (DeepSeek V3.2, GLM-5).
+
+An indexer gives each token the `index_topk` keys that it attends to. While a path has no more tokens than that, these
+are all of its keys whatever the indexer computes, so that in a pack it is not run. Longer sequences run alone, by the
+model's own code.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from instsel.engine.attention import AbsentMask, current_pack
+from instsel.engine.replica import Replica
+
+
+def pass_over_indexers(replica: Replica) -> None:
+    """Has the attention layers of a replica that have an indexer go without it in a pack."""
+    for module in replica.modules:
+        indexer = getattr(module, "indexer", None)
+        if not isinstance(indexer, nn.Module) or not isinstance(getattr(indexer, "index_topk", None), int):
+            continue
+        if "forward" not in vars(module) and "forward" not in vars(indexer):
+            replica.put_forward(module, _with_absent_mask(module))
+            replica.put_forward(indexer, _choosing_all(indexer))
+
+
+def _with_absent_mask(layer: nn.Module) -> Any:
+    own = layer.forward
+
+    def forward(*given: Any, **named: Any) -> Any:
+        if current_pack() is not None and named.get("attention_mask", ...) is None:
+            named["attention_mask"] = AbsentMask()
+        return own(*given, **named)
+
+    return forward
+
+
+def _choosing_all(indexer: nn.Module) -> Any:
+    own = indexer.forward
+
+    def forward(*given: Any, **named: Any) -> Any:
+        return own(*given, **named) if current_pack() is None else None
+
+    return forward
