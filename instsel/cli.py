@@ -31,7 +31,7 @@ def build_parser(plugins: Sequence[str] = ()) -> Parser:
     """The parser of all commands, with those of the methods in the files `plugins`."""
     parser = Parser(prog="instsel", description="Score instruction-tuning data under a language model; select from it.")
     parser.add_argument("--version", action="version", version=f"instsel {instsel.__version__}")
-    _add_plugin_option(parser)
+    _add_plugin_options(parser)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     methods = find_methods(plugins)
     for method in methods.values():
@@ -47,14 +47,21 @@ def build_parser(plugins: Sequence[str] = ()) -> Parser:
     return parser
 
 
-def _add_plugin_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--plugin", action="append", default=[], metavar="FILE", help="a Python file with methods")
+def _add_plugin_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        configuration.PLUGIN, action="append", default=[], metavar="FILE", help="a Python file with methods"
+    )
+    parser.add_argument(
+        configuration.TRUST,
+        action="store_true",
+        help=f"run the plug-ins that the file after {configuration.OPTION} names",
+    )
 
 
 def _plugins(arguments: Sequence[str]) -> list[str]:
     """The files named by --plugin before the command, whose methods are commands too."""
     parser = Parser(prog="instsel", add_help=False, allow_abbrev=False)
-    _add_plugin_option(parser)
+    _add_plugin_options(parser)
     parser.add_argument("rest", nargs=argparse.REMAINDER)
     return list(parser.parse_known_args(list(arguments))[0].plugin)
 

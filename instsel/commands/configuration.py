@@ -3,45 +3,72 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from instsel.commands.arguments import nearest
+from instsel.commands.configuration_file import check_value, read_document
+from instsel.commands.options import column_mapping
 from instsel.runs.remote_files import is_address
 
 OPTION = "--config"
+PLUGIN = "--plugin"
 HELP = "a YAML or JSON file of flags, such as a run's manifest.json; flags given here override it"
-_NOT_RECORDED = ("run", "config")
+TRUST = "--trust-plugins"
+_NOT_RECORDED = ("run", "config", "trust_plugins")
+_OWN_RAY = ("auto", "local")  # the cluster of this machine
 
 
 def with_configuration(arguments: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
     """The arguments with those of the file after --config put in, each unless it is given on the command line.
 
-    A file may say `command` itself. Raises ValueError naming the file and the key, and the nearest one that there is.
+    A file may say `command` itself. It may ask for code to be run, and for a cluster that runs code for whoever it
+    answers to, but that happens only where the command line names it too: a file may come from anybody.
+
+    Raises ValueError naming the file and the key, and the nearest one that there is.
     """
     rest, path = _split(arguments)
     if path is None:
         return rest
-    settings = _read(Path(path))
+    settings = _read(path)
     commands = _commands(parser)
     given = next((word for word in rest if word in commands), None)
-    command = str(given or settings.get("command"))
-    if command not in commands:
+    command = given or settings.get("command")
+    if not isinstance(command, str) or command not in commands:
         raise ValueError(f"{OPTION} {path}: which command? give one of {', '.join(commands)}, or say command: in it")
     settings.pop("command", None)
-    if given is not None:
-        before, after = rest[: rest.index(given)], rest[rest.index(given) + 1 :]
-    else:  # options of the whole program, such as --plugin FILE, come in pairs
-        own = 0
-        while own + 1 < len(rest) and rest[own] == "--plugin":
-            own += 2
-        before, after = rest[:own], rest[own:]
-    for plugin in settings.pop("plugin", None) or []:
-        before += ["--plugin", str(plugin)]
+    own = rest.index(given) if given is not None else _own_options(rest)
+    before, after = rest[:own], rest[own + (given is not None) :]
+    before += _plugin_words(settings.pop("plugin", None), before, path)
     return [*before, command, *after, *_words(settings, commands[command], path, after)]
+
+
+def _own_options(words: Sequence[str]) -> int:
+    """How many words before the command are options of the whole program."""
+    at = 0
+    while at < len(words) and (words[at] in (PLUGIN, TRUST) or words[at].startswith(f"{PLUGIN}=")):
+        at += 2 if words[at] == PLUGIN else 1
+    return at
+
+
+def _plugin_words(named: Any, given: Sequence[str], path: str) -> list[str]:
+    """The plug-ins that a file names and the command line does not, where it trusts them."""
+    if isinstance(named, str):
+        named = [named]
+    if not isinstance(named, (list, type(None))) or not all(isinstance(one, str) for one in named or []):
+        raise ValueError(f"{OPTION} {path}: plugin must be the path of a Python file, or a list of them")
+    words = iter(given)
+    known = {os.path.realpath(next(words, "") if word == PLUGIN else word.partition("=")[2]) for word in words}
+    others = [one for one in named or [] if os.path.realpath(one) not in known]
+    if others and TRUST not in given:
+        first = _shown(others[0], 4096)
+        raise ValueError(
+            f"{OPTION} {path}: this configuration names the plug-in {first}; it was not run: "
+            f"give {PLUGIN} {first} or {TRUST} before the command"
+        )
+    return [f"{PLUGIN}={one}" for one in others]
 
 
 def recorded_arguments(args: argparse.Namespace) -> dict[str, Any]:
@@ -79,26 +106,24 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], str | None]:
     return rest, path
 
 
-def _read(path: Path) -> dict[str, Any]:
-    text = path.read_text(encoding="utf-8")
-    try:
-        if path.suffix == ".json":
-            found = json.loads(text)
-        else:
-            import yaml
-
-            found = yaml.safe_load(text)
-    except ImportError:
-        raise ValueError(f"{OPTION} {path}: YAML needs a package that is missing: pip install pyyaml") from None
-    except Exception as error:  # whatever either parser says of a file that is none
-        raise ValueError(f"{OPTION} {path} is neither YAML nor JSON: {' '.join(str(error).split())}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{OPTION} {path}: expected keys and values, got {type(found).__name__}")
+def _read(path: str) -> dict[str, Any]:
+    """The flags that a file gives, by their names with underscores."""
+    found = read_document(Path(path), f"{OPTION} {path}")
     if "method" in found and "input_digest" in found:  # a manifest
         if "arguments" not in found:
             raise ValueError(f"{OPTION} {path}: this manifest is of a version that did not record its arguments")
         found = found["arguments"]
-    return {str(key).replace("-", "_"): value for key, value in found.items()}
+        if not isinstance(found, dict):
+            raise ValueError(f"{OPTION} {path}: arguments must be keys and values, got {type(found).__name__}")
+    settings: dict[str, Any] = {}
+    for key, value in found.items():
+        if not isinstance(key, str):
+            raise ValueError(f"{OPTION} {path}: a key must be a text, got {type(key).__name__}")
+        name = key.replace("-", "_")
+        if name in settings:
+            raise ValueError(f"{OPTION} {path} gives the key {_shown(name)} twice")
+        settings[name] = value
+    return settings
 
 
 def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
@@ -121,11 +146,20 @@ def _words(
     chosen: list[tuple[argparse.Action, str, Any]] = []
     for key, value in settings.items():
         if key not in named:
-            near = nearest(key, list(named))
+            near = nearest(key[:80], list(named))
             hint = f"did you mean {near}?" if near else f"it has {', '.join(named)}"
-            raise ValueError(f"{OPTION} {path}: {command.prog.split()[-1]} has no {key}; {hint}")
-        if value is not None and named[key].dest not in taken:
-            chosen.append((named[key], key, value))
+            raise ValueError(f"{OPTION} {path}: {command.prog.split()[-1]} has no {_shown(key)}; {hint}")
+        if value is None or named[key].dest in taken:
+            continue
+        if any(action is named[key] for action, _, _ in chosen):
+            raise ValueError(f"{OPTION} {path} gives {key} twice, under another name too")
+        if (key == "trust_remote_code" and value is True) or (key == "ray" and value not in _OWN_RAY):
+            flag = f"{named[key].option_strings[0]}{'' if value is True else f' {_shown(value)}'}"
+            raise ValueError(
+                f"{OPTION} {path}: this configuration asks for {key}, which is code of others; "
+                f"it was not run: give {flag} on the command line"
+            )
+        chosen.append((named[key], key, value))
     for action, key, value in sorted(chosen, key=lambda one: bool(one[0].option_strings)):
         yield from _as_flag(action, key, value, path)
 
@@ -158,15 +192,33 @@ def _given(command: argparse.ArgumentParser, words: Sequence[str]) -> set[str]:
 
 
 def _as_flag(action: argparse.Action, key: str, value: Any, path: str) -> list[str]:
-    if not action.option_strings:
-        return [str(one) for one in (value if isinstance(value, list) else [value])]
-    flag = action.option_strings[0]
+    said = f"{OPTION} {path}: {key} must be"
+    flag = action.option_strings[0] if action.option_strings else ""
     if action.nargs == 0:
         if not isinstance(value, bool):
-            raise ValueError(f"{OPTION} {path}: {key} must be true or false, got {value!r}")
+            raise ValueError(f"{said} true or false, got {value!r:.60}")
         return [flag] if value else list(action.option_strings[1:2])  # the second of a pair is --no-...
+    if action.type is column_mapping:
+        expected = "a text or a mapping of fields to columns"
+    else:
+        expected = "one text or number" if action.nargs is None else "a text or number, or a list of them"
+    check_value(value, f"{said} {expected}")
+    if isinstance(value, bool) or (isinstance(value, dict) and action.type is not column_mapping):
+        raise ValueError(f"{said} {expected}, got {type(value).__name__}")
     if isinstance(value, dict):
         return [f"{flag}={','.join(f'{name}={one}' for name, one in value.items())}"]
-    if isinstance(value, list):
-        return [flag, *map(str, value)]
-    return [f"{flag}={value}"]
+    if isinstance(value, list) and action.nargs is None:
+        raise ValueError(f"{said} {expected}, got a list")
+    if flag and not isinstance(value, list):
+        return [f"{flag}={value}"]
+    words = [str(one) for one in (value if isinstance(value, list) else [value])]
+    for word in words:
+        if word.startswith("-") and word != "-":  # argparse would take it for a flag, and for one that nobody gave
+            raise ValueError(f"{said} a name that does not begin with a hyphen, got {_shown(word)}")
+    return [flag, *words] if flag else words
+
+
+def _shown(value: Any, longest: int = 60) -> str:
+    """A value in a message: a word of the file as it is, anything else quoted."""
+    text = value if isinstance(value, str) and value.isprintable() else repr(value)
+    return text if len(text) <= longest else text[: longest - 3] + "..."

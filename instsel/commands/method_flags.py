@@ -66,7 +66,8 @@ def read_parameters(
 
     Raises ValueError or TypeError naming the flag or the parameter.
     """
-    values: dict[str, Any] = {"template": template_of(args), "max_length": args.max_length, "columns": args.columns}
+    values: dict[str, Any] = {"template": template_of(args), "template_date": args.template_date}
+    values |= {"max_length": args.max_length, "columns": args.columns}
     for name, _, about in own_fields(method.parameters):
         if name in _SHARED:
             values[name] = getattr(args, name)

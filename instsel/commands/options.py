@@ -58,6 +58,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--template-without-input", type=template_text, metavar="TEXT", help="the text for rows without an input"
     )
+    parser.add_argument(
+        "--template-date", metavar="DATE", help="what a chat template reads as the date; default when the run began"
+    )
     parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with a hub model")
 
 

@@ -19,7 +19,9 @@ from instsel.commands.summary import closing_summary, count_by_status, failure
 from instsel.commands.worker_options import wants_workers
 from instsel.engine.processors import sharing_processors
 from instsel.methods.method import Method, Outcome
-from instsel.prompts import template_name
+from instsel.methods.parameters import now
+from instsel.prompts import is_chat_template, template_name
+from instsel.prompts.templates import template_reads_the_date
 from instsel.records.formats import detect_layout
 from instsel.runs import RunError, RunFolder
 from instsel.runs.durable_files import digest_file
@@ -64,7 +66,9 @@ def _run_into(
 ) -> int:
     known, _ = read_manifest(path) if path.is_dir() else (None, False)
     fingerprint = model_fingerprint(args.model, args.revision, known)
+    dated = _fix_date(args, None if args.overwrite else known)
     settings, about = _describe(method, args, source, fingerprint)
+    settings |= dated
     folder = open_folder(settings, about, overwrite=args.overwrite, interrupts=interrupts)
     try:
         return _run(method, args, source, folder, interrupts)
@@ -141,6 +145,22 @@ def finish(
         folder.written(path)
     counts, stats = count_by_status(folder, last, stages)
     folder.save(state="finished", output=output, counts=counts, stats=stats, findings=findings, score=score)
+
+
+def _fix_date(args: argparse.Namespace, known: dict[str, Any] | None) -> dict[str, str]:
+    """The date that the run's prompts are to tell, kept from its beginning, as a setting; none where they tell none."""
+    template = template_of(args)
+    if not is_chat_template(template):
+        return {}
+    tokenizer = open_scorer(args, args.model, args.revision).tokenizer
+    if not template_reads_the_date(template, tokenizer):
+        return {}
+    if known is not None and "template_date" not in known and args.template_date is None:
+        began = known.get("created")  # by a version that did not fix the date: the day it began is the best guess
+        args.template_date = str(began)[:10] if began else now()
+        return {}
+    args.template_date = args.template_date or (known or {}).get("template_date") or now()
+    return {"template_date": args.template_date}
 
 
 def _describe(

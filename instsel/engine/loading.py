@@ -19,6 +19,7 @@ from instsel.engine.model_checks import ScoringWarning, check_model
 from instsel.engine.model_source import ModelSource
 from instsel.engine.process_memory import available_bytes, keep_freed_memory
 from instsel.engine.surroundings import kept_random_state
+from instsel.engine.tokenizer_checks import check_tokenizer, missing_files
 from instsel.engine.turns import turn
 from instsel.engine.wrapped_models import HeldModel, hold
 from instsel.hub import cache_alone_if_out_of_reach
@@ -133,14 +134,19 @@ def load_tokenizer(source: ModelSource) -> Any:
     if not name:
         return None
     with turn(), _readable_errors(source, "tokenizer"):
+        options: dict[str, Any] = {"revision": source.revision, "trust_remote_code": source.trust_remote_code}
         try:
-            return AutoTokenizer.from_pretrained(
-                name, revision=source.revision, trust_remote_code=source.trust_remote_code
-            )
-        except Exception:
+            tokenizer = AutoTokenizer.from_pretrained(name, **options)
+        except Exception as error:
             if held is not None and source.tokenizer is None:  # where it came from there may be none
                 return None
+            said = str(error).strip().partition("\n")[0].rstrip()
+            if said.endswith(":"):  # a list of what it could have been follows
+                raise ValueError(missing_files(None, str(name))) from error
             raise
+        config = AutoConfig.from_pretrained(source.model, **options) if held is None else held.base.config
+        check_tokenizer(tokenizer, getattr(config.get_text_config(), "vocab_size", None), str(name))
+        return tokenizer
 
 
 def _from_pretrained(source: ModelSource) -> PreTrainedModel:

@@ -11,6 +11,7 @@ import numpy as np
 from instsel.engine.model import CausalModel
 from instsel.engine.prefix_tree import concatenate
 from instsel.prompts import encode_pairs
+from instsel.prompts.request_pairs import request_pair
 from instsel.records import open_table
 
 Request = tuple[str | Sequence[int], str | Sequence[int]]
@@ -57,10 +58,14 @@ def token_limit(model: CausalModel, max_length: int | None) -> int | None:
     return min((length for length in (max_length, model.max_length) if length is not None), default=None)
 
 
-def prepare(tokenizer: Any, model: CausalModel, requests: Requests, max_length: int | None) -> Prepared:
-    """Token ids of all requests; those with nothing to score or too long for the model get their status."""
+def prepare(scorer: Any, model: CausalModel, requests: Requests, max_length: int | None) -> Prepared:
+    """Token ids of all requests; those with nothing to score or too long for the model get their status.
+
+    The scorer's tokenizer is loaded only where there is text, or an empty context for a token of its own.
+    """
     limit = token_limit(model, max_length)
     pairs = _listed(requests)
+    tokenizer = scorer.tokenizer if any(map(_needs_tokenizer, pairs, range(len(pairs)))) else None
     encoded = encode_pairs(tokenizer, pairs, empty_context_token=model.first_token(), max_tokens=limit)
     prepared = Prepared.from_ids([e.ids for e in encoded], [e.start for e in encoded])
     lengths, status = prepared.lengths, prepared.status
@@ -71,6 +76,13 @@ def prepare(tokenizer: Any, model: CausalModel, requests: Requests, max_length: 
     _check_ids(prepared, model)
     prepared.first_scored[status != "ok"] = 0
     return prepared
+
+
+def _needs_tokenizer(request: Any, index: int) -> bool:
+    context, continuation = request_pair(request, index)
+    return (
+        isinstance(context, str) or isinstance(continuation, str) or not (hasattr(context, "__len__") and len(context))
+    )
 
 
 def _listed(requests: Any) -> list[Any]:

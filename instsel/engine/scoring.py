@@ -66,7 +66,7 @@ def _score(
     began: float,
 ) -> ScoreBatch:
     model = guest.facts
-    prepared = prepare(scorer.tokenizer, model, requests, max_length)
+    prepared = prepare(scorer, model, requests, max_length)
     count = prepared.num_tokens
     total = np.zeros(len(prepared))
     greedy = prepared.first_scored > 0
@@ -126,7 +126,7 @@ def _pair_values(model: Guest, layout: Layout, rows: Tensor) -> PairValues:
 def plan_batch(scorer: Scorer, requests: Requests, *, max_length: int | None = None) -> Plan:
     """What `score_batch` would do with these requests: tokens, packs and floating-point operations, with no forward."""
     model = scorer.outline
-    prepared = prepare(scorer.tokenizer, model, requests, max_length)
+    prepared = prepare(scorer, model, requests, max_length)
     work = scorer.plan(model, prepared)
     rows = sum(part.head_rows() for part in work)
     pairs = int(prepared.num_tokens[prepared.first_scored > 0].sum())

@@ -12,8 +12,9 @@ import numpy as np
 from instsel.engine.results import ScoreStats
 from instsel.engine.token_progress import ProgressLike
 from instsel.methods.method import Method, Outcome
-from instsel.methods.parameters import Parameters, examples_of, fields_of, numbers_of_column, replaced
+from instsel.methods.parameters import Parameters, examples_of, fields_of, now, numbers_of_column, replaced
 from instsel.methods.stages import Columns, Slice, Stage, columns_for
+from instsel.prompts import is_chat_template
 from instsel.records import open_rows, to_examples, to_groups
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ def run_in_memory(method: Method[P], scorer: Scorer, rows: Any, parameters: P) -
     if isinstance(rows, Iterator):
         rows = list(rows)
     parameters = _with_columns(parameters, rows)
+    if parameters.template_date is None and is_chat_template(parameters.template):
+        parameters = replaced(parameters, template_date=now())
     read = to_groups if method.rows == "group" else to_examples
     records: Sequence[Any] = read(rows, columns=parameters.columns)
     count = len(records)

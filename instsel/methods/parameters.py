@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -80,6 +81,12 @@ class Parameters:
         "Jinja chat template",
         flag=None,
     )
+    template_date: str | None = parameter(
+        None,
+        "the day, 2026-07-31 or 2026-07-31T09:30:00, that a chat template with `strftime_now` reads; by default that "
+        "of the call, or of the run's beginning",
+        flag=None,
+    )
     max_length: int | None = parameter(
         None, "longest sequence in tokens, by default and at most the model's context; answers are never cut", flag=None
     )
@@ -94,6 +101,7 @@ class Parameters:
         for name, kind, about in fields_of(type(self)):
             _check(name, kind, about, getattr(self, name))
         check_template(self.template)
+        read_moment(self.template_date)
         self.check()
 
     def check(self) -> None:
@@ -102,6 +110,19 @@ class Parameters:
     def for_rows(self: Self, count: int) -> Self:
         """These parameters for a pool of `count` rows; raises ValueError where an array has another length."""
         return self
+
+
+def now() -> str:
+    """The moment of now, as `template_date` says it."""
+    return datetime.now().isoformat(timespec="seconds")
+
+
+def read_moment(text: Any) -> datetime | None:
+    """The moment that a text in ISO 8601 says; ValueError where it says none."""
+    try:
+        return None if text is None else datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        raise ValueError(f"template_date must be a day such as 2026-07-31, got {text!r}") from None
 
 
 COMMON = tuple(field.name for field in dataclasses.fields(Parameters))

@@ -10,7 +10,7 @@ import numpy as np
 
 from instsel.engine.results import ScoreStats
 from instsel.engine.token_progress import ProgressLike
-from instsel.methods.parameters import Parameters
+from instsel.methods.parameters import Parameters, read_moment
 from instsel.prompts import prompt_and_answer
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ class Slice(Generic[P]):
             tokenizer=self.scorer.tokenizer,
             row=row,
             demonstration_row=demonstration_row,
+            moment=read_moment(self.parameters.template_date),
         )
         return context, answer if example.response.strip() else ""
 

@@ -61,7 +61,7 @@ class FailingScorer(Scorer):
         self, requests: Any, *, token_logprobs: bool = False, max_length: int | None = None, progress: Any = None
     ) -> ScoreBatch:
         """What `score_batch` gives for this scorer."""
-        prepared = prepare(self.tokenizer, self.outline, requests, max_length)
+        prepared = prepare(self, self.outline, requests, max_length)
         count = len(prepared)
         status = np.where(prepared.status == "ok", WORKER_DIED, prepared.status)
         missing = np.full(count, np.nan)

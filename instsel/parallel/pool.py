@@ -160,7 +160,7 @@ class Pool(Scorer):
         from instsel.engine.token_progress import open_progress
 
         began = time.perf_counter()
-        prepared = prepare(self.tokenizer, self.outline, requests, max_length)
+        prepared = prepare(self, self.outline, requests, max_length)
         first, offsets = prepared.first_scored, prepared.offsets
         tree = build_prefix_tree(prepared.tokens, offsets, chosen=first > 0)
         each = min(max(tree.num_tokens // (self.size * _SHARE_TOKENS), 1), _SHARES)

@@ -8,8 +8,10 @@ the template writes after the answer, the end of the turn, is not scored.
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
+from instsel.prompts.jinja_rendering import TemplateLimitError, render
 from instsel.records import Example
 
 STAND_IN = "\ue000the answer\ue000"  # a text that templates copy as it is and that data does not hold
@@ -20,30 +22,41 @@ class TemplateRefusalError(ValueError):
 
 
 def chat_prompt(
-    tokenizer: Any, example: Example, demonstration: Example | None = None, *, source: str | None = None
+    tokenizer: Any,
+    example: Example,
+    demonstration: Example | None = None,
+    *,
+    source: str | None = None,
+    moment: datetime | None = None,
 ) -> str:
     """What the chat template writes before the example's answer; arguments as `chat_prompt_and_answer`."""
-    return _around_answer(tokenizer, _prompt_messages(example, demonstration), source)[0]
+    return _around_answer(tokenizer, _prompt_messages(example, demonstration), source, moment)[0]
 
 
 def chat_prompt_and_answer(
-    tokenizer: Any, example: Example, demonstration: Example | None = None, *, source: str | None = None
+    tokenizer: Any,
+    example: Example,
+    demonstration: Example | None = None,
+    *,
+    source: str | None = None,
+    moment: datetime | None = None,
 ) -> tuple[str, str]:
     """What the chat template writes before the example's answer, and the answer as it writes it.
 
-    source: the text of a Jinja template in place of the tokenizer's own.
+    source: the text of a Jinja template in place of the tokenizer's own. moment: what its `strftime_now` tells, by
+    default the time of the call.
 
     Raises ValueError where the tokenizer has no chat template, and TemplateRefusalError where the template refuses
     the turns or changes more of the answer than its blanks.
     """
     messages = _prompt_messages(example, demonstration)
-    before, after = _around_answer(tokenizer, messages, source)
+    before, after = _around_answer(tokenizer, messages, source, moment)
     if not example.response:
         return before, ""
-    whole = _render(tokenizer, [*messages, _message("assistant", example.response)], source)
+    whole = _render(tokenizer, [*messages, _message("assistant", example.response)], source, moment)
     if not _encloses(whole, before, after):
         # Templates that look into the answer (a block of reasoning that it begins with) write other text before it.
-        before = _render(tokenizer, messages, source, add_generation_prompt=True)
+        before = _render(tokenizer, messages, source, moment, add_generation_prompt=True)
     answer = whole[len(before) : len(whole) - len(after)] if _encloses(whole, before, after) else ""
     if answer.split() != example.response.split():
         raise TemplateRefusalError(
@@ -72,8 +85,10 @@ def _message(role: str, text: str) -> dict[str, str]:
     return {"role": role, "content": text}
 
 
-def _around_answer(tokenizer: Any, messages: list[dict[str, str]], source: str | None) -> tuple[str, str]:
-    whole = _render(tokenizer, [*messages, _message("assistant", STAND_IN)], source)
+def _around_answer(
+    tokenizer: Any, messages: list[dict[str, str]], source: str | None, moment: datetime | None
+) -> tuple[str, str]:
+    whole = _render(tokenizer, [*messages, _message("assistant", STAND_IN)], source, moment)
     before, found, after = whole.rpartition(STAND_IN)
     if not found:
         raise TemplateRefusalError(f"{_name(source)} leaves out or changes the last assistant turn")
@@ -81,7 +96,12 @@ def _around_answer(tokenizer: Any, messages: list[dict[str, str]], source: str |
 
 
 def _render(
-    tokenizer: Any, messages: list[dict[str, str]], source: str | None, *, add_generation_prompt: bool = False
+    tokenizer: Any,
+    messages: list[dict[str, str]],
+    source: str | None,
+    moment: datetime | None,
+    *,
+    add_generation_prompt: bool = False,
 ) -> str:
     if tokenizer is None:
         raise ValueError("template 'chat' needs a tokenizer")
@@ -90,16 +110,15 @@ def _render(
     from jinja2 import TemplateError
 
     try:
-        text = tokenizer.apply_chat_template(
-            messages, chat_template=source, tokenize=False, add_generation_prompt=add_generation_prompt
-        )
+        return render(tokenizer, messages, source, generation=add_generation_prompt, moment=moment)
+    except TemplateLimitError as error:
+        raise TemplateLimitError(f"{_name(source)} {error}") from None
     except (TemplateError, ValueError, TypeError, KeyError) as error:
         roles = ", ".join(message["role"] for message in messages)
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise TemplateRefusalError(
             f"{_name(source)} refuses the turns {roles} (the first is {_cut(messages[0]['content'])}): {reason}"
         ) from None
-    return str(text)
 
 
 def _name(source: str | None) -> str:

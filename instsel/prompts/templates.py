@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import functools
 import os
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from instsel.prompts.chat_template import TemplateRefusalError, chat_prompt, chat_prompt_and_answer
+from instsel.prompts.jinja_rendering import reads_the_date
 from instsel.prompts.own_template import MissingInputError, OwnTemplate, own_template
 from instsel.records import Example
 
@@ -33,7 +35,12 @@ ALPACA_WITH_INPUT = (
 
 
 def context_text(
-    template: Any, example: Example, *, demonstration: Example | None = None, tokenizer: Any = None
+    template: Any,
+    example: Example,
+    *,
+    demonstration: Example | None = None,
+    tokenizer: Any = None,
+    moment: datetime | None = None,
 ) -> str:
     """What stands before the example's answer; arguments and errors as :func:`prompt_and_answer`."""
     if template == "plain":
@@ -44,7 +51,7 @@ def context_text(
         return before + _alpaca_prompt(example)
     own = check_template(template)
     if own is None:
-        return chat_prompt(tokenizer, example, demonstration, source=_jinja_source(template))
+        return chat_prompt(tokenizer, example, demonstration, source=_jinja_source(template), moment=moment)
     return own.context(example, demonstration)
 
 
@@ -56,12 +63,14 @@ def prompt_and_answer(
     tokenizer: Any = None,
     row: int | None = None,
     demonstration_row: int | None = None,
+    moment: datetime | None = None,
 ) -> tuple[str, str]:
     """The context and the continuation of an example, ready for ``score_batch``.
 
     template: one of :data:`TEMPLATES`, a text with {instruction}, two of them, or the path of a .jinja file.
     demonstration: an example shown with its answer before the prompt. tokenizer: needed for chat templates only.
-    row, demonstration_row: the examples' numbers, for an error to name. The token that ends a turn is not part of the
+    row, demonstration_row: the examples' numbers, for an error to name. moment: what a chat
+    template's `strftime_now` tells, by default the time of the call. The token that ends a turn is not part of the
     answer.
 
     Raises ValueError for an unknown template, a tokenizer without a chat template, turns that it refuses, or an input
@@ -76,7 +85,8 @@ def prompt_and_answer(
     try:
         if template in ("plain", "alpaca") or check_template(template) is not None:
             return context_text(template, example, demonstration=demonstration), example.response
-        return chat_prompt_and_answer(tokenizer, example, demonstration, source=_jinja_source(template))
+        source = _jinja_source(template)
+        return chat_prompt_and_answer(tokenizer, example, demonstration, source=source, moment=moment)
     except (TemplateRefusalError, MissingInputError) as error:
         if row is None:
             raise
@@ -122,6 +132,11 @@ def check_template(template: Any) -> OwnTemplate | None:
 def is_chat_template(template: Any) -> bool:
     """Whether a template writes turns as a tokenizer's chat template does: "chat", or the path of a Jinja file."""
     return check_template(template) is None and template not in ("plain", "alpaca")
+
+
+def template_reads_the_date(template: Any, tokenizer: Any) -> bool:
+    """Whether a template asks for the date, so that its prompts are others on another day."""
+    return is_chat_template(template) and reads_the_date(tokenizer, _jinja_source(template))
 
 
 def template_name(template: Any) -> Any:
