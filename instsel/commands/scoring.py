@@ -23,6 +23,7 @@ from instsel.methods.parameters import now
 from instsel.prompts import is_chat_template, template_name
 from instsel.prompts.templates import template_reads_the_date
 from instsel.records.formats import detect_layout
+from instsel.records.unread_keys import UnreadKeys
 from instsel.runs import RunError, RunFolder
 from instsel.runs.durable_files import digest_file
 from instsel.runs.fingerprints import model_fingerprint
@@ -99,8 +100,8 @@ def _run(
     session = _session(method, args, rows, folder.manifest["columns"], interrupts)
     session.folder = folder
     if not folder.manifest.get("input_checked"):
-        _check_rows(session)
-        folder.save(input_checked=True)
+        unread = _check_rows(session)
+        folder.save(input_checked=True, not_in_prompt=dict(unread.counts))
     done: list[Stage] = []
     with session.workers(), sharing_processors():
         _check_resolved(session, folder)
@@ -197,13 +198,19 @@ def _describe(
     return settings, about
 
 
-def _check_rows(session: Session) -> None:
-    """Read every row as its format before any is scored: better an error now than after a day."""
+def _check_rows(session: Session) -> UnreadKeys:
+    """Read every row as its format before any is scored: better an error now than after a day.
+
+    Says what rows hold that the prompt does not, and gives it.
+    """
+    unread = UnreadKeys()
     for start in range(0, len(session.rows), _CHECKED_ROWS):
         session.interrupts.check()
-        session.numbered(range(start, min(start + _CHECKED_ROWS, len(session.rows))))
+        session.numbered(range(start, min(start + _CHECKED_ROWS, len(session.rows))), unread)
     if len(session.rows) == 0:
         raise ValueError(f"{', '.join(session.args.input)} has no rows")
+    unread.warn()
+    return unread
 
 
 def _check_resolved(session: Session, folder: RunFolder) -> None:

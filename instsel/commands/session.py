@@ -19,6 +19,7 @@ from instsel.methods.stages import Columns, Slice, columns_for
 from instsel.methods.stages import Stage as MethodStage
 from instsel.parallel.row_references import RowReader, RowReference
 from instsel.records.formats import Layout
+from instsel.records.unread_keys import UnreadKeys
 from instsel.runs import RunFolder
 from instsel.runs.interrupts import Interrupts
 from instsel.runs.progress import StageProgress
@@ -104,9 +105,9 @@ class Session:
         """A scorer of a model, with the device and dtype that the flags say."""
         return open_scorer(self.args, model, revision)
 
-    def numbered(self, numbers: Iterable[int]) -> dict[int, Any]:
-        """Some rows as examples, or as groups, by their number."""
-        return self.reader.read(self.rows, numbers)
+    def numbered(self, numbers: Iterable[int], unread: UnreadKeys | None = None) -> dict[int, Any]:
+        """Some rows as examples, or as groups, by their number; `unread` gathers what is not part of the prompt."""
+        return self.reader.read(self.rows, numbers, unread)
 
     def _column(self, parameter: str, name: str, words: tuple[str, ...]) -> Any:
         """The numbers of a column of the input."""

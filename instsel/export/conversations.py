@@ -1,42 +1,61 @@
-"""Rows of any known format as conversations to train on: earlier turns, the prompt, one answer or a preferred pair."""
+"""Rows of any known format as conversations to train on: turns before the answer, one answer or a preferred pair."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from instsel.records import open_rows, to_examples, to_groups
-from instsel.records.formats import detect_layout
+from instsel.records.examples import Example, Group
+from instsel.records.formats import Layout, detect_layout
+from instsel.records.turns import turns_of
+from instsel.records.unread_keys import COLUMNS, UnreadKeys, holds, turn_keys, turns_in
 
-Message = dict[str, str]
+Message = dict[str, Any]
+Messages = tuple[Message, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """One row: `rejected` is None unless it is a preference pair."""
+    """One row: its turns with all their keys, the columns that go with them, and what was read for scoring.
 
-    instruction: str
+    prompt    the turns before the answer; material apart from the instruction is not in the last
+    input     that material
+    answer    the answer's turns, mostly one
+    rejected  None unless the row is a preference pair
+    columns   tools, weight and others of `instsel.records.unread_keys.COLUMNS` that the row has
+    """
+
+    prompt: Messages
     input: str
-    history: tuple[tuple[str, str], ...]
-    response: str
-    rejected: str | None = None
+    answer: Messages
+    rejected: Messages | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def system(self) -> str:
         """The text of a first system turn; empty where there is none."""
-        return self.history[0][1] if self.history and self.history[0][0] == "system" else ""
+        return _text(self.prompt[0]) if self.prompt and self.prompt[0]["role"] == "system" else ""
 
     @property
-    def earlier(self) -> tuple[tuple[str, str], ...]:
-        """The turns between the system's and the last user turn."""
-        return self.history[1:] if self.history and self.history[0][0] == "system" else self.history
+    def turns(self) -> Messages:
+        """All turns but the system's."""
+        return (*self.prompt[1 if self.prompt and self.prompt[0]["role"] == "system" else 0 :], *self.answer)
 
     @property
-    def prompt(self) -> list[Message]:
+    def asked(self) -> list[Message]:
         """All turns before the answer; material apart from the instruction follows it after an empty line."""
-        asked = f"{self.instruction}\n\n{self.input}" if self.input.strip() else self.instruction
-        return [{"role": role, "content": text} for role, text in (*self.history, ("user", asked))]
+        if not self.input.strip():
+            return list(self.prompt)
+        last = self.prompt[-1]
+        return [*self.prompt[:-1], {**last, "content": f"{_text(last)}\n\n{self.input}"}]
+
+    def extra_keys(self) -> dict[str, None]:
+        """Keys of its turns beside role and content, where they hold something."""
+        turns = (*self.prompt, *self.answer, *(self.rejected or ()))
+        items = (item for turn in turns for item in turn.items())
+        return dict.fromkeys(key for key, value in items if key not in ("role", "content") and holds(value))
 
 
 def read_conversations(rows: Any, columns: Mapping[str, str] | None = None) -> list[Conversation]:
@@ -47,20 +66,76 @@ def read_conversations(rows: Any, columns: Mapping[str, str] | None = None) -> l
     """
     names, batches = open_rows(rows)
     listed = [row for batch in batches for row in batch]
+    unread = UnreadKeys()  # they are kept, or said to be left out, by who writes them
     if "best" in names:
-        return list(_best_of(listed, columns))
+        groups = to_groups(listed, columns=columns, unread=unread)
+        layout = detect_layout(names, columns, kind="group")
+        found = [_best_of(number, row, group) for number, (row, group) in enumerate(zip(listed, groups, strict=True))]
+        return [
+            _conversation(row, group, layout, [text]) for row, group, text in zip(listed, groups, found, strict=True)
+        ]
     layout = detect_layout(names, columns)
     if layout.answers == ("chosen", "rejected"):
-        return [
-            Conversation(g.instruction, g.input, g.history, *g.responses) for g in to_groups(listed, columns=columns)
-        ]
-    examples = to_examples(listed, columns=columns, layout=layout)
-    return [Conversation(e.instruction, e.input, e.history, e.response) for e in examples]
+        pairs = to_groups(listed, columns=columns, unread=unread)
+        return [_conversation(row, pair, layout, pair.responses) for row, pair in zip(listed, pairs, strict=True)]
+    examples = to_examples(listed, columns=columns, layout=layout, unread=unread)
+    return [_conversation(row, one, layout, [one.response]) for row, one in zip(listed, examples, strict=True)]
 
 
-def _best_of(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str] | None) -> Iterator[Conversation]:
-    for number, (row, group) in enumerate(zip(rows, to_groups(rows, columns=columns), strict=True)):
-        best = row["best"]
-        if best is None or not 0 <= int(best) < len(group.responses):
-            raise ValueError(f"row {number} (counting from 0): column 'best' names no candidate, got {best!r}")
-        yield Conversation(group.instruction, group.input, group.history, group.responses[int(best)])
+def _best_of(number: int, row: Mapping[str, Any], group: Group) -> str:
+    best = row["best"]
+    if best is None or not 0 <= int(best) < len(group.responses):
+        raise ValueError(f"row {number} (counting from 0): column 'best' names no candidate, got {best!r}")
+    return group.responses[int(best)]
+
+
+def _conversation(
+    row: Mapping[str, Any], read: Example | Group, layout: Layout, answers: Sequence[str]
+) -> Conversation:
+    """A row's turns as they stand in it; where it holds texts, as they were read."""
+    plain: Messages = tuple(
+        {"role": role, "content": text} for role, text in (*read.history, ("user", read.instruction))
+    )
+    given = _messages(row, layout.columns.get(layout.prompt))
+    prompt = given or plain
+    if layout.answers == ("messages",):
+        prompt, answer = _split(given)
+        found = [answer]
+    else:
+        columns = [layout.columns.get(name) for name in layout.answers]
+        held = [() if name == "candidates" else _messages(row, column)
+                for name, column in zip(layout.answers, columns, strict=True)]  # fmt: skip
+        if _is_whole(held[0]) and held[0][: len(given)] == given:  # with the prompt, which the row may hold apart too
+            prompt = _split(held[0])[0]
+            held = [turns[len(prompt) :] if _is_whole(turns) else turns for turns in held]
+        found = [turns or ({"role": "assistant", "content": text},) for turns, text in zip(held, answers, strict=True)]
+    if plain[0]["role"] == "system" and prompt[0]["role"] != "system":
+        prompt = (plain[0], *prompt)
+    kept = {name: row[name] for name in COLUMNS if name in row and name not in layout.columns.values()}
+    return Conversation(prompt, read.input, found[0], found[1] if len(found) > 1 else None, kept)
+
+
+def _messages(row: Mapping[str, Any], column: str | None) -> Messages:
+    """A cell's turns with role, content and all other keys in their order; none where it holds text."""
+    raw = list(turns_in(row.get(column))) if column else []
+    found = []
+    for turn, (role, text) in zip(raw, turns_of(raw, str(column)), strict=True):
+        role_key, text_key = turn_keys(turn)
+        named = {role_key: ("role", role), text_key: ("content", None if turn[text_key] is None else text)}
+        extra = {key: (key, value) for key, value in turn.items() if key not in ("role", "content")}
+        found.append(dict((extra | named)[key] for key in turn if key in extra or key in named))
+    return tuple(found)
+
+
+def _is_whole(turns: Messages) -> bool:
+    return any(turn["role"] == "user" for turn in turns)
+
+
+def _split(turns: Messages) -> tuple[Messages, Messages]:
+    """The turns before the last of the assistant, and the rest."""
+    at = max((place for place, turn in enumerate(turns) if turn["role"] == "assistant"), default=len(turns))
+    return turns[:at], turns[at:]
+
+
+def _text(turn: Message) -> str:
+    return turn["content"] or ""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from instsel.export.conversations import Conversation, read_conversations
+from instsel.records.unread_keys import UnreadKeys, holds
 from instsel.runs.durable_files import durable_file
 
 Row = dict[str, Any]
@@ -21,37 +24,42 @@ _ROLES = {
 }
 
 
-def _answer(text: str) -> dict[str, str]:
-    return {"role": "assistant", "content": text}
-
-
 def _alpaca(one: Conversation) -> Row:
-    row: Row = {"instruction": one.instruction, "input": one.input}
-    row |= {"output": one.response} if one.rejected is None else {"chosen": one.response, "rejected": one.rejected}
-    exchanges = [text for _, text in one.earlier]
+    *exchanges, asked, answer = [turn["content"] or "" for turn in one.turns]
+    row: Row = {"instruction": asked, "input": one.input}
+    rejected = one.rejected
+    row |= {"output": answer} if rejected is None else {"chosen": answer, "rejected": rejected[0]["content"] or ""}
     return row | {"system": one.system, "history": [list(pair) for pair in zip(*[iter(exchanges)] * 2, strict=True)]}
 
 
 def _messages(one: Conversation) -> Row:
     if one.rejected is None:
-        return {"messages": [*one.prompt, _answer(one.response)]}
-    return {"messages": one.prompt, "chosen": _answer(one.response), "rejected": _answer(one.rejected)}
+        return {"messages": [*one.asked, *one.answer], **one.columns}
+    return {"messages": one.asked, "chosen": one.answer[0], "rejected": one.rejected[0], **one.columns}
+
+
+def _llama_factory(one: Conversation) -> Row:
+    row = _messages(one)
+    if row.get("tools") is not None and not isinstance(row["tools"], str):
+        row["tools"] = json.dumps(row["tools"], ensure_ascii=False)  # it reads them as text
+    return row
 
 
 def _trl(one: Conversation) -> Row:
     if one.rejected is None:
-        return {"prompt": one.prompt, "completion": [_answer(one.response)]}
-    return {"prompt": one.prompt, "chosen": [_answer(one.response)], "rejected": [_answer(one.rejected)]}
+        return {"prompt": one.asked, "completion": list(one.answer), **one.columns}
+    return {"prompt": one.asked, "chosen": list(one.answer), "rejected": list(one.rejected), **one.columns}
 
 
 TRAINERS: Mapping[str, Callable[[Conversation], Row]] = {
-    "llama-factory": _messages,
+    "llama-factory": _llama_factory,
     "trl": _trl,
     "axolotl": _messages,
     "alpaca": _alpaca,
     "messages": _messages,
 }
 _IN_TURN = ("llama-factory", "alpaca")  # their exchanges are pairs of a user's and an assistant's turn
+_ONE_TURN = ("llama-factory", "axolotl", "alpaca", "messages")  # of a preference pair's answers
 
 
 def export(
@@ -70,8 +78,10 @@ def export(
     output  a folder, made if need be; a `dataset_info.json` that is there gains an entry
     name    of the data set, and of its file
 
-    Earlier turns and preference pairs are kept whole. Raises ValueError naming the parameter or the row: for an unknown
-    trainer, a file that is there, no rows, a row without an answer, and turns that the trainer would leave out.
+    Earlier turns and preference pairs are kept whole, with all keys of their turns, and tools, weight and other columns
+    that go with them; a warning names what "alpaca" cannot hold and what "llama-factory" does not read. Raises
+    ValueError naming the parameter or the row: for an unknown trainer, a file that is there, no rows, a row without an
+    answer, and turns that the trainer would leave out.
 
     >>> export([{"instruction": "Add 1 and 2.", "output": "3"}], "trl", "out")  # doctest: +SKIP
     [PosixPath('out/instsel.jsonl')]
@@ -86,11 +96,13 @@ def export(
     folder.mkdir(parents=True, exist_ok=True)
     listed = to in ("llama-factory", "alpaca")  # one JSON list; the others read a line at a time
     data = folder / f"{name}.{'json' if listed else 'jsonl'}"
-    beside = _beside(to, data, conversations[0].rejected is not None)
+    has_tools = any(one.columns.get("tools") for one in conversations)
+    beside = _beside(to, data, conversations[0].rejected is not None, has_tools)
     taken = [path for path in (data, *beside) if path.exists() and path.name != DATASET_INFO]
     if taken and not overwrite:
         raise ValueError(f"{taken[0]} exists; name another output or overwrite it")
     made = [TRAINERS[to](one) for one in conversations]
+    _warn(conversations, to)
     _write(data, json.dumps(made, ensure_ascii=False, indent=1) if listed else _lines(made))
     for path, text in beside.items():
         _write(path, text)
@@ -101,14 +113,39 @@ def _check(conversations: Sequence[Conversation], to: str) -> None:
     if not conversations:
         raise ValueError("rows: there are none")
     for number, one in enumerate(conversations):
-        if not one.response.strip() or (one.rejected is not None and not one.rejected.strip()):
+        if not _says(one.answer) or (one.rejected is not None and not _says(one.rejected)):
             raise ValueError(f"row {number} (counting from 0) has no answer to train on")
-        roles = [role for role, _ in one.earlier]
-        if to in _IN_TURN and roles != ["user", "assistant"] * (len(roles) // 2):
+        roles = [turn["role"] for turn in one.turns]
+        if to in _IN_TURN and (len(roles) % 2 or roles != ["user", "assistant"] * (len(roles) // 2)):
             raise ValueError(
                 f"row {number} (counting from 0): {to} reads turns of user and assistant in turn, got "
-                f"{', '.join([*roles, 'user', 'assistant'])}"
+                f"{', '.join(roles)}"
             )
+        pair = (one.answer, one.rejected) if one.rejected is not None else ()
+        if to in _ONE_TURN and any(len(turns) != 1 for turns in pair):
+            raise ValueError(
+                f"row {number} (counting from 0): {to} reads one turn as the chosen and one as the rejected answer, "
+                f"got {' and '.join(str(len(turns)) for turns in pair)}"
+            )
+
+
+def _says(answer: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the last turn of the assistant says or calls something."""
+    turns = [turn for turn in answer if turn["role"] == "assistant"]
+    return bool(turns) and bool((turns[-1]["content"] or "").strip() or turns[-1].get("tool_calls"))
+
+
+def _warn(conversations: Sequence[Conversation], to: str) -> None:
+    """Say which keys a trainer's file cannot hold, or its reader passes over."""
+    if to not in _IN_TURN:
+        return
+    counts: Counter[str] = Counter()
+    for one in conversations:
+        columns = one.columns if to == "alpaca" else {}
+        counts.update({*one.extra_keys(), *(name for name, value in columns.items() if holds(value))})
+    if told := UnreadKeys(counts).told():
+        what = "left out, for which alpaca has no place" if to == "alpaca" else "kept in turns, where it is not read"
+        warnings.warn(f"{to}: {what}: {told}", stacklevel=3)
 
 
 def _lines(rows: Sequence[Row]) -> str:
@@ -120,12 +157,13 @@ def _write(path: Path, text: str) -> None:
         file.write(text.encode() + b"\n")
 
 
-def _beside(to: str, data: Path, pairs: bool) -> dict[Path, str]:
+def _beside(to: str, data: Path, pairs: bool, has_tools: bool) -> dict[Path, str]:
     """The files that tell a trainer how to read the data."""
     if to == "llama-factory":
         path = data.parent / DATASET_INFO
         known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         columns = {"messages": "messages"} | ({"chosen": "chosen", "rejected": "rejected"} if pairs else {})
+        columns |= {"tools": "tools"} if has_tools else {}
         entry = {"file_name": data.name, "formatting": "sharegpt", "ranking": pairs, "columns": columns, "tags": _ROLES}
         return {path: json.dumps(known | {data.stem: entry}, ensure_ascii=False, indent=2)}
     if to == "axolotl":

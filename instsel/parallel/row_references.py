@@ -10,6 +10,7 @@ from typing import Any
 
 from instsel.records import to_examples, to_groups
 from instsel.records.formats import Layout
+from instsel.records.unread_keys import UnreadKeys
 from instsel.runs.row_store import RowStore
 
 
@@ -21,18 +22,19 @@ class RowReader:
     columns: Mapping[str, str] | None
     layout: Layout
 
-    def read(self, store: RowStore, numbers: Iterable[int]) -> dict[int, Any]:
-        """Some rows as examples, or as groups, by their number."""
+    def read(self, store: RowStore, numbers: Iterable[int], unread: UnreadKeys | None = None) -> dict[int, Any]:
+        """Some rows as examples, or as groups, by their number; `unread` gathers what is not part of the prompt."""
+        unread = unread or UnreadKeys()  # rows are read more than once, and not warned of each time
         wanted = sorted(set(numbers))
         if wanted and wanted[-1] - wanted[0] == len(wanted) - 1:
-            found = self._read(store.rows(wanted[0], wanted[-1] + 1), wanted[0])
+            found = self._read(store.rows(wanted[0], wanted[-1] + 1), wanted[0], unread)
         else:
-            found = self._read(store.take(wanted), 0)
+            found = self._read(store.take(wanted), 0, unread)
         return dict(zip(wanted, found, strict=True))
 
-    def _read(self, rows: list[dict[str, Any]], first: int) -> list[Any]:
+    def _read(self, rows: list[dict[str, Any]], first: int, unread: UnreadKeys) -> list[Any]:
         read: Callable[..., list[Any]] = to_groups if self.kind == "group" else to_examples
-        return read(rows, columns=self.columns, layout=self.layout, first_row=first)
+        return read(rows, columns=self.columns, layout=self.layout, first_row=first, unread=unread)
 
 
 @dataclass(frozen=True, slots=True)

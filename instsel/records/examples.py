@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from instsel.records.formats import Layout, detect_layout, listed
 from instsel.records.row_sources import open_rows, plain
 from instsel.records.turns import RowError, answer_texts, prompt_turns
+from instsel.records.unread_keys import UnreadKeys
 
 Turns = tuple[tuple[str, str], ...]
 
@@ -43,7 +44,12 @@ class Group:
 
 
 def to_examples(
-    rows: Iterable[Any], *, columns: Mapping[str, str] | None = None, layout: Layout | None = None, first_row: int = 0
+    rows: Iterable[Any],
+    *,
+    columns: Mapping[str, str] | None = None,
+    layout: Layout | None = None,
+    first_row: int = 0,
+    unread: UnreadKeys | None = None,
 ) -> list[Example]:
     """Read rows as examples, in order, one each.
 
@@ -51,6 +57,7 @@ def to_examples(
     columns: field to column, e.g. ``{"instruction": "question", "response": "answer"}``.
     layout: what :mod:`instsel.records.formats` says of an earlier batch; decided from these rows if None.
     first_row: number of the first row, for error messages.
+    unread: gathers the keys that are not part of the prompt, over several calls; without it they are warned of.
 
     Raises ValueError for an unknown or ambiguous format (naming the columns present) and for a row that cannot be read
     as the format says (naming the row, counted from 0); TypeError where rows are not rows.
@@ -63,11 +70,16 @@ def to_examples(
         instruction, context, history = _prompt(row, layout, clean)
         return Example(instruction, context, clean(answer_texts(row, layout)[0]), history)
 
-    return _convert(rows, "example", Example, build, columns, layout, first_row)
+    return _convert(rows, "example", Example, build, columns, layout, first_row, unread)
 
 
 def to_groups(
-    rows: Iterable[Any], *, columns: Mapping[str, str] | None = None, layout: Layout | None = None, first_row: int = 0
+    rows: Iterable[Any],
+    *,
+    columns: Mapping[str, str] | None = None,
+    layout: Layout | None = None,
+    first_row: int = 0,
+    unread: UnreadKeys | None = None,
 ) -> list[Group]:
     """Read rows as groups of candidate answers, in order, one each; arguments and errors as :func:`to_examples`.
 
@@ -79,7 +91,7 @@ def to_groups(
         instruction, context, history = _prompt(row, layout, clean)
         return Group(instruction, context, tuple(clean(text) for text in answer_texts(row, layout)), history)
 
-    return _convert(rows, "group", Group, build, columns, layout, first_row)
+    return _convert(rows, "group", Group, build, columns, layout, first_row, unread)
 
 
 Record = TypeVar("Record", Example, Group)
@@ -93,9 +105,11 @@ def _convert(
     columns: Mapping[str, str] | None,
     layout: Layout | None,
     first_row: int,
+    unread: UnreadKeys | None,
 ) -> list[Record]:
     names, batches = open_rows(rows)
     clean = SurrogateFilter()
+    keys = UnreadKeys() if unread is None else unread
     out: list[Record] = []
     for batch in batches:
         for row in batch:
@@ -109,9 +123,12 @@ def _convert(
                 layout = _layout_of(names, columns, kind, batch)
             try:
                 out.append(_built(row, layout, clean, build))
+                keys.add(row, layout)
             except RowError as error:
                 raise ValueError(f"row {number} (counting from 0): {error}") from None
     clean.warn()
+    if unread is None:
+        keys.warn()
     return out
 
 

@@ -36,10 +36,16 @@ UNREADABLE = {
 
 def read_rows(path: str | Path, *, limit: int | None = None) -> list[dict[str, Any]]:
     """All rows of a file as dicts, at most ``limit``; errors as :func:`iter_batches`."""
-    rows: list[dict[str, Any]] = []
-    for batch in iter_batches(path, limit=limit):
-        rows += batch if isinstance(batch, list) else batch.to_pylist()
-    return rows
+    return [row for batch in iter_batches(path, limit=limit) for row in dicts_of(batch)]
+
+
+def dicts_of(batch: list[dict[str, Any]] | pyarrow.RecordBatch) -> list[dict[str, Any]]:
+    """A batch of :func:`iter_batches` as dicts."""
+    if isinstance(batch, list):
+        return batch
+    from instsel.records.json_columns import whole_rows
+
+    return whole_rows(batch)
 
 
 def iter_batches(

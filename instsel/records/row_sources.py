@@ -6,7 +6,7 @@ No library is imported that the object does not come from, so a table costs only
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 BATCH_ROWS = 4096
@@ -58,11 +58,13 @@ def _open_table(rows: Any) -> tuple[list[str], Batches] | None:
     if _is_a(rows, "polars", "LazyFrame"):
         rows = rows.collect()
     if _is_a(rows, "polars", "DataFrame"):
+        if "arrow.json" in repr(rows.dtypes):  # whose values are text to polars
+            return _open_table(rows.to_arrow())
         return list(rows.columns), (part.to_dicts() for part in rows.iter_slices(BATCH_ROWS))
     if _is_a(rows, "pyarrow", "RecordBatch"):
-        return list(rows.schema.names), (part.to_pylist() for part in _slices(rows))
+        return list(rows.schema.names), _arrow_batches(_slices(rows))
     if _is_a(rows, "pyarrow", "Table"):
-        return list(rows.column_names), (part.to_pylist() for part in rows.to_batches(max_chunksize=BATCH_ROWS))
+        return list(rows.column_names), _arrow_batches(rows.to_batches(max_chunksize=BATCH_ROWS))
     if type(rows).__module__.partition(".")[0] == "pyarrow":
         raise TypeError(f"rows must be a pyarrow Table or RecordBatch, got {type(rows).__name__}")
     if _is_a(rows, "datasets", "Dataset"):
@@ -127,6 +129,12 @@ def _dataset_batches(dataset: Any) -> Batches:
 def _column_batches(columns: Mapping[Any, Sequence[Any]]) -> Batches:
     names = [str(name) for name in columns]
     yield [dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def _arrow_batches(parts: Iterable[Any]) -> Batches:
+    from instsel.records.json_columns import whole_rows
+
+    return map(whole_rows, parts)
 
 
 def _slices(batch: Any) -> Iterator[Any]:

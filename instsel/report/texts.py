@@ -12,6 +12,8 @@ import numpy as np
 
 from instsel.records import Example, Group, to_examples, to_groups
 from instsel.records.formats import detect_layout
+from instsel.records.json_columns import whole_rows
+from instsel.records.unread_keys import UnreadKeys
 from instsel.report.scored_runs import Run
 
 
@@ -34,7 +36,7 @@ def read_texts(run: Run, rows: np.ndarray, columns: Sequence[str] | None = None)
     """The texts of these rows of a run."""
     names = run.original if columns is None else list(columns)
     table = run.scored.take(rows, [name for name in names if name in run.scored.columns])
-    found = row_texts(table.to_pylist(), names, run.manifest.get("column_mapping"), groups=run.method == "grape")
+    found = row_texts(whole_rows(table), names, run.manifest.get("column_mapping"), groups=run.method == "grape")
     return dict(zip(rows.tolist(), found, strict=True))
 
 
@@ -50,7 +52,11 @@ def given_texts(run: Run, parameter: str) -> list[RowText]:
         if source.digest != run.manifest.get("parameters", {}).get(parameter):
             return []
         mapping = run.manifest.get("column_mapping")
-        return [_of_record(found) for batch in source.read() for found in to_examples(batch, columns=mapping)]
+        return [
+            _of_record(found)
+            for batch in source.read()
+            for found in to_examples(batch, columns=mapping, unread=UnreadKeys())
+        ]
     except (OSError, ValueError):
         return []
 
@@ -71,7 +77,7 @@ def row_texts(
 
 def _row_text(row: Mapping[str, Any], read: Any, layout: Any) -> RowText:
     try:
-        (found,) = read([row], layout=layout)
+        (found,) = read([row], layout=layout, unread=UnreadKeys())
     except ValueError:
         return _as_columns(row)
     return _of_record(found)

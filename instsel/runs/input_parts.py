@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from instsel.records.formats import OPTIONAL, listed
+from instsel.records.json_columns import is_json, json_array, json_field, whole_values
 from instsel.records.json_rows import ROW_KEYS
 from instsel.runs.row_store import Batch, plain_field
 
@@ -92,12 +93,29 @@ def _common_schema(parts: Sequence[InputPart]) -> pa.Schema:
             continue
         _check_columns(parts[0], set(schema.names), part, set(plain.names))
         try:
-            schema = pa.unify_schemas([schema, plain], promote_options="permissive")
+            schema = pa.schema([_common_field(field, plain.field(field.name)) for field in schema])
         except pa.ArrowException as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"the columns of {parts[0].name} and {part.name} differ in type: {reason}") from None
     assert schema is not None
     return schema
+
+
+def _common_field(one: pa.Field, other: pa.Field) -> pa.Field:
+    """The field that holds the values of both; JSON text where objects have unlike keys, which would gain null."""
+    if is_json(one) or is_json(other) or _unlike_keys(one.type, other.type):
+        return json_field(one.name)
+    return pa.unify_schemas([pa.schema([one]), pa.schema([other])], promote_options="permissive").field(0)
+
+
+def _unlike_keys(one: pa.DataType, other: pa.DataType) -> bool:
+    if pa.types.is_struct(one) and pa.types.is_struct(other):
+        if [part.name for part in one] != [part.name for part in other]:
+            return True
+    elif one.num_fields != 1 or other.num_fields != 1:
+        return False
+    pairs = zip(range(one.num_fields), range(other.num_fields), strict=True)
+    return any(_unlike_keys(one.field(i).type, other.field(j).type) for i, j in pairs)
 
 
 def parquet_schema(path: str | Path) -> pa.Schema:
@@ -112,6 +130,12 @@ def parquet_schema(path: str | Path) -> pa.Schema:
 def _aligned(batch: Batch, schema: pa.Schema, part: InputPart) -> pa.Table:
     table = batch if isinstance(batch, pa.Table) else pa.Table.from_batches([batch])
     try:
-        return table.select(schema.names).cast(schema)
+        table = table.select(schema.names)
+        for number, field in enumerate(schema):
+            if is_json(field) and not is_json(table.schema.field(number)):
+                held = whole_values(table.column(number), table.schema.field(number))
+                texts = json_array([... if value is None else value for value in held])
+                table = table.set_column(number, field, texts)
+        return table.cast(schema)
     except (pa.ArrowException, KeyError) as error:
         raise ValueError(f"the columns of {part.name} do not fit those of the files before it: {error}") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from instsel.records.json_columns import json_value, whole_rows
 from instsel.runs.column_types import ColumnTypeError
 from instsel.runs.durable_files import durable_file
 from instsel.runs.row_store import RowStore
@@ -57,7 +57,7 @@ def write_table(directory: Path, name: str, table: pa.Table) -> None:
     """Write a table as `directory/name` (.parquet or .jsonl)."""
     with durable_file(directory, name) as file:
         if name.endswith(".jsonl"):
-            for row in table.to_pylist():
+            for row in whole_rows(table):
                 _write_json_line(file, row)
         else:
             pq.write_table(table, file, compression="zstd")
@@ -94,9 +94,4 @@ def _write_json_lines(file: BinaryIO, rows: list[dict[str, Any]], scores: pa.Tab
 
 
 def _write_json_line(file: BinaryIO, row: dict[str, Any]) -> None:
-    file.write(json.dumps(row, ensure_ascii=False, default=_json_value).encode("utf-8", "replace") + b"\n")
-
-
-def _json_value(value: Any) -> Any:
-    """Values of Arrow columns that JSON has no word for."""
-    return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
+    file.write(json.dumps(row, ensure_ascii=False, default=json_value).encode("utf-8", "replace") + b"\n")

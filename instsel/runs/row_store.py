@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Union
 
 import pyarrow as pa
 
+from instsel.records.json_columns import whole_rows
 from instsel.runs.column_types import ColumnTypes
 
 BATCH_ROWS = 128
@@ -148,4 +149,4 @@ class RowStore:
     def _dicts(self, batch: pa.RecordBatch) -> list[dict[str, Any]]:
         if self.holds_json:
             return [json.loads(text) for text in batch.column(0).to_pylist()]
-        return batch.to_pylist()
+        return whole_rows(batch)

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from instsel.records.files import iter_batches
+from instsel.records.files import dicts_of, iter_batches
+from instsel.records.json_columns import empty_table, is_json, json_field, take_rows, whole_values
 from instsel.runs.column_types import ColumnTypes
 
 
@@ -41,6 +42,8 @@ class ScoredFile:
         values: list[np.ndarray] = []
         for column in self._column(name):
             try:
+                if self._is_json(name):
+                    column = self._plain(name, column)
                 if pa.types.is_null(column.type):
                     column = column.cast(pa.float64())
                 if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
@@ -56,13 +59,18 @@ class ScoredFile:
 
     def values(self, name: str) -> list[Any]:
         """A column as Python's values, null as None."""
-        return [value for column in self._column(name) for value in column.to_pylist()]
+        if self._parquet is None:
+            return [value for column in self._column(name) for value in column.to_pylist()]
+        field = self._parquet.schema_arrow.field(name)
+        return [value for column in self._column(name) for value in whole_values(column, field)]
 
     def labels(self, name: str) -> tuple[np.ndarray, list[str]]:
         """A column as numbers int64 [rows] of its distinct values, and these values' texts in order of appearance."""
         known: dict[str, int] = {}
         numbers: list[np.ndarray] = []
         for column in self._column(name):
+            if self._is_json(name):
+                column = self._plain(name, column)
             if pa.types.is_nested(column.type):
                 raise ValueError(f"column {name!r} of {self.path} holds {column.type}, not labels")
             found = column.dictionary_encode()
@@ -104,7 +112,7 @@ class ScoredFile:
             found = ColumnTypes([rows]).table(rows)
         else:
             wanted = None if columns is None else list(columns)
-            empty = self._parquet.schema_arrow.empty_table()
+            empty = empty_table(self._parquet.schema_arrow)
             pieces = [empty if wanted is None else empty.select(wanted)]
             first = 0
             for batch in self._parquet.iter_batches(columns=wanted):
@@ -112,14 +120,24 @@ class ScoredFile:
                 if low == high:
                     first += len(batch)
                     continue
-                pieces.append(pa.Table.from_batches([batch]).take(pa.array(sorted_numbers[low:high] - first)))
+                pieces.append(take_rows(pa.Table.from_batches([batch]), pa.array(sorted_numbers[low:high] - first)))
                 first += len(batch)
             found = pa.concat_tables(pieces)
-        return found.take(pa.array(np.searchsorted(sorted_numbers, numbers)))
+        return take_rows(found, pa.array(np.searchsorted(sorted_numbers, numbers)))
+
+    def _is_json(self, name: str) -> bool:
+        return self._parquet is not None and is_json(self._parquet.schema_arrow.field(name))
+
+    def _plain(self, name: str, column: pa.Array) -> pa.Array:
+        """A piece of a column of JSON text as what the text stands for; ValueError where that has no type."""
+        try:
+            return pa.array(whole_values(column, json_field(name)))
+        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"column {name!r} of {self.path} holds values of several types") from error
 
     def _batches(self) -> Iterator[list[dict[str, Any]]]:
         for batch in iter_batches(self.path):
-            yield batch if isinstance(batch, list) else batch.to_pylist()
+            yield dicts_of(batch)
 
     def _column(self, name: str) -> Iterator[pa.Array]:
         if self._parquet is not None:

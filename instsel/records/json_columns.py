@@ -1,0 +1,138 @@
+"""Columns of JSON text in Arrow tables, and the rows that they stand for.
+
+A column of JSON text has the canonical extension type `arrow.json`, as the `Json` feature of Hugging Face datasets has.
+A column whose null stands for a key that the row does not have says so in its field's metadata.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pyarrow as pa
+
+from instsel.records.json_rows import DECODER
+
+_EXTENSION = {b"ARROW:extension:name": b"arrow.json", b"ARROW:extension:metadata": b""}
+_MISSING = {b"instsel:null": b"missing key"}
+# Before pyarrow 19 the extension type is text whose field carries the extension's name.
+JSON_TEXT: pa.DataType = pa.json_(pa.string()) if hasattr(pa, "json_") else pa.string()
+
+
+def json_field(name: str, *, has_missing: bool = False) -> pa.Field:
+    """A field of JSON text; with `has_missing` its null stands for a missing key, and the text `null` for null."""
+    metadata = {} if isinstance(JSON_TEXT, pa.BaseExtensionType) else _EXTENSION
+    return pa.field(name, JSON_TEXT, metadata={**metadata, **(_MISSING if has_missing else {})} or None)
+
+
+def plain_field_with_missing(name: str, kind: pa.DataType) -> pa.Field:
+    """A field of another type whose null stands for a missing key."""
+    return pa.field(name, kind, metadata=_MISSING)
+
+
+def json_array(values: Iterable[Any]) -> pa.Array:
+    """Values as JSON text, for a field of `json_field`; `...` is a null of the array."""
+    texts = [None if value is ... else json.dumps(value, ensure_ascii=False, default=json_value) for value in values]
+    storage = pa.array(texts, pa.string())
+    if isinstance(JSON_TEXT, pa.BaseExtensionType):
+        return pa.ExtensionArray.from_storage(JSON_TEXT, storage)
+    return storage
+
+
+def json_value(value: Any) -> Any:
+    """What JSON has no word for, as text: bytes in base64, dates, decimals."""
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
+
+
+def is_json(field: pa.Field) -> bool:
+    """Whether a field holds JSON text and says so."""
+    metadata = field.metadata or {}
+    return (
+        getattr(field.type, "extension_name", None) == "arrow.json"
+        or metadata.get(b"ARROW:extension:name") == b"arrow.json"
+    )
+
+
+def whole_rows(table: pa.Table | pa.RecordBatch) -> list[dict[str, Any]]:
+    """The rows with JSON text read, and without the keys that a row did not have.
+
+    >>> fields = [json_field("x", has_missing=True)]
+    >>> whole_rows(pa.table([json_array([{"a": 1}, None, ...])], schema=pa.schema(fields)))
+    [{'x': {'a': 1}}, {'x': None}, {}]
+    """
+    readers = [_reader(field) for field in table.schema]
+    optional = [(field.metadata or {}).items() >= _MISSING.items() for field in table.schema]
+    if not any(readers) and not any(optional):
+        rows: list[dict[str, Any]] = table.to_pylist()
+        return rows
+    columns = []
+    for column, read, has_missing in zip(table.columns, readers, optional, strict=True):
+        values: list[Any] = column.to_pylist()
+        absent = ... if has_missing else None
+        columns.append([absent if v is None else v if read is None else read(v) for v in values])
+    names = table.schema.names
+    return [
+        {name: value for name, value in zip(names, row, strict=True) if value is not ...}
+        for row in zip(*columns, strict=True)
+    ]
+
+
+def whole_values(column: pa.Array | pa.ChunkedArray, field: pa.Field) -> list[Any]:
+    """A column's values with JSON text read; None also for a key that a row does not have."""
+    read = _reader(field)
+    return [value if value is None or read is None else read(value) for value in column.to_pylist()]
+
+
+def take_rows(table: pa.Table, numbers: pa.Array) -> pa.Table:
+    """The rows with these numbers; Arrow's own `take` knows no lists of an extension type."""
+    return table.cast(_stored(table.schema)).take(numbers).cast(table.schema)
+
+
+def empty_table(schema: pa.Schema) -> pa.Table:
+    """No rows of a schema; Arrow's own `empty_table` knows no lists of an extension type."""
+    return _stored(schema).empty_table().cast(schema)
+
+
+def _stored(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([field.with_type(_storage(field.type)) for field in schema])
+
+
+def _storage(kind: pa.DataType) -> pa.DataType:
+    if isinstance(kind, pa.BaseExtensionType):
+        return kind.storage_type
+    if pa.types.is_struct(kind):
+        return pa.struct([part.with_type(_storage(part.type)) for part in kind])
+    if pa.types.is_list(kind):
+        return pa.list_(_storage(kind.value_type))
+    return pa.large_list(_storage(kind.value_type)) if pa.types.is_large_list(kind) else kind
+
+
+Reader = Callable[[Any], Any]
+
+
+def _reader(field: pa.Field) -> Reader | None:
+    """What reads the JSON text in a field's values, which are not null; None where it holds none."""
+    kind = field.type
+    if is_json(field):
+        return _decoded
+    if pa.types.is_struct(kind):
+        parts = [(part.name, found) for part in kind if (found := _reader(part)) is not None]
+        return (lambda value: {**value, **{n: _each(f, value[n]) for n, f in parts}}) if parts else None
+    if pa.types.is_map(kind):
+        key, item = _reader(kind.key_field), _reader(kind.item_field)
+        return (lambda value: [(_each(key, k), _each(item, i)) for k, i in value]) if key or item else None
+    inner = _reader(kind.field(0)) if kind.num_fields == 1 else None
+    return (lambda value: [_each(inner, item) for item in value]) if inner else None
+
+
+def _each(read: Reader | None, value: Any) -> Any:
+    return value if value is None or read is None else read(value)
+
+
+def _decoded(text: Any) -> Any:
+    try:
+        return DECODER.decode(text)
+    except (ValueError, RecursionError):
+        return text  # not what its type says: the text as it is
