@@ -63,7 +63,7 @@ def _run_into(
 ) -> int:
     known, _ = read_manifest(path) if path.is_dir() else (None, False)
     fingerprint = model_fingerprint(args.model, args.revision, known)
-    settings, about = _describe(method, args, source, fingerprint)
+    settings, about = _describe(method, args, source, fingerprint, known or {})
     folder = open_folder(settings, about, overwrite=args.overwrite, interrupts=interrupts)
     try:
         return _run(method, args, source, folder, interrupts)
@@ -143,7 +143,11 @@ def finish(
 
 
 def _describe(
-    method: Method[Any], args: argparse.Namespace, source: InputSource, fingerprint: dict[str, Any]
+    method: Method[Any],
+    args: argparse.Namespace,
+    source: InputSource,
+    fingerprint: dict[str, Any],
+    known: dict[str, Any],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The settings that decide the numbers, and what else the manifest says."""
     settings = {
@@ -164,6 +168,8 @@ def _describe(
         "max_length": args.max_length,
         "shard_rows": args.shard_rows,
     }
+    if args.context_length is not None or "context_length" in known:  # folders begun without it go on
+        settings["context_length"] = args.context_length
     about = {
         "input": source.name,
         "model": args.model,

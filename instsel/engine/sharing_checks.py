@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -48,7 +48,7 @@ def sharing_limit(model: CausalModel, tree: CheckedTree) -> tuple[str, int | Non
         return f"it has layers of type {', '.join(sorted(types - _KNOWN_LAYER_TYPES))}", 0
     if getattr(model.config, "attn_temperature_tuning", False):
         return "it scales attention by a token's place in the forward, not by its position", 0
-    windows: set[int] = set()
+    windows: list[int | None] = []
     try:
         reason = tree.difference(tree.guest, windows)
     except (torch.OutOfMemoryError, MemoryError):
@@ -85,10 +85,10 @@ class CheckedTree:
         ids = self.paths[path]
         return guest.forward_alone(ids, np.arange(len(ids)), logits=self._logits).float()
 
-    def difference(self, guest: Guest, windows: set[int]) -> str:
+    def difference(self, guest: Guest, windows: list[int | None]) -> str:
         """How a tree run in packs that keep and reuse keys and values differs from its paths by themselves, if it does.
 
-        Adds the sliding windows that the layers asked for to `windows`.
+        Puts the sliding window that each layer asked for into `windows`.
         """
         tree = self._tree
         spans = find_spans(tree, np.ones(len(self.paths), np.int64))
@@ -99,7 +99,7 @@ class CheckedTree:
                 layout = lay_out(tree, spans, step)
                 rows, state = guest.forward_pack(layout, [caches[node] for node in step.cached], logits=self._logits)
                 caches.update(state.keys_values)
-                windows |= state.windows
+                windows[:] = [call.window for call in state.calls]
                 if state.layers == 0 or state.layers % self._layers:
                     return f"{state.layers} attention calls for {self._layers} layers"
                 outputs.update(zip(step.nodes.tolist(), rows.split(tree.lengths[step.nodes].tolist()), strict=True))
@@ -131,7 +131,7 @@ def length_dependence(config: Any) -> tuple[str, int]:
     return "", 0
 
 
-def _length_limit(config: Any, types: set[str], windows: set[int]) -> tuple[str, int | None]:
+def _length_limit(config: Any, types: set[str], windows: Sequence[int | None]) -> tuple[str, int | None]:
     """Lengths beyond the few tokens run at load at which a model may compute a token by more than its path."""
     scaling, limit = length_dependence(config)
     if scaling:
@@ -140,8 +140,17 @@ def _length_limit(config: Any, types: set[str], windows: set[int]) -> tuple[str,
     if (types and "sliding_attention" not in types) or not getattr(config, "use_sliding_window", True):
         found.pop("sliding_window", None)
     unseen = {name: length for name, length in found.items() if length not in windows}
-    if not unseen:
+    # The model's own masks are made by its configuration, layer by layer where that has types of layers.
+    window = getattr(config, "sliding_window", None)
+    stated = [window if kind == "sliding_attention" else None for kind in getattr(config, "layer_types", None) or ()]
+    if len(stated) == len(windows):
+        unlike = {w for pair in zip(stated, windows, strict=True) if pair[0] != pair[1] for w in pair if w is not None}
+    else:
+        unlike = {w for w in windows if w is not None} - set(found.values())
+    if not unseen and not unlike:
         return "", None
+    if unlike and min(unlike) <= min(unseen.values(), default=min(unlike)):
+        return f"its layers ask for other windows than its configuration states, from {min(unlike)} on", min(unlike)
     name = min(unseen, key=unseen.__getitem__)
     return f"what its {name} of {unseen[name]} does is not stated by its layers", unseen[name]
 
