@@ -49,6 +49,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--max-length", type=positive, metavar="N", help="longest sequence in tokens")
     parser.add_argument(
+        "--context-length", type=positive, metavar="N", help="the model's context, in place of its configuration's"
+    )
+    parser.add_argument(
         "--template",
         type=template_text,
         default="plain",
@@ -60,6 +63,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--template-date", metavar="DATE", help="what a chat template reads as the date; default when the run began"
+    )
+    parser.add_argument(
+        "--allow-unused-weights", action="store_true", help="go on though the model does not read all weights"
     )
     parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with a hub model")
 

@@ -68,7 +68,7 @@ def _run_into(
     known, _ = read_manifest(path) if path.is_dir() else (None, False)
     fingerprint = model_fingerprint(args.model, args.revision, known)
     dated = _fix_date(args, None if args.overwrite else known)
-    settings, about = _describe(method, args, source, fingerprint)
+    settings, about = _describe(method, args, source, fingerprint, known or {})
     settings |= dated
     folder = open_folder(settings, about, overwrite=args.overwrite, interrupts=interrupts)
     try:
@@ -165,7 +165,11 @@ def _fix_date(args: argparse.Namespace, known: dict[str, Any] | None) -> dict[st
 
 
 def _describe(
-    method: Method[Any], args: argparse.Namespace, source: InputSource, fingerprint: dict[str, Any]
+    method: Method[Any],
+    args: argparse.Namespace,
+    source: InputSource,
+    fingerprint: dict[str, Any],
+    known: dict[str, Any],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The settings that decide the numbers, and what else the manifest says."""
     settings = {
@@ -186,6 +190,8 @@ def _describe(
         "max_length": args.max_length,
         "shard_rows": args.shard_rows,
     }
+    if args.context_length is not None or "context_length" in known:  # folders begun without it go on
+        settings["context_length"] = args.context_length
     about = {
         "input": source.name,
         "model": args.model,

@@ -229,6 +229,8 @@ def open_scorer(args: argparse.Namespace, model: str, revision: str | None = Non
         revision=revision,
         trust_remote_code=args.trust_remote_code,
         device_map=args.device_map,
+        context_length=args.context_length,
+        allow_unused_weights=args.allow_unused_weights,
     )
 
 

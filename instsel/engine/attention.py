@@ -69,11 +69,6 @@ class PackState:
     place: Place = field(default_factory=Place)
     memories: dict[LayerShape, LayerMemory] = field(default_factory=dict)  # in the place's storage
 
-    @property
-    def windows(self) -> set[int]:
-        """Sliding windows that the layers asked for."""
-        return {call.window for call in self.calls if call.window is not None}
-
     def keep(self, keys: Tensor, values: Tensor) -> None:
         """Copies a layer's keys and values [T, kv_heads, d] of the nodes that are to be kept."""
         for node, first, last in self.kept:

@@ -37,11 +37,19 @@ def is_hooked(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
+def holds_others(module: nn.Module, *known: str) -> bool:
+    """Whether a module itself has tensors but the known ones, which may do nothing until they are trained."""
+    tensors = {**module._parameters, **module._buffers}
+    return any(tensor is not None and name not in known for name, tensor in tensors.items())
+
+
 def find_norm(module: nn.Module) -> Norm | None:
     """Epsilon and weight offset of a root-mean-square norm with a weight of one dimension; None for anything else."""
     weight = module._parameters.get("weight")
     name = next((name for name in ("variance_epsilon", "eps") if isinstance(getattr(module, name, None), float)), None)
     if name is None or weight is None or not is_usable(weight) or weight.ndim != 1 or module._modules:
+        return None
+    if holds_others(module, "weight"):
         return None
     if is_hooked(module):
         return None
@@ -73,7 +81,7 @@ def find_activation(module: Any) -> str | None:
     projections: list[Any] = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
     if not all(isinstance(projection, nn.Linear) for projection in projections) or not hasattr(module, "act_fn"):
         return None
-    if not all(is_usable(p.weight) and not is_hooked(p) for p in projections):
+    if holds_others(module) or not all(is_usable(p.weight) and not is_hooked(p) for p in projections):
         return None
     points = torch.linspace(-8, 8, 257, dtype=torch.float32)
     for activation in ACTIVATIONS:

@@ -26,7 +26,7 @@ class Guest:
     """The model of a `CausalModel` as it is when this is made, in evaluation mode, with the fused layers found for it.
 
     fused       the fused layers to use, by default those of the model
-    as_checked  whether the modules are still of the kinds that were checked; what is known of them holds only then
+    as_checked  whether the modules are still as they were checked; what is known of them holds only then
     """
 
     def __init__(self, model: CausalModel, fused: FusedLayers | None = None) -> None:
@@ -39,7 +39,7 @@ class Guest:
         self.device = model.device
         self.backend = model.backend
         fused = fused or model.fused_layers
-        self.as_checked = self.replica.signature == model.signature
+        self.as_checked = model.describes(self.replica)
         self.recurrences = put_recurrences(self.replica)  # mixers with a convolution or a recurrence
         pass_over_indexers(self.replica)
         # Layers that one run of kernels computes.

@@ -119,7 +119,7 @@ def _as_causal(held: HeldModel, source: ModelSource) -> CausalModel:
     if model.get_output_embeddings() is None and not hasattr(model, "lm_head"):
         raise ValueError(f"{expected}, which has no language modelling head")
     try:
-        return CausalModel(held, backend=source.backend)
+        return CausalModel(held, backend=source.backend, context=source.context_length)
     except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"{expected}, which lacks what scoring needs: {reason}") from error
@@ -178,9 +178,20 @@ def _from_pretrained(source: ModelSource) -> PreTrainedModel:
         # transformers would go on with random numbers in their place.
         if absent := sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"]):
             raise ValueError(f"its weights lack {len(absent)} tensors, the first of them {absent[0]}")
+        if unused := sorted(info["unexpected_keys"]):
+            _refuse_unused(unused, source)
         if source.divided and not model.supports_tp_plan:
             raise ValueError(f"transformers has no plan of tensor parallelism for {type(model).__name__}")
     return model.eval()
+
+
+def _refuse_unused(names: list[str], source: ModelSource) -> None:
+    """Weights that the model does not read, but for those that its class declares to be of no concern to it."""
+    some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    said = f"{len(names)} of its weights are not read by the model that its configuration describes ({some})"
+    if not source.allow_unused_weights:
+        raise ValueError(f"{said}; its scores would be those of another model: --allow-unused-weights goes on")
+    warnings.warn(f"{source.name}: {said}", ScoringWarning, stacklevel=2)
 
 
 def _tensor_parallel() -> dict[str, Any]:

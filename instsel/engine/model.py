@@ -12,10 +12,13 @@ from transformers import PreTrainedModel
 
 from instsel.engine.arithmetic import Arithmetic, arithmetic_of
 from instsel.engine.fused_layers import FusedLayers
-from instsel.engine.replica import PLAIN_TENSORS
+from instsel.engine.replica import PLAIN_TENSORS, Replica
+from instsel.engine.signature import Changes, Signature
 from instsel.engine.wrapped_models import HeldModel
 from instsel.kernels.float_products import float_product
 from instsel.kernels.native_arrays import chosen_instruction_set
+
+_TABLE_OFFSET = 8  # entries that a table of positions has beside those for positions
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class CausalModel:
     The model itself is left as it is: `Guest` runs a replica of it.
     """
 
-    def __init__(self, held: HeldModel, *, backend: str = "auto") -> None:
+    def __init__(self, held: HeldModel, *, backend: str = "auto", context: int | None = None) -> None:
         model = held.base
         self.held = held
         self.model = model
@@ -47,6 +50,8 @@ class CausalModel:
         self.head: Head | None = None if held.opaque else read_head(model)
         self.vocabulary = self.head.weight.shape[0] if self.head else self.input_vocabulary
         self.max_length = context_length(self.config)
+        if context is not None:
+            self.max_length = self._lengthened(context)
         self.inference_tensors = held.plain_tensors and not held.dispatched
         # What follows is set by `model_checks`.
         # Longest path whose tokens may run beside other paths: 0 where none may.
@@ -56,8 +61,28 @@ class CausalModel:
         self.length_dependent = ""  # rotary scaling by which the whole sequence's length matters
         self.row_dependent = False  # whether rounding of a row depends on its company, as of int8 activations
         self.draws = False  # whether a forward draws random numbers
-        self.signature: list[Any] = []  # of the replica that was checked
+        self.signature = Signature()  # of the replica that was checked
+        self.changing: Changes = frozenset()  # what of it forwards change themselves
         self._keeps_rows = "logits_to_keep" in inspect.signature(held.whole.forward).parameters
+
+    def _lengthened(self, context: int) -> int:
+        """A context in place of that of the configuration; ValueError beyond a table that has an entry a position."""
+        stated = self.max_length
+        if stated is None or context <= stated:
+            return context
+        words = self.model.get_input_embeddings()
+        sizes = [m.num_embeddings for m in self.model.modules() if isinstance(m, torch.nn.Embedding) and m is not words]
+        sizes += [size for buffer in self.model.buffers() for size in buffer.shape]
+        if any(stated <= size <= stated + _TABLE_OFFSET for size in sizes):
+            raise ValueError(
+                f"context_length: {type(self.model).__name__} has a table of {stated} positions, which no setting "
+                f"makes longer; expected at most {stated}, got {context}"
+            )
+        return context
+
+    def describes(self, replica: Replica) -> bool:
+        """Whether what is known holds of a replica made now."""
+        return replica.signature.agrees(self.signature, self.changing)
 
     @property
     def keeps_rows(self) -> bool:

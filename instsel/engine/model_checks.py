@@ -15,6 +15,7 @@ from torch import Tensor
 from instsel.engine.fused_layers import FusedLayers
 from instsel.engine.guest import Guest
 from instsel.engine.model import CausalModel, Head
+from instsel.engine.replica import Replica
 from instsel.engine.sharing_checks import CheckedTree, hidden_tolerance, length_dependence, sharing_limit
 from instsel.engine.surroundings import kept_random_state
 
@@ -46,7 +47,7 @@ def check_model(model: CausalModel) -> None:
 def _checked(model: CausalModel) -> list[str]:
     """Makes the checks; what is slower than it could be, in words."""
     guest = Guest(model)
-    model.signature = guest.replica.signature
+    model.signature, untouched = guest.replica.signature, Replica(guest.whole).signature
     slower = []
     why_own_logits = "its logits are not a function of its final hidden states that instsel knows"
     if model.head is None and (model.held.quantised or model.held.dispatched):
@@ -83,6 +84,7 @@ def _checked(model: CausalModel) -> list[str]:
             fused = FusedLayers(guest.replica)
             if _fused_layers_agree(model, tree, fused):
                 model.fused_layers = fused
+    model.changing = untouched.changes(Replica(guest.whole).signature)
     guest.close()
     if reason:
         limit = model.shareable_length
@@ -175,7 +177,7 @@ def _fused_layers_agree(model: CausalModel, tree: CheckedTree, fused: FusedLayer
     other = Guest(model, fused)
     try:
         ours = tree.rows_of(other, 0)
-        if model.shareable_length != 0 and tree.difference(other, set()):
+        if model.shareable_length != 0 and tree.difference(other, []):
             return False
     except Exception:
         return False

@@ -28,6 +28,8 @@ class ModelSource:
     revision: str | None
     trust_remote_code: bool
     device_map: Any = None  # as transformers takes it; None: all of it on `device`
+    context_length: int | None = None  # in place of what the configuration says
+    allow_unused_weights: bool = False
     divided: bool = False  # by tensor parallelism over the ranks of which this process is one
 
     @classmethod
@@ -41,6 +43,8 @@ class ModelSource:
         revision: str | None,
         trust_remote_code: bool,
         device_map: Any = None,
+        context_length: Any = None,
+        allow_unused_weights: bool = False,
     ) -> ModelSource:
         """The source; ValueError or TypeError naming the parameter that is not what it should be."""
         if isinstance(model, (str, os.PathLike)):
@@ -69,8 +73,22 @@ class ModelSource:
             raise ValueError(f'device: expected "auto", "cpu", "cuda" or the like, got {device!r}') from error
         if str(device).startswith("cuda") and not torch.cuda.is_available():
             raise ValueError(f"device: {device!r} was asked for, but PyTorch sees no GPU")
-        device_map = _checked_map(device_map, model, device)
-        return cls(model, tokenizer, str(device), resolved, backend, revision, bool(trust_remote_code), device_map)
+        if context_length is not None and (
+            isinstance(context_length, bool) or not isinstance(context_length, int) or context_length < 1
+        ):
+            raise ValueError(f"context_length: expected a positive integer, got {context_length!r}")
+        return cls(
+            model,
+            tokenizer,
+            str(device),
+            resolved,
+            backend,
+            revision,
+            bool(trust_remote_code),
+            _checked_map(device_map, model, device),
+            context_length,
+            bool(allow_unused_weights),
+        )
 
     @property
     def held(self) -> HeldModel | None:

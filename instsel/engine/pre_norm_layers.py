@@ -7,7 +7,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from instsel.engine.fused_modules import Norm, apply_gate, is_bare_product, is_hooked, nearly_equal, random_like
+from instsel.engine.fused_modules import (
+    Norm,
+    apply_gate,
+    holds_others,
+    is_bare_product,
+    is_hooked,
+    nearly_equal,
+    random_like,
+)
 from instsel.kernels.layer_operations import add_linear, rms_norm
 
 
@@ -15,6 +23,8 @@ def is_pre_norm_layer(layer: Any, norms: Mapping[nn.Module, Norm]) -> bool:
     """Whether a layer is `x + attention(norm(x))`, then `x + mlp(norm(x))`, seen with stand-ins for both parts."""
     parts: list[Any] = [getattr(layer, name, None) for name in ("input_layernorm", "post_attention_layernorm")]
     if any(part not in norms for part in parts) or not all(hasattr(layer, name) for name in ("self_attn", "mlp")):
+        return False
+    if holds_others(layer):
         return False
     attention, mlp = layer.self_attn, layer.mlp
     x = random_like(3, parts[0].weight.shape[0], like=parts[0].weight)[None]

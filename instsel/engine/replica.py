@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
+from instsel.engine.signature import Signature
+
 PLAIN_TENSORS = (Tensor, nn.Parameter, nn.Buffer)
 
 _LEAVES = frozenset(
@@ -36,12 +38,12 @@ class Replica:
 
     root       the copy of `root`
     modules    all copies, in an order that depends on the tree alone
-    signature  what of each module decides how it can be run: equal signatures, equal findings
+    signature  what decides how they can be run
     """
 
     def __init__(self, root: nn.Module) -> None:
         self.modules: list[nn.Module] = []
-        self.signature: list[Any] = []
+        self.signature = Signature()
         self._copies: dict[int, Any] = {}  # by id of the original
         self._pending: list[tuple[nn.Module, nn.Module]] = []
         self._methods: list[tuple[dict[str, Any], str]] = []  # attributes that lead back to their own module
@@ -78,18 +80,14 @@ class Replica:
 
     def _fill(self, module: nn.Module, copy: nn.Module) -> None:
         state = vars(module).copy()
-        copy.__dict__ = state
+        object.__setattr__(copy, "__dict__", state)  # nn.Module looks at the kind of every value that it is given
         self.modules.append(copy)
-        kind = type(module)
-        self.signature += [kind, kind.forward, "forward" in state, *(len(state[name]) > 0 for name in _HOOKS)]
-        for tensor in state["_parameters"].values():
-            if tensor is not None:
-                self.signature += [type(tensor), tensor.dtype, tensor.device, tensor.shape]
         state["training"] = False
         if "gradient_checkpointing" in state:
             state["gradient_checkpointing"] = False
         if "_compiled_call_impl" in state:
             state["_compiled_call_impl"] = None
+        self.signature.add(module, state)
         for name in _OWN_COPIES:
             state[name] = state[name].copy()
         for name in _OF_TRAINING:

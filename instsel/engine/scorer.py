@@ -24,6 +24,8 @@ from instsel.engine.token_progress import ProgressLike, open_progress
 from instsel.engine.turns import enter_process, turn
 from instsel.kernels.devices import to_host
 
+_CHECKED_KEPT = 4
+
 
 class Scorer:
     """A causal language model ready to score, loaded when it is first used.
@@ -42,6 +44,9 @@ class Scorer:
                       eight forwards at once, one to a core or to a few of them
     revision          of a hub model
     trust_remote_code whether code that comes with a hub model may run
+    context_length    longest sequence that the model takes, in place of what its configuration says, such as for rotary
+                      scaling that its max_position_embeddings leaves out. ValueError where a table of positions ends
+    allow_unused_weights  whether a checkpoint may hold weights that the model does not read: a warning, not ValueError
     device_map        for a model larger than one device, how accelerate spreads its layers: "auto" over the GPUs, the
                       processor's memory and the disk, or the device of each part, as transformers takes it
 
@@ -50,7 +55,8 @@ class Scorer:
     What a scorer promises the program around it:
 
     - The model given is only read. Each call runs a replica of its modules that shares its tensors, in evaluation mode,
-      and sees the model as it is when the call begins: weights trained, adapters switched, modules exchanged. Modes,
+      and sees the model as it is when the call begins: weights trained, adapters switched, modules exchanged, plain
+      attributes of modules and configurations edited, functions that their forwards call replaced. Modes,
       hooks, gradient flags, attention implementation, device, dtype, transformers' modules and the global random state
       stay as they were, after an exception or Ctrl-C too. Forward hooks of the decoder's modules fire, with the
       replica's module and whole packs; those of the head and the model itself only where its own logits are needed.
@@ -79,9 +85,20 @@ class Scorer:
         revision: str | None = None,
         trust_remote_code: bool = False,
         device_map: Any = None,
+        context_length: int | None = None,
+        allow_unused_weights: bool = False,
     ) -> None:
         self.source = ModelSource.checked(
-            model, tokenizer, device, dtype, backend, revision, trust_remote_code, device_map
+            model,
+            tokenizer,
+            device,
+            dtype,
+            backend,
+            revision,
+            trust_remote_code,
+            device_map,
+            context_length,
+            allow_unused_weights,
         )
         if max_batch_tokens != "auto" and (
             isinstance(max_batch_tokens, bool) or not isinstance(max_batch_tokens, int) or max_batch_tokens < 1
@@ -89,6 +106,7 @@ class Scorer:
             raise ValueError(f'max_batch_tokens: expected a positive integer or "auto", got {max_batch_tokens!r}')
         self.max_batch_tokens = max_batch_tokens
         self._model: CausalModel | None = None
+        self._checked: list[CausalModel] = []  # as it was of late: adapters are switched to and fro
         self._tokenizer: Any = None
         self._tokenizer_loaded = False
         self._budget: int | None = None  # what memory allowed, once it ran out
@@ -101,6 +119,7 @@ class Scorer:
         """
         self._closed = True
         self._model = self._tokenizer = None
+        self._checked = []
         self._tokenizer_loaded = False
         self.source = replace(self.source, model=self.source.name, tokenizer=None)
         gc.collect()  # transformers' objects hold on to each other in circles
@@ -115,7 +134,7 @@ class Scorer:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_model": None, "_tokenizer": None, "_tokenizer_loaded": False}
+        return {**self.__dict__, "_model": None, "_checked": [], "_tokenizer": None, "_tokenizer_loaded": False}
 
     def __repr__(self) -> str:
         return f"Scorer({self.source.name!r}, device={self.source.device!r}, dtype={self.source.dtype_name!r})"
@@ -180,16 +199,20 @@ class Scorer:
         guest = Guest(model)
         try:
             if not guest.as_checked:
-                with turn():
-                    model = load_model(
-                        replace(self.source, model=model.held.whole, device="auto", dtype=None, device_map=None)
-                    )
-                self._model = model
                 guest.close()
+                model = next((one for one in self._checked if one.describes(guest.replica)), None) or self._check(model)
+                self._model = model
                 guest = Guest(model)
             yield guest
         finally:
             guest.close()
+
+    def _check(self, model: CausalModel) -> CausalModel:
+        """The model checked as it is now."""
+        with turn():
+            found = load_model(replace(self.source, model=model.held.whole, device="auto", dtype=None, device_map=None))
+        self._checked = [found, model, *(one for one in self._checked if one is not model)][:_CHECKED_KEPT]
+        return found
 
     def mean_hidden_states(self, texts: Sequence[str], *, progress: ProgressLike = None) -> np.ndarray:
         """Mean over a text's tokens of the model's final hidden states, float32 [n, hidden]; NaN for an empty text.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -26,7 +26,8 @@ _KNOWN_LAYER_TYPES = {
     "indexed_attention",
     "hybrid_sliding",
 }
-_RECURRENT_LAYER_TYPES = {"linear_attention", "conv", "mamba", "mamba2", "hybrid", "mlp", "moe"}
+_WITHOUT_ATTENTION = {"linear_attention", "conv", "mamba", "mamba2", "mlp", "moe"}
+_RECURRENT_LAYER_TYPES = {*_WITHOUT_ATTENTION, "hybrid"}
 # Largest relative difference by which the two ways may differ: rounding of the dtype through many layers. A wrong
 # mask moves hidden states by a tenth and more.
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
@@ -58,7 +59,7 @@ def sharing_limit(model: CausalModel, tree: CheckedTree) -> tuple[str, int | Non
         return f"it has layers of type {', '.join(sorted(types - known))}", 0
     temperature = _temperature_length(model.config)
     model.largest_pack = temperature
-    windows: set[int] = set()
+    windows: list[int | None] = []
     try:
         reason = tree.difference(tree.guest, windows)
     except (torch.OutOfMemoryError, MemoryError):
@@ -97,10 +98,10 @@ class CheckedTree:
         ids = self.paths[path]
         return guest.forward_alone(ids, np.arange(len(ids)), logits=self._logits).float()
 
-    def difference(self, guest: Guest, windows: set[int]) -> str:
+    def difference(self, guest: Guest, windows: list[int | None]) -> str:
         """How a tree run in packs that keep and reuse keys and values differs from its paths by themselves, if it does.
 
-        Adds the sliding windows that the layers asked for to `windows`.
+        Puts the sliding window that each layer asked for into `windows`.
         """
         tree = self._tree
         spans = find_spans(tree, np.ones(len(self.paths), np.int64))
@@ -111,7 +112,7 @@ class CheckedTree:
                 layout = lay_out(tree, spans, step)
                 rows, state = guest.forward_pack(layout, [caches[node] for node in step.cached], logits=self._logits)
                 caches.update(state.keys_values)
-                windows |= state.windows
+                windows[:] = [call.window for call in state.calls]
                 if state.layers == 0 or (state.layers % self._layers and not state.recurrences):
                     return f"{state.layers} attention calls for {self._layers} layers"
                 outputs.update(zip(step.nodes.tolist(), rows.split(tree.lengths[step.nodes].tolist()), strict=True))
@@ -143,7 +144,9 @@ def length_dependence(config: Any) -> tuple[str, int]:
     return "", 0
 
 
-def _length_limit(config: Any, types: set[str], windows: set[int], *, recurrent: bool) -> tuple[str, int | None]:
+def _length_limit(
+    config: Any, types: set[str], windows: Sequence[int | None], *, recurrent: bool
+) -> tuple[str, int | None]:
     """Lengths beyond the few tokens run at load at which a model may compute a token by more than its path."""
     scaling, limit = length_dependence(config)
     if scaling:
@@ -154,8 +157,18 @@ def _length_limit(config: Any, types: set[str], windows: set[int], *, recurrent:
     if recurrent:
         found.pop("chunk_size", None)  # of a scan: how many tokens are computed at once, which no number depends on
     unseen = {name: length for name, length in found.items() if length not in windows}
-    if not unseen:
+    # The model's own masks are made by its configuration, layer by layer where that has types of layers.
+    window = getattr(config, "sliding_window", None)
+    kinds = [kind for kind in getattr(config, "layer_types", None) or () if kind not in _WITHOUT_ATTENTION]
+    stated = [window if kind == "sliding_attention" else None for kind in kinds]
+    if len(stated) == len(windows):
+        unlike = {w for pair in zip(stated, windows, strict=True) if pair[0] != pair[1] for w in pair if w is not None}
+    else:
+        unlike = {w for w in windows if w is not None} - set(found.values())
+    if not unseen and not unlike:
         return "", None
+    if unlike and min(unlike) <= min(unseen.values(), default=min(unlike)):
+        return f"its layers ask for other windows than its configuration states, from {min(unlike)} on", min(unlike)
     name = min(unseen, key=unseen.__getitem__)
     return f"what its {name} of {unseen[name]} does is not stated by its layers", unseen[name]
 

@@ -15,7 +15,7 @@ from instsel.engine.attention import (
     current_pack,
     running,
 )
-from instsel.engine.fused_modules import Norm, is_hooked, is_usable, nearly_equal, random_like
+from instsel.engine.fused_modules import Norm, holds_others, is_hooked, is_usable, nearly_equal, random_like
 from instsel.engine.pre_norm_layers import pre_norm_forward
 from instsel.kernels import TreeSegments
 from instsel.kernels.decoder_layer import Attention, DecoderLayer
@@ -44,7 +44,7 @@ def _has_known_parts(layer: Any, norms: Norms) -> bool:
     attention, mlp = layer.self_attn, layer.mlp
     head_norms = _head_norms(attention)
     known = {*_PROJECTIONS, *(name for name, part in zip(_HEAD_NORMS, head_norms, strict=True) if part is not None)}
-    if {name for name, part in attention._modules.items() if part is not None} != known:
+    if holds_others(attention) or {name for name, part in attention._modules.items() if part is not None} != known:
         return False
     linear = [*(getattr(attention, name) for name in _PROJECTIONS), mlp.gate_proj, mlp.up_proj, mlp.down_proj]
     if not all(type(part) is nn.Linear and is_usable(part.weight) for part in linear):

@@ -52,6 +52,8 @@ class Scores:
             "max_batch_tokens": self.scorer.max_batch_tokens,
             "revision": source.revision,
             "trust_remote_code": source.trust_remote_code,
+            "context_length": source.context_length,
+            "allow_unused_weights": source.allow_unused_weights,
         }
         model = source.model if isinstance(source.model, str) else None
         return {"model": model, "options": options, "digest": self.digest, "name": self.name, **_state(self.parameters)}

@@ -28,6 +28,8 @@ def moved(scorer: Scorer, device: str | None = None) -> dict[str, Any]:
         "revision": source.revision,
         "trust_remote_code": source.trust_remote_code,
         "device_map": source.device_map,
+        "context_length": source.context_length,
+        "allow_unused_weights": source.allow_unused_weights,
     }
 
 
