@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from instsel.commands.arguments import nearest
+from instsel.nearest_word import nearest
 from instsel.runs.remote_files import is_address
 
 OPTION = "--config"

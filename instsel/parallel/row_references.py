@@ -22,7 +22,7 @@ class RowReader:
     layout: Layout
 
     def read(self, store: RowStore, numbers: Iterable[int]) -> dict[int, Any]:
-        """Some rows as examples, or as groups, by their number."""
+        """Some rows as examples, or as groups, by their number; `Unreadable` in place of one that is none."""
         wanted = sorted(set(numbers))
         if wanted and wanted[-1] - wanted[0] == len(wanted) - 1:
             found = self._read(store.rows(wanted[0], wanted[-1] + 1), wanted[0])
@@ -32,7 +32,7 @@ class RowReader:
 
     def _read(self, rows: list[dict[str, Any]], first: int) -> list[Any]:
         read: Callable[..., list[Any]] = to_groups if self.kind == "group" else to_examples
-        return read(rows, columns=self.columns, layout=self.layout, first_row=first)
+        return read(rows, columns=self.columns, layout=self.layout, first_row=first, on_error="status")
 
 
 @dataclass(frozen=True, slots=True)
