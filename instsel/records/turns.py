@@ -28,7 +28,10 @@ def text_of(value: Any, column: str) -> str:
     if value is None or (isinstance(value, float) and value != value):
         return ""
     if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) != float("inf"):
-        return str(value)
+        try:
+            return str(value)
+        except ValueError:  # Python bounds the digits that it writes
+            raise RowError(f"column {column!r} holds a number of thousands of digits") from None
     if isinstance(value, list) and all(isinstance(part, Mapping) for part in value):
         return "".join(_part_text(part, column) for part in value)
     raise RowError(f"column {column!r} must hold text, got {type(value).__name__}")
