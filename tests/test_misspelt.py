@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import instsel
 from instsel.cli import main
 
 
