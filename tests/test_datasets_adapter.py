@@ -74,3 +74,24 @@ def test_refusals_name_the_parameter():
     copy = pickle.loads(pickle.dumps(score(instsel.Scorer(new_llama()))))
     with pytest.raises(ValueError, match="num_proc: processes load their own weights"):
         copy({"instruction": ["a"], "output": ["b"]})
+
+
+@pytest.mark.parametrize("kind", ["numpy", "arrow", "pandas", "polars", "torch"])
+def test_any_format_of_the_dataset_gives_the_same(kind, scorer):
+    turns = [{"messages": [{"role": "user", "content": f"say {i}"}, {"role": "assistant", "content": "x" * i}]}
+             for i in range(1, 5)]  # fmt: skip
+    for rows in (ROWS, turns):
+        plain = Dataset.from_list(rows)
+        expected = plain.map(score(scorer, "ifd"), batched=True, batch_size=3)
+        found = plain.with_format(kind).map(score(scorer, "ifd"), batched=True, batch_size=3).with_format(None)
+        assert set(found.column_names) == set(expected.column_names)
+        assert [row for row in found.select_columns(plain.column_names)] == list(plain)
+        np.testing.assert_allclose(np.array(found["ifd"], float), np.array(expected["ifd"], float), rtol=1e-5)
+
+
+def test_a_batch_of_rows_that_cannot_be_read_gets_their_status(scorer):
+    rows = Dataset.from_list([{"messages": [{"role": role, "content": "a"}, {"role": "assistant", "content": "b"}]}
+                              for role in ("user", "tool", "user")])  # fmt: skip
+    with pytest.warns(UserWarning, match="1 of 1 rows cannot be read"):
+        mapped = rows.map(score(scorer), batched=True, batch_size=1, load_from_cache_file=False)
+    assert mapped["status"] == ["ok", "unreadable", "ok"] and mapped["mean_logprob"][1] is None

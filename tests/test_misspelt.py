@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import instsel
 from instsel.cli import main
 
 
@@ -33,3 +34,12 @@ def test_what_is_near_to_nothing_or_no_mistake_gets_no_advice(
 ) -> None:
     assert main(arguments) == 2
     assert "did you mean" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["perplexity", "ifd", "wici", "miwv", "nuggets", "rico", "deita", "selectit", "grape"])
+def test_a_misspelt_keyword_names_the_nearest(name: str) -> None:
+    method = getattr(instsel, name)
+    with pytest.raises(TypeError, match=rf"{name}\(\) has no keyword 'templte' \(did you mean template\?\); it has "):
+        method(None, [], templte="chat")
+    with pytest.raises(TypeError, match=r"has no keyword 'frobnicate'; it has "):
+        method(None, [], frobnicate=1)

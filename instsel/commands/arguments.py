@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import sys
-from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from instsel.nearest_word import nearest
 from instsel.terminal import complain
 
 WRONG_USE = 2
@@ -46,12 +45,3 @@ class Parser(argparse.ArgumentParser):
             if near and not any(known.startswith(flag) for known in flags):
                 return f"; {flag}: did you mean {near}?"
         return ""
-
-
-def nearest(word: str, known: Sequence[str]) -> str | None:
-    """The known word that one may have been meant to be, if any.
-
-    >>> nearest("wcii", ["score", "ifd", "wici"]), nearest("frobnicate", ["score", "ifd", "wici"])
-    ('wici', None)
-    """
-    return next(iter(difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.6)), None)

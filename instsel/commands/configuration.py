@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from instsel.commands.arguments import nearest
 from instsel.commands.configuration_file import check_value, read_document
 from instsel.commands.options import column_mapping
+from instsel.nearest_word import nearest
 from instsel.runs.remote_files import is_address
 
 OPTION = "--config"

@@ -25,6 +25,7 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace, interrupts: Any) -> int:
     """Merge a run's shards."""
+    from instsel.commands.unreadable_rows import with_reasons
     from instsel.runs import RunFolder
     from instsel.runs.merged_output import write_merged
     from instsel.runs.shards import Stage
@@ -53,9 +54,8 @@ def run(args: argparse.Namespace, interrupts: Any) -> int:
         if store is None:
             raise ValueError(f"the rows kept in {args.folder} are damaged or gone; its own command reads them again")
         with folder.explained():
-            write_merged(
-                target.parent, target.name, store, lambda: folder.shards.tables(last), columns=manifest["columns"]
-            )
+            scores = with_reasons(lambda: folder.shards.tables(last), store, manifest)
+            write_merged(target.parent, target.name, store, scores, columns=manifest["columns"])
     finally:
         folder.close()
     if not args.quiet:

@@ -148,18 +148,25 @@ def read_array(path: str | Path, flag: str) -> np.ndarray:
 
 def _rows(path: str, flag: str, columns: Mapping[str, str] | None) -> list[Any]:
     """Read as the input is: the columns named for that hold the fields here as well."""
-    from instsel.records import to_examples
+    from instsel.records import Unreadable, to_examples
     from instsel.records.unread_keys import UnreadKeys
     from instsel.runs.inputs import open_input
 
     try:
         unread = UnreadKeys()
-        batches = open_input(path, None).read()
-        found = [example for batch in batches for example in to_examples(batch, columns=columns, unread=unread)]
+        source = open_input(path, None)
+        found = [
+            one
+            for batch in source.read()
+            for one in to_examples(batch, columns=columns, unread=unread, on_error="status")
+        ]
     except ValueError as error:
         raise ValueError(f"{flag} {path}: {error}") from None
     if not found:
         raise ValueError(f"{flag} {path} has no rows")
+    for row, one in enumerate(found):
+        if isinstance(one, Unreadable):
+            raise ValueError(f"{flag} {source.places([row])[row]}: {one.reason}")
     unread.warn()
     return found
 

@@ -84,6 +84,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-failures", type=fraction, default=0.05, metavar="F", help="share of rows that may fail (0.05 or 5%%)"
     )
+    parser.add_argument("--strict", action="store_true", help="stop at the first row that cannot be read")
     parser.add_argument("--dry-run", action="store_true", help="print what would be done; no forward")
     add_quiet(parser)
 

@@ -16,6 +16,7 @@ from instsel.commands.method_flags import read_parameters, recorded, template_of
 from instsel.commands.plan import print_plan
 from instsel.commands.session import Session, open_scorer
 from instsel.commands.summary import closing_summary, count_by_status, failure
+from instsel.commands.unreadable_rows import check_rows, check_strict, with_reasons
 from instsel.commands.worker_options import wants_workers
 from instsel.engine.processors import sharing_processors
 from instsel.methods.method import Method, Outcome
@@ -36,8 +37,6 @@ from instsel.runs.row_store import RowStore, write_rows
 from instsel.runs.shards import Stage
 from instsel.runs.stored_folder import StoredRunFolder, copy_here
 from instsel.terminal import complain
-
-_CHECKED_ROWS = 4096  # converted at a time when the input is checked
 
 
 def run_scoring(method: Method[Any], args: argparse.Namespace, interrupts: Interrupts) -> int:
@@ -100,8 +99,10 @@ def _run(
     session = _session(method, args, rows, folder.manifest["columns"], interrupts)
     session.folder = folder
     if not folder.manifest.get("input_checked"):
-        unread = _check_rows(session)
-        folder.save(input_checked=True, not_in_prompt=dict(unread.counts))
+        unread = UnreadKeys()
+        unreadable = check_rows(session, source, unread)
+        folder.save(input_checked=True, unreadable=unreadable, not_in_prompt=dict(unread.counts))
+    check_strict(folder.manifest.get("unreadable", {}), args.strict)
     done: list[Stage] = []
     with session.workers(), sharing_processors():
         _check_resolved(session, folder)
@@ -140,7 +141,8 @@ def finish(
     """Merge the result and close the manifest over it."""
     folder.interrupts.check()
     with folder.explained():
-        write_merged(folder.path, result, rows, lambda: folder.shards.tables(last), columns=folder.manifest["columns"])
+        scores = with_reasons(lambda: folder.shards.tables(last), rows, folder.manifest)
+        write_merged(folder.path, result, rows, scores, columns=folder.manifest["columns"])
         path = folder.path / result
         output = {"name": result, "bytes": path.stat().st_size, "digest": digest_file(path)}
         folder.written(path)
@@ -204,21 +206,6 @@ def _describe(
     return settings, about
 
 
-def _check_rows(session: Session) -> UnreadKeys:
-    """Read every row as its format before any is scored: better an error now than after a day.
-
-    Says what rows hold that the prompt does not, and gives it.
-    """
-    unread = UnreadKeys()
-    for start in range(0, len(session.rows), _CHECKED_ROWS):
-        session.interrupts.check()
-        session.numbered(range(start, min(start + _CHECKED_ROWS, len(session.rows))), unread)
-    if len(session.rows) == 0:
-        raise ValueError(f"{', '.join(session.args.input)} has no rows")
-    unread.warn()
-    return unread
-
-
 def _check_resolved(session: Session, folder: RunFolder) -> None:
     """What "auto" means may differ between two starts on two machines; numbers of both must not be mixed."""
     now = session.resolved
@@ -267,7 +254,7 @@ def _dry_run(method: Method[Any], args: argparse.Namespace, source: InputSource,
             _, columns = write_rows(file, source.read())
         rows = RowStore(path)
         session = _session(method, args, rows, columns, interrupts)
-        _check_rows(session)
+        check_rows(session, source, UnreadKeys())
         print_plan(session)
         rows.close()
     return 0

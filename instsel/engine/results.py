@@ -8,7 +8,7 @@ import numpy as np
 
 from instsel.engine.result_table import ResultTable
 
-STATUSES = ("ok", "empty_target", "too_long", "nonfinite", "out_of_memory", "worker_died")
+STATUSES = ("ok", "unreadable", "empty_target", "too_long", "nonfinite", "out_of_memory", "worker_died")
 
 
 @dataclass(frozen=True, slots=True)

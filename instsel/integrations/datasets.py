@@ -9,8 +9,10 @@ from typing import Any
 
 from instsel import Scorer
 from instsel.methods.definition import Method
+from instsel.methods.in_memory import run_in_memory
 from instsel.methods.registry import find_methods
 from instsel.optional_packages import need_package
+from instsel.records.row_sources import open_rows, plain
 from instsel.runs.fingerprints import model_fingerprint
 
 need_package("datasets", "datasets", ">=3", extra="datasets")
@@ -25,7 +27,8 @@ class Scores:
     def __init__(self, scorer: Scorer, name: str, parameters: Mapping[str, Any], digest: str) -> None:
         self.scorer, self.name, self.parameters, self.digest = scorer, name, dict(parameters), digest
 
-    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
+    def __call__(self, batch: Any) -> Any:
+        """The new columns of a batch of columns; of a table (`with_format`), that table with them."""
         import instsel
 
         if self.scorer is None:
@@ -37,9 +40,11 @@ class Scores:
             import torch
 
             torch.set_num_threads(1)
-        columns = {name: batch[name] for name in batch}
-        found = getattr(instsel, self.name)(self.scorer, columns, **self.parameters).to_dict()
-        return {CLASH_PREFIX + name if name in columns else name: values for name, values in found.items()}
+        columns = _columns(batch)
+        method = getattr(instsel, self.name).method
+        parameters = method.parameters(**self.parameters)
+        found = method.build(run_in_memory(method, self.scorer, columns, parameters, whole_pool=False)).to_dict()
+        return _beside(batch, {CLASH_PREFIX + n if n in columns else n: values for n, values in found.items()})
 
     def __getstate__(self) -> dict[str, Any]:
         """What decides the numbers and nothing else: by it `datasets` knows a map that it has made before."""
@@ -82,6 +87,30 @@ def score(scorer: Scorer | str | os.PathLike[str], method: str = "perplexity", *
         raise ValueError(f"method: expected one whose rows are scored apart ({', '.join(methods)}), got {method!r}")
     methods[method].parameters(**parameters)  # what is wrong with them is said now
     return Scores(scorer, method, parameters, _digest(scorer))
+
+
+def _columns(batch: Any) -> dict[str, list[Any]]:
+    """The columns of a batch as lists, whatever format the dataset has."""
+    if isinstance(batch, Mapping):  # of lists, arrays or tensors
+        return {name: plain(batch[name]) for name in batch}
+    names, parts = open_rows(batch)
+    rows = [row for part in parts for row in part]
+    return {name: [row[name] for row in rows] for name in names}
+
+
+def _beside(batch: Any, columns: dict[str, list[Any]]) -> Any:
+    """New columns as `map` takes them: of a table it keeps what it is given back and nothing else."""
+    if isinstance(batch, Mapping):
+        return columns
+    if hasattr(batch, "append_column"):
+        for name, values in columns.items():
+            batch = batch.append_column(name, [values])
+        return batch
+    if hasattr(batch, "with_columns"):
+        import polars
+
+        return batch.with_columns(polars.Series(name, values, strict=False) for name, values in columns.items())
+    return batch.assign(**columns)
 
 
 def _by_row(method: Method[Any]) -> bool:

@@ -5,6 +5,7 @@ import gc
 from typing import Any
 
 from instsel import Scorer
+from instsel.methods.in_memory import run_in_memory
 from instsel.optional_packages import need_package
 
 need_package("distilabel", "distilabel", ">=1.5,<2", extra="distilabel")
@@ -71,7 +72,9 @@ class InstselScores(Step):
 
         if self._loaded is None:
             raise ValueError("the step is not loaded: call load() first, as a pipeline does")
-        found = getattr(instsel, self.method)(self._loaded, inputs, **self.parameters).to_dict()
+        method = getattr(instsel, self.method).method
+        outcome = run_in_memory(method, self._loaded, inputs, method.parameters(**self.parameters), whole_pool=False)
+        found = method.build(outcome).to_dict()
         for i, row in enumerate(inputs):
             taken = set(row)
             row.update({CLASH_PREFIX + n if n in taken else n: found[n][i] for n in COLUMNS[self.method]})

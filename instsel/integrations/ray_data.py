@@ -77,7 +77,7 @@ class Score:
         from instsel.methods.in_memory import run_in_memory
 
         assert self.method is not None
-        return dict(run_in_memory(self.method, self.scorer, rows, self.parameters).columns)
+        return dict(run_in_memory(self.method, self.scorer, rows, self.parameters, whole_pool=False).columns)
 
     def _requests(self, rows: Mapping[str, list[Any]]) -> dict[str, np.ndarray]:
         fields = next((pair for pair in _PAIRS if set(pair) <= set(rows)), None)

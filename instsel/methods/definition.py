@@ -11,6 +11,7 @@ from instsel.methods.in_memory import run_in_memory
 from instsel.methods.method import Method, Outcome
 from instsel.methods.parameters import Parameters, fields_of
 from instsel.methods.stages import Stage
+from instsel.nearest_word import nearest
 
 if TYPE_CHECKING:
     from instsel.engine.scorer import Scorer
@@ -65,9 +66,10 @@ def method(
                 keywords[word] = value
             unknown = [word for word in keywords if word not in known]
             if unknown:
-                raise TypeError(
-                    f"{name}() has no keyword {unknown[0]!r}; it has {', '.join(word for word, _, _ in fields)}"
-                )
+                words = [word for word, _, _ in fields]
+                near = nearest(unknown[0], words)
+                hint = f" (did you mean {near}?)" if near else ""
+                raise TypeError(f"{name}() has no keyword {unknown[0]!r}{hint}; it has {', '.join(words)}")
             return build(run_in_memory(definition, scorer, given[0], kind(**keywords)))
 
         fields = fields_of(kind)

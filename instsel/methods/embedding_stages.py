@@ -20,6 +20,9 @@ from instsel.neighbors.embeddings import (
 )
 from instsel.neighbors.mapped_rows import Prepared, rows_of
 from instsel.prompts import embedding_text
+from instsel.records import Unreadable
+
+_NO_TEXT = 0  # the digest of a row that cannot be read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,24 +70,34 @@ def _vectors(part: Slice[EmbeddingParameters]) -> Columns:
         return {"vector": np.zeros((0, 1), np.float32), "text_digest": np.zeros(0, np.int64)}
     vectors = text_vectors(list(first), part.parameters.embedder, scorer=part.scorer, progress=part.progress)
     digests = [hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).digest() for text in first]
-    return {"vector": vectors[place], "text_digest": np.frombuffer(b"".join(digests), "<i8")[place]}
+    digest = np.frombuffer(b"".join(digests), "<i8")[place]
+    return {"vector": vectors[place], "text_digest": np.where(_unreadable(part), _NO_TEXT, digest)}
+
+
+def _unreadable(part: Slice[EmbeddingParameters]) -> np.ndarray:
+    """Which of the rows cannot be read, bool `[r]`."""
+    return np.array([isinstance(part.examples[row], Unreadable) for row in part.rows], bool)
 
 
 def _embeddings(part: Slice[EmbeddingParameters]) -> Columns:
     """Unit vectors; those of the scoring model without what is common to all distinct texts.
 
+    A row that cannot be read has zeros, which have no direction: so it is nobody's neighbour.
     Mean-pooled hidden states all point roughly one way; see `instsel.neighbors.embeddings.embed`.
     """
     rows, embedder = part.rows, part.parameters.embedder
     given = given_vectors(embedder, part.count)
     if given is not None:
-        return {"embedding": unit_rows(rows_of(given, slice(rows.start, rows.stop)), "embedder", first_row=rows.start)}
+        unit = unit_rows(rows_of(given, slice(rows.start, rows.stop)), "embedder", first_row=rows.start)
+        return {"embedding": np.where(_unreadable(part)[:, None], np.float32(0), unit)}
     vectors, digest = part.columns["vector"], part.columns["text_digest"]
     # Each row has the vector of the first that has its text: those of copies differ by the rounding of their batches.
     own = rows_of(vectors, _first_rows(digest)[rows.start : rows.stop])
     if embedder is None:
         own = without(own, _common_part(vectors, digest))
-    return {"embedding": unit_rows(own, "embedder", first_row=rows.start)}
+    unit = unit_rows(own, "embedder", first_row=rows.start)
+    nothing = rows_of(digest, slice(rows.start, rows.stop)) == _NO_TEXT
+    return {"embedding": np.where(nothing[:, None], np.float32(0), unit)}
 
 
 @Prepared
@@ -98,7 +111,7 @@ def _first_rows(digest: np.ndarray) -> np.ndarray:
 def _common_part(vectors: np.ndarray, digest: np.ndarray) -> np.ndarray:
     """The mean over distinct texts, float32 [d]."""
     first = _first_rows(digest)
-    return mean_vector(vectors, np.flatnonzero(first == np.arange(len(first))))
+    return mean_vector(vectors, np.flatnonzero((first == np.arange(len(first))) & (digest != _NO_TEXT)))
 
 
 VECTORS = Stage(
@@ -106,7 +119,8 @@ VECTORS = Stage(
     slice_rows=2048,
 )  # fmt: skip
 EMBEDDINGS = Stage(
-    "embeddings", _embeddings, reads_whole=("vectors",), needs=lambda part: (), in_driver=True,
+    "embeddings", _embeddings, reads_whole=("vectors",), in_driver=True,
+    needs=lambda part: part.rows if _is_given(part.parameters) else (),
     when=lambda parameters: parameters.needs_embeddings, slice_rows=8192,
 )  # fmt: skip
 EMBEDDING_STAGES = (VECTORS, EMBEDDINGS)

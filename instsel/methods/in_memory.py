@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -13,9 +14,9 @@ from instsel.engine.results import ScoreStats
 from instsel.engine.token_progress import ProgressLike
 from instsel.methods.method import Method, Outcome
 from instsel.methods.parameters import Parameters, examples_of, fields_of, now, numbers_of_column, replaced
-from instsel.methods.stages import Columns, Slice, Stage, columns_for
+from instsel.methods.stages import UNREADABLE, Columns, Slice, Stage, columns_for
 from instsel.prompts import is_chat_template
-from instsel.records import open_rows, to_examples, to_groups
+from instsel.records import Unreadable, open_rows, to_examples, to_groups
 
 if TYPE_CHECKING:
     from instsel.engine.scorer import Scorer
@@ -23,16 +24,31 @@ if TYPE_CHECKING:
 P = TypeVar("P", bound=Parameters)
 
 
-def run_in_memory(method: Method[P], scorer: Scorer, rows: Any, parameters: P) -> Outcome[P]:
-    """Run all stages of a method over rows; raises what reading a row or scoring raises."""
+def run_in_memory(
+    method: Method[P], scorer: Scorer, rows: Any, parameters: P, *, whole_pool: bool = True
+) -> Outcome[P]:
+    """Run all stages of a method over rows; raises what scoring raises.
+
+    Rows that cannot be read are warned of and have the status "unreadable". Where none can be read, it raises what
+    `to_examples` does, unless the rows are a batch of more (`whole_pool=False`).
+    """
     if isinstance(rows, Iterator):
         rows = list(rows)
     parameters = _with_columns(parameters, rows)
     if parameters.template_date is None and is_chat_template(parameters.template):
         parameters = replaced(parameters, template_date=now())
     read = to_groups if method.rows == "group" else to_examples
-    records: Sequence[Any] = read(rows, columns=parameters.columns)
+    records: Sequence[Any] = read(rows, columns=parameters.columns, on_error="status")
     count = len(records)
+    unreadable = [row for row, record in enumerate(records) if isinstance(record, Unreadable)]
+    if whole_pool and count and len(unreadable) == count:
+        read(rows, columns=parameters.columns)
+    if unreadable:
+        warnings.warn(
+            f"{len(unreadable):,} of {count:,} rows cannot be read and have the status {UNREADABLE!r}; the first is "
+            f"row {unreadable[0]} (counting from 0): {records[unreadable[0]].reason}",
+            stacklevel=3,
+        )
     parameters = _with_functions(parameters, records).for_rows(count)
     known: dict[str, Columns] = {}
     stats = ScoreStats()

@@ -10,6 +10,7 @@ import numpy as np
 
 from instsel.methods.stages import Slice
 from instsel.prompts import embedding_text, encode_pairs
+from instsel.records import Unreadable
 
 if TYPE_CHECKING:
     from instsel.engine.requests import Request
@@ -23,6 +24,9 @@ def rating_requests(part: Slice[Any], prompts: Sequence[str], levels: int) -> li
     requests: list[Request] = []
     for row in part.rows:
         example = part.examples[row]
+        if isinstance(example, Unreadable):
+            requests.extend([("", "")] * (len(prompts) * levels))
+            continue
         text = {"{request}": embedding_text(example), "{response}": example.response}
         for prompt in prompts:
             # In one pass: an example that itself says "{response}" stays as it is.
@@ -73,7 +77,7 @@ def _one_token_each(part: Slice[Any], requests: list[Request], levels: int, rate
     encoded = encode_pairs(scorer.tokenizer, requests, max_tokens=limit)
     out = list(requests)
     for first in range(0, len(requests), levels):
-        if any(one.too_long for one in encoded[first : first + levels]):
+        if not requests[first][1] or any(one.too_long for one in encoded[first : first + levels]):
             continue
         before = encoded[first].ids[: encoded[first].start].tolist()
         seen: dict[int, str] = {}

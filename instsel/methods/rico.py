@@ -85,6 +85,9 @@ def _requests(part: Slice[RicoParameters]) -> list[Request]:
     requests: list[Request] = []
     for row in part.rows:
         shown = "".join(str(text) for text in part.request(row))
+        if not shown:  # as of a row that cannot be read
+            requests.extend([("", "")] * (2 * len(tasks)))
+            continue
         for before in (shown, noise_for(shown, told.seed, row)):
             requests.extend((before + _BETWEEN + str(prompt), answer) for prompt, answer in tasks)
     return requests

@@ -12,6 +12,7 @@ from instsel.engine.results import ScoreStats
 from instsel.engine.token_progress import ProgressLike
 from instsel.methods.parameters import Parameters, read_moment
 from instsel.prompts import prompt_and_answer
+from instsel.records import Unreadable
 
 if TYPE_CHECKING:
     from instsel.engine.requests import Request
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
 
 Columns = dict[str, np.ndarray]  # each with one entry a row; a two-dimensional one is a list in each row
 P = TypeVar("P", bound=Parameters)
+UNREADABLE = "unreadable"  # status of a row that is no example
+
+
+def pool_rows(parameters: Parameters, count: int) -> int:
+    """The length of a stage that has a row for each of the pool's."""
+    return count
 
 
 @dataclass(slots=True)
@@ -58,6 +65,8 @@ class Slice(Generic[P]):
         demonstration_row: int | None = None,
     ) -> Request:
         """The same for an example that is no row of the pool, or is one in another form."""
+        if isinstance(example, Unreadable) or isinstance(demonstration, Unreadable):
+            return "", ""
         context, answer = prompt_and_answer(
             self.parameters.template,
             example,
@@ -126,7 +135,7 @@ class Stage(Generic[P]):
     requests: Callable[[Slice[P]], list[Request]] | None = None
     guess: Callable[[P, int], Columns] | None = None
     when: Callable[[P], bool] = lambda parameters: True
-    length: Callable[[P, int], int] = lambda parameters, count: count
+    length: Callable[[P, int], int] = pool_rows
     slice_rows: int = 512
 
     @property
@@ -151,7 +160,24 @@ class Stage(Generic[P]):
                     f"stage {self.name}: column {name!r} must have an entry for each of {len(part.rows)} rows, "
                     f"got {found}"
                 )
-        return dict(columns)
+        return self._without_unreadable(part, dict(columns))
+
+    def _without_unreadable(self, part: Slice[P], columns: Columns) -> Columns:
+        """The columns, with the status of rows that cannot be read, and no number for them beside it."""
+        if self.length is not pool_rows:
+            return columns
+        unreadable = np.array([isinstance(part.examples.get(row), Unreadable) for row in part.rows], bool)
+        if not unreadable.any():
+            return columns
+        has_status = "status" in columns
+        for name, values in columns.items():
+            found = np.asarray(values)
+            where = unreadable.reshape(-1, *[1] * (found.ndim - 1))
+            if name == "status" or name.endswith("_status"):
+                columns[name] = np.where(where, UNREADABLE, found)
+            elif has_status and found.dtype.kind == "f":
+                columns[name] = np.where(where, found.dtype.type(np.nan), found)
+        return columns
 
 
 def columns_for(stage: Stage[Any], rows: range, known: Mapping[str, Mapping[str, np.ndarray]]) -> Columns:

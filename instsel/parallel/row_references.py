@@ -23,7 +23,10 @@ class RowReader:
     layout: Layout
 
     def read(self, store: RowStore, numbers: Iterable[int], unread: UnreadKeys | None = None) -> dict[int, Any]:
-        """Some rows as examples, or as groups, by their number; `unread` gathers what is not part of the prompt."""
+        """Some rows as examples, or as groups, by their number; `Unreadable` in place of one that is none.
+
+        `unread` gathers what is not part of the prompt.
+        """
         unread = unread or UnreadKeys()  # rows are read more than once, and not warned of each time
         wanted = sorted(set(numbers))
         if wanted and wanted[-1] - wanted[0] == len(wanted) - 1:
@@ -34,7 +37,8 @@ class RowReader:
 
     def _read(self, rows: list[dict[str, Any]], first: int, unread: UnreadKeys) -> list[Any]:
         read: Callable[..., list[Any]] = to_groups if self.kind == "group" else to_examples
-        return read(rows, columns=self.columns, layout=self.layout, first_row=first, unread=unread)
+        settings = {"columns": self.columns, "layout": self.layout, "first_row": first}
+        return read(rows, **settings, unread=unread, on_error="status")
 
 
 @dataclass(frozen=True, slots=True)

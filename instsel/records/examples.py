@@ -8,11 +8,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
+from instsel.records.conversation import read_conversation
 from instsel.records.formats import Layout, detect_layout, listed
 from instsel.records.row_sources import open_rows, plain
-from instsel.records.turns import RowError, answer_texts, prompt_turns
+from instsel.records.turns import RowError
 from instsel.records.unread_keys import UnreadKeys
 
 Turns = tuple[tuple[str, str], ...]
@@ -43,6 +44,22 @@ class Group:
     history: Turns = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """What stands for a row that cannot be read: why, and no text, so that there is nothing to score or to show."""
+
+    reason: str
+
+    instruction: ClassVar[str] = ""
+    input: ClassVar[str] = ""
+    response: ClassVar[str] = ""
+    responses: ClassVar[tuple[str, ...]] = ()
+    history: ClassVar[Turns] = ()
+
+
+OnError = Literal["raise", "status"]
+
+
 def to_examples(
     rows: Iterable[Any],
     *,
@@ -50,6 +67,7 @@ def to_examples(
     layout: Layout | None = None,
     first_row: int = 0,
     unread: UnreadKeys | None = None,
+    on_error: OnError = "raise",
 ) -> list[Example]:
     """Read rows as examples, in order, one each.
 
@@ -58,6 +76,7 @@ def to_examples(
     layout: what :mod:`instsel.records.formats` says of an earlier batch; decided from these rows if None.
     first_row: number of the first row, for error messages.
     unread: gathers the keys that are not part of the prompt, over several calls; without it they are warned of.
+    on_error: "raise" for a row that cannot be read, or "status" for an :class:`Unreadable` in its place.
 
     Raises ValueError for an unknown or ambiguous format (naming the columns present) and for a row that cannot be read
     as the format says (naming the row, counted from 0); TypeError where rows are not rows.
@@ -67,10 +86,10 @@ def to_examples(
     """
 
     def build(row: Mapping[str, Any], layout: Layout, clean: Callable[[str], str]) -> Example:
-        instruction, context, history = _prompt(row, layout, clean)
-        return Example(instruction, context, clean(answer_texts(row, layout)[0]), history)
+        instruction, context, history, answers = _cleaned(row, layout, clean)
+        return Example(instruction, context, answers[0], history)
 
-    return _convert(rows, "example", Example, build, columns, layout, first_row, unread)
+    return _convert(rows, "example", Example, build, columns, layout, first_row, unread, on_error)
 
 
 def to_groups(
@@ -80,6 +99,7 @@ def to_groups(
     layout: Layout | None = None,
     first_row: int = 0,
     unread: UnreadKeys | None = None,
+    on_error: OnError = "raise",
 ) -> list[Group]:
     """Read rows as groups of candidate answers, in order, one each; arguments and errors as :func:`to_examples`.
 
@@ -88,10 +108,10 @@ def to_groups(
     """
 
     def build(row: Mapping[str, Any], layout: Layout, clean: Callable[[str], str]) -> Group:
-        instruction, context, history = _prompt(row, layout, clean)
-        return Group(instruction, context, tuple(clean(text) for text in answer_texts(row, layout)), history)
+        instruction, context, history, answers = _cleaned(row, layout, clean)
+        return Group(instruction, context, answers, history)
 
-    return _convert(rows, "group", Group, build, columns, layout, first_row, unread)
+    return _convert(rows, "group", Group, build, columns, layout, first_row, unread, on_error)
 
 
 Record = TypeVar("Record", Example, Group)
@@ -106,26 +126,35 @@ def _convert(
     layout: Layout | None,
     first_row: int,
     unread: UnreadKeys | None,
+    on_error: OnError,
 ) -> list[Record]:
+    if on_error not in ("raise", "status"):
+        raise ValueError(f"on_error must be raise or status, got {on_error!r}")
     names, batches = open_rows(rows)
     clean = SurrogateFilter()
     keys = UnreadKeys() if unread is None else unread
-    out: list[Record] = []
+    out: list[Any] = []
     for batch in batches:
         for row in batch:
             number = first_row + len(out)
-            if isinstance(row, record_type):
+            if isinstance(row, (record_type, Unreadable)):
                 out.append(row)
                 continue
             if not isinstance(row, Mapping):
-                raise TypeError(f"rows: row {number} (counting from 0) must be a mapping, got {type(row).__name__}")
+                what = f"must be a mapping, got {type(row).__name__}"
+                if on_error == "raise":
+                    raise TypeError(f"rows: row {number} (counting from 0) {what}")
+                out.append(Unreadable(what))
+                continue
             if layout is None:
                 layout = _layout_of(names, columns, kind, batch)
             try:
                 out.append(_built(row, layout, clean, build))
                 keys.add(row, layout)
             except RowError as error:
-                raise ValueError(f"row {number} (counting from 0): {error}") from None
+                if on_error == "raise":
+                    raise ValueError(f"row {number} (counting from 0): {error}") from None
+                out.append(Unreadable(str(error)))
     clean.warn()
     if unread is None:
         keys.warn()
@@ -152,9 +181,12 @@ def _layout_of(names: list[str], columns: Mapping[str, str] | None, kind: str, r
         raise ValueError(f"{error}. The rows differ (counting from 0): {of_rows}") from None
 
 
-def _prompt(row: Mapping[str, Any], layout: Layout, clean: Callable[[str], str]) -> tuple[str, str, Turns]:
-    turns, context = prompt_turns(row, layout)
-    return clean(turns[-1][1]), clean(context), tuple((role, clean(text)) for role, text in turns[:-1])
+def _cleaned(
+    row: Mapping[str, Any], layout: Layout, clean: Callable[[str], str]
+) -> tuple[str, str, Turns, tuple[str, ...]]:
+    turns, context, answers = read_conversation(row, layout)
+    history = tuple((role, clean(text)) for role, text in turns[:-1])
+    return clean(turns[-1][1]), clean(context), history, tuple(clean(text) for text in answers)
 
 
 class SurrogateFilter:

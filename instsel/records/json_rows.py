@@ -25,16 +25,20 @@ def json_rows(path: Path) -> Iterator[Sized]:
             first = _first_character(file)
         if not first:
             return
+        read = _array_rows if first == "[" else _line_rows if is_json_lines(path) else _wrapped_rows
         with open_text(path, newline="\n") as file:
-            if first == "[":
-                read = _array_rows
-            else:
-                is_lines = _is_whole_object(next((line for line in file if line.strip()), ""))
-                read = _line_rows if is_lines else _wrapped_rows
-        with open_text(path, newline="\n") as file:  # opened again: a compressed file cannot go back
             yield from read(path, file)
     except UnicodeDecodeError:
         raise ValueError(f"{path}, line {_undecodable_line(path)}: not UTF-8 text") from None
+
+
+def is_json_lines(path: Path) -> bool:
+    """Whether a JSON file holds a row on each line, rather than an array or one object over several lines."""
+    with open_text(path, newline="\n") as file:
+        if _first_character(file) == "[":
+            return False
+    with open_text(path, newline="\n") as file:  # opened again: a compressed file cannot go back
+        return _is_whole_object(next((line for line in file if line.strip()), ""))
 
 
 def _first_character(file: TextIO) -> str:

@@ -42,6 +42,7 @@ def csv_rows(path: Path) -> Iterator[tuple[dict[str, str], int]]:
         try:
             names = next((row for row in reader if row), [])
             _check_names(path, names)
+            _check_separator(path, names, reader.dialect.delimiter)
             for row in reader:
                 if not row:
                     continue
@@ -53,6 +54,18 @@ def csv_rows(path: Path) -> Iterator[tuple[dict[str, str], int]]:
             raise ValueError(f"{path}, line {reader.line_num}: not CSV: {error}") from None
         except UnicodeDecodeError:
             raise ValueError(f"{path}, after line {reader.line_num}: not UTF-8 text") from None
+
+
+def _check_separator(path: Path, names: Sequence[str], separator: str) -> None:
+    """ValueError for a header of one column that another separator would divide."""
+    if len(names) != 1:
+        return
+    other = next((mark for mark in ";\t|," if mark != separator and mark in names[0]), None)
+    if other is not None:
+        raise ValueError(
+            f"{path}: the header is one column, {shortened(names[0])}, and seems to be separated by {other!r}, where "
+            f"{separator!r} is expected; " + ("name the file .tsv" if other == "\t" else "save it with commas, as .csv")
+        )
 
 
 def _check_names(path: Path, names: Sequence[str]) -> None:

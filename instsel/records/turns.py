@@ -1,17 +1,20 @@
-"""A row of a known format as the turns of its prompt and its answers."""
+"""A cell as text, or as the turns of a conversation."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from instsel.records.formats import Layout, listed, shortened
+from instsel.records.formats import listed, shortened
 
 ROLES = {
     "system": "system", "developer": "system",
     "user": "user", "human": "user", "prompter": "user",
     "assistant": "assistant", "gpt": "assistant", "model": "assistant", "chatgpt": "assistant", "bot": "assistant",
 }  # fmt: skip
+
+
+Turn = tuple[str, str]  # role, text
 
 
 class RowError(ValueError):
@@ -25,7 +28,10 @@ def text_of(value: Any, column: str) -> str:
     if value is None or (isinstance(value, float) and value != value):
         return ""
     if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) != float("inf"):
-        return str(value)
+        try:
+            return str(value)
+        except ValueError:  # Python bounds the digits that it writes
+            raise RowError(f"column {column!r} holds a number of thousands of digits") from None
     if isinstance(value, list) and all(isinstance(part, Mapping) for part in value):
         return "".join(_part_text(part, column) for part in value)
     raise RowError(f"column {column!r} must hold text, got {type(value).__name__}")
@@ -37,10 +43,18 @@ def _part_text(part: Mapping[str, Any], column: str) -> str:
     return str(part["text"])
 
 
-def turns_of(value: Any, column: str) -> list[tuple[str, str]]:
-    """A list of turns, of role/content or from/value, as (role, text)."""
+def is_turns(value: Any) -> bool:
+    """Whether a cell holds turns: a list of them, one alone, or a dict of lists; text may be a list, of parts."""
+    held = [value] if isinstance(value, Mapping) else value
+    if not isinstance(held, (list, tuple)):
+        return False
+    return any(isinstance(turn, Mapping) and ("role" in turn or "from" in turn) for turn in held)
+
+
+def turns_of(value: Any, column: str) -> list[Turn]:
+    """Turns of role/content or from/value as (role, text): a list, one alone, or a dict of their lists."""
     if isinstance(value, Mapping):
-        value = [value]
+        value = _one_by_one(value, column)
     if value is None:
         return []
     if not isinstance(value, (list, tuple)):
@@ -59,109 +73,15 @@ def turns_of(value: Any, column: str) -> list[tuple[str, str]]:
     return out
 
 
+def _one_by_one(value: Mapping[str, Any], column: str) -> list[Any]:
+    """The turns of a dict of lists, as a `Sequence` feature of Hugging Face's datasets gives them, or the only turn."""
+    lists = {key: cell for key, cell in value.items() if isinstance(cell, (list, tuple))}
+    if not any(key in lists for key in ("role", "from")):
+        return [value]
+    if len({len(cell) for cell in lists.values()}) > 1 or len(lists) < len(value):
+        raise RowError(f"column {column!r}: a dict of lists must hold as many of each, got {_keys(value)}")
+    return [dict(zip(lists, cells, strict=True)) for cells in zip(*lists.values(), strict=True)]
+
+
 def _keys(value: Mapping[str, Any]) -> str:
     return listed([str(key) for key in value], "")
-
-
-def _cell(row: Mapping[str, Any], layout: Layout, field: str) -> Any:
-    column = layout.columns[field]
-    if column not in row:
-        raise RowError(f"has no column {column!r}, only {listed([str(name) for name in row])}")
-    return row[column]
-
-
-def _optional_text(row: Mapping[str, Any], layout: Layout, field: str) -> str:
-    column = layout.columns.get(field)
-    return text_of(row.get(column), column) if column else ""
-
-
-def prompt_turns(row: Mapping[str, Any], layout: Layout) -> tuple[list[tuple[str, str]], str]:
-    """The prompt as turns that end with the user's, and the input column's text; no text where the prompt is null."""
-    value, column, context = _cell(row, layout, layout.prompt), layout.columns[layout.prompt], ""
-    conversation = _conversation(row, layout, "chosen") if "chosen" in layout.answers else None
-    if conversation is not None:
-        turns, _ = _split_answer(conversation)
-        other = _conversation(row, layout, "rejected")
-        if other is not None and _split_answer(other)[0] != turns:
-            raise RowError("the chosen and the rejected conversation have different prompts")
-    elif layout.prompt == "chosen":
-        raise RowError("has no prompt: neither a column with it, nor turns of the user in the chosen conversation")
-    elif layout.prompt == "messages" or _is_turns(value):
-        turns = turns_of(value, column)
-        if layout.answers == ("messages",):
-            turns, _ = _split_answer(turns)
-    else:
-        turns = [*_history(row, layout), ("user", text_of(value, column))]
-    if not turns and not value:
-        turns = [("user", "")]
-    if not turns or turns[-1][0] != "user":
-        got = f"got one of role {turns[-1][0]!r}" if turns else "found none"
-        raise RowError(f"column {column!r}: the turn before the answer must be the user's, {got}")
-    if layout.prompt != "messages":
-        context = _optional_text(row, layout, "input")
-    system = _optional_text(row, layout, "system")
-    if system and turns[0][0] != "system":
-        turns = [("system", system), *turns]
-    return turns, context
-
-
-def _conversation(row: Mapping[str, Any], layout: Layout, field: str) -> list[tuple[str, str]] | None:
-    """The turns of a column that holds a whole conversation, the user's turns with it; None where it does not."""
-    value = _cell(row, layout, field)
-    if not _is_turns(value):
-        return None
-    turns = turns_of(value, layout.columns[field])
-    return turns if any(role == "user" for role, _ in turns) else None
-
-
-def _is_turns(value: Any) -> bool:
-    """Whether a cell holds turns; text may also come as a list, of parts."""
-    return isinstance(value, (list, tuple)) and any(
-        isinstance(v, Mapping) and ("role" in v or "from" in v) for v in value
-    )
-
-
-def _history(row: Mapping[str, Any], layout: Layout) -> list[tuple[str, str]]:
-    """Earlier exchanges, each a pair (question, answer)."""
-    column = layout.columns.get("history")
-    pairs = row.get(column) if column else None
-    if pairs is None:
-        return []
-    if not isinstance(pairs, (list, tuple)) or not all(isinstance(p, (list, tuple)) and len(p) == 2 for p in pairs):
-        raise RowError(f"column {column!r} must hold a list of pairs (question, answer)")
-    return [
-        turn for q, a in pairs for turn in (("user", text_of(q, str(column))), ("assistant", text_of(a, str(column))))
-    ]
-
-
-def _split_answer(turns: list[tuple[str, str]]) -> tuple[list[tuple[str, str]], str]:
-    """Everything before the last assistant turn, and that turn's text ("" where there is none)."""
-    for at in range(len(turns) - 1, -1, -1):
-        if turns[at][0] == "assistant":
-            return turns[:at], turns[at][1]
-    return turns, ""
-
-
-def answer_texts(row: Mapping[str, Any], layout: Layout) -> list[str]:
-    """The answers of a row: one, or the chosen and the rejected one, or all candidates."""
-    texts = []
-    for field in layout.answers:
-        value, column = _cell(row, layout, field), layout.columns[field]
-        if field == "candidates":
-            if value is not None and not isinstance(value, (list, tuple)):
-                raise RowError(f"column {column!r} must hold a list of candidates, got {type(value).__name__}")
-            texts += [_candidate_text(candidate, column) for candidate in value or ()]
-        elif field == "messages" or isinstance(value, Mapping) or _is_turns(value):
-            texts.append(_split_answer(turns_of(value, column))[1])
-        else:
-            texts.append(text_of(value, column))
-    return texts
-
-
-def _candidate_text(candidate: Any, column: str) -> str:
-    if isinstance(candidate, Mapping):
-        named = [candidate[name] for name in ("response", "output") if name in candidate]
-        if named:
-            return text_of(next((value for value in named if value is not None), None), column)
-        raise RowError(f"column {column!r}: a candidate needs 'response', got {_keys(candidate)}")
-    return text_of(candidate, column)

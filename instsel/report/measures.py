@@ -109,6 +109,7 @@ INFLUENCES = ("wici", "nuggets", "rico")
 
 STATUSES = {
     "ok": "scored",
+    "unreadable": "the row is no example; its card says why",
     "empty_target": "there is no answer to score or to show",
     "too_long": "the sequence is longer than the model or --max-length allows; nothing is cut",
     "nonfinite": "the model gave NaN or infinity, as with a dtype that is too narrow",

@@ -55,6 +55,8 @@ def _card(report: Report, row: int) -> str:
     if report.selection is not None and report.whole and report.coloured_by != "selection":
         figures.append("<b>selected</b>" if row in report.selection.rows else "not selected")
     line = "".join(f'<span class="figure-of">{one}</span> ' for one in figures)
+    if report.texts[row].unreadable:
+        line += text(report.texts[row].unreadable)
     return f"<article><p>{line}</p>{_sides(report.texts[row])}{_companions(report, row)}</article>"
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from instsel.records import Example, Group, to_examples, to_groups
+from instsel.records import Example, Group, Unreadable, to_examples, to_groups
 from instsel.records.formats import detect_layout
 from instsel.records.json_columns import whole_rows
 from instsel.records.unread_keys import UnreadKeys
@@ -19,10 +19,11 @@ from instsel.report.scored_runs import Run
 
 @dataclass(frozen=True, slots=True)
 class RowText:
-    """A row for readers: what was asked, and the answer or, of a group, all answers."""
+    """A row for readers: what was asked, and the answer or, of a group, all answers; why it is none, if it is none."""
 
     prompt: str
     answers: tuple[str, ...]
+    unreadable: str = ""
 
     @property
     def answer(self) -> str:
@@ -76,10 +77,9 @@ def row_texts(
 
 
 def _row_text(row: Mapping[str, Any], read: Any, layout: Any) -> RowText:
-    try:
-        (found,) = read([row], layout=layout, unread=UnreadKeys())
-    except ValueError:
-        return _as_columns(row)
+    (found,) = read([row], layout=layout, unread=UnreadKeys(), on_error="status")
+    if isinstance(found, Unreadable):
+        return replace(_as_columns(row), unreadable=found.reason)
     return _of_record(found)
 
 

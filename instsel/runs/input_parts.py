@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ class InputPart:
     digest  the digest of its content
     read    its rows in batches, as many as the limit says
     schema  the Arrow types of its columns, where it has some and is not a Parquet file of this name
+    lines   on which lines of the file rows of it begin, by their number; none where it has no lines
     """
 
     name: str
@@ -32,6 +33,7 @@ class InputPart:
     digest: Callable[[], str]
     read: Callable[[int | None], Iterable[Batch]]
     schema: pa.Schema | None = None
+    lines: Callable[[Sequence[int]], Mapping[int, int]] = lambda rows: {}
 
     @property
     def is_arrow(self) -> bool:
@@ -74,6 +76,23 @@ def joined_batches(parts: Sequence[InputPart], limit: int | None) -> Iterator[Ba
                 limit -= len(batch)
         if limit == 0:
             return
+
+
+def row_places(parts: Sequence[InputPart], rows: Sequence[int]) -> dict[int, str]:
+    """Where each of these rows is to be found: its file and line, or its number within the file."""
+    places: dict[int, str] = {}
+    start = 0
+    for part in parts:
+        count = sum(len(batch) for batch in part.read(None)) if len(parts) > 1 else max(rows, default=0) + 1
+        own = [row - start for row in rows if start <= row < start + count]
+        lines = part.lines(own) if own else {}
+        for row in own:
+            where = f"line {lines[row]}" if row in lines else f"row {row} (counting from 0)"
+            places[start + row] = f"{part.name}, {where}"
+        start += count
+        if len(places) == len(rows):
+            break
+    return places
 
 
 def _check_columns(one: InputPart, first: set[str], other: InputPart, names: set[str]) -> None:

@@ -13,13 +13,15 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from instsel.records.files import file_format, iter_batches
+from instsel.records.row_lines import row_lines
 from instsel.runs.durable_files import digest_file
 from instsel.runs.hub_datasets import HubName, open_dataset
 from instsel.runs.input_names import files_named, is_pattern
-from instsel.runs.input_parts import InputPart, check_formats, joined_batches, parquet_schema
+from instsel.runs.input_parts import InputPart, check_formats, joined_batches, parquet_schema, row_places
 from instsel.runs.remote_files import fetch, is_address
 from instsel.runs.row_store import Batch
 from instsel.runs.spooled_input import Spool
@@ -31,11 +33,12 @@ _OPEN_PIPES = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
 
 @dataclass(frozen=True, slots=True)
 class InputSource:
-    """A named input: what it is called, the digest of its content, and reading its rows in batches."""
+    """A named input: what it is called, the digest of its content, reading its rows in batches, and where rows are."""
 
     name: str
     digest: str
     read: Callable[[], Iterable[Batch]]
+    places: Callable[[Sequence[int]], dict[int, str]]  # file and line, or row, by the row's number
 
 
 def open_input(names: str | Sequence[str], limit: int | None, split: str | None = None) -> InputSource:
@@ -52,7 +55,8 @@ def open_input(names: str | Sequence[str], limit: int | None, split: str | None 
     lines = "".join(f"{digest}\n" for digest in digests)
     digest = digests[0] if len(parts) == 1 else hashlib.sha256(lines.encode()).hexdigest()
     rest = f" and {len(places) - _SHOWN_NAMES} more" if len(places) > _SHOWN_NAMES else ""
-    return InputSource(", ".join(places[:_SHOWN_NAMES]) + rest, digest, lambda: joined_batches(parts, limit))
+    shown = ", ".join(places[:_SHOWN_NAMES]) + rest
+    return InputSource(shown, digest, lambda: joined_batches(parts, limit), lambda rows: row_places(parts, rows))
 
 
 def _parts(name: str, split: str | None) -> list[InputPart]:
@@ -85,6 +89,7 @@ def _file(path: Path) -> InputPart:
         file_format(path),
         lambda: digest_file(path),
         lambda limit: iter_batches(path, limit=limit),
+        lines=partial(row_lines, path),
     )
 
 
@@ -96,4 +101,5 @@ def _spooled(spool: Spool) -> InputPart:
     with spool.named():
         kind = file_format(spool.path)
         schema = parquet_schema(spool.path) if kind == "Parquet" else None
-    return InputPart(spool.name, kind, lambda: digest_file(spool.path), read, schema)
+    lines = partial(row_lines, spool.path)
+    return InputPart(spool.name, kind, lambda: digest_file(spool.path), read, schema, lines)
