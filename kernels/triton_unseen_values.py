@@ -170,6 +170,6 @@ def leave_out_unseen(
         has_window=window is not None,
         block_q=BLOCK_ROWS,
         padded_head=padded_head,
-        num_warps=8 if padded_head > 128 else 4,
+        num_warps=4,
         enable_fp_fusion=True,
     )
