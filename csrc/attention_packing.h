@@ -4,6 +4,7 @@
 #if defined(__x86_64__)
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 
 #include "attention_rows.h"
 #include "tile_packing.h"
@@ -77,9 +78,12 @@ INSTSEL_AVX512 inline void pack_queries(const HeadsView<const std::uint16_t>& qu
     }
 }
 
-// Divides the sums of values [head/16][2][16, 16 rows] by the sums of probabilities and rounds them to bfloat16.
-INSTSEL_AMX_BF16 inline void store_rows(const HeadsView<std::uint16_t>& out, const RowRange& rows,
+// Divides the sums of values [head/16][2][16, 16 rows] by the sums of probabilities and rounds them to bfloat16; whether
+// they were finite.
+INSTSEL_AMX_BF16 inline bool store_rows(const HeadsView<std::uint16_t>& out, const RowRange& rows,
                                         std::int64_t head_size, const __m512* sums, const float* sums_of_values) {
+    const __m512 largest = _mm512_set1_ps(std::numeric_limits<float>::max());
+    unsigned not_finite = 0;
     for (int half = 0; 16 * half < rows.count; ++half) {
         const __m512 factor = _mm512_div_ps(_mm512_set1_ps(1.0f), sums[half]);
         std::uint16_t* to[16];
@@ -94,11 +98,13 @@ INSTSEL_AMX_BF16 inline void store_rows(const HeadsView<std::uint16_t>& out, con
             const std::int64_t left = head_size - column;
             const __mmask16 mask = left >= 16 ? __mmask16(0xffff) : __mmask16((1u << left) - 1);
             for (int lane = 0; lane < count; ++lane) {
-                const __m256i rounded = (__m256i)_mm512_cvtneps_pbh(_mm512_castsi512_ps(lanes[lane]));
-                _mm256_mask_storeu_epi16(to[lane] + column, mask, rounded);
+                const __m512 numbers = _mm512_castsi512_ps(lanes[lane]);
+                not_finite |= _mm512_mask_cmp_ps_mask(mask, _mm512_abs_ps(numbers), largest, _CMP_NLE_UQ);
+                _mm256_mask_storeu_epi16(to[lane] + column, mask, (__m256i)_mm512_cvtneps_pbh(numbers));
             }
         }
     }
+    return not_finite == 0;
 }
 
 }  // namespace instsel

@@ -13,6 +13,10 @@ namespace instsel {
 constexpr std::int64_t largest_head = 256;
 constexpr std::int64_t chunk_blocks = 8;  // blocks of keys whose scores are held at once: 32 KB
 
+// What becomes of values that a row does not see. Its probabilities of them are 0, which adds nothing unless they are
+// infinite or NaN: then its result is NaN, and it is found again without them.
+enum class Unseen { times_zero, left_out };
+
 // Which of 32 rows see a key at a path position: a contiguous run, as rows are in order of position.
 struct Sight {
     std::int64_t first_position;  // of row 0
@@ -69,6 +73,23 @@ INSTSEL_INLINE void fetch_rows(const HeadsView<Element>& tensor, const RowRange&
             }
         }
     }
+}
+
+// A path for each thread, with memory for any row block's: an exception must not leave a thread.
+inline std::vector<std::vector<PathBlock>> path_memory(const TreeLayout& layout, std::int64_t most_siblings,
+                                                       int threads) {
+    std::int64_t longest = 0;
+    for (std::int64_t node = 0; node < layout.nodes; ++node) {
+        std::int64_t blocks = most_siblings - 1;
+        for (std::int32_t entry = layout.path_offsets[node]; entry < layout.path_offsets[node + 1]; ++entry) {
+            const std::int32_t range = layout.path_ranges[entry];
+            blocks += layout.range_block[range + 1] - layout.range_block[range];
+        }
+        longest = std::max(longest, blocks);
+    }
+    std::vector<std::vector<PathBlock>> paths(static_cast<std::size_t>(threads));
+    for (auto& path : paths) path.reserve(std::size_t(longest));
+    return paths;
 }
 
 // A row block as both kernels begin it; the blocks of keys that it sees go into `blocks`.

@@ -6,7 +6,6 @@
 #include "aligned_buffer.h"
 #include "bfloat16_products.h"
 #include "block_stores.h"
-#include "threads.h"
 
 namespace instsel {
 
@@ -166,8 +165,7 @@ INSTSEL_AMX_BF16 void multiply(const Matrix<bfloat16>& x, const WeightHalf (&hal
     const std::int64_t panels = (blocks + panel - 1) / panel;
     const std::int64_t sums = depth_passes(tiles) > 1 ? panel * (chunk / block_rows) : 2;
     const std::int64_t scratch_bytes = rows_bytes + sums * block_sums * std::int64_t(sizeof(float));
-    // Allocated here, as an exception must not leave a thread.
-    const AlignedBuffer scratch = allocate_aligned(threads * scratch_bytes);
+    const ThreadMemory scratch(threads, scratch_bytes);
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for schedule(static)
@@ -182,7 +180,7 @@ INSTSEL_AMX_BF16 void multiply(const Matrix<bfloat16>& x, const WeightHalf (&hal
 #pragma omp for schedule(dynamic, 1)
         for (std::int64_t task = 0; task < panels * chunks; ++task) {
             const std::int64_t block = task / chunks * panel, row = task % chunks * chunk;
-            std::uint8_t* own = scratch.get() + thread_number() * scratch_bytes;
+            auto* own = scratch.own<std::uint8_t>();
             multiply_panel<Products>(x, row, std::min(x.rows, row + chunk), weights, block,
                                      std::min(blocks, block + panel), store,
                                      {own, reinterpret_cast<float*>(own + rows_bytes)});

@@ -9,7 +9,6 @@
 #include "aligned_buffer.h"
 #include "bfloat16_products.h"
 #include "lane_logsumexp.h"
-#include "threads.h"
 #include "vocabulary_segments.h"
 
 namespace instsel {
@@ -116,12 +115,10 @@ INSTSEL_AMX_BF16 void run_pass(const Matrix<bfloat16>& hidden, std::int64_t firs
     const SegmentFunction function =
         transform ? (argmax ? multiply_segment<Products, true, true> : multiply_segment<Products, true, false>)
                   : (argmax ? multiply_segment<Products, false, true> : multiply_segment<Products, false, false>);
-    // Allocated here, as an exception must not leave a thread.
-    const std::int64_t panels_size = std::max<std::int64_t>(1, panel_bytes / group_bytes) * group_bytes;
-    const AlignedBuffer panels = allocate_aligned(threads * panels_size);
+    const ThreadMemory panels(threads, std::max<std::int64_t>(1, panel_bytes / group_bytes) * group_bytes);
 #pragma omp parallel num_threads(threads)
     {
-        std::uint8_t* own_panels = panels.get() + thread_number() * panels_size;
+        auto* own_panels = panels.own<std::uint8_t>();
 #pragma omp for schedule(static)
         for (std::int64_t half = 0; half < 2 * work.groups; ++half) {
             const std::int64_t row = half * 16;

@@ -1,11 +1,15 @@
 #include "bfloat16_tree_attention.h"
 
+#include <algorithm>
 #include <cmath>
 #include <stdexcept>
+#include <utility>
+#include <vector>
 
 #include "attention_packing.h"
 #include "attention_softmax.h"
 #include "bfloat16_products.h"
+#include "threads.h"
 
 namespace instsel {
 
@@ -48,6 +52,45 @@ INSTSEL_AMX_BF16 void add_values(const PackedHeads& packed, std::int64_t head, c
     for (std::int64_t part = 0; part < packed.depth; ++part) {
         Products::template multiply<halves, Streamed::none>(ValueTiles{packed, blocks, head, part}, scratch.probabilities,
                                                    count, !first_chunk, scratch.out + part * 1024, NothingBetween{});
+    }
+}
+
+// The keys of a block that each of 32 rows sees, as bits.
+inline void find_seen_keys(const PathBlock& block, const Sight& sight, std::uint32_t* seen) {
+    std::fill_n(seen, rows_at_once, 0u);
+    for (int key = 0; key < block.keys; ++key) {
+        const std::uint32_t rows = sight.rows(block, key);
+        for (int row = 0; row < rows_at_once; ++row) seen[row] |= (rows >> row & 1u) << key;
+    }
+}
+
+// The same for one block, without the keys that a row does not see: once for all rows that see the same, the values of
+// other keys being zero.
+template <class Products, int halves>
+INSTSEL_AMX_BF16 void add_seen_values(const PackedHeads& packed, std::int64_t head, const PathBlock& block,
+                                      const Sight& sight, const std::uint8_t* probabilities, bool add, float* out) {
+    alignas(64) std::uint8_t values[2 * tile_bytes];
+    alignas(64) float before[1024], sums[1024];
+    std::uint32_t seen[rows_at_once];
+    find_seen_keys(block, sight, seen);
+    for (std::int64_t part = 0; part < packed.depth; ++part, out += 1024) {
+        const std::uint8_t* from = packed.values(head, block.index) + 2 * part * tile_bytes;
+        if (add) std::copy_n(out, 1024, before);
+        for (int row = 0, behind; row < 16 * halves; row = behind) {
+            for (behind = row + 1; behind < 16 * halves && seen[behind] == seen[row]; ++behind) continue;
+            for (std::int64_t at = 0; at < 2 * tile_bytes; at += 64) {
+                _mm512_store_si512(values + at, _mm512_maskz_loadu_epi16(__mmask32(seen[row]), from + at));
+            }
+            if (add) std::copy_n(before, 1024, sums);
+            Products::template multiply<halves, Streamed::none>(ConsecutiveTiles{values}, probabilities, 1, add, sums,
+                                                                NothingBetween{});
+            for (int column = 0; column < 32; ++column) {
+                for (int i = row; i < behind; ++i) {
+                    const std::int64_t at = (column / 16 * 2 + i / 16) * 256 + column % 16 * 16 + i % 16;
+                    out[at] = sums[at];
+                }
+            }
+        }
     }
 }
 
@@ -96,7 +139,7 @@ INSTSEL_AMX_BF16 void softmax_chunk(const PathBlock* blocks, std::int64_t count,
 template <class Products, int halves>
 INSTSEL_AMX_BF16 SoftmaxRows walk_path(const PackedHeads& packed, std::int64_t head, const AttentionShape& shape,
                                        const BlockStart& start, const std::vector<PathBlock>& path,
-                                       std::int64_t siblings, Scratch& scratch) {
+                                       std::int64_t siblings, Unseen unseen, Scratch& scratch) {
     SoftmaxRows softmax = empty_softmax();
     // Chunks end where they would end for one sibling alone, so that its sums are the same bits in any company.
     const std::int64_t alone = std::int64_t(path.size()) - (siblings - 1);
@@ -110,49 +153,31 @@ INSTSEL_AMX_BF16 SoftmaxRows walk_path(const PackedHeads& packed, std::int64_t h
         }
         softmax_chunk<halves>(blocks, count, start.sight, start.last_position, shape, packed.depth, softmax, first == 0,
                               scratch);
-        add_values<Products, halves>(packed, head, blocks, count, first == 0, scratch);
+        if (unseen == Unseen::times_zero) {
+            add_values<Products, halves>(packed, head, blocks, count, first == 0, scratch);
+            continue;
+        }
+        for (std::int64_t block = 0; block < count; ++block) {
+            add_seen_values<Products, halves>(packed, head, blocks[block], start.sight,
+                                              scratch.probabilities + 2 * block * tile_bytes, first + block > 0,
+                                              scratch.out);
+        }
     }
     return softmax;
 }
 
-// Whether all values of the siblings' own tokens are finite.
-INSTSEL_AVX512 inline bool are_finite(const HeadsView<const std::uint16_t>& value, const TreeLayout& layout,
-                                      const RowBlock& work, std::int64_t head_size) {
-    const __m256i exponent = _mm256_set1_epi16(0x7f80);
-    __mmask16 found = 0;
-    for (std::int64_t node = work.node; node < work.node + work.siblings; ++node) {
-        const std::int32_t range = layout.own_range(node);
-        for (std::int64_t key = layout.range_start[range]; key < layout.range_stop[range]; ++key) {
-            for (std::int64_t column = 0; column < head_size; column += 16) {
-                const __m256i numbers = load_half(value.at(key, work.key_head) + column, head_size - column);
-                found |= _mm256_cmpeq_epi16_mask(_mm256_and_si256(numbers, exponent), exponent);
-            }
-        }
-    }
-    return found == 0;
-}
-
 template <class Products>
-INSTSEL_AMX_BF16 void attend(const HeadsView<const std::uint16_t>& query, const HeadsView<const std::uint16_t>& value,
-                             const PackedHeads& packed, const HeadsView<std::uint16_t>& out, const TreeLayout& layout,
-                             const AttentionShape& shape, const RowBlock& work, std::vector<PathBlock>& path,
-                             Scratch& scratch, std::int64_t group) {
-    // A probability of 0 times a sibling's infinity would be NaN: such siblings attend one by one.
-    if (work.siblings > 1 && !are_finite(value, layout, work, shape.head_size)) {
-        for (std::int32_t i = 0; i < work.siblings; ++i) {
-            const RowBlock one{work.node + i, work.key_head, work.first_row, 1};
-            attend<Products>(query, value, packed, out, layout, shape, one, path, scratch, group);
-        }
-        return;
-    }
+INSTSEL_AMX_BF16 void attend(const HeadsView<const std::uint16_t>& query, const PackedHeads& packed,
+                             const HeadsView<std::uint16_t>& out, const TreeLayout& layout, const AttentionShape& shape,
+                             const RowBlock& work, std::vector<PathBlock>& path, Scratch& scratch,
+                             std::int64_t group) {
     const BlockStart start = start_block(layout, shape, work, group, path);
     pack_queries(query, start.rows, shape.head_size, scratch.query);
-    const SoftmaxRows softmax = start.rows.count <= 16
-                                    ? walk_path<Products, 1>(packed, work.key_head, shape, start, path,
-                                                             work.siblings, scratch)
-                                    : walk_path<Products, 2>(packed, work.key_head, shape, start, path,
-                                                             work.siblings, scratch);
-    store_rows(out, start.rows, shape.head_size, softmax.sum, scratch.out);
+    const auto walk = start.rows.count <= 16 ? walk_path<Products, 1> : walk_path<Products, 2>;
+    for (const Unseen unseen : {Unseen::times_zero, Unseen::left_out}) {
+        const SoftmaxRows softmax = walk(packed, work.key_head, shape, start, path, work.siblings, unseen, scratch);
+        if (store_rows(out, start.rows, shape.head_size, softmax.sum, scratch.out)) break;
+    }
 }
 
 template <class Products>
@@ -163,6 +188,7 @@ INSTSEL_AMX_BF16 void attend_all(const HeadsView<const std::uint16_t>& query, co
     const std::int64_t group = query.heads / key.heads;
     const std::vector<RowBlock> work =
         row_blocks(layout, group, key.heads, shape.window == 0 ? most_siblings : 1);  // a window ends within a path
+    std::vector<std::vector<PathBlock>> paths = path_memory(layout, most_siblings, threads);
     const PackedHeads packed{workspace, layout.blocks(), depth_tiles(shape.head_size)};
 #pragma omp parallel num_threads(threads)
     {
@@ -180,10 +206,10 @@ INSTSEL_AMX_BF16 void attend_all(const HeadsView<const std::uint16_t>& query, co
         }
         Products::begin();
         Scratch scratch;
-        std::vector<PathBlock> blocks;
+        std::vector<PathBlock> path = std::move(paths[std::size_t(thread_number())]);
 #pragma omp for schedule(dynamic, 4)
         for (std::int64_t item = 0; item < std::int64_t(work.size()); ++item) {
-            attend<Products>(query, value, packed, out, layout, shape, work[std::size_t(item)], blocks, scratch, group);
+            attend<Products>(query, packed, out, layout, shape, work[std::size_t(item)], path, scratch, group);
         }
         Products::end();
     }

@@ -5,7 +5,6 @@
 
 #include "aligned_buffer.h"
 #include "group_logsumexp.h"
-#include "threads.h"
 #include "vectors.h"
 #include "vocabulary_segments.h"
 
@@ -119,15 +118,13 @@ void run_pass(const Matrix<Element>& hidden, std::int64_t first_row, std::int64_
     const SegmentedWork work(weight.rows, rows, threads);
     const AlignedBuffer packed = allocate_aligned(4 * group_rows * depth * work.groups);
     const AlignedBuffer states = allocate_aligned(work.segments * work.groups * std::int64_t(sizeof(GroupStates)));
-    // Allocated here, as an exception must not leave a thread.
-    const std::int64_t panel_size = std::is_same<Element, float>::value ? 0 : panel_entries(depth) * depth;
-    const AlignedBuffer panels = allocate_aligned(4 * threads * panel_size);
+    const ThreadMemory panels(threads, std::is_same<Element, float>::value ? 0 : 4 * panel_entries(depth) * depth);
     float* packed_rows = reinterpret_cast<float*>(packed.get());
     GroupStates* group_states = reinterpret_cast<GroupStates*>(states.get());
     const Pass<Element> pass{weight, head, packed_rows, group_states, work.groups, out.argmax != nullptr};
 #pragma omp parallel num_threads(threads)
     {
-        float* converted = reinterpret_cast<float*>(panels.get()) + thread_number() * panel_size;
+        auto* converted = panels.own<float>();
 #pragma omp for schedule(static)
         for (std::int64_t group = 0; group < work.groups; ++group) {
             pack_group(hidden, first_row + group * group_rows, std::min(group_rows, rows - group * group_rows),

@@ -1,12 +1,15 @@
 #include "float_tree_attention.h"
 
 #include <algorithm>
-#include <limits>
 #include <cstring>
+#include <limits>
 #include <stdexcept>
+#include <utility>
+#include <vector>
 
 #include "attention_lanes.h"
 #include "exponential.h"
+#include "threads.h"
 #include "vectors.h"
 
 namespace instsel {
@@ -152,10 +155,54 @@ inline bool follows(const PathBlock& block, const PathBlock& other) {
     return other.keys == key_block && block.first_key == other.first_key + key_block;
 }
 
-// `rows` is 16 where a row block has no more, as one of a short answer has.
+// out += values^T probabilities of one block, without the keys that a row does not see; in the order of `multiply`.
+template <int rows>
+INSTSEL_INLINE void add_seen_values(const HeadsView<const float>& value, std::int64_t head, const PathBlock& block,
+                                    const Sight& sight, std::int64_t head_size, const float* probabilities,
+                                    float* out) {
+    for (int key = 0; key < block.keys; ++key, probabilities += rows_at_once) {
+        const float* values = value.at(block.first_key + key, head);
+        const auto from = std::int32_t(sight.row_at(block.position + key));
+        const auto behind = std::int32_t(sight.row_behind(block.position + key));
+        for (std::int64_t d = 0; d < head_size; ++d) {
+            float* sums = out + rows_at_once * d;
+#pragma omp simd
+            for (std::int32_t row = 0; row < rows; ++row) {
+                const float sum = sums[row] + values[d] * probabilities[row];
+                sums[row] = (row < from) | (row >= behind) ? sums[row] : sum;
+            }
+        }
+    }
+}
+
+// Divides the sums of values by those of probabilities; whether those of the first `count` rows are finite.
 template <int lanes, int rows>
-INSTSEL_INLINE void walk_path(const Tensors& tensors, const AttentionShape& shape, std::int64_t head,
-                              const BlockStart& start, const std::vector<PathBlock>& path, Scratch& scratch) {
+INSTSEL_INLINE bool divide_sums(const Softmax<lanes, rows>& softmax, std::int64_t head_size, std::int64_t count,
+                                float* out) {
+    using Ints = typename Vector<lanes>::Ints;
+    constexpr std::int32_t not_finite = 0x7f800000;  // the exponent of infinities and NaN
+    std::int32_t exponents[rows];
+    for (int i = 0; i < rows / lanes; ++i) {
+        const typename Vector<lanes>::Floats factor = 1.0f / softmax.sum[i];
+        Ints largest{};
+        for (std::int64_t d = 0; d < head_size; ++d) {
+            typename Vector<lanes>::Floats value;
+            Vector<lanes>::load(out + rows_at_once * d + lanes * i, value);
+            value *= factor;
+            const Ints exponent = (Ints)value & not_finite;
+            largest = exponent > largest ? exponent : largest;
+            Vector<lanes>::store(value, out + rows_at_once * d + lanes * i);
+        }
+        std::memcpy(exponents + lanes * i, &largest, sizeof(largest));
+    }
+    return *std::max_element(exponents, exponents + count) != not_finite;
+}
+
+// Whether the results are finite. `rows` is 16 where a row block has no more, as one of a short answer has.
+template <int lanes, int rows>
+INSTSEL_INLINE bool walk_path(const Tensors& tensors, const AttentionShape& shape, std::int64_t head,
+                              const BlockStart& start, const std::vector<PathBlock>& path, Unseen unseen,
+                              Scratch& scratch) {
     Softmax<lanes, rows> softmax;
     const std::int64_t total = std::int64_t(path.size());
     for (std::int64_t first = 0; first < total; first += chunk_blocks) {
@@ -167,6 +214,14 @@ INSTSEL_INLINE void walk_path(const Tensors& tensors, const AttentionShape& shap
                                   scratch.scores + i * key_block * rows_at_once, Sums::replaced);
         }
         softmax_chunk<lanes, rows>(blocks, count, start, shape, first == 0, softmax, scratch);
+        if (unseen == Unseen::left_out) {
+            if (first == 0) std::fill_n(scratch.out, rows_at_once * shape.head_size, 0.0f);
+            for (std::int64_t i = 0; i < count; ++i) {
+                add_seen_values<rows>(tensors.value, head, blocks[i], start.sight, shape.head_size,
+                                      scratch.scores + i * key_block * rows_at_once, scratch.out);
+            }
+            continue;
+        }
         // The values of blocks that lie side by side are added up at once: sums stay in the registers all the while,
         // and are the same as if they had been put down after each block.
         for (std::int64_t i = 0, behind; i < count; i = behind) {
@@ -179,14 +234,7 @@ INSTSEL_INLINE void walk_path(const Tensors& tensors, const AttentionShape& shap
                                   scratch.out, first + i > 0 ? Sums::continued : Sums::replaced);
         }
     }
-    for (int i = 0; i < rows / lanes; ++i) {
-        const typename Vector<lanes>::Floats factor = 1.0f / softmax.sum[i];
-        for (std::int64_t d = 0; d < shape.head_size; ++d) {
-            typename Vector<lanes>::Floats value;
-            Vector<lanes>::load(scratch.out + rows_at_once * d + lanes * i, value);
-            Vector<lanes>::store(value * factor, scratch.out + rows_at_once * d + lanes * i);
-        }
-    }
+    return divide_sums(softmax, shape.head_size, start.rows.count, scratch.out);
 }
 
 template <int lanes>
@@ -194,10 +242,10 @@ INSTSEL_INLINE void attend(const Tensors& tensors, const AttentionShape& shape, 
                            const BlockStart& start, const std::vector<PathBlock>& path, Scratch& scratch) {
     const bool half = start.rows.count <= 16;
     load_queries(tensors.query, start.rows, half ? 16 : 32, shape.head_size, scratch.query);
-    if (half) {
-        walk_path<lanes, 16>(tensors, shape, head, start, path, scratch);
-    } else {
-        walk_path<lanes, 32>(tensors, shape, head, start, path, scratch);
+    for (const Unseen unseen : {Unseen::times_zero, Unseen::left_out}) {
+        const bool finite = half ? walk_path<lanes, 16>(tensors, shape, head, start, path, unseen, scratch)
+                                 : walk_path<lanes, 32>(tensors, shape, head, start, path, unseen, scratch);
+        if (finite) break;
     }
     store_rows(tensors.out, start.rows, shape.head_size, scratch.out);
 }
@@ -225,10 +273,11 @@ void float_tree_attention(const HeadsView<const float>& query, const HeadsView<c
     const Tensors tensors{query, key, value, out};
     const std::int64_t group = query.heads / key.heads;
     const std::vector<RowBlock> work = row_blocks(layout, group, key.heads, 1);
+    std::vector<std::vector<PathBlock>> paths = path_memory(layout, 1, threads);
 #pragma omp parallel num_threads(threads)
     {
         Scratch scratch;
-        std::vector<PathBlock> path;
+        std::vector<PathBlock> path = std::move(paths[std::size_t(thread_number())]);
 #pragma omp for schedule(dynamic, 4)
         for (std::int64_t item = 0; item < std::int64_t(work.size()); ++item) {
             const RowBlock& block = work[std::size_t(item)];

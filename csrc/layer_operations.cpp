@@ -3,6 +3,8 @@
 #include <cmath>
 #include <vector>
 
+#include "aligned_buffer.h"
+
 namespace instsel {
 namespace {
 
@@ -145,14 +147,15 @@ void rms_norm(Element* x, const Element* update, const Element* weight, float we
     const auto run = pick(plain_norm<Element>, avx2_norm<Element>, avx512_norm<Element>, instructions);
     std::vector<float> factors(columns);
     for (std::int64_t i = 0; i < columns; ++i) factors[i] = to_float(weight[i]) + weight_offset;
+    const ThreadMemory memory(threads, columns * std::int64_t(sizeof(float)));
 #pragma omp parallel num_threads(threads)
     {
-        std::vector<float> values(columns);
+        float* values = memory.own<float>();
 #pragma omp for schedule(static)
         for (std::int64_t row = 0; row < rows; ++row) {
             const std::int64_t at = row * columns;
             run({x + at, update == nullptr ? nullptr : update + at, factors.data(), epsilon, columns, out + at,
-                 values.data()});
+                 values});
         }
     }
 }
@@ -171,16 +174,17 @@ template <class Element>
 void rotate_in_place(Element* x, const Element* cos, const Element* sin, std::int64_t rows, std::int64_t heads,
                      std::int64_t size, int threads, InstructionSet instructions) {
     const auto run = pick(plain_rotate<Element>, avx2_rotate<Element>, avx512_rotate<Element>, instructions);
+    const ThreadMemory memory(threads, 2 * size * std::int64_t(sizeof(float)));
 #pragma omp parallel num_threads(threads)
     {
-        std::vector<float> turn(2 * size);
+        float* turn = memory.own<float>();
 #pragma omp for schedule(static)
         for (std::int64_t row = 0; row < rows; ++row) {
             for (std::int64_t i = 0; i < size; ++i) {
                 turn[i] = to_float(cos[row * size + i]);
                 turn[size + i] = to_float(sin[row * size + i]);
             }
-            run(x + row * heads * size, turn.data(), turn.data() + size, heads, size);
+            run(x + row * heads * size, turn, turn + size, heads, size);
         }
     }
 }

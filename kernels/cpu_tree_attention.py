@@ -35,7 +35,26 @@ def tree_attention(
         return tree_attention_reference.tree_attention(
             query, key, value, segments, scaling=scaling, window=window, softcap=softcap
         )
-    return _by_nodes(query, key, value, segments, scaling, window)
+    finite = (key.isfinite() & value.isfinite()).flatten(1).all(dim=1)
+    if bool(finite.all()):
+        return _by_nodes(query, key, value, segments, scaling, window)
+    # torch's attention lets what is not finite into rows that do not see it; those who see it are the reference's.
+    zeroed = [x.masked_fill(~finite[:, None, None], 0.0) for x in (key, value)]
+    out = _by_nodes(query, zeroed[0], zeroed[1], segments, scaling, window)
+    exact = tree_attention_reference.tree_attention(
+        query, key, value, segments, scaling=scaling, window=window, softcap=softcap
+    )
+    return torch.where(_sees_any(~finite, segments, query.shape[0], window)[:, None, None], exact, out)
+
+
+def _sees_any(keys: Tensor, segments: TreeSegments, num_queries: int, window: int | None) -> Tensor:
+    """bool [T]: which tokens see any of the marked keys."""
+    found = torch.zeros(num_queries, dtype=torch.bool)
+    for node in range(segments.num_nodes):
+        first, last = int(segments.query_offsets[node]), int(segments.query_offsets[node + 1])
+        marked = keys[segments.key_indices(node, keys.shape[0] - num_queries)]
+        found[first:last] = (visible(last - first, marked.shape[0], window, keys.device) & marked).any(dim=1)
+    return found
 
 
 def _plan(segments: TreeSegments, num_cached: int) -> TreePlan:

@@ -40,5 +40,19 @@ def tree_attention(
             scores = softcap * torch.tanh(scores / softcap)
         seen = visible(last - first, path.shape[0], window, key.device)
         probabilities = torch.softmax(scores.masked_fill(~seen, float("-inf")), dim=-1)
-        out[first:last] = torch.einsum("hqk,khd->qhd", probabilities, values).to(out.dtype)
+        out[first:last] = weighted_sums(probabilities, values, seen).to(out.dtype)
     return out
+
+
+def weighted_sums(probabilities: Tensor, values: Tensor, seen: Tensor) -> Tensor:
+    """`sum_k probabilities[h, q, k] values[k, h, d]` over the keys that row q sees, for [Q, H, D].
+
+    A probability of 0 times an infinite value of an unseen key would be NaN, so that what is not finite is added apart.
+    """
+    finite = values.nan_to_num(0.0, 0.0, 0.0)
+    sums = torch.einsum("hqk,khd->qhd", probabilities, finite)
+    rest = values - finite
+    for key in (rest != 0).flatten(1).any(dim=1).nonzero().flatten().tolist():
+        rows = seen[:, key]
+        sums[rows] += probabilities[:, rows, key].T[:, :, None] * rest[key]
+    return sums

@@ -85,8 +85,9 @@ def linear_logprob(
         offsets[part], log_sums[part], logsumexps[part] = joined[:3]
         if best is not None and joined[3] is not None:
             best[part] = joined[3]
-    logprobs = torch.empty(rows.shape[0], dtype=torch.float32, device=hidden.device)
-    if rows.shape[0]:
+    logprobs = torch.full(rows.shape, float("nan"), dtype=torch.float32, device=hidden.device)
+    # Without rows no pair is in range, and there is none that the kernel could read in its place.
+    if rows.shape[0] and hidden.shape[0]:
         pairs_from_hidden_kernel[(rows.shape[0],)](
             hidden,
             weight,

@@ -4,16 +4,16 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .devices import to_device
 from .tree_segments import TreeSegments
 from .triton_configurations import attention_configuration
 from .triton_logits import LOG2_E, finite_offset, tanh_float
+from .triton_row_blocks import device_arrays
+from .triton_unseen_values import leave_out_unseen
 
 
 @triton.jit
@@ -149,30 +149,6 @@ def tree_attention_kernel(
     tl.store(result + to[:, None] + lanes[None, :], out.to(result.dtype.element_ty), mask=mask)
 
 
-def row_blocks(segments: TreeSegments, rows_per_token: int, block_rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Node and first row of every block of `block_rows` rows, each token having `rows_per_token` of them."""
-    rows = segments.query_offsets.numpy().astype(np.int64)
-    counts = -(-np.diff(rows) * rows_per_token // block_rows)
-    nodes = np.repeat(np.arange(len(counts)), counts)
-    within = np.arange(len(nodes)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return nodes.astype(np.int32), (within * block_rows).astype(np.int32)
-
-
-def _device_arrays(segments: TreeSegments, device: torch.device, group: int, block_q: int) -> list[Tensor]:
-    """The segments and the row blocks on the device: copied once a pack, not once a layer."""
-    place = ("triton", device, group, block_q)
-    arrays: list[Tensor] | None = segments.plans.get(place)
-    if arrays is None:
-        blocks = [torch.from_numpy(array) for array in row_blocks(segments, group, block_q)]
-        fields = [segments.query_offsets, segments.context_offsets, segments.context_start, segments.context_stop]
-        flat = [*blocks, *fields, segments.context_length.int()]
-        # One copy for all of them.
-        packed = to_device(torch.cat(flat), device)
-        arrays = list(packed.split([array.shape[0] for array in flat]))
-        segments.plans[place] = arrays
-    return arrays
-
-
 def tree_attention(
     query: Tensor,
     key: Tensor,
@@ -192,7 +168,7 @@ def tree_attention(
         query.device, query.dtype, padded_head, softcap is not None or window is not None
     )
     group = heads // key.shape[1]
-    arrays = _device_arrays(segments, query.device, group, configuration.block_q)
+    arrays = device_arrays(segments, query.device, group, configuration.block_q)
     tree_attention_kernel[(arrays[0].shape[0], key.shape[1])](
         query,
         key,
@@ -223,4 +199,5 @@ def tree_attention(
         num_stages=configuration.num_stages,
         enable_fp_fusion=True,
     )
+    leave_out_unseen(query, key, value, result, segments, scaling=scaling, window=window, softcap=softcap)
     return result

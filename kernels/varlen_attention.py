@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .backends import version_outside
+from .backends import triton_error, version_outside
 from .devices import to_device
 from .tree_segments import TreeSegments
 
@@ -93,7 +93,7 @@ def tree_attention(
     if has_flash_attn():
         from flash_attn import flash_attn_varlen_func
 
-        return flash_attn_varlen_func(
+        out = flash_attn_varlen_func(
             query.contiguous(),
             *paths,
             *offsets,
@@ -103,11 +103,17 @@ def tree_attention(
             softcap=softcap or 0.0,
             deterministic=True,
         )
-    from torch.nn.attention.varlen import varlen_attn
+    else:
+        from torch.nn.attention.varlen import varlen_attn
 
-    # num_splits=1: a query's bits do not depend on what else is in the batch.
-    out = varlen_attn(
-        query.contiguous(), *paths, *offsets, scale=scaling, window_size=(left, 0), enable_gqa=True, num_splits=1
-    )
+        # num_splits=1: a query's bits do not depend on what else is in the batch.
+        out = varlen_attn(
+            query.contiguous(), *paths, *offsets, scale=scaling, window_size=(left, 0), enable_gqa=True, num_splits=1
+        )
     assert isinstance(out, Tensor)
+    if triton_error() is None:
+        from .triton_unseen_values import leave_out_unseen
+
+        out = out.contiguous()
+        leave_out_unseen(query, key, value, out, segments, scaling=scaling, window=window, softcap=softcap)
     return out

@@ -28,6 +28,7 @@ from instsel.kernels.triton_pairs import (
 )
 from instsel.kernels.triton_row_states import BLOCK_V, NUM_WARPS, row_states_kernel
 from instsel.kernels.triton_tree_attention import tree_attention_kernel
+from instsel.kernels.triton_unseen_values import BLOCK_ROWS, unseen_values_kernel
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -147,6 +148,7 @@ def compile_small(arch: str) -> None:
     flags = {"has_bias": True, "has_mask": True, "has_softcap": True}
     row = {"has_bias": True, "has_needed": True, "has_transform": True, "has_softcap": True, "has_argmax": True}
     plain = dict.fromkeys(row, False) | {"has_needed": True}
+    unseen = {"has_softcap": True, "has_window": True, "block_q": BLOCK_ROWS}
     for name, kernel, constants, warps in (
         ("row_states", row_states_kernel, {**plain, "block_v": BLOCK_V}, NUM_WARPS),
         ("row_states all", row_states_kernel, {**row, "block_v": BLOCK_V}, NUM_WARPS),
@@ -154,6 +156,8 @@ def compile_small(arch: str) -> None:
         ("pairs_from_logits", pairs_from_logits_kernel, {**flags, "block_pairs": 128}, 4),
         ("pairs_from_hidden", pairs_from_hidden_kernel, {**flags, "block_h": 1024}, 4),
         ("sequence_sums", sequence_sums_kernel, {"has_mask": True, "block": 128}, 1),
+        ("unseen_values 128", unseen_values_kernel, {**unseen, "padded_head": 128}, 4),
+        ("unseen_values 256", unseen_values_kernel, {**unseen, "padded_head": 256}, 4),
     ):
         report(name, compile_kernel(kernel, "bf16", constants, arch, {"num_warps": warps}), arch)
 

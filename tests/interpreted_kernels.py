@@ -17,6 +17,7 @@ import pytest
 import test_linear_logprob as linear
 import test_row_logprob as row
 import test_tree_attention as tree
+import test_unseen_tokens as unseen
 import torch
 from accuracy import assert_within_budget
 
@@ -140,6 +141,36 @@ def test_a_tree_beside_another_keeps_its_bits() -> None:
     together = tree_attention(query, key, value, both, backend="triton")
     apart = tree_attention(query[33:], key[33:], value[33:], alone, backend="triton")
     assert torch.equal(together[33:], apart)
+
+
+@pytest.mark.parametrize(("options", "dtype"), [("plain", torch.float32), ("window and cap", torch.float16)], ids=str)
+def test_unseen_tokens_contribute_nothing(options: str, dtype: torch.dtype) -> None:
+    """An infinite value and a NaN among the keys: rows before them in their node, and other nodes, are as without."""
+    given_tree, chosen = ([0, 9, 14], [[(0, 2)], [(0, 2), (2, 6)]], 2), tree.OPTIONS[options]
+    segments = TreeSegments.from_lists(*given_tree[:2])
+    query, key, value = tree.tensors(given_tree, (2, 1, 12), dtype)
+    before = tree_attention(query, key, value, segments, backend="triton", **chosen)
+    value[8, 0, 3], key[14, 0, 5] = float("inf"), float("nan")
+    after = tree_attention(query, key, value, segments, backend="triton", **chosen)
+    seen = unseen.seen_by(given_tree, chosen.get("window"))
+    expected = before.clone()
+    expected[seen[:, 8], :, 3] = float("inf")
+    expected[seen[:, 14]] = float("nan")
+    torch.testing.assert_close(after, expected, atol=4 * torch.finfo(dtype).eps, rtol=0, equal_nan=True)
+
+
+def test_pairs_of_no_rows_become_nan() -> None:
+    """No row is read in place of one that is not there."""
+    from instsel.kernels.triton_linear_logprob import linear_logprob as launch_linear
+    from instsel.kernels.triton_row_logprob import row_logprob as launch_row
+
+    pairs = torch.zeros(3, dtype=torch.int64), torch.tensor([0, 1, -1])
+    options: dict[str, Any] = {"mask": None, "bias": None, "scale": 1.0, "softcap": None, "argmax": True}
+    for mask in (None, torch.tensor([True, False, True])):
+        options["mask"] = mask
+        assert launch_row(torch.empty(0, 10), *pairs, **options).logprob.isnan().all()
+        nothing_before = torch.empty(0, 2**40)[:, :8]  # a row before the first would be where no memory is
+        assert launch_linear(nothing_before, torch.randn(10, 8), *pairs, **options, fused=True).logprob.isnan().all()
 
 
 FAR = 3 * 2**29  # elements between rows: the third begins beyond what 32 bits hold

@@ -72,7 +72,8 @@ inline std::vector<InstructionSet> instruction_sets_here() {
     return sets;
 }
 
-// Defined in check_attention.cpp.
+// Defined in files of their own.
 void check_tree_attention();
+void check_allocations();
 
 }  // namespace instsel
