@@ -40,9 +40,6 @@ def test_what_cannot_be_done_in_batches_is_refused() -> None:
         Score("wici", tiny_model_folder())
     with pytest.raises(ValueError, match="method: expected one of"):
         Score("nothing", tiny_model_folder())
-    score = Score("ifd", tiny_model_folder(), scorer_options=OPTIONS)
-    with pytest.raises(ValueError, match="the rows have a column 'status' already"):
-        score({**batch_of(example_rows(2)), "status": np.zeros(2)})
     requests = Score("score_batch", tiny_model_folder(), scorer_options=OPTIONS)
     with pytest.raises(ValueError, match="columns: expected prompt and completion, got text"):
         requests({"text": np.array(["a"])})

@@ -27,6 +27,7 @@ def run(args: argparse.Namespace, interrupts: Any) -> int:
     """Merge a run's shards."""
     from instsel.runs import RunFolder
     from instsel.runs.merged_output import write_merged
+    from instsel.runs.results import describe_result
     from instsel.runs.shards import Stage
 
     manifest = open_manifest(args.folder)
@@ -53,9 +54,11 @@ def run(args: argparse.Namespace, interrupts: Any) -> int:
         if store is None:
             raise ValueError(f"the rows kept in {args.folder} are damaged or gone; its own command reads them again")
         with folder.explained():
-            write_merged(
-                target.parent, target.name, store, lambda: folder.shards.tables(last), columns=manifest["columns"]
-            )
+            columns = manifest["columns"]
+            own = write_merged(target.parent, target.name, store, lambda: folder.shards.tables(last), columns=columns)
+        output = folder.manifest.get("output") or {}
+        if target.resolve() == (folder.path / str(output.get("name"))).resolve():  # the result that its digest is of
+            folder.save(output=describe_result(target, own))
     finally:
         folder.close()
     if not args.quiet:

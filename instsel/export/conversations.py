@@ -39,16 +39,18 @@ class Conversation:
         return [{"role": role, "content": text} for role, text in (*self.history, ("user", asked))]
 
 
-def read_conversations(rows: Any, columns: Mapping[str, str] | None = None) -> list[Conversation]:
-    """Every row as a conversation; a group scored by GRAPE gives its best answer.
+def read_conversations(
+    rows: Any, columns: Mapping[str, str] | None = None, best: str | None = "best"
+) -> list[Conversation]:
+    """Every row as a conversation; a group scored by GRAPE gives its best answer, whose place is in the column `best`.
 
-    Raises ValueError as `to_examples` does, for candidate groups without a column `best`, and for rows of which some
+    Raises ValueError as `to_examples` does, for candidate groups without that column, and for rows of which some
     are pairs and others not.
     """
     names, batches = open_rows(rows)
     listed = [row for batch in batches for row in batch]
-    if "best" in names:
-        return list(_best_of(listed, columns))
+    if best is not None and best in names:
+        return list(_best_of(listed, columns, best))
     layout = detect_layout(names, columns)
     if layout.answers == ("chosen", "rejected"):
         return [
@@ -58,9 +60,11 @@ def read_conversations(rows: Any, columns: Mapping[str, str] | None = None) -> l
     return [Conversation(e.instruction, e.input, e.history, e.response) for e in examples]
 
 
-def _best_of(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str] | None) -> Iterator[Conversation]:
+def _best_of(
+    rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str] | None, column: str
+) -> Iterator[Conversation]:
     for number, (row, group) in enumerate(zip(rows, to_groups(rows, columns=columns), strict=True)):
-        best = row["best"]
+        best = row[column]
         if best is None or not 0 <= int(best) < len(group.responses):
-            raise ValueError(f"row {number} (counting from 0): column 'best' names no candidate, got {best!r}")
+            raise ValueError(f"row {number} (counting from 0): column {column!r} names no candidate, got {best!r}")
         yield Conversation(group.instruction, group.input, group.history, group.responses[int(best)])

@@ -11,11 +11,11 @@ from instsel import Scorer
 from instsel.methods.definition import Method
 from instsel.methods.registry import find_methods
 from instsel.optional_packages import need_package
+from instsel.runs.column_names import allot_names
 from instsel.runs.fingerprints import model_fingerprint
 
 need_package("datasets", "datasets", ">=3", extra="datasets")
 
-CLASH_PREFIX = "instsel_"
 _IMPORTED_IN = os.getpid()
 
 
@@ -39,7 +39,8 @@ class Scores:
             torch.set_num_threads(1)
         columns = {name: batch[name] for name in batch}
         found = getattr(instsel, self.name)(self.scorer, columns, **self.parameters).to_dict()
-        return {CLASH_PREFIX + name if name in columns else name: values for name, values in found.items()}
+        names = allot_names(found, columns)
+        return {names[name]: values for name, values in found.items()}
 
     def __getstate__(self) -> dict[str, Any]:
         """What decides the numbers and nothing else: by it `datasets` knows a map that it has made before."""
@@ -68,8 +69,9 @@ def score(scorer: Scorer | str | os.PathLike[str], method: str = "perplexity", *
     method      a method whose rows do not depend on each other, so that batches can be scored apart
     parameters  of the method, such as template="chat"
 
-    A column that the dataset has already gets the name `instsel_NAME`. Two equal calls have one fingerprint, by the
-    model's digest, so that the second is read from the cache. Raises ValueError or TypeError naming the parameter.
+    A column that the dataset has already gets the name `instsel_NAME`, or `instsel_NAME_2` and so on. Two equal calls
+    have one fingerprint, by the model's digest, so that the second is read from the cache. Raises ValueError or
+    TypeError naming the parameter.
 
     >>> rows.map(score("Qwen/Qwen2.5-0.5B", "ifd"), batched=True, batch_size=1000)  # doctest: +SKIP
     """
