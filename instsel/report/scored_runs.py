@@ -93,7 +93,10 @@ class Run:
             slice_ = range(number * size, min((number + 1) * size, count))
             path = next((one for one in there if is_whole(one, settings, slice_)), None)
             if there and path is None:
-                raise ValueError(f"{there[0]} is not as it was written: run the same command again, which repairs it")
+                raise ValueError(
+                    f"{there[0]} is not as it was written: remove the result in {self.path} and run the same command "
+                    "again, which computes it anew"
+                )
             if path is None or column not in pq.read_schema(path).names:
                 return None
             places = np.flatnonzero(rows // size == number)

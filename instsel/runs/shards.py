@@ -144,8 +144,8 @@ class ShardFolder:
         paths, wanted = self.whole(stage), len(stage.slices())
         if len(paths) < wanted:
             raise ValueError(
-                f"{wanted - len(paths)} shards of {stage.name} in {self.folder.parent} are damaged or gone; "
-                "the command that made the run computes them again"
+                f"{wanted - len(paths)} shards of {stage.name} are damaged or gone: remove the result in "
+                f"{self.folder.parent} and run the same command again, which computes them anew"
             )
         return [paths[number] for number in range(wanted)]
 
