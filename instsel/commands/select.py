@@ -176,11 +176,11 @@ def run(args: argparse.Namespace, interrupts: Interrupts) -> int:
             added = {"row": pa.array(rows)}
             if by_kmeans and labels is not None:
                 added["cluster"] = pa.array(labels[rows])
-            names = allot_names(added, table.column_names)
+            columns = {**own, **allot_names(added, table.column_names)}
             for column, values in added.items():
-                table = table.append_column(names[column], values)
-            write_table(folder.path, name, table, {**own, **names})
-            output = describe_result(folder.path / name, {**own, **names})
+                table = table.append_column(columns[column], values)
+            write_table(folder.path, name, table, columns)
+            output = describe_result(folder.path / name, columns)
         folder.save(state="finished", counts=counts, rows=len(score), output=output, findings=findings)
     finally:
         folder.close()
