@@ -127,6 +127,5 @@ def alone(selection: Selection) -> Run:
     found = {name: run.columns.get(name) for name in ("status", "num_tokens", "row", "cluster")}
     found[by] = selection.by_column
     manifest = {**run.manifest, "score": by, "rows": len(selection.rows), "stages": ()}
-    return replace(
-        run, manifest=manifest, columns={name: column for name, column in found.items() if column in run.scored.columns}
-    )
+    columns = {name: column for name, column in found.items() if column is not None and column in run.scored.columns}
+    return replace(run, manifest=manifest, columns=columns)
