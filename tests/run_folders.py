@@ -91,6 +91,7 @@ def write_selection(folder: Path, run: Path, rows: list[int], **manifest: Any) -
     pq.write_table(table.append_column("row", pa.array(rows)), written / "scores.parquet")
     said = json.loads((written / "manifest.json").read_text())
     source = json.loads((run / "manifest.json").read_text())
+    said["output"]["digest"] = digest_file(written / "scores.parquet")
     said.update(input=str(run / "scores.parquet"), input_digest=source["output"]["digest"], rows=source["rows"])
     (written / "manifest.json").write_text(json.dumps(said))
     return written

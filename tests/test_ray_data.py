@@ -27,6 +27,13 @@ def test_a_batch_gets_the_columns_of_the_method(scorer: instsel.Scorer) -> None:
     np.testing.assert_array_equal(found["of_status"], expected.status)
 
 
+def test_a_column_that_is_there_stays() -> None:
+    batch = {**batch_of(example_rows(2)), "status": np.zeros(2), "instsel_status": np.ones(2)}
+    found = Score("ifd", tiny_model_folder(), scorer_options=OPTIONS)(batch)
+    assert all(found[name] is batch[name] for name in batch)
+    assert found["instsel_status_2"].tolist() == ["ok", "ok"]
+
+
 def test_requests_are_scored_as_score_batch_does(scorer: instsel.Scorer) -> None:
     batch = {"prompt": np.array(["a", "b"]), "completion": np.array([" c", " d"]), "id": np.arange(2)}
     found = Score("score_batch", tiny_model_folder(), scorer_options=OPTIONS)(batch)
@@ -40,9 +47,6 @@ def test_what_cannot_be_done_in_batches_is_refused() -> None:
         Score("wici", tiny_model_folder())
     with pytest.raises(ValueError, match="method: expected one of"):
         Score("nothing", tiny_model_folder())
-    score = Score("ifd", tiny_model_folder(), scorer_options=OPTIONS)
-    with pytest.raises(ValueError, match="the rows have a column 'status' already"):
-        score({**batch_of(example_rows(2)), "status": np.zeros(2)})
     requests = Score("score_batch", tiny_model_folder(), scorer_options=OPTIONS)
     with pytest.raises(ValueError, match="columns: expected prompt and completion, got text"):
         requests({"text": np.array(["a"])})

@@ -22,6 +22,7 @@ from scipy.stats import spearmanr
 from instsel.cli import main
 from instsel.report import Section, build_page, read_report
 from instsel.report.reading import listed_rows
+from instsel.runs.durable_files import digest_file
 
 HOSTILE = (
     "</script><script>document.title='taken'</script>", "<img src=http://evil.example/a.png onerror=alert(1)>",
@@ -196,7 +197,8 @@ def test_a_result_in_json_lines_gives_the_same_numbers(tmp_path: Path) -> None:
     rows = pq.read_table(run / "scores.parquet").to_pylist()
     (run / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     said = json.loads((run / "manifest.json").read_text())
-    (run / "manifest.json").write_text(json.dumps({**said, "output": {"name": "scores.jsonl"}}))
+    output = {"name": "scores.jsonl", "digest": digest_file(run / "scores.jsonl")}
+    (run / "manifest.json").write_text(json.dumps({**said, "output": output}))
     assert data_of(build_page(read_report([run]))) == parquet
 
 
@@ -220,7 +222,7 @@ def _unfinished(folder: Path) -> None:
         (lambda: _unfinished(Path("pool")), ["pool"], "pool is not a finished run"),
         (lambda: Path("pool/scores.parquet").unlink(), ["pool"], "pool is not a finished run"),
         (lambda: Path("pool/manifest.json").write_text("{"), ["pool"], "the manifest of pool is damaged"),
-        (lambda: os.truncate("pool/scores.parquet", 500), ["pool"], "not a whole Parquet file"),
+        (lambda: os.truncate("pool/scores.parquet", 500), ["pool"], "is not as it was written"),
         (lambda: write_influence(Path("other"), 11), ["pool", "other"], "are of different pools"),
         (lambda: write_influence(Path("o"), 12, input_digest="x"), ["pool", "o"], "are of different pools"),
         (lambda: write_run(Path("t"), "m", texts(2), {}), ["t"], "no column of numbers to report on"),

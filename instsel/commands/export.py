@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from instsel.commands.options import add_quiet, column_mapping, local_folder
-from instsel.commands.selection_inputs import scored_path
+from instsel.commands.selection_inputs import scored_input
 from instsel.terminal import escaped, say
 
 
@@ -34,11 +34,15 @@ def run(args: argparse.Namespace, interrupts: Any) -> int:
     from instsel.records import open_rows
     from instsel.runs.inputs import open_input
 
-    _, path = scored_path(args.input)
+    _, scored = scored_input(args.input)
+    path = scored.path
     read = [open_rows(batch)[1] for batch in open_input(str(path), None).read()]
     rows = [row for batches in read for batch in batches for row in batch]
     try:
-        written = export(rows, args.to, args.output, name=args.name, columns=args.columns, overwrite=args.overwrite)
+        written = export(
+            rows, args.to, args.output,
+            name=args.name, columns=args.columns, best=scored.own.get("best"), overwrite=args.overwrite,
+        )  # fmt: skip
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     if not args.quiet:

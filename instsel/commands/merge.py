@@ -28,6 +28,7 @@ def run(args: argparse.Namespace, interrupts: Any) -> int:
     from instsel.commands.unreadable_rows import with_reasons
     from instsel.runs import RunFolder
     from instsel.runs.merged_output import write_merged
+    from instsel.runs.results import describe_result
     from instsel.runs.shards import Stage
 
     manifest = open_manifest(args.folder)
@@ -55,7 +56,10 @@ def run(args: argparse.Namespace, interrupts: Any) -> int:
             raise ValueError(f"the rows kept in {args.folder} are damaged or gone; its own command reads them again")
         with folder.explained():
             scores = with_reasons(lambda: folder.shards.tables(last), store, manifest)
-            write_merged(target.parent, target.name, store, scores, columns=manifest["columns"])
+            own = write_merged(target.parent, target.name, store, scores, columns=manifest["columns"])
+        output = folder.manifest.get("output") or {}
+        if target.resolve() == (folder.path / str(output.get("name"))).resolve():  # the result that its digest is of
+            folder.save(output=describe_result(target, own))
     finally:
         folder.close()
     if not args.quiet:

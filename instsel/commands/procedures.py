@@ -51,7 +51,7 @@ def follow_procedure(args: argparse.Namespace, scored: ScoredFile, manifest: dic
     given = [f"--{name.replace('_', '-')}" for name in FIXED if getattr(args, name) is not None]
     if given:
         raise ValueError(f"--procedure {args.procedure} decides {', '.join(given)}: leave one of them out")
-    missing = [name for name in COLUMNS if name not in scored.columns]
+    missing = [name for name in COLUMNS if name not in scored.own]
     if manifest.get("method") != "wici" or missing:
         raise ValueError(
             f"--procedure is for a finished run folder of instsel wici, and {args.input} is "
@@ -60,8 +60,8 @@ def follow_procedure(args: argparse.Namespace, scored: ScoredFile, manifest: dic
     args.coverage = procedure.coverage
     args.max_similarity = procedure.max_similarity
     args.draw_share = procedure.draw_share
-    ifd = scored.numbers("ifd")
-    one_shot_ifd, probes, similarity = (_lists(scored, name) for name in COLUMNS[1:])
+    ifd = scored.numbers(scored.own["ifd"])
+    one_shot_ifd, probes, similarity = (_lists(scored, scored.own[name]) for name in COLUMNS[1:])
     probes = np.where(np.isnan(probes), -1, probes).astype(np.int64)
     score = score_by_rule(ifd, one_shot_ifd, probes, similarity, procedure.rule)
     return np.where(ifd <= 1, score, np.nan) if procedure.leaves_out_unhelped else score

@@ -26,13 +26,13 @@ from instsel.prompts.templates import template_reads_the_date
 from instsel.records.formats import detect_layout
 from instsel.records.unread_keys import UnreadKeys
 from instsel.runs import RunError, RunFolder
-from instsel.runs.durable_files import digest_file
 from instsel.runs.fingerprints import model_fingerprint
 from instsel.runs.inputs import InputSource, open_input
 from instsel.runs.interrupts import Interrupted, Interrupts
 from instsel.runs.manifest import environment, read_manifest
 from instsel.runs.merged_output import write_merged
 from instsel.runs.remote_files import is_address
+from instsel.runs.results import describe_result
 from instsel.runs.row_store import RowStore, write_rows
 from instsel.runs.shards import Stage
 from instsel.runs.stored_folder import StoredRunFolder, copy_here
@@ -142,9 +142,9 @@ def finish(
     folder.interrupts.check()
     with folder.explained():
         scores = with_reasons(lambda: folder.shards.tables(last), rows, folder.manifest)
-        write_merged(folder.path, result, rows, scores, columns=folder.manifest["columns"])
+        own = write_merged(folder.path, result, rows, scores, columns=folder.manifest["columns"])
         path = folder.path / result
-        output = {"name": result, "bytes": path.stat().st_size, "digest": digest_file(path)}
+        output = describe_result(path, own)
         folder.written(path)
     counts, stats = count_by_status(folder, last, stages)
     folder.save(state="finished", output=output, counts=counts, stats=stats, findings=findings, score=score)

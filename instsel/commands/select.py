@@ -19,14 +19,15 @@ from instsel.commands.selection_inputs import (
     read_labels,
     read_lengths,
     score_column,
-    scored_path,
+    scored_input,
 )
 from instsel.runs import RunFolder
+from instsel.runs.column_names import allot_names
 from instsel.runs.durable_files import digest_file
 from instsel.runs.interrupts import Interrupts
 from instsel.runs.manifest import environment
 from instsel.runs.merged_output import FORMATS, write_table
-from instsel.runs.scored_files import ScoredFile
+from instsel.runs.results import describe_result
 from instsel.terminal import complain, escaped, say
 
 _SHOWN = 24  # clusters in the summary
@@ -43,7 +44,10 @@ def add_parser(commands: Any) -> None:
     size.add_argument("--budget", type=budget, metavar="N", help="rows (500) or a share (10%% or 0.1)")
     size.add_argument("--budget-tokens", type=int, metavar="N", help="tokens; rows that do not fit are skipped")
     add_procedure(parser)
-    parser.add_argument("--by", metavar="COLUMN", help=f"score column; default the first of {', '.join(USUAL_SCORES)}")
+    parser.add_argument(
+        "--by", metavar="COLUMN",
+        help=f"score column, the run's own before one of the input; default its first of {', '.join(USUAL_SCORES)}",
+    )  # fmt: skip
     parser.add_argument(
         "--keep-all", action="store_true", help="by ifd: also rows above 1, whose prompt does not help their answer"
     )
@@ -95,17 +99,17 @@ def run(args: argparse.Namespace, interrupts: Interrupts) -> int:
     """Select rows and write them, best first."""
     from instsel.selection.selector import MAX_SIMILARITY, select
 
-    manifest, path = scored_path(args.input)
-    scored = ScoredFile(path)
+    manifest, scored = scored_input(args.input)
+    path, own = scored.path, scored.own
     arguments = recorded_arguments(args)
     if args.procedure is not None:
         score, by, is_ifd = follow_procedure(args, scored, manifest), args.procedure, False
     else:
         by, is_ifd = score_column(scored, args.by, manifest)
-        score = scored.numbers(by)
-    usable = scored.equals("status", "ok") if "status" in scored.columns else np.ones(len(score), bool)
-    if "selectable" in scored.columns and args.procedure is None:
-        usable &= scored.equals("selectable", True)
+        score = scored.numbers(scored.find(by) or by)
+    usable = scored.equals(own["status"], "ok") if "status" in own else np.ones(len(score), bool)
+    if "selectable" in own and args.procedure is None:
+        usable &= scored.equals(own["selectable"], True)
     max_score = 1.0 if is_ifd and not args.keep_all else None
     embeddings, source = read_embeddings(args.embeddings, args.input, manifest, len(score))
     similarity = args.max_similarity
@@ -172,15 +176,19 @@ def run(args: argparse.Namespace, interrupts: Interrupts) -> int:
             added = {"row": pa.array(rows)}
             if by_kmeans and labels is not None:
                 added["cluster"] = pa.array(labels[rows])
+            columns = {**own, **allot_names(added, table.column_names)}
             for column, values in added.items():
-                table = table.append_column(column if column not in table.column_names else f"instsel_{column}", values)
-            write_table(folder.path, name, table)
-        folder.save(state="finished", counts=counts, rows=len(score), output={"name": name}, findings=findings)
+                table = table.append_column(columns[column], values)
+            write_table(folder.path, name, table, columns)
+            output = describe_result(folder.path / name, columns)
+        folder.save(state="finished", counts=counts, rows=len(score), output=output, findings=findings)
     finally:
         folder.close()
     if not args.quiet:
         left_out = f"{counts['not_selectable']:,} not selectable"
-        say(f"select: {len(rows):,} of {len(score):,} rows by {escaped(by)}; {left_out}")
+        column = scored.find(by) or by
+        told = by if column == by else f"{by} (column {column})"
+        say(f"select: {len(rows):,} of {len(score):,} rows by {escaped(told)}; {left_out}")
         if max_score is not None:
             say(f"{counts['above_max_score']:,} with an IFD above 1 left out: their prompt does not help (--keep-all)")
         if lengths is not None:

@@ -12,39 +12,42 @@ from instsel.commands.method_flags import read_array
 from instsel.runs import RunFolder
 from instsel.runs.durable_files import digest_file
 from instsel.runs.manifest import read_manifest
+from instsel.runs.results import has_result, open_result
 from instsel.runs.scored_files import ScoredFile
 from instsel.runs.shards import Stage
 
 USUAL_SCORES = ("score", "ifd", "mean_logprob")  # of wici, ifd, score
 
 
-def scored_path(path: Path) -> tuple[dict[str, Any], Path]:
+def scored_input(path: Path) -> tuple[dict[str, Any], ScoredFile]:
     """The manifest and the result of a run folder, or a file and an empty manifest."""
     if not path.is_dir():
         if not path.is_file():
             raise ValueError(f"input {path} is not a regular file" if path.exists() else f"input {path} does not exist")
-        return {}, path
+        return {}, ScoredFile(path)
     manifest, _ = read_manifest(path)
-    output = (manifest or {}).get("output") or {}
-    if manifest is None or manifest.get("state") != "finished" or not (path / output.get("name", "?")).is_file():
+    if manifest is None or not has_result(path, manifest):
         raise ValueError(f"{path} is not a finished run folder (see instsel status)")
-    return manifest, path / output["name"]
+    return manifest, open_result(path, manifest)
 
 
 def score_column(scored: ScoredFile, by: str | None, manifest: dict[str, Any]) -> tuple[str, bool]:
-    """The column to select by, and whether it holds IFD."""
-    names = [by] if by is not None else [name for name in USUAL_SCORES if name in scored.columns]
+    """The column to select by, our own by our name for it, and whether it holds IFD."""
+    names = [by] if by is not None else [name for name in USUAL_SCORES if name in scored.own]
     if not names:
         raise _missing(scored, f"column {' or '.join(USUAL_SCORES)}", "--by")
-    if names[0] not in scored.columns:
+    column = scored.find(names[0])
+    if column is None:
         raise _missing(scored, f"column {names[0]!r}", "--by")
-    return names[0], names[0] == "ifd" or (names[0] == "score" and manifest.get("method") == "ifd")
+    name = scored.named(column)
+    return name, name == "ifd" or (name == "score" and manifest.get("method") == "ifd")
 
 
-def read_lengths(scored: ScoredFile, column: str) -> np.ndarray:
+def read_lengths(scored: ScoredFile, name: str) -> np.ndarray:
     """The rows' lengths in tokens, float64 `[n]`."""
-    if column not in scored.columns:
-        raise _missing(scored, f"column {column!r} with the rows' lengths", "--num-tokens")
+    column = scored.find(name)
+    if column is None:
+        raise _missing(scored, f"column {name!r} with the rows' lengths", "--num-tokens")
     return scored.numbers(column)
 
 
@@ -58,9 +61,10 @@ def read_labels(
     if args.clusters is not None:
         if args.coverage not in ("proportional", "equal"):
             raise ValueError("--clusters needs --coverage proportional or equal")
-        if args.clusters not in scored.columns:
+        column = scored.find(args.clusters)
+        if column is None:
             raise _missing(scored, f"column {args.clusters!r}", "--clusters")
-        values = scored.values(args.clusters)
+        values = scored.values(column)
         try:
             labels = number_labels(values, rows)
         except (ValueError, TypeError) as error:

@@ -58,19 +58,23 @@ class Conversation:
         return dict.fromkeys(key for key, value in items if key not in ("role", "content") and holds(value))
 
 
-def read_conversations(rows: Any, columns: Mapping[str, str] | None = None) -> list[Conversation]:
-    """Every row as a conversation; a group scored by GRAPE gives its best answer.
+def read_conversations(
+    rows: Any, columns: Mapping[str, str] | None = None, best: str | None = "best"
+) -> list[Conversation]:
+    """Every row as a conversation; a group scored by GRAPE gives its best answer, whose place is in the column `best`.
 
-    Raises ValueError as `to_examples` does, for candidate groups without a column `best`, and for rows of which some
+    Raises ValueError as `to_examples` does, for candidate groups without that column, and for rows of which some
     are pairs and others not.
     """
     names, batches = open_rows(rows)
     listed = [row for batch in batches for row in batch]
     unread = UnreadKeys()  # they are kept, or said to be left out, by who writes them
-    if "best" in names:
+    if best is not None and best in names:
         groups = to_groups(listed, columns=columns, unread=unread)
         layout = detect_layout(names, columns, kind="group")
-        found = [_best_of(number, row, group) for number, (row, group) in enumerate(zip(listed, groups, strict=True))]
+        found = [
+            _best_of(number, row, group, best) for number, (row, group) in enumerate(zip(listed, groups, strict=True))
+        ]
         return [
             _conversation(row, group, layout, [text]) for row, group, text in zip(listed, groups, found, strict=True)
         ]
@@ -82,10 +86,10 @@ def read_conversations(rows: Any, columns: Mapping[str, str] | None = None) -> l
     return [_conversation(row, one, layout, [one.response]) for row, one in zip(listed, examples, strict=True)]
 
 
-def _best_of(number: int, row: Mapping[str, Any], group: Group) -> str:
-    best = row["best"]
+def _best_of(number: int, row: Mapping[str, Any], group: Group, column: str) -> str:
+    best = row[column]
     if best is None or not 0 <= int(best) < len(group.responses):
-        raise ValueError(f"row {number} (counting from 0): column 'best' names no candidate, got {best!r}")
+        raise ValueError(f"row {number} (counting from 0): column {column!r} names no candidate, got {best!r}")
     return group.responses[int(best)]
 
 

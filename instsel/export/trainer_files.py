@@ -69,6 +69,7 @@ def export(
     *,
     name: str = "instsel",
     columns: Mapping[str, str] | None = None,
+    best: str | None = "best",
     overwrite: bool = False,
 ) -> list[Path]:
     """Write rows as the files that a trainer loads as they are; gives their paths.
@@ -77,6 +78,7 @@ def export(
     to      one of `TRAINERS`
     output  a folder, made if need be; a `dataset_info.json` that is there gains an entry
     name    of the data set, and of its file
+    best    the column with the place of each group's answer, if rows have it
 
     Earlier turns and preference pairs are kept whole, with all keys of their turns, and tools, weight and other columns
     that go with them; a warning names what "alpaca" cannot hold and what "llama-factory" does not read. Raises
@@ -90,7 +92,7 @@ def export(
         raise ValueError(f"to: expected one of {', '.join(TRAINERS)}, got {to!r}")
     if not name or Path(name).name != name or name.startswith("."):
         raise ValueError(f"name: expected a file's name without its ending, got {name!r}")
-    conversations = read_conversations(rows, columns)
+    conversations = read_conversations(rows, columns, best)
     _check(conversations, to)
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)

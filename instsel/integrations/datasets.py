@@ -13,11 +13,11 @@ from instsel.methods.in_memory import run_in_memory
 from instsel.methods.registry import find_methods
 from instsel.optional_packages import need_package
 from instsel.records.row_sources import open_rows, plain
+from instsel.runs.column_names import allot_names
 from instsel.runs.fingerprints import model_fingerprint
 
 need_package("datasets", "datasets", ">=3", extra="datasets")
 
-CLASH_PREFIX = "instsel_"
 _IMPORTED_IN = os.getpid()
 
 
@@ -44,7 +44,8 @@ class Scores:
         method = getattr(instsel, self.name).method
         parameters = method.parameters(**self.parameters)
         found = method.build(run_in_memory(method, self.scorer, columns, parameters, whole_pool=False)).to_dict()
-        return _beside(batch, {CLASH_PREFIX + n if n in columns else n: values for n, values in found.items()})
+        names = allot_names(found, columns)
+        return _beside(batch, {names[name]: values for name, values in found.items()})
 
     def __getstate__(self) -> dict[str, Any]:
         """What decides the numbers and nothing else: by it `datasets` knows a map that it has made before."""
@@ -75,8 +76,9 @@ def score(scorer: Scorer | str | os.PathLike[str], method: str = "perplexity", *
     method      a method whose rows do not depend on each other, so that batches can be scored apart
     parameters  of the method, such as template="chat"
 
-    A column that the dataset has already gets the name `instsel_NAME`. Two equal calls have one fingerprint, by the
-    model's digest, so that the second is read from the cache. Raises ValueError or TypeError naming the parameter.
+    A column that the dataset has already gets the name `instsel_NAME`, or `instsel_NAME_2` and so on. Two equal calls
+    have one fingerprint, by the model's digest, so that the second is read from the cache. Raises ValueError or
+    TypeError naming the parameter.
 
     >>> rows.map(score("Qwen/Qwen2.5-0.5B", "ifd"), batched=True, batch_size=1000)  # doctest: +SKIP
     """

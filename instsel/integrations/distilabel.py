@@ -7,6 +7,7 @@ from typing import Any
 from instsel import Scorer
 from instsel.methods.in_memory import run_in_memory
 from instsel.optional_packages import need_package
+from instsel.runs.column_names import allot_names
 
 need_package("distilabel", "distilabel", ">=1.5,<2", extra="distilabel")
 
@@ -19,7 +20,6 @@ COLUMNS = {
     "ifd": ["direct", "conditional", "ifd", "num_tokens", "status"],
     "grape": ["best", "scores", "status"],
 }
-CLASH_PREFIX = "instsel_"
 
 
 class InstselScores(Step):
@@ -30,8 +30,8 @@ class InstselScores(Step):
     parameters  of the method, such as {"template": "chat"}
     scorer      keywords of `instsel.Scorer`, such as {"dtype": "bfloat16"}
 
-    A column that a row has already becomes `instsel_NAME`. Raises ValueError or TypeError naming the parameter when it
-    is loaded.
+    A column that rows have already becomes `instsel_NAME`, or `instsel_NAME_2` and so on. Raises ValueError or
+    TypeError naming the parameter when it is loaded.
 
     >>> step = InstselScores(name="difficulty", model="Qwen/Qwen2.5-0.5B", method="ifd")  # doctest: +SKIP
     """
@@ -75,7 +75,7 @@ class InstselScores(Step):
         method = getattr(instsel, self.method).method
         outcome = run_in_memory(method, self._loaded, inputs, method.parameters(**self.parameters), whole_pool=False)
         found = method.build(outcome).to_dict()
+        names = allot_names(COLUMNS[self.method], {name for row in inputs for name in row})
         for i, row in enumerate(inputs):
-            taken = set(row)
-            row.update({CLASH_PREFIX + n if n in taken else n: found[n][i] for n in COLUMNS[self.method]})
+            row.update({names[n]: found[n][i] for n in COLUMNS[self.method]})
         yield inputs

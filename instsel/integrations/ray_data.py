@@ -19,6 +19,7 @@ import numpy as np
 from instsel import Scorer, score_batch
 from instsel.methods.registry import find_methods
 from instsel.optional_packages import need_package
+from instsel.runs.column_names import allot_names
 
 need_package("ray", "ray", ">=2.40", extra="ray")
 
@@ -35,8 +36,8 @@ class Score:
     prefix          before the names of the new columns
     parameters      of the method
 
-    Raises ValueError where the method does not exist, where its rows depend on all others, or where a new column has
-    the name of one that is there.
+    A column that the rows have already gets the name `instsel_NAME`, or `instsel_NAME_2` and so on. Raises ValueError
+    where the method does not exist or its rows depend on all others.
     """
 
     def __init__(
@@ -69,9 +70,8 @@ class Score:
         rows = {name: np.asarray(values).tolist() for name, values in batch.items()}
         found = self._requests(rows) if self.method is None else self._columns(rows)
         named = {f"{self.prefix}{name}": values for name, values in found.items()}
-        if taken := sorted(set(named) & set(batch)):
-            raise ValueError(f"prefix: the rows have a column {taken[0]!r} already; give a prefix for the new ones")
-        return {**batch, **named}
+        names = allot_names(named, batch)
+        return {**batch, **{names[name]: values for name, values in named.items()}}
 
     def _columns(self, rows: Mapping[str, list[Any]]) -> dict[str, np.ndarray]:
         from instsel.methods.in_memory import run_in_memory

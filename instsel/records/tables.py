@@ -23,7 +23,7 @@ def parquet_batches(path: Path, batch_rows: int, batch_bytes: int) -> Iterator[p
         # pre_buffer, pyarrow's default, would read the whole file into memory.
         options = {"pre_buffer": False, "buffer_size": 1 << 20, "page_checksum_verification": True}
         with pyarrow.parquet.ParquetFile(path, **options) as file:
-            _check_names(path, file.schema_arrow.names)
+            check_names(path, file.schema_arrow.names)
             groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
             widest = max((group.total_byte_size / max(group.num_rows, 1) for group in groups), default=0)
             for batch in file.iter_batches(max(1, min(batch_rows, int(batch_bytes / (widest + 1))))):
@@ -41,7 +41,7 @@ def csv_rows(path: Path) -> Iterator[tuple[dict[str, str], int]]:
         reader = csv.reader(file, delimiter="\t" if data_suffix(path) == ".tsv" else ",", strict=True)
         try:
             names = next((row for row in reader if row), [])
-            _check_names(path, names)
+            check_names(path, names)
             _check_separator(path, names, reader.dialect.delimiter)
             for row in reader:
                 if not row:
@@ -68,7 +68,10 @@ def _check_separator(path: Path, names: Sequence[str], separator: str) -> None:
         )
 
 
-def _check_names(path: Path, names: Sequence[str]) -> None:
+def check_names(path: Path, names: Sequence[str]) -> None:
+    """ValueError where a file names a column twice, as runs of earlier versions over a run's result did."""
     twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     if twice:
-        raise ValueError(f"{path} has the column {shortened(twice[0])} {names.count(twice[0])} times")
+        ours = "; to name ours apart write it anew, a run's result by instsel merge, a selection by its own command"
+        hint = ours if twice[0].startswith("instsel_") else ""
+        raise ValueError(f"{path} has the column {shortened(twice[0])} {names.count(twice[0])} times{hint}")

@@ -15,7 +15,6 @@ from instsel.report.scored_runs import Run, open_run
 from instsel.report.selections import Selection, alone, open_selection, pool_of
 from instsel.report.text import shortened
 from instsel.report.texts import RowText, read_texts
-from instsel.runs.merged_output import CLASH_PREFIX
 
 MAX_ROWS = 10_000  # in the table
 ENDS = 10  # rows shown from either end of the ranking
@@ -106,7 +105,7 @@ def read_report(
     if not of_run[0]:
         raise ValueError(f"{runs[0].path} has no column of numbers to report on")
     measures = [measure for found in of_run for measure in found]
-    by = "" if selection is None else str(selection.parameters.get("by")).removeprefix(CLASH_PREFIX)
+    by = "" if selection is None else selection.by
     score = next((measure for measure in of_run[0] if measure.name == by), of_run[0][0])
     status = runs[0].statuses()
     classes, coloured_by = _classes(runs[0], selection if whole else None, colour_by, order)

@@ -13,7 +13,6 @@ from instsel.report.measures import STATUSES
 from instsel.report.reading import Report
 from instsel.report.row_cards import failed_cards
 from instsel.report.scored_runs import Run
-from instsel.runs.merged_output import CLASH_PREFIX
 
 _SHOWN_CLUSTERS = 30
 
@@ -74,8 +73,7 @@ def selection_section(report: Report) -> Section | None:
     if selection is None:
         return None
     counts = selection.run.manifest.get("counts", {})
-    by = str(selection.parameters.get("by"))
-    rule = selection.rule(report.score.label if report.score.name == by.removeprefix(CLASH_PREFIX) else by)
+    rule = selection.rule(report.score.label if report.score.name == selection.by else selection.by)
     told = [f"{len(selection.rows):,} of {_pool_size(report):,} rows: {rule}."]
     if counts.get("tokens"):
         told.append(f"They hold {counts['tokens']:,} tokens.")

@@ -12,23 +12,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from instsel.report.measures import Measure, meaning
-from instsel.runs.manifest import read_manifest
-from instsel.runs.merged_output import CLASH_PREFIX
+from instsel.runs.manifest import read_manifest, settings_digest
+from instsel.runs.results import has_result, open_result
 from instsel.runs.score_columns import from_table
 from instsel.runs.scored_files import ScoredFile
+from instsel.runs.shards import is_whole
 
 _ROW_NUMBERS = ("best", "neighbor")  # whole numbers that measure nothing
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A finished run folder: its manifest, its result, and what of the result's columns the method added."""
+    """A finished run folder: its manifest, its result, and the columns of it that count as the method's.
+
+    `columns` has the name in the result of each such column.
+    """
 
     path: Path
     name: str
     manifest: dict[str, Any]
     scored: ScoredFile
-    added: tuple[str, ...]
+    columns: dict[str, str]
 
     @property
     def method(self) -> str:
@@ -38,23 +42,22 @@ class Run:
     @property
     def original(self) -> list[str]:
         """The columns of the input."""
-        return [name for name in self.scored.columns if name not in self.added]
+        added = set(self.columns.values())
+        return [name for name in self.scored.columns if name not in added]
 
     def column(self, name: str) -> str | None:
         """How the method's column is called in the result; None where there is none."""
-        return next((found for found in (CLASH_PREFIX + name, name) if found in self.added), None)
+        return self.columns.get(name)
 
     def measures(self) -> list[Measure]:
         """The method's columns of one number a row, that by which rows are selected first."""
         first = str(self.manifest.get("score", "score"))
         kinds = self.scored.kinds()
         found = _of_groups(self) if self.column("scores") and first == "best" else []
-        plain = [name.removeprefix(CLASH_PREFIX) for name in self.added if _is_number(kinds[name])]
+        plain = [name for name, column in self.columns.items() if _is_number(kinds[column])]
         plain = [name for name in plain if name not in _ROW_NUMBERS]
         for name in sorted(plain, key=lambda one: one != first):
-            column = self.column(name)
-            assert column is not None
-            found.append(self.measure(name, self.scored.numbers(column)))
+            found.append(self.measure(name, self.scored.numbers(self.columns[name])))
         return found
 
     def measure(self, name: str, values: np.ndarray) -> Measure:
@@ -72,17 +75,28 @@ class Run:
         return int(self.manifest["rows"])
 
     def stage(self, stage: str, column: str, rows: Sequence[int] | None = None) -> np.ndarray | None:
-        """A column of an earlier stage, kept in the folder's shards, at all rows or some; None where there is none."""
+        """A column of an earlier stage, kept in the folder's shards, at all rows or some; None where there is none.
+
+        Raises ValueError where a shard is not as it was written.
+        """
         for name, count, size in self.manifest.get("stages", ()):
             if name == stage:
                 numbers = np.arange(count) if rows is None else np.array(rows, np.int64)
-                return self._from_shards(stage, column, numbers, size)
+                return self._from_shards(stage, column, numbers, count, size)
         return None
 
-    def _from_shards(self, stage: str, column: str, rows: np.ndarray, size: int) -> np.ndarray | None:
+    def _from_shards(self, stage: str, column: str, rows: np.ndarray, count: int, size: int) -> np.ndarray | None:
+        settings = settings_digest({name: self.manifest.get(name) for name in self.manifest["compared"]})
         pieces, order = [], []
-        for number in np.unique(rows // size):
-            path = next(iter(sorted((self.path / "shards").glob(f"{stage}-{number:05d}-*.parquet"))), None)
+        for number in np.unique(rows // size).tolist():
+            there = sorted((self.path / "shards").glob(f"{stage}-{number:05d}-*.parquet"))
+            slice_ = range(number * size, min((number + 1) * size, count))
+            path = next((one for one in there if is_whole(one, settings, slice_)), None)
+            if there and path is None:
+                raise ValueError(
+                    f"{there[0]} is not as it was written: remove the result in {self.path} and run the same command "
+                    "again, which computes it anew"
+                )
             if path is None or column not in pq.read_schema(path).names:
                 return None
             places = np.flatnonzero(rows // size == number)
@@ -105,12 +119,10 @@ def open_run(path: Path) -> Run:
         raise ValueError(f"{path} is not a run folder: it has no manifest.json")
     if "compared" not in manifest or ("rows" not in manifest and manifest.get("state") == "finished"):
         raise ValueError(f"the manifest of {path} lacks what this version writes: make the run again")
-    output = manifest.get("output") or {}
-    if manifest.get("state") != "finished" or not (path / str(output.get("name"))).is_file():
+    if not has_result(path, manifest):
         raise ValueError(f"{path} is not a finished run: the same command continues it (see instsel status {path})")
-    scored = ScoredFile(path / output["name"])
-    original = set(manifest.get("columns", ()))
-    return Run(path, path.resolve().name, manifest, scored, tuple(n for n in scored.columns if n not in original))
+    scored = open_result(path, manifest)
+    return Run(path, path.resolve().name, manifest, scored, scored.own)
 
 
 def _is_number(kind: pa.DataType) -> bool:

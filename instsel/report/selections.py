@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from instsel.report.scored_runs import Run, open_run
-from instsel.runs.merged_output import CLASH_PREFIX
 
 _WORDS = {
     "proportional": "quotas over clusters by their size",
@@ -40,6 +39,21 @@ class Selection:
         return dict(self.run.manifest.get("parameters", {}))
 
     @property
+    def by_column(self) -> str | None:
+        """The column that decided: manifests tell our name for it; those of earlier versions told the column."""
+        told = str(self.parameters.get("by"))
+        return self.run.scored.find(told) if "columns" in self.run.manifest["output"] else told
+
+    @property
+    def by(self) -> str:
+        """What the column that decided is called: our name for ours."""
+        told = str(self.parameters.get("by"))
+        if self.by_column is None:
+            return told  # a procedure
+        name = self.run.scored.named(self.by_column)
+        return name if self.run.scored.find(name) == self.by_column else f"{name} of the input"
+
+    @property
     def num_clusters(self) -> int:
         """How many clusters there are; `clusters` holds the largest of them."""
         return int(self.run.manifest.get("findings", {}).get("num_clusters_found", len(self.clusters)))
@@ -67,7 +81,7 @@ class Selection:
 
 def open_selection(run: Run) -> Selection:
     """A run folder that `instsel select` made."""
-    column = next((name for name in (f"{CLASH_PREFIX}row", "row") if name in run.scored.columns), None)
+    column = run.column("row")
     if column is None:
         raise ValueError(f"{run.path} is a selection without the rows' numbers: make it again with this version")
     rows = run.scored.numbers(column).astype(np.int64)
@@ -75,10 +89,11 @@ def open_selection(run: Run) -> Selection:
     told = run.manifest.get("parameters", {})
     named = told.get("clusters")
     if named is None and told.get("num_clusters"):
-        named = next((name for name in (f"{CLASH_PREFIX}cluster", "cluster") if name in run.scored.columns), None)
+        named = "cluster"
     cluster: tuple[str, ...] = ()
-    if named in run.scored.columns:
-        numbers, names = run.scored.labels(named)
+    label = None if named is None else run.scored.find(named)
+    if label is not None:
+        numbers, names = run.scored.labels(label)
         cluster = tuple(names[number] for number in numbers.tolist())
     clusters = {name: (int(size), int(taken)) for name, (size, taken) in found.items()}
     return Selection(run, rows, clusters, cluster)
@@ -108,7 +123,9 @@ def pool_of(selection: Selection, runs: Sequence[Run]) -> Run | None:
 def alone(selection: Selection) -> Run:
     """A selection whose pool is not there, read as if it were a run of its own: its rows are those selected."""
     run = selection.run
-    by = str(selection.parameters.get("by"))
-    ours = {by, "status", "num_tokens", "row", "cluster", f"{CLASH_PREFIX}row", f"{CLASH_PREFIX}cluster"}
+    by = selection.by
+    found = {name: run.columns.get(name) for name in ("status", "num_tokens", "row", "cluster")}
+    found[by] = selection.by_column
     manifest = {**run.manifest, "score": by, "rows": len(selection.rows), "stages": ()}
-    return replace(run, manifest=manifest, added=tuple(name for name in run.scored.columns if name in ours))
+    columns = {name: column for name, column in found.items() if column is not None and column in run.scored.columns}
+    return replace(run, manifest=manifest, columns=columns)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -11,62 +11,61 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from instsel.records.json_columns import json_value, whole_rows
+from instsel.runs.column_names import allot_names, with_names
 from instsel.runs.column_types import ColumnTypeError
 from instsel.runs.durable_files import durable_file
 from instsel.runs.row_store import RowStore
 
 FORMATS = ("parquet", "jsonl")
-CLASH_PREFIX = "instsel_"
 _ROWS_PER_WRITE = 1024
 
 Tables = Callable[[], Iterable[pa.Table]]
 
 
-def write_merged(directory: Path, name: str, rows: RowStore, scores: Tables, *, columns: Iterable[str]) -> None:
+def write_merged(
+    directory: Path, name: str, rows: RowStore, scores: Tables, *, columns: Collection[str]
+) -> dict[str, str]:
     """Write `directory/name` (.parquet or .jsonl) from the rows and the tables of their scores, a table at a time.
 
-    scores: gives the tables anew at each call, together one row of scores per row. columns: the original columns; a
-    score column of the same name is called `instsel_NAME`.
+    scores: gives the tables anew at each call, together one row of scores per row. columns: the original columns.
+    Gives the name in the file of each score column, as `allot_names` finds it.
     """
-    taken = set(columns)
+    own: dict[str, str] = {}
     if name.endswith(".jsonl"):
         with durable_file(directory, name) as file:
             for start, table in _pieces(scores()):
-                _write_json_lines(file, rows.rows(start, start + table.num_rows), _renamed(table, taken))
-        return
+                own = own or allot_names(table.column_names, columns)
+                _write_json_lines(file, rows.rows(start, start + table.num_rows), _renamed(table, own))
+        return own
     types = rows.column_types()
     while True:
         try:
             with durable_file(directory, name) as file:
                 writer: pq.ParquetWriter | None = None
                 for start, table in _pieces(scores()):
+                    own = own or allot_names(table.column_names, columns)
                     original = rows.table(start, start + table.num_rows, types)
-                    joined = _beside(original, _renamed(table, taken))
+                    joined = _beside(original, _renamed(table, own), own)
                     writer = writer or pq.ParquetWriter(file, joined.schema, compression="zstd")
                     writer.write_table(joined)
                 if writer is None:
                     writer = pq.ParquetWriter(file, rows.schema(types))
                 writer.close()
-            return
+            return own
         except ColumnTypeError as error:
             assert types is not None
             types.keep_as_text(error.name)
 
 
-def write_table(directory: Path, name: str, table: pa.Table) -> None:
-    """Write a table as `directory/name` (.parquet or .jsonl)."""
+def write_table(directory: Path, name: str, table: pa.Table, own: Mapping[str, str]) -> None:
+    """Write a table as `directory/name` (.parquet or .jsonl); `own` as `write_merged` gives it."""
     with durable_file(directory, name) as file:
         if name.endswith(".jsonl"):
             for row in whole_rows(table):
                 _write_json_line(file, row)
         else:
-            pq.write_table(table, file, compression="zstd")
-
-
-def score_names(table_columns: Iterable[str], original: Iterable[str]) -> dict[str, str]:
-    """The name in the merged file of each score column."""
-    taken = set(original)
-    return {name: CLASH_PREFIX + name if name in taken else name for name in table_columns}
+            named = table.replace_schema_metadata(with_names(table.schema, own).metadata)
+            pq.write_table(named, file, compression="zstd")
 
 
 def _pieces(tables: Iterable[pa.Table]) -> Iterator[tuple[int, pa.Table]]:
@@ -79,12 +78,12 @@ def _pieces(tables: Iterable[pa.Table]) -> Iterator[tuple[int, pa.Table]]:
             start += piece.num_rows
 
 
-def _renamed(table: pa.Table, taken: set[str]) -> pa.Table:
-    return table.rename_columns(list(score_names(table.column_names, taken).values()))
+def _renamed(table: pa.Table, own: Mapping[str, str]) -> pa.Table:
+    return table.rename_columns([own[name] for name in table.column_names])
 
 
-def _beside(original: pa.Table, scores: pa.Table) -> pa.Table:
-    schema = pa.schema([*original.schema, *scores.schema])
+def _beside(original: pa.Table, scores: pa.Table, own: Mapping[str, str]) -> pa.Table:
+    schema = with_names(pa.schema([*original.schema, *scores.schema]), own)
     return pa.Table.from_arrays([*original.columns, *scores.columns], schema=schema)
 
 

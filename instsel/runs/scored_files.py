@@ -13,13 +13,18 @@ import pyarrow.parquet as pq
 
 from instsel.records.files import dicts_of, iter_batches
 from instsel.records.json_columns import empty_table, is_json, json_field, take_rows, whole_values
+from instsel.records.tables import check_names
+from instsel.runs.column_names import names_within
 from instsel.runs.column_types import ColumnTypes
 
 
 class ScoredFile:
     """A Parquet file, or any other format that instsel reads, whose rows hold scores.
 
-    Raises ValueError or OSError where the file cannot be read.
+    `own` has the name in the file of each column that instsel added. A Parquet file that a run wrote knows them; of
+    a file of which nothing is known they are all columns, each by its name.
+
+    Raises ValueError or OSError where the file cannot be read or has a column twice.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,9 +38,20 @@ class ScoredFile:
             except pa.ArrowException as error:
                 raise ValueError(f"{path} is not a whole Parquet file: {error}") from error
             self.columns = list(self._parquet.schema_arrow.names)
+            check_names(path, self.columns)
+            own = names_within(self._parquet.schema_arrow)
         else:
             names = dict.fromkeys(name for rows in self._batches() for row in rows for name in row)
-            self.columns = list(names)
+            self.columns, own = list(names), None
+        self.own = {name: name for name in self.columns} if own is None else own
+
+    def find(self, name: str) -> str | None:
+        """The column that a name means: our own of this name, or else the file's; None where there is neither."""
+        return self.own.get(name, name if name in self.columns else None)
+
+    def named(self, column: str) -> str:
+        """A column by our name for it, where it is ours; `find` undoes it."""
+        return next((name for name, found in self.own.items() if found == column), column)
 
     def numbers(self, name: str) -> np.ndarray:
         """A column as float64 [rows], null as NaN; ValueError where it holds something else than numbers."""

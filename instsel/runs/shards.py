@@ -117,21 +117,12 @@ class ShardFolder:
             if match and match["stage"] != stage.name:
                 continue
             expected = slices[number] if 0 <= number < len(slices) else range(0)
-            if match and number not in found and self._is_whole(path, match["digest"], expected):
+            if match and number not in found and is_whole(path, self.settings, expected):
                 found[number] = path
             else:
                 self.damaged.mkdir(exist_ok=True)
                 os.replace(path, self.damaged / path.name)
         return found
-
-    def _is_whole(self, path: Path, digest: str, expected: range) -> bool:
-        if not digest_file(path).startswith(digest):
-            return False
-        try:
-            info = read_info(path)
-        except (ValueError, OSError):
-            return False
-        return (info.settings, info.first_row, info.num_rows) == (self.settings, expected.start, len(expected))
 
     def write(self, stage: Stage, number: int, packed: PackedShard) -> Path:
         """Write one shard and give its file; it has its name only once it is on the disk."""
@@ -142,14 +133,21 @@ class ShardFolder:
 
     def tables(self, stage: Stage) -> Iterator[pa.Table]:
         """The tables of a complete stage in the order of its rows."""
-        paths = self.whole(stage)
-        for number in range(len(stage.slices())):
-            yield pq.read_table(paths[number]).replace_schema_metadata(None)
+        for path in self._all_whole(stage):
+            yield pq.read_table(path).replace_schema_metadata(None)
 
     def columns(self, stage: Stage) -> StageColumns:
         """The columns of a complete stage over all rows, read when they are asked for."""
-        paths = self.whole(stage)
-        return StageColumns(stage.name, [paths[i] for i in range(len(stage.slices()))], stage.rows, self.scratch)
+        return StageColumns(stage.name, self._all_whole(stage), stage.rows, self.scratch)
+
+    def _all_whole(self, stage: Stage) -> list[Path]:
+        paths, wanted = self.whole(stage), len(stage.slices())
+        if len(paths) < wanted:
+            raise ValueError(
+                f"{wanted - len(paths)} shards of {stage.name} are damaged or gone: remove the result in "
+                f"{self.folder.parent} and run the same command again, which computes them anew"
+            )
+        return [paths[number] for number in range(wanted)]
 
     def clear_scratch(self) -> None:
         """Remove the arrays that columns were mapped from: they are copies of what shards hold."""
@@ -164,6 +162,18 @@ def read_info(path: Path) -> ShardInfo:
         return ShardInfo(**fields)
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path.name} is not a shard of a run") from error
+
+
+def is_whole(path: Path, settings: str, rows: range) -> bool:
+    """Whether a file is as its name's digest says, and the shard of these rows of the run with these settings."""
+    match = _NAME.fullmatch(path.name)
+    if match is None or not digest_file(path).startswith(match["digest"]):
+        return False
+    try:
+        info = read_info(path)
+    except (ValueError, OSError):
+        return False
+    return (info.settings, info.first_row, info.num_rows) == (settings, rows.start, len(rows))
 
 
 def infos(folder: Path, stage: str) -> list[ShardInfo]:
