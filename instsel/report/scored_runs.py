@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from instsel.report.measures import Measure, meaning
-from instsel.runs.manifest import read_manifest
+from instsel.runs.finished_run import ReadRun, read_run
 from instsel.runs.merged_output import CLASH_PREFIX
+from instsel.runs.run_files import SHARDS
 from instsel.runs.score_columns import from_table
 from instsel.runs.scored_files import ScoredFile
 
@@ -82,7 +83,8 @@ class Run:
     def _from_shards(self, stage: str, column: str, rows: np.ndarray, size: int) -> np.ndarray | None:
         pieces, order = [], []
         for number in np.unique(rows // size):
-            path = next(iter(sorted((self.path / "shards").glob(f"{stage}-{number:05d}-*.parquet"))), None)
+            shards = ReadRun(self.path, self.manifest).place(SHARDS).glob(f"{stage}-{number:05d}-*.parquet")
+            path = next((path for path in sorted(shards) if path.is_file()), None)
             if path is None or column not in pq.read_schema(path).names:
                 return None
             places = np.flatnonzero(rows // size == number)
@@ -96,19 +98,14 @@ class Run:
 
 def open_run(path: Path) -> Run:
     """A finished run folder; ValueError, in a line, where it is none."""
-    if not path.is_dir():
-        raise ValueError(f"{path} is not a folder" if path.exists() else f"run folder {path} does not exist")
-    manifest, damaged = read_manifest(path)
-    if damaged:
-        raise ValueError(f"the manifest of {path} is damaged; the command that made the run repairs it")
-    if manifest is None or "method" not in manifest:
-        raise ValueError(f"{path} is not a run folder: it has no manifest.json")
+    read = read_run(path)
+    manifest = read.manifest
     if "compared" not in manifest or ("rows" not in manifest and manifest.get("state") == "finished"):
         raise ValueError(f"the manifest of {path} lacks what this version writes: make the run again")
-    output = manifest.get("output") or {}
-    if manifest.get("state") != "finished" or not (path / str(output.get("name"))).is_file():
+    result = read.result()
+    if result is None:
         raise ValueError(f"{path} is not a finished run: the same command continues it (see instsel status {path})")
-    scored = ScoredFile(path / output["name"])
+    scored = ScoredFile(result)
     original = set(manifest.get("columns", ()))
     return Run(path, path.resolve().name, manifest, scored, tuple(n for n in scored.columns if n not in original))
 

@@ -31,11 +31,12 @@ _OPEN_PIPES = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
 
 @dataclass(frozen=True, slots=True)
 class InputSource:
-    """A named input: what it is called, the digest of its content, and reading its rows in batches."""
+    """A named input: what it is called, the digest of its content, reading its rows in batches, its files here."""
 
     name: str
     digest: str
     read: Callable[[], Iterable[Batch]]
+    files: tuple[Path, ...]
 
 
 def open_input(names: str | Sequence[str], limit: int | None, split: str | None = None) -> InputSource:
@@ -52,7 +53,9 @@ def open_input(names: str | Sequence[str], limit: int | None, split: str | None 
     lines = "".join(f"{digest}\n" for digest in digests)
     digest = digests[0] if len(parts) == 1 else hashlib.sha256(lines.encode()).hexdigest()
     rest = f" and {len(places) - _SHOWN_NAMES} more" if len(places) > _SHOWN_NAMES else ""
-    return InputSource(", ".join(places[:_SHOWN_NAMES]) + rest, digest, lambda: joined_batches(parts, limit))
+    named = ", ".join(places[:_SHOWN_NAMES]) + rest
+    files = tuple(Path(place) for place in places if os.path.isabs(place))
+    return InputSource(named, digest, lambda: joined_batches(parts, limit), files)
 
 
 def _parts(name: str, split: str | None) -> list[InputPart]:
