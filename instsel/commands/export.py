@@ -35,11 +35,12 @@ def run(args: argparse.Namespace, interrupts: Any) -> int:
     from instsel.export.trainer_files import files_of
     from instsel.records import open_rows
     from instsel.runs.inputs import open_input
+    from instsel.runs.run_files import resolved
 
     _, path = scored_path(args.input)
-    inputs = {file.resolve() for file in (path, *files_named_by({"input": args.input}))}
+    inputs = {resolved(file) for file in (path, *files_named_by({"input": args.input}))}
     for file in files_of(args.to, args.output, args.name):
-        if file.resolve() in inputs:
+        if resolved(file) in inputs:
             raise ValueError(f"--output {args.output}: {file} is the input; name another folder or --name")
     read = [open_rows(batch)[1] for batch in open_input(str(path), None).read()]
     rows = [row for batches in read for batch in batches for row in batch]

@@ -14,6 +14,7 @@ from instsel.runs.finished_run import ReadRun, read_run
 from instsel.runs.lock import RunLock
 from instsel.runs.merged_output import FORMATS, write_merged
 from instsel.runs.overwriting import take_place
+from instsel.runs.run_files import resolved
 from instsel.terminal import escaped, say
 
 
@@ -33,7 +34,7 @@ def run(args: argparse.Namespace, interrupts: Any) -> int:
     target = args.output or args.folder / f"scores.{args.format}"
     if target.suffix != f".{args.format}":
         raise ValueError(f"--output {target}: expected a name that ends with .{args.format}, as --format says")
-    within = target.parent.resolve() == args.folder.resolve()
+    within = resolved(target.parent) == resolved(args.folder)
     run = read_run(args.folder)
     _check_target(target, run, args)
     if not within:
@@ -59,8 +60,8 @@ def _check_target(target: Path, run: ReadRun, args: argparse.Namespace) -> None:
         return
     if args.output is not None and not args.overwrite:
         raise ValueError(f"{target} exists; name another --output or give --overwrite")
-    own = args.folder.resolve()
-    if own in target.resolve().parents and target.resolve() != own / f"scores.{args.format}":
+    own, file = resolved(args.folder), resolved(target)
+    if own in file.parents and file != own / f"scores.{args.format}":
         raise ValueError(f"--output {target} is a file of the run: name another")
     if not target.is_file():
         raise ValueError(f"--output {target} is not a regular file: name another")

@@ -68,8 +68,13 @@ def is_page(path: Path) -> bool:
 
 def within(folder: Path, paths: Iterable[Path]) -> list[Path]:
     """Those of the paths that lie in a folder, or are it, links followed."""
-    top = folder.resolve()
-    return [path for path in paths if top in (found := path.resolve(), *found.parents)]
+    top = resolved(folder)
+    return [path for path in paths if top in (found := resolved(path), *found.parents)]
+
+
+def resolved(path: Path) -> Path:
+    """A path with all links followed; one that leads round in a circle stays, where `Path.resolve` is an error."""
+    return Path(os.path.realpath(path))
 
 
 def _entries(folder: Path, above: str = "") -> Iterator[tuple[str, Path | None]]:
