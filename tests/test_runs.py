@@ -117,12 +117,9 @@ def test_other_settings_are_refused_by_name_and_overwrite_starts_again(tmp_path:
 def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     for overwrite in (False, True):
-        if overwrite:
-            open_folder(tmp_path, overwrite=True).close()
-        else:
-            with pytest.raises(ValueError, match=r"not empty and not a run folder \(it holds thesis\.tex\)"):
-                open_folder(tmp_path)
-        assert (tmp_path / "thesis.tex").read_text() == "years of work"
+        with pytest.raises(ValueError, match=r"not empty and not a run folder \(it holds thesis\.tex\)"):
+            open_folder(tmp_path, overwrite=overwrite)
+        assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"thesis.tex": "years of work"}
 
 
 def test_a_run_that_computed_nothing_leaves_no_trace(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from instsel.commands.named_files import files_named_by
 from instsel.commands.options import add_quiet, column_mapping, local_folder
 from instsel.commands.selection_inputs import scored_input
 from instsel.terminal import escaped, say
@@ -23,7 +24,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--columns", type=column_mapping, metavar="FIELD=COLUMN,...", help="which columns hold what, as when scoring"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that an export wrote")
     add_quiet(parser)
     parser.set_defaults(run=run)
 
@@ -31,11 +32,17 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace, interrupts: Any) -> int:
     """Write the files."""
     from instsel.export import export
+    from instsel.export.trainer_files import files_of
     from instsel.records import open_rows
     from instsel.runs.inputs import open_input
+    from instsel.runs.run_files import resolved
 
     _, scored = scored_input(args.input)
     path = scored.path
+    inputs = {resolved(file) for file in (path, *files_named_by({"input": args.input}))}
+    for file in files_of(args.to, args.output, args.name):
+        if resolved(file) in inputs:
+            raise ValueError(f"--output {args.output}: {file} is the input; name another folder or --name")
     read = [open_rows(batch)[1] for batch in open_input(str(path), None).read()]
     rows = [row for batches in read for batch in batches for row in batch]
     try:

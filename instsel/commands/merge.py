@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
+from instsel.commands.named_files import files_named_by
 from instsel.commands.options import add_quiet
-from instsel.commands.status import open_manifest
-from instsel.runs.merged_output import FORMATS
+from instsel.commands.unreadable_rows import with_reasons
+from instsel.runs import RunError
+from instsel.runs.finished_run import ReadRun, read_run
+from instsel.runs.lock import RunLock
+from instsel.runs.manifest import write_manifest
+from instsel.runs.merged_output import FORMATS, write_merged
+from instsel.runs.overwriting import take_place
+from instsel.runs.results import describe_result
+from instsel.runs.run_files import resolved
 from instsel.terminal import escaped, say
 
 
@@ -25,47 +34,63 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace, interrupts: Any) -> int:
     """Merge a run's shards."""
-    from instsel.commands.unreadable_rows import with_reasons
-    from instsel.runs import RunFolder
-    from instsel.runs.merged_output import write_merged
-    from instsel.runs.results import describe_result
-    from instsel.runs.shards import Stage
-
-    manifest = open_manifest(args.folder)
     target = args.output or args.folder / f"scores.{args.format}"
     if target.suffix != f".{args.format}":
         raise ValueError(f"--output {target}: expected a name that ends with .{args.format}, as --format says")
-    if args.output is not None and target.exists() and not args.overwrite:
-        raise ValueError(f"{target} exists; name another --output or give --overwrite")
-    if not target.parent.is_dir():
-        raise ValueError(f"{target.parent} is not a folder")
-    stages = manifest.get("stages") or []
-    if not manifest.get("stages_complete") or not stages:
-        raise ValueError(f"{args.folder} is not complete; the command that made it continues it (see instsel status)")
-    folder = RunFolder.reopen(args.folder, manifest, interrupts=interrupts)
-    try:
-        name, rows, shard_rows = stages[-1]
-        last = Stage(name, rows, shard_rows, _never)
-        missing = len(last.slices()) - len(folder.shards.whole(last))
-        if missing:
-            raise ValueError(
-                f"{missing} shards of {args.folder} are damaged or gone; its own command computes them again"
-            )
-        store = folder.kept_rows()
-        if store is None:
-            raise ValueError(f"the rows kept in {args.folder} are damaged or gone; its own command reads them again")
-        with folder.explained():
-            scores = with_reasons(lambda: folder.shards.tables(last), store, manifest)
-            own = write_merged(target.parent, target.name, store, scores, columns=manifest["columns"])
-        output = folder.manifest.get("output") or {}
-        if target.resolve() == (folder.path / str(output.get("name"))).resolve():  # the result that its digest is of
-            folder.save(output=describe_result(target, own))
-    finally:
-        folder.close()
+    within = resolved(target.parent) == resolved(args.folder)
+    run = read_run(args.folder)
+    _check_target(target, run, args)
+    if not within:
+        rows, _ = _merge(run, target)
+    else:  # a file of the run folder: who writes there holds its lock
+        lock = RunLock(args.folder)
+        lock.acquire()
+        try:
+            take_place(args.folder)
+            run = read_run(args.folder)
+            rows, own = _merge(run, target)
+            if (run.manifest.get("output") or {}).get("name") == target.name:  # the result that its digest is of
+                write_manifest(args.folder, {**run.manifest, "output": describe_result(target, own)})
+        finally:
+            lock.release()
     if not args.quiet:
         say(f"written: {escaped(str(target))} ({rows:,} rows)")
     return 0
 
 
-def _never(rows: range) -> Any:
-    raise AssertionError("merging computes nothing")
+def _check_target(target: Path, run: ReadRun, args: argparse.Namespace) -> None:
+    """ValueError where the file must not be written."""
+    if not target.parent.is_dir():
+        raise ValueError(f"{target.parent} is not a folder")
+    if not os.path.lexists(target):
+        return
+    if args.output is not None and not args.overwrite:
+        raise ValueError(f"{target} exists; name another --output or give --overwrite")
+    own, file = resolved(args.folder), resolved(target)
+    if own in file.parents and file != own / f"scores.{args.format}":
+        raise ValueError(f"--output {target} is a file of the run: name another")
+    if not target.is_file():
+        raise ValueError(f"--output {target} is not a regular file: name another")
+    if any(target.samefile(path) for path in files_named_by(run.manifest.get("arguments", {}))):
+        raise ValueError(f"--output {target} is what the run was made from: name another")
+
+
+def _merge(run: ReadRun, target: Path) -> tuple[int, dict[str, str]]:
+    """Write the file; gives its number of rows, and what it calls each of our columns."""
+    stages = run.stages()
+    if run.manifest.get("stages_complete") is not True or not stages or "columns" not in run.manifest:
+        raise ValueError(f"{run.folder} is not complete; the command that made it continues it (see instsel status)")
+    last, shards = stages[-1], run.shards()
+    if missing := len(last.slices()) - len(shards.look(last)[0]):
+        raise ValueError(f"{missing} shards of {run.folder} are damaged or gone; its own command computes them again")
+    store = run.kept_rows()
+    if store is None:
+        raise ValueError(f"the rows kept in {run.folder} are damaged or gone; its own command reads them again")
+    if len(store) != last.rows:
+        raise ValueError(f"the manifest of {run.folder} is damaged; the command that made the run repairs it")
+    try:
+        scores = with_reasons(lambda: shards.tables(last), store, run.manifest)
+        own = write_merged(target.parent, target.name, store, scores, columns=run.manifest["columns"])
+    except OSError as error:
+        raise RunError(f"cannot write {target}: {error.strerror or error}; what was there is as it was") from error
+    return last.rows, own

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
 from instsel.commands.options import add_quiet, positive
-from instsel.runs.folder import PAGE
+from instsel.runs.run_files import PAGE, is_page
 from instsel.terminal import escaped, say
 
 
@@ -39,6 +40,8 @@ def run(args: argparse.Namespace, interrupts: Any) -> int:
         raise ValueError(f"--output {output} is a folder: name a file, such as {output / PAGE}")
     if not output.parent.is_dir() and args.output is not None:
         raise ValueError(f"--output {output}: there is no folder {output.parent}")
+    if os.path.lexists(output) and not is_page(output):
+        raise ValueError(f"--output {output} exists and is no page that instsel report wrote: name another")
     report = read_report(args.folders, colour_by=args.colour_by, max_rows=args.max_rows)
     page = build_page(report, title=args.title)
     try:

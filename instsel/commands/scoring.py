@@ -13,6 +13,7 @@ from typing import Any
 import instsel
 from instsel.commands.configuration import recorded_arguments
 from instsel.commands.method_flags import read_parameters, recorded, template_of
+from instsel.commands.named_files import files_named_by
 from instsel.commands.plan import print_plan
 from instsel.commands.session import Session, open_scorer
 from instsel.commands.summary import closing_summary, count_by_status, failure
@@ -49,6 +50,7 @@ def run_scoring(method: Method[Any], args: argparse.Namespace, interrupts: Inter
     if args.output is None:
         raise ValueError("--output is needed: the run folder to write (or --dry-run to see the plan)")
     if is_address(args.output):
+        _check_addresses(args)
         with copy_here(args.output) as (path, copy):
             open_folder = partial(StoredRunFolder, path, copy)
             return _run_into(method, args, source, path, open_folder, interrupts)
@@ -69,7 +71,8 @@ def _run_into(
     dated = _fix_date(args, None if args.overwrite else known)
     settings, about = _describe(method, args, source, fingerprint, known or {})
     settings |= dated
-    folder = open_folder(settings, about, overwrite=args.overwrite, interrupts=interrupts)
+    inputs = [*source.files, *files_named_by(vars(args))]
+    folder = open_folder(settings, about, overwrite=args.overwrite, inputs=inputs, interrupts=interrupts)
     try:
         return _run(method, args, source, folder, interrupts)
     except Interrupted as stop:
@@ -81,6 +84,13 @@ def _run_into(
         raise
     finally:
         folder.close()
+
+
+def _check_addresses(args: argparse.Namespace) -> None:
+    """ValueError where an input lies in the output folder, as `RunFolder` says it of files."""
+    for name in args.input:
+        if f"{name.rstrip('/')}/".startswith(f"{args.output.rstrip('/')}/"):
+            raise ValueError(f"input {name} lies in the output folder {args.output}: name another --output")
 
 
 def _run(
@@ -147,7 +157,7 @@ def finish(
         output = describe_result(path, own)
         folder.written(path)
     counts, stats = count_by_status(folder, last, stages)
-    folder.save(state="finished", output=output, counts=counts, stats=stats, findings=findings, score=score)
+    folder.finish(output=output, counts=counts, stats=stats, findings=findings, score=score)
 
 
 def _fix_date(args: argparse.Namespace, known: dict[str, Any] | None) -> dict[str, str]:

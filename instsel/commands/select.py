@@ -11,6 +11,7 @@ import pyarrow as pa
 
 import instsel
 from instsel.commands.configuration import recorded_arguments
+from instsel.commands.named_files import files_named_by
 from instsel.commands.options import add_quiet, local_folder
 from instsel.commands.procedures import add_procedure, follow_procedure
 from instsel.commands.selection_inputs import (
@@ -168,7 +169,8 @@ def run(args: argparse.Namespace, interrupts: Interrupts) -> int:
         "arguments": arguments,
         "compared": ["format", *settings],
     }
-    folder = RunFolder(args.output, settings, about, overwrite=args.overwrite, interrupts=interrupts)
+    inputs = [path, *files_named_by(vars(args))]
+    folder = RunFolder(args.output, settings, about, overwrite=args.overwrite, inputs=inputs, interrupts=interrupts)
     try:
         name = f"selected.{args.format}"
         with folder.explained(), interrupts.held():
@@ -181,7 +183,7 @@ def run(args: argparse.Namespace, interrupts: Interrupts) -> int:
                 table = table.append_column(columns[column], values)
             write_table(folder.path, name, table, columns)
             output = describe_result(folder.path / name, columns)
-        folder.save(state="finished", counts=counts, rows=len(score), output=output, findings=findings)
+        folder.finish(counts=counts, rows=len(score), output=output, findings=findings)
     finally:
         folder.close()
     if not args.quiet:
@@ -193,7 +195,9 @@ def run(args: argparse.Namespace, interrupts: Interrupts) -> int:
             say(f"{counts['above_max_score']:,} with an IFD above 1 left out: their prompt does not help (--keep-all)")
         if lengths is not None:
             say(f"{counts['tokens']:,} of {args.budget_tokens:,} tokens")
-        say("no embeddings: similar rows were not left out" if embeddings is None else f"diversity by {source}")
+        say(
+            "no embeddings: similar rows were not left out" if embeddings is None else f"diversity by {escaped(source)}"
+        )
         for line in told_clusters(divided):
             say(line)
         say(f"written: {escaped(str(folder.path / name))}")

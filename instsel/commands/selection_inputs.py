@@ -9,12 +9,10 @@ from typing import Any
 import numpy as np
 
 from instsel.commands.method_flags import read_array
-from instsel.runs import RunFolder
 from instsel.runs.durable_files import digest_file
-from instsel.runs.manifest import read_manifest
-from instsel.runs.results import has_result, open_result
+from instsel.runs.finished_run import read_run
+from instsel.runs.results import open_result
 from instsel.runs.scored_files import ScoredFile
-from instsel.runs.shards import Stage
 
 USUAL_SCORES = ("score", "ifd", "mean_logprob")  # of wici, ifd, score
 
@@ -25,10 +23,10 @@ def scored_input(path: Path) -> tuple[dict[str, Any], ScoredFile]:
         if not path.is_file():
             raise ValueError(f"input {path} is not a regular file" if path.exists() else f"input {path} does not exist")
         return {}, ScoredFile(path)
-    manifest, _ = read_manifest(path)
-    if manifest is None or not has_result(path, manifest):
+    run = read_run(path)
+    if run.result() is None:
         raise ValueError(f"{path} is not a finished run folder (see instsel status)")
-    return manifest, open_result(path, manifest)
+    return run.manifest, open_result(run)
 
 
 def score_column(scored: ScoredFile, by: str | None, manifest: dict[str, Any]) -> tuple[str, bool]:
@@ -89,14 +87,9 @@ def read_embeddings(
     """The embeddings that are given, or else the run folder's own, and what they are; None where there are none."""
     if given is not None:
         return read_array(given, "--embeddings"), f"{given.name} {digest_file(given)}"
-    for name, count, shard_rows in manifest.get("stages", ()):
-        if name == "embeddings" and count == rows:
-            stage = Stage(name, count, shard_rows, lambda rows: ({}, {}))
-            folder = RunFolder.reopen(source, manifest)
-            try:
-                return folder.shards.columns(stage)["embedding"], "the run's own embeddings"
-            finally:
-                folder.close()
+    for stage in read_run(source).stages() if manifest else ():
+        if stage.name == "embeddings" and stage.rows == rows:
+            return read_run(source).column(stage, "embedding"), "the run's own embeddings"
     return None, "none"
 
 

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from instsel.commands.summary import duration, summary_lines
-from instsel.runs.lock import running_holder
+from instsel.runs.finished_run import ReadRun, read_run
+from instsel.runs.lock import Holder, running_holder
 from instsel.runs.manifest import read_manifest
+from instsel.runs.run_files import MANIFEST, NEXT, SHARDS
 from instsel.runs.shards import infos
 from instsel.runs.worker_notes import read_notes
 from instsel.terminal import escaped, say
@@ -29,20 +31,31 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace, interrupts: Any) -> int:
     """Print the status of a run folder."""
-    manifest = open_manifest(args.folder)
+    run = read_run(args.folder)
     holder = running_holder(args.folder)
+    _say_run(run, holder)
+    if run.place(MANIFEST).parent == args.folder:
+        new, _ = read_manifest(args.folder / NEXT)
+        if new is not None:
+            say("\nIt is being overwritten; until this is whole, the folder is the run above:")
+            _say_run(ReadRun(args.folder / NEXT, new), holder)
+    return 0
+
+
+def _say_run(run: ReadRun, holder: Holder | None) -> None:
+    manifest, folder = run.manifest, run.place(SHARDS).parent
     state = manifest.get("state", "unknown")
-    if holder is not None:
+    if holder is not None and state != "finished":
         state = f"running ({holder})"
     elif state == "running":
         state = "stopped without a word (killed?); the same command continues"
-    say(f"{args.folder}: {manifest['method']}, {escaped(state)}")
-    stages = [_read_stage(args.folder, name, rows) for name, rows, _ in manifest.get("stages", ())]
+    say(f"{escaped(str(run.folder))}: {escaped(manifest['method'])}, {escaped(state)}")
+    stages = [_read_stage(folder, stage.name, stage.rows) for stage in run.stages()]
     for stage in stages:
         say(_stage_line(stage))
     if holder is not None and (left := _left_line(stages, manifest.get("stages_to_come", []))):
         say(left)
-    for line in _worker_lines(args.folder) if holder is not None else []:
+    for line in _worker_lines(folder) if holder is not None else []:
         say(line)
     for line in summary_lines(manifest)[1:] if manifest.get("state") == "finished" else []:
         say(line)
@@ -50,20 +63,8 @@ def run(args: argparse.Namespace, interrupts: Any) -> int:
     say(f"model: {escaped(str(manifest.get('model')))}")
     settings = {name: manifest.get(name) for name in manifest.get("compared", ()) if name not in _HIDDEN}
     for name, value in settings.items():
-        say(f"  {name:<18}{escaped(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))}")
-    return 0
-
-
-def open_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a run folder; ValueError where there is none."""
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder")
-    manifest, damaged = read_manifest(folder)
-    if damaged:
-        raise ValueError(f"the manifest of {folder} is damaged; the command that made the run repairs it")
-    if manifest is None or "method" not in manifest:
-        raise ValueError(f"{folder} is not a run folder: it has no manifest.json")
-    return manifest
+        told = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        say(f"  {escaped(name):<18}{escaped(told)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ def _stage_line(stage: _Stage) -> str:
         if left := stage.seconds_left():
             line += f", about {duration(left)} left"
     if stage.counts:
-        line += "; " + ", ".join(f"{n:,} {status}" for status, n in sorted(stage.counts.items()))
+        line += "; " + ", ".join(f"{n:,} {escaped(status)}" for status, n in sorted(stage.counts.items()))
     return line
 
 
@@ -117,16 +118,16 @@ def _left_line(stages: Sequence[_Stage], to_come: Sequence[str]) -> str:
     said = [f"about {duration(known)}"] if known else []
     if unknown:
         said.append(f"{', '.join(unknown)}, of which nothing is done yet")
-    return f"  left over all: {' and '.join(said)}" if said else ""
+    return f"  left over all: {escaped(' and '.join(said))}" if said else ""
 
 
 def _worker_lines(folder: Path) -> list[str]:
     """One line a worker: where it is, how fast it is, what it is doing, how often it died."""
     lines = []
     for number, worker in enumerate(read_notes(folder)):
-        line = f"  worker {number} on {worker.get('place')}"
+        line = f"  worker {number} on {escaped(str(worker.get('place')))}"
         if "pid" in worker:
-            line += f" (process {worker['pid']} on {worker.get('host')})"
+            line += f" (process {escaped(str(worker['pid']))} on {escaped(str(worker.get('host')))})"
         line += f": {escaped(str(worker.get('state')))}; {worker.get('rows', 0):,} rows"
         if worker.get("seconds"):
             line += f", {worker['rows'] / worker['seconds']:,.1f} rows/s"

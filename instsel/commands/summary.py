@@ -39,8 +39,8 @@ def summary_lines(manifest: Mapping[str, Any]) -> list[str]:
     """Counts by status, cost, and what the method found."""
     counts, stats = manifest.get("counts", {}), manifest.get("stats", {})
     rows, seconds = sum(counts.values()), stats.get("wall_seconds", 0.0)
-    lines = [f"{manifest['method']}: {rows:,} rows in {duration(seconds)}"]
-    lines += [f"  {status:<16}{count:>10,}  {count / rows:6.1%}" for status, count in counts.items()]
+    lines = [f"{escaped(manifest['method'])}: {rows:,} rows in {duration(seconds)}"]
+    lines += [f"  {escaped(status):<16}{count:>10,}  {count / max(rows, 1):6.1%}" for status, count in counts.items()]
     forwarded, unshared = stats.get("tokens_forwarded", 0), stats.get("tokens_unshared", 0)
     if forwarded:
         lines.append(
@@ -48,7 +48,8 @@ def summary_lines(manifest: Mapping[str, Any]) -> list[str]:
             f"(sharing factor {unshared / forwarded:.2f}); {forwarded / max(seconds, 1e-9):,.0f} tokens/s"
         )
     for name, value in manifest.get("findings", {}).items():
-        lines.append(f"{name}: {value['text'] if isinstance(value, Mapping) and 'text' in value else value}")
+        said = value["text"] if isinstance(value, Mapping) and "text" in value else value
+        lines.append(escaped(f"{name}: {said}"))
     return lines
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from instsel.demo.generator import Row, make_held_out_rows
 from instsel.demo.tuning import HeldOut, encode_rows, held_out, tune
+from instsel.runs.durable_files import durable_file
 
 # The settings of the study in the documentation, which chose the learning rate on random subsets of other pools.
 EPOCHS, BATCH, LEARNING_RATE = 4, 10, 4e-3
@@ -88,7 +89,8 @@ def learn(
             clean = float(np.mean([pool[row]["truth"] in ("clean", "duplicate") for row in rows]))
             tuned.append(Lesson(name, budget, len(rows), clean, after.loss, after.exact))
     lessons = Lessons(held_out(untuned(), unseen), tuple(tuned))
-    path.write_text(json.dumps(asdict(lessons), indent=1) + "\n", encoding="utf-8")
+    with durable_file(output, path.name) as file:
+        file.write(f"{json.dumps(asdict(lessons), indent=1)}\n".encode())
     return lessons
 
 

@@ -14,6 +14,8 @@ from instsel.demo.generator import Row, json_lines, make_groups, make_pool
 from instsel.demo.lessons import BUDGETS, PROCEDURES, RANDOM, folder_of, learn
 from instsel.demo.report import correlation_text, page, picture, read_demo_report
 from instsel.engine.processors import sharing_processors
+from instsel.runs.durable_files import TEMPORARY, durable_file
+from instsel.runs.run_files import PAGE, is_page
 
 MODEL_FOLDER = Path(__file__).with_name("model")
 POOL = 1000
@@ -54,8 +56,8 @@ def run_demo(output: Path, *, quiet: bool, seed: int, size: int = POOL) -> int:
         lessons = learn(MODEL_FOLDER, output, rows, seed, told)
     findings, report = read_findings(output, seed, lessons), read_demo_report(output)
     seconds = time.perf_counter() - started
-    (output / "report.html").write_text(page(findings, report, seconds), encoding="utf-8")
-    (output / "picture.svg").write_text(picture(findings), encoding="utf-8")
+    _write(output / PAGE, page(findings, report, seconds))
+    _write(output / "picture.svg", picture(findings))
     if not quiet:
         print_findings(findings, seconds, print)
         print(f"\nthe whole story: {output / 'report.html'}")
@@ -67,14 +69,22 @@ def _prepare(output: Path, seed: int, size: int) -> None:
     texts = {"pool.jsonl": json_lines(make_pool(seed, size)), "groups.jsonl": json_lines(make_groups(seed))}
     if output.exists() and not output.is_dir():
         raise ValueError(f"--output must be a folder, and {output} is a file")
-    if output.is_dir() and any(output.iterdir()) and not (output / "pool.jsonl").is_file():
+    found = {path.name for path in output.iterdir() if not TEMPORARY.fullmatch(path.name)} if output.is_dir() else set()
+    if found and not (output / "pool.jsonl").is_file():
         raise ValueError(f"--output {output} is not empty and holds no demo: name another folder")
-    output.mkdir(parents=True, exist_ok=True)
-    for name, text in texts.items():
-        path = output / name
-        if path.is_file() and path.read_text(encoding="utf-8") != text:
+    if PAGE in found and not is_page(output / PAGE):
+        raise ValueError(f"--output {output}: {PAGE} is no page of a demo: name another folder")
+    for name in texts.keys() & found:
+        if not (output / name).is_file() or (output / name).read_bytes() != texts[name].encode():
             raise ValueError(f"--output {output} holds the demo of another seed or version: name another folder")
-        path.write_text(text, encoding="utf-8")
+    output.mkdir(parents=True, exist_ok=True)
+    for name in [name for name in texts if name not in found]:
+        _write(output / name, texts[name])
+
+
+def _write(path: Path, text: str) -> None:
+    with durable_file(path.parent, path.name) as file:
+        file.write(text.encode())
 
 
 def _run_command(arguments: Sequence[str]) -> None:

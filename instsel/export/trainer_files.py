@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -10,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from instsel.export.conversations import Conversation, read_conversations
+from instsel.export.written_files import check_writable, write_files
 from instsel.records.unread_keys import UnreadKeys, holds
-from instsel.runs.durable_files import durable_file
+from instsel.runs.regular_files import read_json
 
 Row = dict[str, Any]
 DATASET_INFO = "dataset_info.json"
@@ -58,6 +60,7 @@ TRAINERS: Mapping[str, Callable[[Conversation], Row]] = {
     "alpaca": _alpaca,
     "messages": _messages,
 }
+_LISTED = ("llama-factory", "alpaca")  # one JSON list; the others read a line at a time
 _IN_TURN = ("llama-factory", "alpaca")  # their exchanges are pairs of a user's and an assistant's turn
 _ONE_TURN = ("llama-factory", "axolotl", "alpaca", "messages")  # of a preference pair's answers
 
@@ -82,8 +85,8 @@ def export(
 
     Earlier turns and preference pairs are kept whole, with all keys of their turns, and tools, weight and other columns
     that go with them; a warning names what "alpaca" cannot hold and what "llama-factory" does not read. Raises
-    ValueError naming the parameter or the row: for an unknown trainer, a file that is there, no rows, a row without an
-    answer, and turns that the trainer would leave out.
+    ValueError naming the parameter or the row: for an unknown trainer, a file that is there (to be overwritten, one that
+    no export wrote), no rows, a row without an answer, and turns that the trainer would leave out.
 
     >>> export([{"instruction": "Add 1 and 2.", "output": "3"}], "trl", "out")  # doctest: +SKIP
     [PosixPath('out/instsel.jsonl')]
@@ -94,21 +97,23 @@ def export(
         raise ValueError(f"name: expected a file's name without its ending, got {name!r}")
     conversations = read_conversations(rows, columns, best)
     _check(conversations, to)
-    folder = Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
-    listed = to in ("llama-factory", "alpaca")  # one JSON list; the others read a line at a time
-    data = folder / f"{name}.{'json' if listed else 'jsonl'}"
-    has_tools = any(one.columns.get("tools") for one in conversations)
-    beside = _beside(to, data, conversations[0].rejected is not None, has_tools)
-    taken = [path for path in (data, *beside) if path.exists() and path.name != DATASET_INFO]
-    if taken and not overwrite:
-        raise ValueError(f"{taken[0]} exists; name another output or overwrite it")
+    data, *beside = files_of(to, output, name)
+    check_writable([path for path in (data, *beside) if path.name != DATASET_INFO], overwrite)
     made = [TRAINERS[to](one) for one in conversations]
+    listed = json.dumps(made, ensure_ascii=False, indent=1) if to in _LISTED else _lines(made)
+    has_tools = any(one.columns.get("tools") for one in conversations)
+    told = _told(to, data, conversations[0].rejected is not None, has_tools)
     _warn(conversations, to)
-    _write(data, json.dumps(made, ensure_ascii=False, indent=1) if listed else _lines(made))
-    for path, text in beside.items():
-        _write(path, text)
+    data.parent.mkdir(parents=True, exist_ok=True)
+    write_files({path: f"{text}\n" for path, text in {data: listed, **dict.fromkeys(beside, told)}.items()})
     return [data, *beside]
+
+
+def files_of(to: str, output: Path | str, name: str) -> list[Path]:
+    """The files that an export writes: the data, and what tells the trainer how to read them."""
+    data = Path(output) / f"{name}.{'json' if to in _LISTED else 'jsonl'}"
+    beside = {"llama-factory": DATASET_INFO, "axolotl": f"{name}.axolotl.yaml"}
+    return [data, *([data.parent / beside[to]] if to in beside else [])]
 
 
 def _check(conversations: Sequence[Conversation], to: str) -> None:
@@ -154,25 +159,36 @@ def _lines(rows: Sequence[Row]) -> str:
     return "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
 
 
-def _write(path: Path, text: str) -> None:
-    with durable_file(path.parent, path.name) as file:
-        file.write(text.encode() + b"\n")
-
-
-def _beside(to: str, data: Path, pairs: bool, has_tools: bool) -> dict[Path, str]:
-    """The files that tell a trainer how to read the data."""
+def _told(to: str, data: Path, pairs: bool, has_tools: bool) -> str:
+    """What tells a trainer how to read the data; nothing for those that need not be told."""
     if to == "llama-factory":
-        path = data.parent / DATASET_INFO
-        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         columns = {"messages": "messages"} | ({"chosen": "chosen", "rejected": "rejected"} if pairs else {})
         columns |= {"tools": "tools"} if has_tools else {}
         entry = {"file_name": data.name, "formatting": "sharegpt", "ranking": pairs, "columns": columns, "tags": _ROLES}
-        return {path: json.dumps(known | {data.stem: entry}, ensure_ascii=False, indent=2)}
+        known = _known_data_sets(data)
+        return json.dumps(known | {data.stem: entry}, ensure_ascii=False, indent=2)
     if to == "axolotl":
         lines = ["rl: dpo"] if pairs else []
         lines += ["datasets:", f"  - path: {json.dumps(data.name)}", "    ds_type: json"]
         lines += [f"    type: chat_template{'.default' if pairs else ''}", "    field_messages: messages"]
         lines += ["    field_chosen: chosen", "    field_rejected: rejected"] if pairs else []
         lines += ["    message_property_mappings:", "      role: role", "      content: content"]
-        return {data.parent / f"{data.stem}.axolotl.yaml": "\n".join(lines)}
-    return {}
+        return "\n".join(lines)
+    return ""
+
+
+def _known_data_sets(data: Path) -> dict[str, Any]:
+    """The entries that stay; ValueError where one of the data's name is of another file."""
+    path = data.parent / DATASET_INFO
+    if not os.path.lexists(path):
+        return {}
+    try:
+        known = read_json(path)
+    except ValueError:
+        known = None
+    if not isinstance(known, dict):
+        raise ValueError(f"{path} is not a JSON file of data sets: mend it, or name another output")
+    there = known.get(data.stem)
+    if there is not None and (not isinstance(there, dict) or there.get("file_name") != data.name):
+        raise ValueError(f"{path} has a data set {data.stem!r} of another file: give another name")
+    return known

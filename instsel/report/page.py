@@ -21,6 +21,7 @@ from instsel.report.run_sections import (
     tiles,
 )
 from instsel.report.score_sections import lengths_section, pair_section, scores_section
+from instsel.runs.run_files import PAGE_POLICY
 
 STYLE = Path(__file__).with_name("page.css")
 
@@ -54,7 +55,7 @@ def build_page(
     script = SCRIPT.read_text(encoding="utf-8")
     # The page's own script and no other may run, whatever the data hold; nothing may be loaded.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    policy = f"{PAGE_POLICY}{digest}'"
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{text(named)}</title>
 <meta http-equiv="Content-Security-Policy" content="{policy}">

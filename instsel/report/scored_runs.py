@@ -12,8 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from instsel.report.measures import Measure, meaning
-from instsel.runs.manifest import read_manifest, settings_digest
-from instsel.runs.results import has_result, open_result
+from instsel.runs.finished_run import ReadRun, read_run
+from instsel.runs.manifest import settings_digest
+from instsel.runs.results import open_result
+from instsel.runs.run_files import SHARDS
 from instsel.runs.score_columns import from_table
 from instsel.runs.scored_files import ScoredFile
 from instsel.runs.shards import is_whole
@@ -86,10 +88,11 @@ class Run:
         return None
 
     def _from_shards(self, stage: str, column: str, rows: np.ndarray, count: int, size: int) -> np.ndarray | None:
+        shards = ReadRun(self.path, self.manifest).place(SHARDS)
         settings = settings_digest({name: self.manifest.get(name) for name in self.manifest["compared"]})
         pieces, order = [], []
         for number in np.unique(rows // size).tolist():
-            there = sorted((self.path / "shards").glob(f"{stage}-{number:05d}-*.parquet"))
+            there = sorted(shards.glob(f"{stage}-{number:05d}-*.parquet"))
             slice_ = range(number * size, min((number + 1) * size, count))
             path = next((one for one in there if is_whole(one, settings, slice_)), None)
             if there and path is None:
@@ -110,18 +113,13 @@ class Run:
 
 def open_run(path: Path) -> Run:
     """A finished run folder; ValueError, in a line, where it is none."""
-    if not path.is_dir():
-        raise ValueError(f"{path} is not a folder" if path.exists() else f"run folder {path} does not exist")
-    manifest, damaged = read_manifest(path)
-    if damaged:
-        raise ValueError(f"the manifest of {path} is damaged; the command that made the run repairs it")
-    if manifest is None or "method" not in manifest:
-        raise ValueError(f"{path} is not a run folder: it has no manifest.json")
+    read = read_run(path)
+    manifest = read.manifest
     if "compared" not in manifest or ("rows" not in manifest and manifest.get("state") == "finished"):
         raise ValueError(f"the manifest of {path} lacks what this version writes: make the run again")
-    if not has_result(path, manifest):
+    if read.result() is None:
         raise ValueError(f"{path} is not a finished run: the same command continues it (see instsel status {path})")
-    scored = open_result(path, manifest)
+    scored = open_result(read)
     return Run(path, path.resolve().name, manifest, scored, scored.own)
 
 

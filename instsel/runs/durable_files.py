@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 TEMPORARY_PREFIX = ".unfinished-"
+TEMPORARY = re.compile(r"\.unfinished-(\d+)(-workers)?")
 _BLOCK = 1 << 20
 
 
@@ -58,7 +60,21 @@ def sync_directory(directory: Path) -> None:
 
 
 def remove_unfinished(directory: Path) -> None:
-    """Remove what killed processes left under temporary names."""
+    """Remove what killed processes left under temporary names; what a living one is about to name stays."""
     for path in directory.glob(f"{TEMPORARY_PREFIX}*"):
-        with contextlib.suppress(OSError):
-            path.unlink()
+        match = TEMPORARY.fullmatch(path.name)
+        if match and not _is_another_process(int(match[1])):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _is_another_process(pid: int) -> bool:
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True

@@ -8,6 +8,7 @@ damaged/                             files whose content no longer matches their
 scores.parquet or scores.jsonl       the merged result, the original columns first
 workers.json                         what the workers of a run with several are doing
 report.html                          the page that `instsel report` writes here if it is told no other place
+next/                                the run that --overwrite makes, all of the above, until it is whole
 lock                                 who writes the folder now
 """
 
@@ -16,24 +17,30 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
-import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from instsel.runs.durable_files import digest_file, durable_file, remove_unfinished
 from instsel.runs.interrupts import Interrupts
 from instsel.runs.lock import RunLock
-from instsel.runs.manifest import DAMAGED_MANIFEST, FORMAT, MANIFEST, differing_fields, read_manifest, settings_digest
+from instsel.runs.manifest import FORMAT, differing_fields, read_manifest, settings_digest, write_manifest
+from instsel.runs.overwriting import check_place, discard, take_place
 from instsel.runs.row_store import Batch, RowStore, write_rows
+from instsel.runs.run_files import (
+    COLUMNS,
+    DAMAGED,
+    DAMAGED_MANIFEST,
+    LOCK,
+    MANIFEST,
+    NEXT,
+    RESULTS,
+    ROWS_NAME,
+    SHARDS,
+    remove_files,
+)
 from instsel.runs.shards import DIGEST_CHARACTERS, PackedShard, ShardFolder, ShardInfo, Stage, pack_shard
-from instsel.runs.worker_notes import NOTES
-
-_ROWS = re.compile(r"rows-(?P<digest>[0-9a-f]{16})\.arrow")
-PAGE = "report.html"
-_RESULTS = ("scores.parquet", "scores.jsonl", "selected.parquet", "selected.jsonl", "neighbors.npz")
 
 OnStart = Callable[[Stage, range, int], None]  # a shard's rows, and how many rows of the stage are done
 OnShard = Callable[[Stage, range, ShardInfo], None]
@@ -49,6 +56,10 @@ class RunFolder:
 
     `settings` are the fields that decide the numbers: a folder with other settings is refused. `about` is what else
     the manifest says; its "environment" is compared with the one of an earlier start, for `environment_changes`.
+    `overwrite` makes the run anew in the folder `next` of the old one, whose place it takes in `finish`. `inputs` are
+    the files that the command reads: none may lie in the folder.
+
+    `home` is the folder that was named, `path` where the run's files are written.
 
     Raises:
         ValueError: the folder holds another run (naming the fields that differ) or other files, or cannot be written.
@@ -62,19 +73,20 @@ class RunFolder:
         about: Mapping[str, Any],
         *,
         overwrite: bool = False,
+        inputs: Sequence[Path] = (),
         interrupts: Interrupts | None = None,
     ) -> None:
-        self.path = path
+        self.path = self.home = path
         self.interrupts = interrupts or Interrupts()
         self._settings: dict[str, Any] = json.loads(json.dumps({"format": FORMAT, **settings}))
         self.damaged: list[str] = []
+        self._lock = RunLock(path)
         try:
+            if path.is_dir():  # refused before anything is made, the lock included
+                check_place(path, self.name, overwrite, inputs)
             path.mkdir(parents=True, exist_ok=True)
-            self._lock = RunLock(path)
             self._lock.acquire()
-        except OSError as error:
-            raise ValueError(f"output folder {self.name} cannot be written: {error.strerror or error}") from error
-        try:
+            check_place(path, self.name, overwrite, inputs)
             self._open(dict(about), overwrite)
         except OSError as error:
             self._lock.release()
@@ -86,75 +98,102 @@ class RunFolder:
     @property
     def name(self) -> str:
         """What the run's folder is called in messages."""
-        return str(self.path)
-
-    @classmethod
-    def reopen(cls, path: Path, manifest: Mapping[str, Any], *, interrupts: Interrupts | None = None) -> RunFolder:
-        """A run folder with the settings that its own manifest states."""
-        settings = {name: manifest.get(name) for name in manifest["compared"]}
-        return cls(path, settings, {"environment": manifest.get("environment", {})}, interrupts=interrupts)
+        return str(self.home)
 
     def _open(self, about: dict[str, Any], overwrite: bool) -> None:
-        remove_unfinished(self.path)
-        found, damaged = read_manifest(self.path)
-        if damaged:
-            os.replace(self.path / MANIFEST, self.path / DAMAGED_MANIFEST)  # shards know their settings: none are mixed
-            self.damaged.append(MANIFEST)
-        if found is None and not overwrite and (strangers := self._strangers()):
-            raise ValueError(f"{self.name} is not empty and not a run folder (it holds {', '.join(strangers[:3])})")
+        remove_unfinished(self.home)
+        taken = take_place(self.home)
+        found, damaged = read_manifest(self.home)
         fields = [] if found is None else differing_fields(found, self._settings)
-        if fields and not overwrite and self._has_results():
+        if taken and not fields:
+            overwrite = False  # it is what the stopped command was making
+        if found is not None and overwrite and self._has_results():
+            found = self._open_next()
+        elif fields and self._has_results():
             raise ValueError(
                 f"{self.name} holds a run with other settings: {'; '.join(fields)}. "
                 "Name another --output, or start again with --overwrite"
             )
-        if overwrite or fields:
-            self._remove_results()
+        elif overwrite or fields:
+            self._remove_rows()
             found = None
+        if damaged or (found is None and self._has_results()):
+            self._set_aside_result(damaged)
         before = {"created": _now(), **(found or {})}
         now = about.get("environment", {})
         self.environment_changes = differing_fields(before.get("environment", now), now)
         self.manifest: dict[str, Any] = {**self._settings, **before, **about}
-        self.shards = ShardFolder(
-            self.path / "shards", self.path / "damaged", self.path / "columns", settings_digest(self._settings)
-        )
-        self.shards.prepare()
         if self.manifest.get("state") != "finished":
             self.save(state="running")
+        self.shards = self._shards()
+        self.shards.prepare()
+
+    def _open_next(self) -> dict[str, Any] | None:
+        """Go on with the run of `next`, or begin it where there is none of these settings; gives its manifest."""
+        found, _ = read_manifest(self.home / NEXT)
+        if found is None or differing_fields(found, self._settings):
+            discard(self.home)
+            found = None
+        self.path = self.home / NEXT
+        self.path.mkdir(exist_ok=True)
+        remove_unfinished(self.path)
+        return found
+
+    def _shards(self) -> ShardFolder:
+        return ShardFolder(
+            self.path / SHARDS, self.path / DAMAGED, self.path / COLUMNS, settings_digest(self._settings)
+        )
 
     def _has_results(self) -> bool:
-        return any((self.path / "shards").glob("*.parquet")) or any((self.path / name).exists() for name in _RESULTS)
+        return any((self.path / SHARDS).glob("*.parquet")) or any((self.path / name).exists() for name in RESULTS)
 
-    def _strangers(self) -> list[str]:
-        ours = {"lock", "shards", "damaged", "columns", DAMAGED_MANIFEST, NOTES, PAGE, *_RESULTS}
-        return sorted(p.name for p in self.path.iterdir() if p.name not in ours and not _ROWS.fullmatch(p.name))
-
-    def _remove_results(self) -> None:
-        for name in (MANIFEST, DAMAGED_MANIFEST, NOTES, PAGE, *_RESULTS):
-            (self.path / name).unlink(missing_ok=True)
+    def _remove_rows(self) -> None:
+        """Remove the rows of another input, of which nothing was computed."""
         for path in self.path.glob("rows-*.arrow"):
-            path.unlink()
-        for name in ("shards", "damaged", "columns"):
-            if (self.path / name).is_dir():
-                shutil.rmtree(self.path / name)
+            if ROWS_NAME.fullmatch(path.name) and path.is_file():
+                path.unlink()
+                self.removed(path)
+
+    def _set_aside_result(self, damaged: bool) -> None:
+        """Set aside a manifest that cannot be read and what was merged under it; shards say what they are of."""
+        if damaged:
+            os.replace(self.path / MANIFEST, self.path / DAMAGED_MANIFEST)
+            self.damaged.append(MANIFEST)
+        for name in RESULTS:
+            if (self.path / name).is_file():
+                self._set_aside(self.path / name)
 
     def save(self, **fields: Any) -> None:
         """Set fields of the manifest and write it."""
         self.manifest.update(fields, updated=_now())
         with self.explained():
-            with durable_file(self.path, MANIFEST) as file:
-                file.write(json.dumps(self.manifest, indent=2, ensure_ascii=False).encode("utf-8", "replace"))
+            write_manifest(self.path, self.manifest)
             self.written(self.path / MANIFEST)
+
+    def finish(self, **fields: Any) -> None:
+        """Write the manifest over the result; a run that overwrites another takes its place."""
+        self.save(state="finished", **fields)
+        if self.path != self.home:
+            with self.interrupts.held(), self.explained():
+                self.shards.clear_scratch()
+                take_place(self.home)
+                self.path = self.home
+                self.shards = self._shards()
 
     def written(self, path: Path) -> None:
         """Called for every file of the folder once it is whole under its name."""
 
+    def removed(self, path: Path) -> None:
+        """Called for every file of the folder that is not there any more."""
+
     def close(self) -> None:
-        """Give up the lock; a folder in which nothing was computed is left as it was found."""
+        """Give up the lock; a run of which nothing was computed leaves no file."""
         self.shards.clear_scratch()
-        if not self._has_results() and self.path.is_dir():
-            self._remove_results()
-            self._lock.remove()
+        kept = any((self.path / name).exists() for name in (DAMAGED, NEXT))
+        if self.path.is_dir() and not self._has_results() and not kept:
+            remove_files(self.path, keep=(LOCK,))
+            if self.path == self.home:
+                self._lock.remove()
             with contextlib.suppress(OSError):
                 self.path.rmdir()
         self._lock.release()
@@ -193,8 +232,10 @@ class RunFolder:
     def kept_rows(self) -> RowStore | None:
         """The rows kept in the folder, if they are there and whole."""
         for path in self.path.glob("rows-*.arrow"):
-            match = _ROWS.fullmatch(path.name)
-            if match and "columns" in self.manifest and digest_file(path).startswith(match["digest"]):
+            match = ROWS_NAME.fullmatch(path.name)
+            if match is None:
+                continue
+            if "columns" in self.manifest and path.is_file() and digest_file(path).startswith(match["digest"]):
                 return RowStore(path)
             self._set_aside(path)
         return None
@@ -209,9 +250,9 @@ class RunFolder:
     ) -> None:
         """Compute the shards of a stage that are missing or damaged: in order, or as `spread` gives them."""
         with self.explained():
-            before = {path.name for path in (self.path / "damaged").glob("*")}
+            before = {path.name for path in (self.path / DAMAGED).glob("*")}
             done = self.shards.whole(stage)
-            self.damaged += sorted({path.name for path in (self.path / "damaged").glob("*")} - before)
+            self.damaged += sorted({path.name for path in (self.path / DAMAGED).glob("*")} - before)
         slices = stage.slices()
         done_rows = sum(len(slices[number]) for number in done)
         missing = [rows for number, rows in enumerate(slices) if number not in done]
@@ -223,7 +264,7 @@ class RunFolder:
                 on_start(stage, missing[0] if spread is None else begun, done_rows)
             try:
                 rows, shard = next(computed)
-            except (ValueError, TypeError, ImportError, OSError, MemoryError):
+            except (RunError, ValueError, TypeError, ImportError, OSError, MemoryError):
                 raise  # of the input, the settings or the machine: the text says which
             except Exception as error:  # of a kernel, a driver, a library, somebody's own method
                 reason = next(iter(str(error).strip().splitlines()), "")
@@ -255,8 +296,9 @@ class RunFolder:
 
     def _set_aside(self, path: Path) -> None:
         with self.explained():
-            (self.path / "damaged").mkdir(exist_ok=True)
-            os.replace(path, self.path / "damaged" / path.name)
+            (self.path / DAMAGED).mkdir(exist_ok=True)
+            os.replace(path, self.path / DAMAGED / path.name)
+            self.removed(path)
         self.damaged.append(path.name)
 
     @contextlib.contextmanager

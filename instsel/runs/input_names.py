@@ -8,7 +8,8 @@ from pathlib import Path
 
 from instsel.records.compression import data_suffix
 from instsel.records.files import SUFFIXES
-from instsel.runs.manifest import MANIFEST, read_manifest
+from instsel.runs.manifest import read_manifest
+from instsel.runs.run_files import MANIFEST
 
 _FORMATS = "JSON, JSONL, Parquet or CSV"
 

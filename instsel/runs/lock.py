@@ -10,7 +10,11 @@ import socket
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-LOCK_NAME = "lock"
+from instsel.runs.regular_files import read_regular
+from instsel.runs.run_files import LOCK
+
+_MAX_BYTES = 4096  # of a lock file
+_MAX_PID = 2**31  # beyond it the system's calls overflow
 
 
 class FolderInUseError(Exception):
@@ -54,12 +58,14 @@ class RunLock:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / LOCK_NAME
+        self.path = folder / LOCK
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
         """Take the lock, or raise FolderInUseError with the name of its holder."""
         while self._descriptor is None:
+            if os.path.lexists(self.path) and not self.path.is_file():
+                raise ValueError(f"{self.path} is not a regular file: remove it")
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
                 holder = read_holder(self.path)
@@ -101,15 +107,25 @@ class RunLock:
 def read_holder(path: Path) -> Holder | None:
     """The process named in a lock file, or None if there is none or it cannot be read."""
     try:
-        fields = json.loads(path.read_text())
-        return Holder(str(fields["host"]), int(fields["pid"]), int(fields["start_time"]))
-    except (OSError, ValueError, TypeError, KeyError):
+        fields = json.loads(read_regular(path, _MAX_BYTES))
+        host, pid, start_time = (fields[name] for name in ("host", "pid", "start_time"))
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
+    numbers = type(pid) is int and 0 < pid < _MAX_PID and type(start_time) is int
+    return Holder(host, pid, start_time) if isinstance(host, str) and numbers else None
+
+
+def is_lock(path: Path) -> bool:
+    """Whether a file is one that a `RunLock` made: empty, or naming a process."""
+    try:
+        return not read_regular(path, _MAX_BYTES) or read_holder(path) is not None
+    except (OSError, ValueError):
+        return False
 
 
 def running_holder(folder: Path) -> Holder | None:
     """The living process that writes a run folder now, or None."""
-    holder = read_holder(folder / LOCK_NAME)
+    holder = read_holder(folder / LOCK)
     return holder if holder is not None and holder.may_be_alive() else None
 
 

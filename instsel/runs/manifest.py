@@ -10,20 +10,32 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from instsel.runs.durable_files import durable_file
+from instsel.runs.manifest_shape import is_manifest
+from instsel.runs.regular_files import read_json
+from instsel.runs.run_files import MANIFEST
+
 FORMAT = 1
-MANIFEST = "manifest.json"
-DAMAGED_MANIFEST = "manifest.damaged.json"
 
 
 def read_manifest(folder: Path) -> tuple[dict[str, Any] | None, bool]:
-    """The manifest of a run folder, or None if there is none to be read; and whether there is a damaged one."""
+    """The manifest of a run folder, or None if there is none to be read; and whether there is a damaged one.
+
+    Damaged is what is no regular file, no JSON, or not of a manifest's shape (see `instsel.runs.manifest_shape`).
+    """
     try:
-        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        found = read_json(folder / MANIFEST)
+    except (FileNotFoundError, NotADirectoryError):
         return None, False
     except ValueError:
         return None, True
-    return (found, False) if isinstance(found, dict) and "format" in found else (None, True)
+    return (found, False) if is_manifest(found) else (None, True)
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write the manifest of a run folder, whole or not at all."""
+    with durable_file(folder, MANIFEST) as file:
+        file.write(json.dumps(manifest, indent=2, ensure_ascii=False).encode("utf-8", "replace"))
 
 
 def settings_digest(settings: Mapping[str, Any]) -> str:

@@ -11,10 +11,9 @@ import pyarrow.parquet as pq
 
 from instsel.runs.column_names import checked_names, names_guessed, names_of_old_run
 from instsel.runs.durable_files import digest_file
-from instsel.runs.merged_output import FORMATS
+from instsel.runs.finished_run import ReadRun
+from instsel.runs.run_files import RESULTS, SHARDS
 from instsel.runs.scored_files import ScoredFile
-
-RESULTS = tuple(f"{stem}.{suffix}" for stem in ("scores", "selected") for suffix in FORMATS)
 
 
 def describe_result(path: Path, own: Mapping[str, str]) -> dict[str, Any]:
@@ -22,23 +21,18 @@ def describe_result(path: Path, own: Mapping[str, str]) -> dict[str, Any]:
     return {"name": path.name, "bytes": path.stat().st_size, "digest": digest_file(path), "columns": dict(own)}
 
 
-def has_result(folder: Path, manifest: Mapping[str, Any]) -> bool:
-    """Whether a run is finished and its result is there."""
-    name = _output(manifest).get("name")
-    return manifest.get("state") == "finished" and isinstance(name, str) and (folder / name).is_file()
+def result_path(run: ReadRun) -> Path:
+    """The result of a finished run, read once to compare its digest.
 
-
-def result_path(folder: Path, manifest: Mapping[str, Any]) -> Path:
-    """The result of a run of which `has_result` is true, read once to compare its digest.
-
-    Raises ValueError where the manifest names no result of this folder, or the file is not as it was written.
-    Selections had no digest before this version.
+    Raises ValueError where there is none, where the manifest names no result of this folder, or where the file is not
+    as it was written. Selections had no digest before this version.
     """
-    output = _output(manifest)
-    path = folder / str(output.get("name"))
-    if output.get("name") not in RESULTS or path.resolve().parent != folder.resolve():
-        raise ValueError(f"the manifest of {folder} names a result outside the folder: run the same command again")
-    if "digest" not in output and manifest.get("method") == "select":
+    output, path = _output(run.manifest), run.result()
+    if path is None:
+        raise ValueError(f"{run.folder} is not a finished run folder (see instsel status)")
+    if output.get("name") not in RESULTS or not path.resolve().is_relative_to(run.folder.resolve()):
+        raise ValueError(f"the manifest of {run.folder} names a result outside the folder: run the same command again")
+    if "digest" not in output and run.manifest.get("method") == "select":
         return path
     if digest_file(path) != output.get("digest"):
         raise ValueError(
@@ -48,16 +42,17 @@ def result_path(folder: Path, manifest: Mapping[str, Any]) -> Path:
     return path
 
 
-def open_result(folder: Path, manifest: Mapping[str, Any]) -> ScoredFile:
+def open_result(run: ReadRun) -> ScoredFile:
     """The result as `result_path` finds it, with the names of the run's own columns; ValueError where it is damaged."""
-    scored = ScoredFile(result_path(folder, manifest))
-    told = _output(manifest).get("columns")
+    scored = ScoredFile(result_path(run))
+    told = _output(run.manifest).get("columns")
     if told is None:
-        scored.own = _derived_names(folder, manifest, scored.columns)
+        scored.own = _derived_names(run, scored.columns)
     elif (own := checked_names(told, scored.columns)) is not None:
         scored.own = own
     else:
-        raise ValueError(f"the manifest of {folder} names columns that {scored.path.name} has not: write the run anew")
+        told = f"names columns that {scored.path.name} has not: write the run anew"
+        raise ValueError(f"the manifest of {run.folder} {told}")
     return scored
 
 
@@ -66,12 +61,12 @@ def _output(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
     return output if isinstance(output, Mapping) else {}
 
 
-def _derived_names(folder: Path, manifest: Mapping[str, Any], columns: list[str]) -> dict[str, str]:
+def _derived_names(run: ReadRun, columns: list[str]) -> dict[str, str]:
     """The names in a folder whose manifest does not tell them: those before this version were given by a fixed rule."""
-    if manifest.get("method") == "select":
+    if run.manifest.get("method") == "select":
         return names_guessed(columns)  # whatever it was made from
-    kept = set(manifest.get("columns") or ())
-    added = _columns_of_shards(folder, manifest)
+    kept = set(run.manifest.get("columns") or ())
+    added = _columns_of_shards(run)
     if added is not None:
         found = names_of_old_run(added, kept)
         if set(found.values()) <= set(columns):
@@ -81,10 +76,10 @@ def _derived_names(folder: Path, manifest: Mapping[str, Any], columns: list[str]
     return {guessed.get(name, name): name for name in rest}
 
 
-def _columns_of_shards(folder: Path, manifest: Mapping[str, Any]) -> list[str] | None:
+def _columns_of_shards(run: ReadRun) -> list[str] | None:
     """The columns of a run's last stage, where its shards are there."""
-    stages = manifest.get("stages") or ()
-    for path in sorted((folder / "shards").glob(f"{stages[-1][0]}-*.parquet"))[:1] if stages else ():
+    stages = run.manifest.get("stages") or ()
+    for path in sorted(run.place(SHARDS).glob(f"{stages[-1][0]}-*.parquet"))[:1] if stages else ():
         try:
             return list(pq.read_schema(path).names)
         except (pa.ArrowException, OSError):

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import hashlib
 import json
 import os
-import re
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from instsel.runs.durable_files import digest_file, durable_file, remove_unfinished
+from instsel.runs.manifest_shape import is_count, is_mapping, is_number, is_text
+from instsel.runs.run_files import ARRAY_NAME, SHARD_NAME, SHARDS
 from instsel.runs.score_columns import Columns, to_arrow
 from instsel.runs.stage_columns import StageColumns
 
 DIGEST_CHARACTERS = 16
 _METADATA_KEY = b"instsel"
-_NAME = re.compile(r"(?P<stage>[a-z_]+)-(?P<number>\d{5,})-(?P<digest>[0-9a-f]{16})\.parquet")
 
 Stats = Mapping[str, float]
 
@@ -109,20 +108,28 @@ class ShardFolder:
 
     def whole(self, stage: Stage) -> dict[int, Path]:
         """The shards of a stage that are there and whole, by number; others of its name are set aside."""
+        found, damaged = self.look(stage)
+        for path in damaged:
+            self.damaged.mkdir(exist_ok=True)
+            os.replace(path, self.damaged / path.name)
+        return found
+
+    def look(self, stage: Stage) -> tuple[dict[int, Path], list[Path]]:
+        """The shards of a stage that are there and whole, by number, and those that are not; nothing is moved."""
         slices = stage.slices()
         found: dict[int, Path] = {}
+        damaged: list[Path] = []
         for path in sorted(self.folder.glob(f"{stage.name}-*.parquet")):
-            match = _NAME.fullmatch(path.name)
-            number = int(match["number"]) if match else -1
-            if match and match["stage"] != stage.name:
-                continue
-            expected = slices[number] if 0 <= number < len(slices) else range(0)
-            if match and number not in found and is_whole(path, self.settings, expected):
+            match = SHARD_NAME.fullmatch(path.name)
+            if match is None or match["stage"] != stage.name:
+                continue  # another stage's, or none of a run
+            number = int(match["number"])
+            expected = slices[number] if number < len(slices) else range(0)
+            if number not in found and is_whole(path, self.settings, expected):
                 found[number] = path
             else:
-                self.damaged.mkdir(exist_ok=True)
-                os.replace(path, self.damaged / path.name)
-        return found
+                damaged.append(path)
+        return found, damaged
 
     def write(self, stage: Stage, number: int, packed: PackedShard) -> Path:
         """Write one shard and give its file; it has its name only once it is on the disk."""
@@ -133,41 +140,59 @@ class ShardFolder:
 
     def tables(self, stage: Stage) -> Iterator[pa.Table]:
         """The tables of a complete stage in the order of its rows."""
-        for path in self._all_whole(stage):
+        for path in self._complete(stage):
             yield pq.read_table(path).replace_schema_metadata(None)
 
     def columns(self, stage: Stage) -> StageColumns:
         """The columns of a complete stage over all rows, read when they are asked for."""
-        return StageColumns(stage.name, self._all_whole(stage), stage.rows, self.scratch)
+        return StageColumns(stage.name, self._complete(stage), stage.rows, self.scratch)
 
-    def _all_whole(self, stage: Stage) -> list[Path]:
-        paths, wanted = self.whole(stage), len(stage.slices())
-        if len(paths) < wanted:
+    def _complete(self, stage: Stage) -> list[Path]:
+        found, _ = self.look(stage)
+        if missing := len(stage.slices()) - len(found):
             raise ValueError(
-                f"{wanted - len(paths)} shards of {stage.name} are damaged or gone: remove the result in "
-                f"{self.folder.parent} and run the same command again, which computes them anew"
+                f"{missing} shards of {stage.name} are damaged or gone: remove the result in {self.folder.parent} and "
+                "run the same command again, which computes them anew"
             )
-        return [paths[number] for number in range(wanted)]
+        return [found[number] for number in sorted(found)]
 
     def clear_scratch(self) -> None:
         """Remove the arrays that columns were mapped from: they are copies of what shards hold."""
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            for path in self.scratch.glob("*.npy"):
+                if ARRAY_NAME.fullmatch(path.name):
+                    path.unlink()
+            self.scratch.rmdir()
 
 
 def read_info(path: Path) -> ShardInfo:
     """What a shard says of itself; ValueError or OSError if it is none."""
-    metadata: Mapping[bytes, bytes] = pq.read_schema(path).metadata or {}
     try:
-        fields: dict[str, Any] = json.loads(metadata[_METADATA_KEY])
-        return ShardInfo(**fields)
-    except (KeyError, TypeError) as error:
+        metadata: Mapping[bytes, bytes] = pq.read_schema(path).metadata or {}
+        info = ShardInfo(**json.loads(metadata[_METADATA_KEY]))
+    except (KeyError, TypeError, RecursionError, pa.ArrowException) as error:
         raise ValueError(f"{path.name} is not a shard of a run") from error
+    types = (is_text(info.settings), is_count(info.first_row), is_count(info.num_rows))
+    if not (all(types) and is_mapping(is_count)(info.counts) and is_mapping(is_number)(info.stats)):
+        raise ValueError(f"{path.name} is not a shard of a run")
+    return info
+
+
+def says_itself(folder: Path) -> bool:
+    """Whether a folder holds a shard that says of itself that it is a run's."""
+    for path in (folder / SHARDS).glob("*.parquet"):
+        try:
+            if SHARD_NAME.fullmatch(path.name) and path.is_file() and read_info(path):
+                return True
+        except (ValueError, OSError):
+            continue
+    return False
 
 
 def is_whole(path: Path, settings: str, rows: range) -> bool:
     """Whether a file is as its name's digest says, and the shard of these rows of the run with these settings."""
-    match = _NAME.fullmatch(path.name)
-    if match is None or not digest_file(path).startswith(match["digest"]):
+    match = SHARD_NAME.fullmatch(path.name)
+    if match is None or not path.is_file() or not digest_file(path).startswith(match["digest"]):
         return False
     try:
         info = read_info(path)
@@ -180,8 +205,8 @@ def infos(folder: Path, stage: str) -> list[ShardInfo]:
     """What the shards of a stage say of themselves, their content unread; for looking at a run from outside."""
     found = []
     for path in sorted(folder.glob(f"{stage}-*.parquet")):
-        match = _NAME.fullmatch(path.name)
-        if match and match["stage"] == stage:
+        match = SHARD_NAME.fullmatch(path.name)
+        if match and match["stage"] == stage and path.is_file():
             try:
                 found.append(read_info(path))
             except (ValueError, OSError):

@@ -11,20 +11,16 @@ The store keeps no lock. Two drivers that write to one address do the work twice
 from __future__ import annotations
 
 import contextlib
-import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from instsel.runs.folder import RunFolder
 from instsel.runs.interrupts import Interrupts
-from instsel.runs.manifest import MANIFEST
+from instsel.runs.run_files import LOCK, MANIFEST, NEXT, is_ours
 
-_OURS = re.compile(
-    r"manifest\.json|workers\.json|report\.html|scores\.(parquet|jsonl)|rows-[0-9a-f]{16}\.arrow|shards/[^/]+\.parquet"
-)
 _THREADS = 8  # a store answers late and takes much at a time
 
 
@@ -54,9 +50,9 @@ class StoredCopy:
 
     def fetch(self, folder: Path, names: list[str]) -> None:
         """Bring files to a folder."""
-        (folder / "shards").mkdir(parents=True, exist_ok=True)
 
         def fetch_one(name: str) -> None:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             with _explained():
                 self._store.get_file(f"{self._root}/{name}", str(folder / name))
 
@@ -100,10 +96,11 @@ class StoredRunFolder(RunFolder):
         about: Mapping[str, Any],
         *,
         overwrite: bool = False,
+        inputs: Sequence[Path] = (),
         interrupts: Interrupts | None = None,
     ) -> None:
         self._copy = copy
-        super().__init__(path, settings, about, overwrite=overwrite, interrupts=interrupts)
+        super().__init__(path, settings, about, overwrite=overwrite, inputs=inputs, interrupts=interrupts)
 
     @property
     def name(self) -> str:
@@ -112,26 +109,39 @@ class StoredRunFolder(RunFolder):
 
     def written(self, path: Path) -> None:
         """Put a file in the store; a manifest when all else is there."""
-        name = path.relative_to(self.path).as_posix()
-        if name == MANIFEST:
+        name = path.relative_to(self.home).as_posix()
+        if path.name == MANIFEST:
             self._copy.flush()
-        self._copy.put(self.path, name)
-        if name == MANIFEST:
+        self._copy.put(self.home, name)
+        if path.name == MANIFEST:
             self._copy.flush()
 
-    def _remove_results(self) -> None:
-        super()._remove_results()
+    def removed(self, path: Path) -> None:
+        """Remove a file from the store."""
         self._copy.flush()
-        for name in self._copy.names():
-            if _OURS.fullmatch(name):
-                self._copy.remove(name)
+        self._copy.remove(path.relative_to(self.home).as_posix())
+
+    def finish(self, **fields: Any) -> None:
+        """See `RunFolder.finish`; under `next` the store has the whole run until it has it in the old one's place."""
+        overwrites = self.path != self.home
+        super().finish(**fields)
+        if overwrites:
+            with self.explained():
+                for name in self._names_here():
+                    self._copy.put(self.home, name)
+                self.written(self.home / MANIFEST)
+                self._copy.remove(f"{NEXT}/{MANIFEST}")
 
     def close(self) -> None:
-        """See `RunFolder.close`; what was damaged in the store does not stay there."""
-        with contextlib.suppress(StoreError):
-            for name in self.damaged:
-                self._copy.remove(f"shards/{name}")
+        """See `RunFolder.close`; what is no longer in the folder does not stay in the store."""
         super().close()
+        with contextlib.suppress(StoreError):
+            for name in set(filter(is_ours, self._copy.names())) - self._names_here():
+                self._copy.remove(name)
+
+    def _names_here(self) -> set[str]:
+        paths = (path for path in self.home.rglob("*") if path.is_file())
+        return {path.relative_to(self.home).as_posix() for path in paths} - {LOCK}
 
 
 @contextlib.contextmanager
@@ -147,10 +157,10 @@ def copy_here(address: str) -> Iterator[tuple[Path, StoredCopy]]:
         try:
             with _reached(address):
                 names = copy.names()
-                if strangers := [name for name in names if not _OURS.fullmatch(name)]:
+                if strangers := [name for name in names if not is_ours(name)]:
                     there = ", ".join(strangers[:3])
                     raise ValueError(f"{address} is not empty and not a run folder (it holds {there})")
-                copy.fetch(path, names)
+                copy.fetch(path, [name for name in names if name != LOCK])
             yield path, copy
         finally:
             copy.close()

@@ -10,7 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-NOTES = "workers.json"
+from instsel.runs.manifest_shape import is_number
+from instsel.runs.regular_files import read_json
+from instsel.runs.run_files import NOTES
+
 _SECONDS = 2.0  # between two notes
 
 
@@ -32,8 +35,17 @@ class WorkerNotes:
 
 
 def read_notes(folder: Path) -> list[dict[str, Any]]:
-    """The workers as last noted; none where there are no notes."""
+    """The workers as last noted; none where there are no notes, or what is there are none."""
     try:
-        return list(json.loads((folder / NOTES).read_text(encoding="utf-8"))["workers"])
-    except (OSError, ValueError, KeyError, TypeError):
+        found = read_json(folder / NOTES)
+    except (OSError, ValueError):
         return []
+    workers = found.get("workers") if isinstance(found, dict) else None
+    return workers if isinstance(workers, list) and all(map(_is_worker, workers)) else []
+
+
+def _is_worker(found: Any) -> bool:
+    if not isinstance(found, dict):
+        return False
+    numbers = (found.get(name, 0) for name in ("rows", "seconds", "deaths"))
+    return "rows" in found and all(map(is_number, numbers))

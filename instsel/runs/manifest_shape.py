@@ -1,0 +1,123 @@
+"""What a run folder's manifest must look like to be taken for one: it may come from anybody, and be damaged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from instsel.runs.run_files import RESULTS, STAGE_NAME
+
+MAX_DEPTH = 64
+MAX_SHARDS = 1 << 20  # of one stage
+Check = Callable[[Any], bool]
+
+
+def is_manifest(found: Any) -> bool:
+    """Whether what a JSON file says is a manifest whose fields have the types that all readers count on."""
+    if not (isinstance(found, dict) and {"format", "method"} <= set(found) and _nests_at_most(found, MAX_DEPTH)):
+        return False
+    checks = {**_FIELDS, "parameters": _SELECTION} if found["method"] == "select" else _FIELDS
+    return all(check(found[name]) for name, check in checks.items() if name in found)
+
+
+def is_text(value: Any) -> bool:
+    """Whether it is a text."""
+    return isinstance(value, str)
+
+
+def is_count(value: Any) -> bool:
+    """Whether it is a whole number from 0 to what 63 bits hold."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number."""
+    return (
+        isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e30 and math.isfinite(value)
+    )
+
+
+def is_mapping(of: Check) -> Check:
+    """A check for a mapping of names to values that pass `of`."""
+    return lambda value: isinstance(value, dict) and all(map(of, value.values()))
+
+
+def _anything(value: Any) -> bool:
+    return True
+
+
+def _maybe(of: Check) -> Check:
+    return lambda value: value is None or of(value)
+
+
+def _list(of: Check) -> Check:
+    return lambda value: isinstance(value, list) and all(map(of, value))
+
+
+def _record(*of: Check) -> Check:
+    def check(value: Any) -> bool:
+        right = isinstance(value, list) and len(value) == len(of)
+        return right and all(one(part) for one, part in zip(of, value, strict=True))
+
+    return check
+
+
+def _fields(**checks: Check) -> Check:
+    return lambda value: (
+        isinstance(value, dict) and all(check(value[name]) for name, check in checks.items() if name in value)
+    )
+
+
+def _stage(value: Any) -> bool:
+    if not _record(is_text, is_count, is_count)(value):
+        return False
+    name, rows, shard_rows = value
+    return STAGE_NAME.fullmatch(name) is not None and shard_rows > 0 and rows // shard_rows < MAX_SHARDS
+
+
+def _nests_at_most(value: Any, depth: int) -> bool:
+    if not isinstance(value, (dict, list)):
+        return True
+    within = value.values() if isinstance(value, dict) else value
+    return depth > 0 and all(_nests_at_most(one, depth - 1) for one in within)
+
+
+_FIELDS: dict[str, Check] = {
+    "format": is_count,
+    "method": is_text,
+    "version": is_text,
+    "state": is_text,
+    "compared": _list(is_text),
+    "parameters": is_mapping(_anything),
+    "input_digest": is_text,
+    "input": is_text,
+    "model": _maybe(is_text),
+    "model_files": is_mapping(is_mapping(_anything)),
+    "environment": is_mapping(is_text),
+    "resolved": is_mapping(is_text),
+    "arithmetic": _list(is_text),
+    "float_products": _list(_record(is_count, is_count, is_text)),
+    "arguments": is_mapping(_anything),
+    "rows": is_count,
+    "columns": _list(is_text),
+    "score": is_text,
+    "stages": _list(_stage),
+    "stages_to_come": _list(is_text),
+    "counts": is_mapping(is_count),
+    "stats": is_mapping(is_number),
+    "findings": _fields(clusters=is_mapping(_record(is_count, is_count)), num_clusters_found=is_count),
+    "output": _maybe(_fields(name=lambda value: is_text(value) and value in RESULTS, bytes=is_count, digest=is_text)),
+}
+_SELECTION = _fields(
+    by=is_text,
+    budget=_maybe(is_number),
+    budget_tokens=_maybe(is_count),
+    num_tokens=_maybe(is_text),
+    max_score=_maybe(is_number),
+    max_similarity=_maybe(is_number),
+    coverage=_maybe(is_text),
+    clusters=_maybe(is_text),
+    num_clusters=_maybe(is_count),
+    embeddings=_maybe(is_text),
+)
