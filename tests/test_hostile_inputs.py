@@ -53,7 +53,6 @@ def check_result(command: str, output: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.timeout(120)
 def test_a_hostile_file_ends_in_a_message_or_in_row_statuses(
     name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
