@@ -56,7 +56,7 @@ def pool() -> Iterator[Pool]:
         yield pool
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def two_threads() -> Iterator[None]:
     """For what divides its work among threads: two, also where the processes of `make test` have one each."""
     before = torch.get_num_threads()

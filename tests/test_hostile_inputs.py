@@ -15,6 +15,8 @@ from tiny_model import load_models_once, tiny_model_folder
 
 from instsel.cli import main
 
+pytestmark = pytest.mark.long
+
 COMMANDS = ("score", "ifd", "wici", "grape", "select")
 STATUSES = {"ok", "empty_target", "too_long", "nonfinite", "out_of_memory"}
 MARKER = {"score": "mean_logprob", "ifd": "ifd", "wici": "score"}  # the number that a row has exactly where it is "ok"

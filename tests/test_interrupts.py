@@ -15,6 +15,8 @@ from tiny_model import tiny_model_folder, write_alpaca
 
 from instsel.runs.interrupts import Interrupted, Interrupts
 
+pytestmark = pytest.mark.long
+
 _SLOW_SHARDS = """
 import instsel.runs.shards
 real = instsel.runs.shards.ShardFolder.write

@@ -259,6 +259,7 @@ def test_refusals_name_the_argument():
         ours.loglikelihood(instances("loglikelihood", [("a", " the" * 200)]), disable_tqdm=True)
 
 
+@pytest.mark.long
 def test_command_line(tmp_path):
     folder = write_tasks(tmp_path)
     command = [sys.executable, "-m", "instsel.integrations.lm_eval", "run", "--model", "instsel", "--tasks", "choices"]

@@ -14,7 +14,10 @@ from run_folders import texts, write_influence
 from instsel.report import build_page, read_report
 
 CHROMIUM = find_chromium()
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium to be found (Debian: apt-get install chromium)")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium to be found (Debian: apt-get install chromium)"),
+    pytest.mark.long,
+]
 
 COUNT = 230
 HOSTILE = (

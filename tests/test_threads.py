@@ -23,6 +23,8 @@ from tiny_model import tiny_model_folder
 
 import instsel
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 REQUESTS = [tree_requests(np.random.default_rng(seed)) for seed in range(4)]
 
 
@@ -112,6 +114,7 @@ assert ("float32", instsel.score_batch(load_again, [("say the thing", " again")]
 """
 
 
+@pytest.mark.long
 def test_scorers_first_used_in_several_threads_at_once_all_load() -> None:
     """In a process of its own: the first loading of all is what went wrong, and it went wrong for good."""
     program = _LOADS.format(tests=str(Path(__file__).parent))
@@ -195,6 +198,7 @@ def stress(rounds: int) -> None:
     assert done == [rounds] * len(EVENTS)
 
 
+@pytest.mark.long
 def test_eight_threads_three_models_three_rounds() -> None:
     stress(3)
 

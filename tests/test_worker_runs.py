@@ -33,6 +33,8 @@ from instsel.commands import status as status_command
 from instsel.parallel import schedule, whole_columns
 from instsel.parallel.pool import Pool
 
+pytestmark = pytest.mark.long
+
 
 def test_a_run_on_workers_is_the_run_on_none(
     pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
