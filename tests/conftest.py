@@ -29,7 +29,9 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("instsel")
 
 # A long file that is begun last is waited for by all other processes.
-LONGEST_FIRST = ("test_triton_kernels.py",)
+LONGEST_FIRST = (
+    "test_triton_kernels.py", "test_ray_workers.py", "test_worker_runs.py", "test_run_kills.py", "test_worker_docs.py",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
