@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: claims setup demo test test-slow test-ray test-harness lint types docs bench sanitize check-arm fuzz clean
+.PHONY: claims setup demo test test-quick test-slow test-ray test-harness lint types docs bench sanitize check-arm fuzz clean
 
 setup: $(READY)
 
@@ -19,8 +19,16 @@ $(READY): pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
 demo: $(READY)
 	$(BIN)/instsel demo
 
+# A file of tests at a time in each of as many processes as there are processors: `make test TEST_PROCESSES=0` in one.
+TEST_PROCESSES ?= logical
+PARALLEL = --numprocesses $(TEST_PROCESSES) --maxprocesses 8 --dist loadfile --no-loadscope-reorder -p no:benchmark
+
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
+
+# Without what starts processes or takes seconds: for the time between two edits.
+test-quick: $(READY)
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not slow and not long' --durations 5 --durations-min 2
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow

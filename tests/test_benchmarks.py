@@ -85,6 +85,7 @@ def test_every_way_gives_the_same_scores(name):
         reference.check(name, wrong)
 
 
+@pytest.mark.long
 def test_a_comparison_from_the_command_line_ends_in_a_table(tmp_path, monkeypatch, capsys):
     import compare
     import tables

@@ -26,6 +26,7 @@ def resident() -> int:
     return int(status.split("VmRSS:")[1].split()[0]) // 1024
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 def test_twenty_models_opened_and_closed_leave_resident_memory_flat(tmp_path: Path) -> None:
     new_llama(hidden_size=512, intermediate_size=1024, num_hidden_layers=4).save_pretrained(tmp_path)

@@ -18,6 +18,8 @@ from instsel.kernels.layer_operations import gate_in_place, rms_norm, rotate_in_
 from instsel.kernels.layer_products import GatedProduct, OnednnProduct, TorchProduct, make_product
 from instsel.kernels.native_arrays import array_of
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 HIDDEN, HEADS, KEY_HEADS, SIZE, GATE = 96, 4, 2, 16, 160
 CACHED = 3
 # Three cached tokens; a root of 4 behind them, two children of it and a node that continues the cached tokens alone.

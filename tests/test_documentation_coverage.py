@@ -63,7 +63,22 @@ def test_what_the_reference_names_exists_and_has_a_docstring() -> None:
         assert isinstance(held, tuple) or (inspect.getdoc(held) or "").strip(), name
 
 
+def data_that_differs(pages: str) -> dict[str, list[str]]:
+    """Data that pages describe by hand, with the values they name, where those are not its values."""
+    described = re.findall(r"^\.\. py:data:: (\S+)\n\n(.+?)\n\n", pages, re.MULTILINE | re.DOTALL)
+    named = {name: re.findall(r"``(\w+)``", text) for name, text in described}
+    held = {name: getattr(importlib.import_module(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in named}
+    return {name: values for name, values in named.items() if sorted(values) != sorted(held[name])}
+
+
+def test_data_described_by_hand_has_the_values_it_names() -> None:
+    assert data_that_differs(REFERENCE) == {}
+    wrong = data_that_differs(REFERENCE.replace("``cpu`` and ``triton``", "and ``cuda``"))
+    assert wrong == {"instsel.kernels.BACKENDS": ["reference", "cuda"]}
+
+
 def test_every_flag_of_every_command_is_in_the_reference_with_its_meaning() -> None:
+    assert "\n```{command-line}\n```\n" in (DOCS / "reference/command_line.md").read_text(encoding="utf-8")
     parser = build_parser()
     assert command_line.undocumented(parser) == []
     text = command_line.reference(parser)

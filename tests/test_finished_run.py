@@ -29,7 +29,10 @@ code = instsel.cli.main(sys.argv[2:])
 print(code, peak, int("torch" in sys.modules))
 """
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc to read the peak from")
+pytestmark = [
+    pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc to read the peak from"),
+    pytest.mark.long,
+]
 
 
 def test_a_finished_run_of_any_size_is_seen_in_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,8 @@ from instsel.engine.fused_layers import FusedLayers
 from instsel.engine.replica import Replica
 from instsel.kernels.layer_operations import has_bfloat16_products
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 SMALL = {
     "vocab_size": 97,
     "hidden_size": 64,

@@ -15,6 +15,8 @@ from tiny_model import load_models_once, tiny_model_folder
 
 from instsel.cli import main
 
+pytestmark = pytest.mark.long
+
 COMMANDS = ("score", "ifd", "wici", "grape", "select")
 STATUSES = {"ok", "empty_target", "too_long", "nonfinite", "out_of_memory"}
 MARKER = {"score": "mean_logprob", "ifd": "ifd", "wici": "score"}  # the number that a row has exactly where it is "ok"
@@ -53,7 +55,6 @@ def check_result(command: str, output: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.timeout(120)
 def test_a_hostile_file_ends_in_a_message_or_in_row_statuses(
     name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

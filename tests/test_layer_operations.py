@@ -20,6 +20,8 @@ from instsel.kernels.layer_operations import (
     rotate_in_place,
 )
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 DTYPES = (torch.float32, torch.bfloat16)
 
 

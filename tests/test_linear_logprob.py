@@ -12,6 +12,8 @@ from torch import Tensor
 
 from instsel.kernels import linear_logprob
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 HEADS = {"plain": {}, "scale": {"scale": 0.125}, "cap and scale": {"softcap": 12.0, "scale": 1.25}}
 # By torch's products with `plain`, by our own elsewhere, of which bfloat16 has others where it has arithmetic.

@@ -27,6 +27,7 @@ def score_in_worker(scorer: instsel.Scorer) -> list[float]:
     return instsel.score_batch(scorer, [("say the thing", " again"), ("say", " more")]).mean_logprob.tolist()
 
 
+@pytest.mark.long
 def test_a_scorer_pickled_after_use_scores_the_same_in_a_spawned_worker() -> None:
     scorer = instsel.Scorer(tiny_model_folder(), device="cpu", dtype="float32", max_batch_tokens=64)
     here = score_in_worker(scorer)

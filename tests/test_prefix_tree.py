@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
+from counted_work import lines_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from instsel.engine import prefix_tree
 from instsel.engine.prefix_tree import PrefixTree, build_prefix_tree, concatenate
 
 # Few different ids, so that prefixes are shared; ids around 256 and 65,536 tell a byte order that sorts wrongly.
@@ -99,13 +99,20 @@ def test_nothing_to_forward(count: int) -> None:
     assert len(tree.roots()) == 0
 
 
-def test_a_chain_of_thousands_of_branches_takes_no_recursion_and_little_time() -> None:
-    """Each sequence leaves the longest one a token later: a tree 3,000 levels deep."""
-    began = time.perf_counter()
-    tree = tree_of([[*range(100, 100 + n), 1, 2] for n in range(1, 3001)])
+def chain(levels: int) -> list[list[int]]:
+    """Sequences that each leave the longest one a token later."""
+    return [[*range(100, 100 + n), 1, 2] for n in range(1, levels + 1)]
+
+
+def test_a_chain_of_thousands_of_branches_takes_no_recursion() -> None:
+    tree = tree_of(chain(3000))
     assert tree.num_tokens == 3000 + 3000
     assert len(tree.ancestors(int(tree.terminal[-1]))) >= 2999
-    assert time.perf_counter() - began < 10
+
+
+def test_work_grows_with_the_depth_and_not_with_its_square() -> None:
+    once, twice = (lines_run(prefix_tree, lambda levels=levels: tree_of(chain(levels))) for levels in (300, 600))
+    assert once > 300 and twice < 2.2 * once, (once, twice)
 
 
 def test_more_pairs_than_one_block_of_the_comparison() -> None:

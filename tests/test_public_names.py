@@ -32,6 +32,7 @@ def test_dir_shows_the_public_names_and_no_module() -> None:
     assert not {"Any", "Path", "import_module", "annotations", "engine", "methods", "records"} & set(shown[0].split())
 
 
+@pytest.mark.long
 def test_every_module_loaded_leaves_the_public_names_what_they_are() -> None:
     """A module of a public name's own name would take its place."""
     # In a process of its own: an editable install shows the package's modules under a second name too.
@@ -127,6 +128,7 @@ def strict_mypy(site: Path, folder: Path, program: str) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 def test_strict_mypy_passes_the_lines_of_a_user_and_knows_their_types(site: Path, tmp_path: Path) -> None:
     pytest.importorskip("mypy")
     assert strict_mypy(site, tmp_path, readme_lines() + USER) == ""

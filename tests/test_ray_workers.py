@@ -40,6 +40,8 @@ from instsel.cli import main
 from instsel.parallel import schedule
 from instsel.parallel.pool import Pool
 
+pytestmark = pytest.mark.long
+
 ray = pytest.importorskip("ray")
 
 

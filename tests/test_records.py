@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
-import importlib
 import math
 import warnings
 
@@ -212,15 +210,6 @@ def test_a_record_batch_and_a_hugging_face_dataset():
     assert to_examples(dataset.to_iterable_dataset()) == want
     with pytest.raises(TypeError, match="got one DatasetDict"):
         to_examples(datasets.DatasetDict(train=dataset))
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["records.examples", "records.formats", "prompts.templates", "prompts.tokenization", "prompts.token_boundary"],
-)
-def test_examples_in_docstrings(name):
-    found = doctest.testmod(importlib.import_module(f"instsel.{name}"))
-    assert found.attempted > 0 and found.failed == 0
 
 
 VALUES = st.recursive(

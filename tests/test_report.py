@@ -88,6 +88,7 @@ def test_whatever_texts_hold_is_text(tmp_path: Path) -> None:
     assert loading(Tags(broken)) == ["img", "src"]
 
 
+@pytest.mark.long
 def test_the_same_runs_give_the_same_bytes(tmp_path: Path) -> None:
     run = write_influence(tmp_path / "pool", 300)
     assert main(["report", str(run), "--max-rows", "100", "--quiet"]) == 0

@@ -14,7 +14,10 @@ from run_folders import texts, write_influence
 from instsel.report import build_page, read_report
 
 CHROMIUM = find_chromium()
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium to be found (Debian: apt-get install chromium)")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium to be found (Debian: apt-get install chromium)"),
+    pytest.mark.long,
+]
 
 COUNT = 230
 HOSTILE = (
@@ -165,6 +168,7 @@ def test_every_text_can_be_read(page: Page, file: Path, scheme: str) -> None:
     assert (sum(map(int, backgrounds.strip("rgb()").split(","))) > 384) == (scheme == "light")
 
 
+@pytest.mark.slow
 def test_ten_thousand_rows_answer_at_once(page: Page, tmp_path: Path) -> None:
     pool = {name: [f"{text} {'word ' * 40}" for text in column] for name, column in texts(10_000).items()}
     run = write_influence(tmp_path / "pool", 10_000, pool=pool)

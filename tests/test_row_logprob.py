@@ -12,6 +12,8 @@ from torch import Tensor
 
 from instsel.kernels import row_logprob
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 

@@ -15,6 +15,8 @@ import pytest
 from run_process import CommandServer, command_server
 from tiny_model import tiny_model_folder, write_alpaca
 
+pytestmark = pytest.mark.long
+
 SHARDS, SHARD_ROWS = 40, 12
 _SLOW_FILES = """
 import instsel.runs.durable_files as files

@@ -24,6 +24,8 @@ from instsel.engine.results import STATUSES
 from instsel.engine.scoring import plan_batch
 from instsel.kernels.layer_operations import has_bfloat16_products
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 TOLERANCE = 2e-5  # nats a token, float32 against float64
 
 

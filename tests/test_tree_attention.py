@@ -14,6 +14,8 @@ from torch import Tensor
 
 from instsel.kernels import TreeSegments, tree_attention
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 Contexts = list[list[tuple[int, int]]]
 # name: (offsets of the nodes' queries, their contexts, keys cached from an earlier forward)
 TREES: dict[str, tuple[list[int], Contexts, int]] = {

@@ -20,6 +20,7 @@ ARCHITECTURES = ("sm_80", "sm_86", "sm_90", "sm_120", "gfx942")
 SHARED = {"sm_80": 163, "sm_86": 99, "sm_90": 227, "sm_120": 99, "gfx942": 64}
 
 
+@pytest.mark.long
 def test_interpreted() -> None:
     """In a process of its own: the interpreter stays on once it is on."""
     command = [sys.executable, "-m", "pytest", str(HERE / "interpreted_kernels.py"), "-p", "no:cacheprovider"]
@@ -29,6 +30,7 @@ def test_interpreted() -> None:
     assert " passed" in done.stdout and "failed" not in done.stdout
 
 
+@pytest.mark.long
 def test_rehearsal_on_a_gpu_without_numbers() -> None:
     """In a process of its own, which takes a GPU for granted from then on."""
     command = [sys.executable, "-m", "pytest", str(HERE / "gpu_rehearsal.py"), "-p", "no:cacheprovider"]
@@ -67,6 +69,7 @@ def test_tiles_follow_the_shared_memory_of_a_device(monkeypatch: pytest.MonkeyPa
         assert architecture(torch.device("cuda")) == names[memory], capability
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("group", ["linear", "small"])
 def test_compiled_for_hopper(group: str) -> None:
     check(compiled("sm_90", group), "sm_90")

@@ -21,6 +21,8 @@ from instsel.engine.replica import Replica
 from instsel.kernels import decoder_layer, layer_memory
 from instsel.kernels.decoder_layer import DecoderLayer
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 TOLERANCE = 2e-5
 
 

@@ -21,6 +21,8 @@ from instsel.kernels.float_products import LIBRARIES, VARIABLE, float_product
 from instsel.parallel.local import device_within, threads_for, visible_device
 from instsel.parallel.workers import devices_for
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_the_number_of_threads_changes_no_bit(monkeypatch: pytest.MonkeyPatch, library: str) -> None:

@@ -12,6 +12,8 @@ import pytest
 from ray_clusters import QUIET
 from tiny_model import tiny_model_folder
 
+pytestmark = pytest.mark.long
+
 PAGE = (Path(__file__).parents[1] / "docs" / "workers.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 

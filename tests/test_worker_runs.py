@@ -33,6 +33,8 @@ from instsel.commands import status as status_command
 from instsel.parallel import schedule, whole_columns
 from instsel.parallel.pool import Pool
 
+pytestmark = pytest.mark.long
+
 
 def test_a_run_on_workers_is_the_run_on_none(
     pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -146,7 +148,7 @@ def test_a_driver_that_is_stopped_leaves_no_worker_and_a_folder_that_continues(
         os.killpg(driver.pid, how)
         wait_until(lambda: driver.poll() is not None, 60)
         assert driver.returncode == (-how if how == signal.SIGKILL else 128 + how)
-        wait_until(lambda: not any(is_alive(pid) for pid in pids), 10)
+        wait_until(lambda: not any(is_alive(pid) for pid in pids), 60)
         # Nor is one left that was being started in the place of the dead one.
         wait_until(lambda: not children_of(driver.pid), 30)
     finally:

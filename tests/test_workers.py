@@ -17,6 +17,8 @@ from instsel.cli import main
 from instsel.parallel.crew import Hello, Ready, versions
 from instsel.parallel.pool import Pool
 
+pytestmark = pytest.mark.long
+
 
 def test_a_batch_on_two_workers_is_the_batch_on_one_in_the_order_given(pool: Pool, scorer: instsel.Scorer) -> None:
     expected = instsel.score_batch(scorer, REQUESTS, token_logprobs=True)

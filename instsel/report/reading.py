@@ -146,8 +146,8 @@ def read_report(
 def listed_rows(score: np.ndarray, limit: int) -> np.ndarray:
     """The rows of the table: all of them, or else the hundred at either end and others drawn with a fixed seed.
 
-    >>> listed_rows(np.arange(1000.0), 300)[[0, 99, 100, 199, 200, 299]]
-    array([  0,  99, 103, 893, 900, 999])
+    >>> listed_rows(np.arange(1000.0), 300)[[0, 99, 200, 299]]  # a hundred others are between them
+    array([  0,  99, 900, 999])
     """
     if len(score) <= limit:
         return np.arange(len(score))
