@@ -86,7 +86,8 @@ def export(
     Earlier turns and preference pairs are kept whole, with all keys of their turns, and tools, weight and other columns
     that go with them; a warning names what "alpaca" cannot hold and what "llama-factory" does not read. Raises
     ValueError naming the parameter or the row: for an unknown trainer, a file that is there (or, to be
-    overwritten, one that no export wrote), no rows, a row without an answer, and turns that the trainer would leave out.
+    overwritten, one that no export wrote), no rows, a row without an answer, and turns that the trainer would leave
+    out.
 
     >>> export([{"instruction": "Add 1 and 2.", "output": "3"}], "trl", "out")  # doctest: +SKIP
     [PosixPath('out/instsel.jsonl')]
