@@ -15,7 +15,7 @@ from .tree_segments import TreeSegments
 from .triton_logits import LOG2_E, finite_offset, tanh_float
 from .triton_row_blocks import device_arrays
 
-BLOCK_ROWS = 16
+BLOCK_ROWS = 8
 
 
 @triton.jit

@@ -107,8 +107,8 @@ def test_a_model_that_cannot_be_used_is_one_line(
         (["select", "{rows}", "--budget", "0", "--output", "{out}"], "at least 1 row"),
         (["select", "{rows}", "--budget", "110%", "--output", "{out}"], "at most 100 %"),
         (["select", "nowhere", "--budget", "3", "--output", "{out}"], "does not exist"),
-        (["status", "nowhere"], "not a folder"),
-        (["merge", "nowhere"], "not a folder"),
+        (["status", "nowhere"], "does not exist"),
+        (["merge", "nowhere"], "does not exist"),
     ],
 )
 def test_wrong_use_is_one_line_and_code_2(

@@ -18,7 +18,7 @@ from instsel.cli import main
 pytestmark = pytest.mark.long
 
 COMMANDS = ("score", "ifd", "wici", "grape", "select")
-STATUSES = {"ok", "empty_target", "too_long", "nonfinite", "out_of_memory"}
+STATUSES = {"ok", "empty_target", "too_long", "nonfinite", "out_of_memory", "unreadable"}
 MARKER = {"score": "mean_logprob", "ifd": "ifd", "wici": "score"}  # the number that a row has exactly where it is "ok"
 
 
@@ -69,7 +69,7 @@ def test_a_hostile_file_ends_in_a_message_or_in_row_statuses(
         complaints = said.err.splitlines()
         errors = [line for line in complaints if line.startswith("instsel: error: ")]
         assert all(line.startswith("instsel: ") for line in complaints), said.err
-        assert code in (0, 2), (command, said.err)
+        assert code in (0, 1, 2), (command, said.err)  # 1: more rows than --max-failures cannot be scored
         assert len(errors) == (code != 0), said.err
         assert all(len(line) > 30 for line in errors)
         if code == 0 and command != "select":

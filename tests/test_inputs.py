@@ -149,7 +149,7 @@ def test_names_of_nothing_are_one_line(tmp_path: Path, name: str, says: str) -> 
     for folder in ("empty", "nested/data", "run"):
         (tmp_path / folder).mkdir(parents=True)
     write(tmp_path / "nested/data/a.jsonl", text(ROWS))
-    (tmp_path / "run/manifest.json").write_text('{"format": 1}')
+    (tmp_path / "run/manifest.json").write_text('{"format": 1, "method": "ifd", "compared": ["format"]}')
     with pytest.raises(ValueError, match=says):
         open_input([name.format(tmp=tmp_path)], None)
 

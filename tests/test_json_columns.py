@@ -52,7 +52,7 @@ def passed_through(folder: Path, rows: list[dict[str, Any]], size: int, ending: 
         _, columns = write_rows(file, [rows[i : i + size] for i in range(0, len(rows), size)])
     scores = pa.table({"the score": np.arange(len(rows), dtype=float)})
     write_merged(folder, f"scores.{ending}", RowStore(folder / "rows.arrow"), lambda: [scores], columns=columns)
-    write_table(folder, "selected.jsonl", ScoredFile(folder / f"scores.{ending}").take(np.arange(len(rows))))
+    write_table(folder, "selected.jsonl", ScoredFile(folder / f"scores.{ending}").take(np.arange(len(rows))), {})
     found = [json.loads(line) for line in (folder / "selected.jsonl").read_text().split("\n")[:-1]]
     assert [row.pop("the score") for row in found] == list(range(len(rows)))
     return found

@@ -114,7 +114,10 @@ def test_the_example_is_a_function(folder: Path, scorer: instsel.Scorer) -> None
     assert np.isfinite(whole).all() and np.abs(whole).sum() > np.abs(each).sum()
     with pytest.raises(TypeError, match="per_token must be True or False, got 2"):
         independence(scorer, example_rows(1), per_token=2)
-    with pytest.raises(TypeError, match=r"independence\(\) has no keyword 'pertoken'; it has per_token, template"):
+    with pytest.raises(
+        TypeError,
+        match=r"independence\(\) has no keyword 'pertoken' \(did you mean per_token\?\); it has per_token, template",
+    ):
         independence(scorer, example_rows(1), pertoken=True)
 
 

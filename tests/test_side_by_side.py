@@ -194,9 +194,13 @@ def test_an_interrupt_ends_all_packs(monkeypatch: pytest.MonkeyPatch) -> None:
 
     scorer, pairs = scorer_of(new_model()), pairs_of(3)
     wanted = instsel.score_batch(scorer, pairs)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(DecoderLayer, "run", slow)
-        instsel.score_batch(scorer, pairs)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background ignores it
+    try:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(DecoderLayer, "run", slow)
+            instsel.score_batch(scorer, pairs)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert next(ran) <= 12, "a first pack of three layers, and then four packs which went on"
     assert pack_threads() == []
     assert np.array_equal(instsel.score_batch(scorer, pairs).sum_logprob, wanted.sum_logprob)

@@ -169,7 +169,7 @@ def test_status_names_the_stages_whose_time_is_not_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(command(tmp_path, "run", method="score"))
-    manifest = status_command.open_manifest(tmp_path / "run")
+    manifest = json.loads((tmp_path / "run/manifest.json").read_text())
     (stage, rows, shard_rows) = manifest["stages"][0]
     assert manifest["stages_to_come"] == []
     monkeypatch.setattr(status_command, "running_holder", lambda folder: "process 1")
@@ -179,7 +179,7 @@ def test_status_names_the_stages_whose_time_is_not_known(
         ([[stage, rows, shard_rows]], [], None),
     ):
         found = {**manifest, "stages": stages, "stages_to_come": to_come}
-        monkeypatch.setattr(status_command, "open_manifest", lambda folder, found=found: found)
+        (tmp_path / "run/manifest.json").write_text(json.dumps(found))
         assert main(["status", str(tmp_path / "run")]) == 0
         lines = [line for line in capsys.readouterr().out.splitlines() if "left over all" in line]
         assert lines == [] if said is None else lines[0].startswith(said)

@@ -11,6 +11,7 @@ from instsel.commands.named_files import files_named_by
 from instsel.commands.options import add_quiet
 from instsel.commands.unreadable_rows import with_reasons
 from instsel.runs import RunError
+from instsel.runs.durable_files import remove_unfinished
 from instsel.runs.finished_run import ReadRun, read_run
 from instsel.runs.lock import RunLock
 from instsel.runs.manifest import write_manifest
@@ -89,6 +90,7 @@ def _merge(run: ReadRun, target: Path) -> tuple[int, dict[str, str]]:
     if len(store) != last.rows:
         raise ValueError(f"the manifest of {run.folder} is damaged; the command that made the run repairs it")
     try:
+        remove_unfinished(target.parent)
         scores = with_reasons(lambda: shards.tables(last), store, run.manifest)
         own = write_merged(target.parent, target.name, store, scores, columns=run.manifest["columns"])
     except OSError as error:

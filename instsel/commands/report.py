@@ -33,7 +33,7 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace, interrupts: Any) -> int:
     """Write the page."""
     from instsel.report import build_page, read_report
-    from instsel.runs.durable_files import durable_file
+    from instsel.runs.durable_files import durable_file, remove_unfinished
 
     output = args.output or args.folders[0] / PAGE
     if output.is_dir():
@@ -45,6 +45,7 @@ def run(args: argparse.Namespace, interrupts: Any) -> int:
     report = read_report(args.folders, colour_by=args.colour_by, max_rows=args.max_rows)
     page = build_page(report, title=args.title)
     try:
+        remove_unfinished(output.parent)
         with durable_file(output.parent, output.name) as file:
             file.write(page.encode())
     except OSError as error:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from instsel.runs.durable_files import digest_file, durable_file
+from instsel.runs.durable_files import digest_file, durable_file, remove_unfinished
 from instsel.runs.regular_files import read_json
 
 RECORD = ".instsel-export.json"
@@ -41,6 +41,7 @@ def write_files(texts: Mapping[Path, str]) -> None:
         before = [digest_file(path)] if path.is_file() else []
         kept = [digest for digest in before if digest in recorded.get(path.name, [])]
         recorded[path.name] = [*kept, hashlib.sha256(text.encode()).hexdigest()]
+    remove_unfinished(folder)
     _write(folder / RECORD, json.dumps(recorded, indent=1))
     for path, text in texts.items():
         _write(path, text)

@@ -12,7 +12,7 @@ from instsel.methods.definition import Method
 from instsel.methods.in_memory import run_in_memory
 from instsel.methods.registry import find_methods
 from instsel.optional_packages import need_package
-from instsel.records.row_sources import open_rows, plain
+from instsel.records.table_batches import columns_of, with_columns
 from instsel.runs.column_names import allot_names
 from instsel.runs.fingerprints import model_fingerprint
 
@@ -40,12 +40,12 @@ class Scores:
             import torch
 
             torch.set_num_threads(1)
-        columns = _columns(batch)
+        columns = columns_of(batch)
         method = getattr(instsel, self.name).method
         parameters = method.parameters(**self.parameters)
         found = method.build(run_in_memory(method, self.scorer, columns, parameters, whole_pool=False)).to_dict()
         names = allot_names(found, columns)
-        return _beside(batch, {names[name]: values for name, values in found.items()})
+        return with_columns(batch, {names[name]: values for name, values in found.items()})
 
     def __getstate__(self) -> dict[str, Any]:
         """What decides the numbers and nothing else: by it `datasets` knows a map that it has made before."""
@@ -89,30 +89,6 @@ def score(scorer: Scorer | str | os.PathLike[str], method: str = "perplexity", *
         raise ValueError(f"method: expected one whose rows are scored apart ({', '.join(methods)}), got {method!r}")
     methods[method].parameters(**parameters)  # what is wrong with them is said now
     return Scores(scorer, method, parameters, _digest(scorer))
-
-
-def _columns(batch: Any) -> dict[str, list[Any]]:
-    """The columns of a batch as lists, whatever format the dataset has."""
-    if isinstance(batch, Mapping):  # of lists, arrays or tensors
-        return {name: plain(batch[name]) for name in batch}
-    names, parts = open_rows(batch)
-    rows = [row for part in parts for row in part]
-    return {name: [row[name] for row in rows] for name in names}
-
-
-def _beside(batch: Any, columns: dict[str, list[Any]]) -> Any:
-    """New columns as `map` takes them: of a table it keeps what it is given back and nothing else."""
-    if isinstance(batch, Mapping):
-        return columns
-    if hasattr(batch, "append_column"):
-        for name, values in columns.items():
-            batch = batch.append_column(name, [values])
-        return batch
-    if hasattr(batch, "with_columns"):
-        import polars
-
-        return batch.with_columns(polars.Series(name, values, strict=False) for name, values in columns.items())
-    return batch.assign(**columns)
 
 
 def _by_row(method: Method[Any]) -> bool:

@@ -87,7 +87,14 @@ def whole_values(column: pa.Array | pa.ChunkedArray, field: pa.Field) -> list[An
 
 def take_rows(table: pa.Table, numbers: pa.Array) -> pa.Table:
     """The rows with these numbers; Arrow's own `take` knows no lists of an extension type."""
-    return table.cast(_stored(table.schema)).take(numbers).cast(table.schema)
+    stored = _stored(table.schema)
+    if stored == table.schema:  # a cast of null lists that Parquet gave is refused by Arrow
+        return table.take(numbers)
+    columns = [
+        column.take(numbers) if kind == field.type else column.cast(kind).take(numbers).cast(field.type)
+        for column, kind, field in zip(table.columns, stored.types, table.schema, strict=True)
+    ]
+    return pa.Table.from_arrays(columns, schema=table.schema)
 
 
 def empty_table(schema: pa.Schema) -> pa.Table:

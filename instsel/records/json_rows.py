@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from instsel.records.compression import open_bytes, open_text
+from instsel.records.compression import data_suffix, open_bytes, open_text
 from instsel.records.formats import DEFAULT_COLUMNS, FIELD_ALIASES, FIELDS, listed, shortened
 
 CHUNK = 1 << 20
@@ -83,7 +83,9 @@ def _line_rows(path: Path, file: TextIO) -> Iterator[Sized]:
             yield only[0]
             only = None
         yield row, len(line)
-    if only is not None:
+    if only is not None and data_suffix(path) in (".jsonl", ".ndjson"):
+        yield only[0]  # by its name each line is a row, whatever lists it holds
+    elif only is not None:
         yield from _unwrapped(path, only[0][0], only[0][1])
 
 

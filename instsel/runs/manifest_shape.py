@@ -107,7 +107,20 @@ _FIELDS: dict[str, Check] = {
     "counts": is_mapping(is_count),
     "stats": is_mapping(is_number),
     "findings": _fields(clusters=is_mapping(_record(is_count, is_count)), num_clusters_found=is_count),
-    "output": _maybe(_fields(name=lambda value: is_text(value) and value in RESULTS, bytes=is_count, digest=is_text)),
+    "column_mapping": _maybe(is_mapping(is_text)),
+    "template_date": is_text,
+    "not_in_prompt": is_mapping(is_count),
+    "unreadable": _fields(
+        rows=is_count, read_as=is_text, first=_list(_fields(row=is_count, place=is_text, reason=is_text))
+    ),
+    "output": _maybe(
+        _fields(
+            name=lambda value: is_text(value) and value in RESULTS,
+            bytes=is_count,
+            digest=is_text,
+            columns=is_mapping(is_text),
+        )
+    ),
 }
 _SELECTION = _fields(
     by=is_text,

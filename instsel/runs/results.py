@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from instsel.runs.column_names import checked_names, names_guessed, names_of_old_run
 from instsel.runs.durable_files import digest_file
 from instsel.runs.finished_run import ReadRun
-from instsel.runs.run_files import RESULTS, SHARDS
+from instsel.runs.run_files import SHARDS
 from instsel.runs.scored_files import ScoredFile
 
 
@@ -24,13 +24,13 @@ def describe_result(path: Path, own: Mapping[str, str]) -> dict[str, Any]:
 def result_path(run: ReadRun) -> Path:
     """The result of a finished run, read once to compare its digest.
 
-    Raises ValueError where there is none, where the manifest names no result of this folder, or where the file is not
-    as it was written. Selections had no digest before this version.
+    Raises ValueError where there is none, where it is a link out of the folder, or where the file is not as it was
+    written. Selections had no digest before this version.
     """
     output, path = _output(run.manifest), run.result()
     if path is None:
         raise ValueError(f"{run.folder} is not a finished run folder (see instsel status)")
-    if output.get("name") not in RESULTS or not path.resolve().is_relative_to(run.folder.resolve()):
+    if not path.resolve().is_relative_to(run.folder.resolve()):
         raise ValueError(f"the manifest of {run.folder} names a result outside the folder: run the same command again")
     if "digest" not in output and run.manifest.get("method") == "select":
         return path
