@@ -30,25 +30,26 @@ _CHECKED_KEPT = 4
 class Scorer:
     """A causal language model ready to score, loaded when it is first used.
 
-    model             a hub id, a local folder, or a loaded transformers model: plain, adapted by peft, compiled, in a
-                      wrapper for data parallel training, quantised, or spread over devices by a device_map
-    tokenizer         a transformers tokenizer or where to load it from; by default the model's own
-    device            "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", ...
-    dtype             "auto" (as the checkpoint is stored, but float32 on a CPU for float16, and for bfloat16 where an
-                      x86-64 processor has no arithmetic in it and memory suffices), "float32", "bfloat16",
-                      "float16" or a torch dtype. A loaded model stays where and as it is with "auto", float16 on a
-                      CPU too; another device or dtype moves it in place, and is refused for one quantised or spread
-    backend           of the kernels: "auto", "reference", "cpu" or "triton"
-    max_batch_tokens  tokens in one forward; "auto" is 4,096 on a CPU, where caches favour small packs, and 16,384 on
-                      a GPU. Halved for what follows where memory does not suffice. In bfloat16 a CPU may run up to
-                      eight forwards at once, one to a core or to a few of them
-    revision          of a hub model
-    trust_remote_code whether code that comes with a hub model may run
-    context_length    longest sequence that the model takes, in place of what its configuration says, such as for rotary
-                      scaling that its max_position_embeddings leaves out. ValueError where a table of positions ends
+    model                 a hub id, a local folder, or a loaded transformers model: plain, adapted by peft, compiled, in
+                          a wrapper for data parallel training, quantised, or spread over devices by a device_map
+    tokenizer             a transformers tokenizer or where to load it from; by default the model's own
+    device                "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", ...
+    dtype                 "auto" (as the checkpoint is stored, but float32 on a CPU for float16, and for bfloat16 where
+                          an x86-64 processor has no arithmetic in it and memory suffices), "float32", "bfloat16",
+                          "float16" or a torch dtype. A loaded model stays where and as it is with "auto", float16 on a
+                          CPU too; another device or dtype moves it in place, and is refused for one quantised or spread
+    backend               of the kernels: "auto", "reference", "cpu" or "triton"
+    max_batch_tokens      tokens in one forward; "auto" is 4,096 on a CPU, where caches favour small packs, and 16,384
+                          on a GPU. Halved for what follows where memory does not suffice. In bfloat16 a CPU may run up
+                          to eight forwards at once, one to a core or to a few of them
+    revision              of a hub model
+    trust_remote_code     whether code that comes with a hub model may run
+    context_length        longest sequence that the model takes, in place of what its configuration says, such as for
+                          rotary scaling that its max_position_embeddings leaves out. ValueError where a table of
+                          positions ends
     allow_unused_weights  whether a checkpoint may hold weights that the model does not read: a warning, not ValueError
-    device_map        for a model larger than one device, how accelerate spreads its layers: "auto" over the GPUs, the
-                      processor's memory and the disk, or the device of each part, as transformers takes it
+    device_map            for a model larger than one device, how accelerate spreads its layers: "auto" over the GPUs,
+                          the processor's memory and the disk, or the device of each part, as transformers takes it
 
     Raises ValueError or TypeError naming the parameter; what concerns the model itself when it is first used.
 
