@@ -45,9 +45,8 @@ def sequence_sums(logprob: Tensor, offsets: Tensor, mask: Tensor | None) -> tupl
 def with_sequences(result: Logprobs, offsets: Tensor, mask: Tensor | None, *, backend: str) -> Logprobs:
     """The result with the sums and means of the sequences between consecutive `offsets`."""
     if backend == "triton":
-        from .triton_pairs import add_sequences
-
-        total, mean = add_sequences(result, offsets, mask)
+        from .triton_pairs import sequence_sums as sums
     else:
-        total, mean = sequence_sums(result.logprob, offsets, mask)
+        sums = sequence_sums
+    total, mean = sums(result.logprob, offsets, mask)
     return dataclasses.replace(result, sum=total, mean=mean)

@@ -9,7 +9,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .logprobs import Logprobs
 from .triton_logits import LOG2_E, LOG_2, finite_offset, transform_logits
 
 BLOCK_ROWS = 128
@@ -192,18 +191,18 @@ def join_states(maxima: Tensor, sums: Tensor, argmaxima: Tensor | None) -> tuple
     return offsets, log_sums, logsumexps, best
 
 
-def add_sequences(result: Logprobs, offsets: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def sequence_sums(logprob: Tensor, offsets: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Sum and mean of each sequence's unmasked pairs."""
     count = offsets.shape[0] - 1
     sums, means = (torch.empty(count, dtype=torch.float64, device=offsets.device) for _ in range(2))
     if count:
         sequence_sums_kernel[(count,)](
-            result.logprob,
-            result.logprob if mask is None else mask.view(torch.uint8),
+            logprob,
+            logprob if mask is None else mask.view(torch.uint8),
             offsets,
             sums,
             means,
-            result.logprob.shape[0],
+            logprob.shape[0],
             has_mask=mask is not None,
             block=BLOCK_SEQUENCE,
             num_warps=1,

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from instsel.records.score_columns import to_table
 from instsel.runs.durable_files import digest_file
-from instsel.runs.score_columns import to_table
 
 STATS = {"tokens_forwarded": 1000, "tokens_unshared": 1700, "wall_seconds": 2.5}
 

@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from instsel.records.json_columns import JSON_TEXT, is_json
+from instsel.records.score_columns import from_table, to_table
 from instsel.runs.column_types import ColumnTypeError, ColumnTypes
 from instsel.runs.row_store import BATCH_ROWS, RowStore, write_rows
-from instsel.runs.score_columns import from_table, to_table
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 LEAF = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | TEXT

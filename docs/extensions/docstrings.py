@@ -15,6 +15,8 @@ def to_rst(lines: Sequence[str]) -> list[str]:
 
     >>> to_rst(["Adds `a`.", "", "    a + b", "", "a   a number", "bb  another,", "    of two lines"])[:3]
     ['Adds ``a``.', '', '::']
+    >>> to_rst(["a    first", "     and more", "longer  second"])
+    ['``a``', '    first', '    and more', '``longer``', '    second', '']
     """
     found: list[str] = []
     for paragraph in _paragraphs(lines):
@@ -44,13 +46,15 @@ def _converted(paragraph: list[str]) -> list[str]:
 
 
 def _entries(paragraph: list[str]) -> list[tuple[str, list[str]]]:
-    """Names and their descriptions where the lines are an aligned list, the descriptions beginning in one column."""
+    """Names and their descriptions where the lines are an aligned list, the descriptions beginning in one column, or
+    two spaces behind a name that reaches into it."""
     found: list[tuple[str, list[str]]] = []
     column = 0
     for line in paragraph:
         entry = _ENTRY.fullmatch(line)
-        if entry is not None and (not found or entry.start("text") == column):
-            column = entry.start("text")
+        reaches = entry is not None and entry.end("names") >= column and len(entry["gap"]) == 2
+        if entry is not None and (not found or entry.start("text") == column or reaches):
+            column = column or entry.start("text")
             found.append((entry["names"], [entry["text"]]))
         elif found and line.startswith(" " * column):
             found[-1][1].append(line[column:])

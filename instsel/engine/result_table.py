@@ -54,7 +54,7 @@ class ResultTable:
 
     def to_arrow(self) -> pyarrow.Table:
         """The columns as a pyarrow `Table`; arrays [n, k] as lists of k, null where there is no number."""
-        from instsel.runs.score_columns import to_table
+        from instsel.records.score_columns import to_table
 
         return to_table(self._columns())
 

@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from instsel.records.score_columns import from_table
 from instsel.report.measures import Measure, meaning
 from instsel.runs.finished_run import ReadRun, read_run
 from instsel.runs.manifest import settings_digest
 from instsel.runs.results import open_result
 from instsel.runs.run_files import SHARDS
-from instsel.runs.score_columns import from_table
 from instsel.runs.scored_files import ScoredFile
 from instsel.runs.shards import is_whole
 

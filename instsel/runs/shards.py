@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from instsel.records.score_columns import Columns, to_arrow
 from instsel.runs.durable_files import digest_file, durable_file, remove_unfinished
 from instsel.runs.manifest_shape import is_count, is_mapping, is_number, is_text
 from instsel.runs.run_files import ARRAY_NAME, SHARD_NAME, SHARDS
-from instsel.runs.score_columns import Columns, to_arrow
 from instsel.runs.stage_columns import StageColumns
 
 DIGEST_CHARACTERS = 16

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from instsel.runs.score_columns import from_table
+from instsel.records.score_columns import from_table
 
 
 class StageColumns(Mapping[str, np.ndarray]):
