@@ -15,8 +15,9 @@ from transformers import AutoTokenizer
 import instsel
 from instsel.cli import main
 from instsel.methods import in_memory
-from instsel.prompts import jinja_rendering
+from instsel.prompts import jinja_rendering, prompt_and_answer
 from instsel.prompts.building import build_request
+from instsel.records import Example
 
 TEMPLATE = (
     "{{ strftime_now('%d %b %Y') }}{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
@@ -78,6 +79,26 @@ def test_the_text_is_that_of_transformers(source: str) -> None:
     assert text == tokenizer.apply_chat_template(
         messages, chat_template=source, tokenize=False, add_generation_prompt=True
     )
+
+
+@pytest.mark.parametrize(
+    ("source", "says"), [("{{ lipsum() }}", "'lipsum' is undefined"), ("{{ messages | random }}", "named 'random'")]
+)
+@pytest.mark.parametrize("moment", [None, datetime(2020, 1, 2)])
+def test_nothing_is_drawn_by_chance(source: str, says: str, moment: datetime | None) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder())
+    row = Example("say", "", "thing")
+    for template, refused in ((source + TEMPLATE, True), ("at random" + TEMPLATE, False)):
+        tokenizer.chat_template = template
+        if refused:
+            with pytest.raises(ValueError, match=says):
+                prompt_and_answer("chat", row, tokenizer=tokenizer, moment=moment)
+            jinja_rendering.render(tokenizer, [], "{% set lipsum = 1 %}{{ lipsum }}", generation=False, moment=moment)
+        else:
+            assert prompt_and_answer("chat", row, tokenizer=tokenizer, moment=moment)[0].startswith("at random")
+    tokenizer.chat_template = "{{ [1] | random }}"
+    messages = [{"role": "user", "content": "a"}]
+    assert tokenizer.apply_chat_template(messages, tokenize=False) == "1", "transformers' own keeps it"
 
 
 def test_a_template_that_never_ends_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
