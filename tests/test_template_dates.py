@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from tiny_model import load_models_once, make_tiny_model, tiny_model_folder, write_alpaca
@@ -58,6 +59,17 @@ def test_a_run_that_goes_on_another_day_keeps_its_date(folder: Path, capsys: Any
     assert "template_date (2020-01-02 there, 2021-01-02 now)" in capsys.readouterr().err
     assert main(command(folder, "new", "--template-date", "tomorrow")) == 2
     assert "template_date must be a day" in capsys.readouterr().err
+
+
+def test_workers_read_the_same_date(folder: Path) -> None:
+    found = []
+    for output, workers in (("alone", ()), ("spread", ("--workers", "2"))):
+        assert main(command(folder, output, "--template-date", "2020-01-02", *workers)) == 0
+        found.append(pq.read_table(folder / output / "scores.parquet")["mean_logprob"].to_numpy())
+    assert main(command(folder, "later", "--template-date", "2027-11-12", "--workers", "2")) == 0
+    later = pq.read_table(folder / "later/scores.parquet")["mean_logprob"].to_numpy()
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-5)
+    assert not np.isclose(later, found[0], rtol=1e-5).any(), "the control"
 
 
 def test_a_call_has_one_date(monkeypatch: pytest.MonkeyPatch) -> None:
