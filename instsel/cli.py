@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with Interrupts() as interrupts:
         try:
             arguments = sys.argv[1:] if arguments is None else arguments
-            arguments = configuration.with_configuration(arguments, build_parser(_plugins(arguments)))
+            arguments = configuration.with_configuration(arguments, lambda words: build_parser(_plugins(words)))
             parsed = build_parser(_plugins(arguments)).parse_args(arguments)
             if parsed.config is not None:  # an abbreviation, which argparse understands
                 raise ValueError(f"write {configuration.OPTION} out")

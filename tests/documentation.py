@@ -93,7 +93,7 @@ def check_command(words: list[str]) -> None:
         plugins = [value for flag, value in itertools.pairwise(rest) if flag == "--plugin"]
         if not {"--help", "--version"} & set(rest):
             try:
-                build_parser(plugins).parse_args(with_configuration(rest, build_parser(plugins)))
+                build_parser(plugins).parse_args(with_configuration(rest, lambda words: build_parser(plugins)))
             except (SystemExit, ValueError) as error:
                 raise AssertionError(f"{shlex.join(words)}: {error}") from error
     elif program == "make":

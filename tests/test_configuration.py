@@ -19,7 +19,7 @@ def one_model(monkeypatch):
 
 def parsed(path, *words):
     parser = build_parser()
-    return vars(parser.parse_args(with_configuration([*words, "--config", str(path)], parser)))
+    return vars(parser.parse_args(with_configuration([*words, "--config", str(path)], lambda words: parser)))
 
 
 def test_flags_of_a_yaml_file(tmp_path):

@@ -25,7 +25,7 @@ LEVELS = "\n".join(
 
 def refusal(path: Path, *words: str) -> str:
     with pytest.raises(ValueError) as caught:
-        with_configuration([*words, "--config", str(path)], PARSER)
+        with_configuration([*words, "--config", str(path)], lambda words: PARSER)
     assert "\n" not in str(caught.value) and path.name in str(caught.value)
     return str(caught.value)
 
@@ -99,10 +99,10 @@ def test_code_of_others_is_asked_for_on_the_command_line(
     path.write_text(json.dumps({"input": "pool.jsonl", "model": "x", key: value}))
     flag = [f"--{key.replace('_', '-')}", *given]
     assert f"asks for {key}" in refusal(path, "ifd") and " ".join(flag) in refusal(path, "ifd")
-    words = with_configuration(["ifd", *flag, "--config", str(path)], PARSER)
+    words = with_configuration(["ifd", *flag, "--config", str(path)], lambda words: PARSER)
     assert getattr(PARSER.parse_args(words), key) == value
     path.write_text(json.dumps({key: False if value is True else "local"}))
-    assert with_configuration(["ifd", "--config", str(path)], PARSER) in (["ifd"], ["ifd", "--ray=local"])
+    assert with_configuration(["ifd", "--config", str(path)], lambda words: PARSER) in (["ifd"], ["ifd", "--ray=local"])
 
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.sampled_from(
@@ -125,7 +125,7 @@ def test_any_document_gives_flags_or_one_line(document: str, suffix: str, comman
     path = tmp_path / f"any.{suffix}"
     path.write_bytes(document.encode("utf-8", "surrogatepass"))
     try:
-        words = with_configuration([*command.split(), "--config", str(path)], PARSER)
+        words = with_configuration([*command.split(), "--config", str(path)], lambda words: PARSER)
     except ValueError as error:
         assert len(str(error).splitlines()) == 1 and len(str(error)) < 2000
         return

@@ -89,10 +89,11 @@ def test_what_is_refused(scorer: instsel.Scorer, template: Any, error: type[Exce
 def test_a_template_that_drops_an_input_names_the_row(scorer: instsel.Scorer) -> None:
     rows = example_rows(3)
     assert not rows[0]["input"] and rows[1]["input"]
-    with pytest.raises(
-        ValueError, match=r"row 1 \(counting from 0\): the example has an input, and the template has no"
-    ):
-        instsel.ifd(scorer, rows, template="Q {instruction} A ")
+    with pytest.warns(UserWarning, match=r"row 1 \(counting from 0\): the example has an input"):
+        found = instsel.ifd(scorer, rows, template="Q {instruction} A ")
+    assert found.status.tolist() == ["unreadable" if row["input"] else "ok" for row in rows]
+    with pytest.raises(ValueError, match=r"row 0 \(counting from 0\): the example has an input"):
+        instsel.ifd(scorer, rows[1:2], template="Q {instruction} A ")
     assert instsel.ifd(scorer, rows[:1], template="Q {instruction} A ").status.tolist() == ["ok"]
 
 

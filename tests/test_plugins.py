@@ -108,6 +108,23 @@ def test_the_example_has_a_command_that_continues(
     assert "independence: plan for 6 rows" in capsys.readouterr().out
 
 
+def test_a_run_goes_on_from_its_manifest_where_the_plug_in_is_trusted(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command(folder, "--output", str(folder / "run"), "--shard-rows", "2")) == 0
+    plugin, manifest = str(folder / "independence.py"), str(folder / "run/manifest.json")
+    whole = pq.read_table(folder / "run/scores.parquet")
+    for trusted in (["--plugin", plugin], ["--trust-plugins"]):
+        shard = sorted((folder / "run/shards").glob("*.parquet"))[1]
+        shard.unlink()
+        (folder / "run/scores.parquet").unlink()
+        capsys.readouterr()
+        assert main(["--config", manifest]) == 2
+        assert f"give --plugin {plugin} or --trust-plugins" in capsys.readouterr().err and not shard.exists()
+        assert main([*trusted, "--config", manifest]) == 0
+        assert pq.read_table(folder / "run/scores.parquet").equals(whole)
+
+
 def test_the_example_is_a_function(folder: Path, scorer: instsel.Scorer) -> None:
     independence = example_module("independence_example").independence
     whole, each = (independence(scorer, example_rows(4), per_token=flag)["score"] for flag in (False, True))
@@ -115,8 +132,7 @@ def test_the_example_is_a_function(folder: Path, scorer: instsel.Scorer) -> None
     with pytest.raises(TypeError, match="per_token must be True or False, got 2"):
         independence(scorer, example_rows(1), per_token=2)
     with pytest.raises(
-        TypeError,
-        match=r"independence\(\) has no keyword 'pertoken' \(did you mean per_token\?\); it has per_token, template",
+        TypeError, match=r"independence\(\) has no keyword 'pertoken' \(did you mean per_token\?\); it has per_token"
     ):
         independence(scorer, example_rows(1), pertoken=True)
 

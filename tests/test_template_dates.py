@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from tiny_model import load_models_once, make_tiny_model, tiny_model_folder, write_alpaca
@@ -15,8 +16,9 @@ from transformers import AutoTokenizer
 import instsel
 from instsel.cli import main
 from instsel.methods import in_memory
-from instsel.prompts import jinja_rendering
+from instsel.prompts import jinja_rendering, prompt_and_answer
 from instsel.prompts.building import build_request
+from instsel.records import Example
 
 TEMPLATE = (
     "{{ strftime_now('%d %b %Y') }}{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
@@ -59,6 +61,17 @@ def test_a_run_that_goes_on_another_day_keeps_its_date(folder: Path, capsys: Any
     assert "template_date must be a day" in capsys.readouterr().err
 
 
+def test_workers_read_the_same_date(folder: Path) -> None:
+    found = []
+    for output, workers in (("alone", ()), ("spread", ("--workers", "2"))):
+        assert main(command(folder, output, "--template-date", "2020-01-02", *workers)) == 0
+        found.append(pq.read_table(folder / output / "scores.parquet")["mean_logprob"].to_numpy())
+    assert main(command(folder, "later", "--template-date", "2027-11-12", "--workers", "2")) == 0
+    later = pq.read_table(folder / "later/scores.parquet")["mean_logprob"].to_numpy()
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-5)
+    assert not np.isclose(later, found[0], rtol=1e-5).any(), "the control"
+
+
 def test_a_call_has_one_date(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder())
     tokenizer.chat_template = TEMPLATE
@@ -78,6 +91,26 @@ def test_the_text_is_that_of_transformers(source: str) -> None:
     assert text == tokenizer.apply_chat_template(
         messages, chat_template=source, tokenize=False, add_generation_prompt=True
     )
+
+
+@pytest.mark.parametrize(
+    ("source", "says"), [("{{ lipsum() }}", "'lipsum' is undefined"), ("{{ messages | random }}", "named 'random'")]
+)
+@pytest.mark.parametrize("moment", [None, datetime(2020, 1, 2)])
+def test_nothing_is_drawn_by_chance(source: str, says: str, moment: datetime | None) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder())
+    row = Example("say", "", "thing")
+    for template, refused in ((source + TEMPLATE, True), ("at random" + TEMPLATE, False)):
+        tokenizer.chat_template = template
+        if refused:
+            with pytest.raises(ValueError, match=says):
+                prompt_and_answer("chat", row, tokenizer=tokenizer, moment=moment)
+            jinja_rendering.render(tokenizer, [], "{% set lipsum = 1 %}{{ lipsum }}", generation=False, moment=moment)
+        else:
+            assert prompt_and_answer("chat", row, tokenizer=tokenizer, moment=moment)[0].startswith("at random")
+    tokenizer.chat_template = "{{ [1] | random }}"
+    messages = [{"role": "user", "content": "a"}]
+    assert tokenizer.apply_chat_template(messages, tokenize=False) == "1", "transformers' own keeps it"
 
 
 def test_a_template_that_never_ends_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:

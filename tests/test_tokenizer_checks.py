@@ -61,3 +61,9 @@ def test_a_tokenizer_of_another_model_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize("make", [byte_level, metaspace, unigram, word_piece, LongestMatch])
 def test_tokenizers_that_lose_something_pass(make: Any) -> None:
     check_tokenizer(make(), 512, "folder")
+
+
+@pytest.mark.parametrize("make", [byte_level, metaspace, unigram, word_piece])
+def test_an_embedding_may_be_padded(make: Any) -> None:
+    tokenizer = make()
+    check_tokenizer(tokenizer, 16 * len(tokenizer.get_vocab()), "folder")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,12 @@ _NOT_RECORDED = ("run", "config", "trust_plugins")
 _OWN_RAY = ("auto", "local")  # the cluster of this machine
 
 
-def with_configuration(arguments: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
+def with_configuration(
+    arguments: Sequence[str], parser_of: Callable[[Sequence[str]], argparse.ArgumentParser]
+) -> list[str]:
     """The arguments with those of the file after --config put in, each unless it is given on the command line.
+
+    `parser_of` gives the parser with the methods of the plug-ins that these words name.
 
     A file may say `command` itself. It may ask for code to be run, and for a cluster that runs code for whoever it
     answers to, but that happens only where the command line names it too: a file may come from anybody.
@@ -33,7 +37,8 @@ def with_configuration(arguments: Sequence[str], parser: argparse.ArgumentParser
     if path is None:
         return rest
     settings = _read(path)
-    commands = _commands(parser)
+    plugins = _plugin_words(settings.pop("plugin", None), rest[: _own_options(rest)], path)
+    commands = _commands(parser_of([*plugins, *rest[: _own_options(rest)]]))
     given = next((word for word in rest if word in commands), None)
     command = given or settings.get("command")
     if not isinstance(command, str) or command not in commands:
@@ -41,8 +46,7 @@ def with_configuration(arguments: Sequence[str], parser: argparse.ArgumentParser
     settings.pop("command", None)
     own = rest.index(given) if given is not None else _own_options(rest)
     before, after = rest[:own], rest[own + (given is not None) :]
-    before += _plugin_words(settings.pop("plugin", None), before, path)
-    return [*before, command, *after, *_words(settings, commands[command], path, after)]
+    return [*before, *plugins, command, *after, *_words(settings, commands[command], path, after)]
 
 
 def _own_options(words: Sequence[str]) -> int:

@@ -17,7 +17,7 @@ from instsel.commands.named_files import files_named_by
 from instsel.commands.plan import print_plan
 from instsel.commands.session import Session, open_scorer
 from instsel.commands.summary import closing_summary, count_by_status, failure
-from instsel.commands.unreadable_rows import check_rows, check_strict, with_reasons
+from instsel.commands.unreadable_rows import check_rows, check_strict, refused_of, with_reasons
 from instsel.commands.worker_options import wants_workers
 from instsel.engine.processors import sharing_processors
 from instsel.methods.method import Method, Outcome
@@ -108,10 +108,11 @@ def _run(
     remember({(outputs, depth): library for outputs, depth, library in folder.manifest.get("float_products", [])})
     session = _session(method, args, rows, folder.manifest["columns"], interrupts)
     session.folder = folder
-    if not folder.manifest.get("input_checked"):
+    if not folder.manifest.get("input_checked") or "refused" not in folder.manifest.get("unreadable", {}):
         unread = UnreadKeys()
         unreadable = check_rows(session, source, unread)
         folder.save(input_checked=True, unreadable=unreadable, not_in_prompt=dict(unread.counts))
+    session.leave_out(refused_of(folder.manifest))
     check_strict(folder.manifest.get("unreadable", {}), args.strict)
     done: list[Stage] = []
     with session.workers(), sharing_processors():

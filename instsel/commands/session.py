@@ -109,6 +109,10 @@ class Session:
         """Some rows as examples, or as groups, by their number; `unread` gathers what is not part of the prompt."""
         return self.reader.read(self.rows, numbers, unread)
 
+    def leave_out(self, refused: Mapping[int, str]) -> None:
+        """Rows that the template refuses, and why: from now on they count as such that cannot be read."""
+        self.reader = replace(self.reader, refused=refused)
+
     def _column(self, parameter: str, name: str, words: tuple[str, ...]) -> Any:
         """The numbers of a column of the input."""
 
@@ -134,7 +138,9 @@ class Session:
             columns = columns_for(stage, rows, known)  # of a run folder they are read only now
         part = Slice(rows, len(self.rows), self.parameters, self.scorer, {}, columns, self.tokens)
         if self._pool is not None and self._pool.sees_disk and stage.is_divided:
-            part.examples = cast(Any, RowReference(str(self.rows.path.absolute()), stage.needed(part), self.reader))
+            needed = stage.needed(part)
+            path = str(self.rows.path.absolute())
+            part.examples = cast(Any, RowReference(path, needed, self.reader.for_rows(needed)))
         else:
             part.examples = self.numbered(stage.needed(part))
         return part

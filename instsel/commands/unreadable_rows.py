@@ -1,4 +1,4 @@
-"""Rows of an input that are no examples: found before anything is scored, named by file and line, told of."""
+"""Rows that are no examples, or none for the template: found before any is scored, named by file and line."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from instsel.methods.refused_rows import refused_rows
 from instsel.methods.stages import UNREADABLE
 from instsel.parallel.row_references import RowReader
 from instsel.records import Unreadable
@@ -25,26 +26,33 @@ _NAMED = 10  # of them in the manifest
 
 
 def check_rows(session: Session, source: InputSource, unread: UnreadKeys) -> dict[str, Any]:
-    """Read every row as its format before any is scored; what the manifest says of those that are no examples.
+    """Read every row as its format, and write it by the template, before any is scored; what the manifest says of
+    those where that fails.
 
     What rows hold that the prompt does not is gathered in `unread`, and said.
 
     Raises ValueError naming file, line and reason where no row can be read, or with --strict where one cannot.
     """
-    count, total, first = 0, len(session.rows), dict[int, str]()
+    count, total, first, refused = 0, len(session.rows), dict[int, str](), dict[int, str]()
     if total == 0:
         raise ValueError(f"{', '.join(session.args.input)} has no rows")
     for start in range(0, total, _CHECKED_ROWS):
         session.interrupts.check()
         records = session.numbered(range(start, min(start + _CHECKED_ROWS, total)), unread)
         bad = {row: one.reason for row, one in records.items() if isinstance(one, Unreadable)}
+        of_template = refused_rows(records, session.parameters, session.scorer)
+        refused |= of_template
+        bad = dict(sorted((bad | of_template).items()))
         count += len(bad)
         first.update(list(bad.items())[: _NAMED - len(first)])
         if first and session.args.strict:
             break
     places = source.places(list(first)) if first else {}
     named = [{"row": row, "place": places[row], "reason": reason} for row, reason in first.items()]
-    found = {"rows": count, "read_as": session.method.rows, "first": named}
+    found = {"rows": count, "read_as": session.method.rows, "first": named, "refused": _by_reason(refused)}
+    session.leave_out(refused)
+    if count == total and refused:
+        raise ValueError(f"the template takes no row of the input; the first, {_said(named[0])}")
     if count == total:
         raise ValueError(f"no row of the input can be read as {session.layout.name}; the first, {_said(named[0])}")
     check_strict(found, session.args.strict)
@@ -62,6 +70,18 @@ def check_strict(found: Mapping[str, Any], strict: bool) -> None:
         raise ValueError(_said(found["first"][0]))
 
 
+def refused_of(manifest: Mapping[str, Any]) -> dict[int, str]:
+    """Why the template refuses those of a run's rows that it does, as its manifest holds it."""
+    return {row: reason for reason, rows in manifest["unreadable"].get("refused", {}).items() for row in rows}
+
+
+def _by_reason(refused: Mapping[int, str]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for row, reason in refused.items():
+        found.setdefault(reason, []).append(row)
+    return found
+
+
 def _said(row: Mapping[str, Any]) -> str:
     return f"{row['place']}: {row['reason']}"
 
@@ -74,7 +94,7 @@ def with_reasons(
     if not found.get("rows"):
         return tables
     kind, mapping = found["read_as"], manifest.get("column_mapping")
-    reader = RowReader(kind, mapping, detect_layout(manifest["columns"], mapping, kind=kind))
+    reader = RowReader(kind, mapping, detect_layout(manifest["columns"], mapping, kind=kind), refused_of(manifest))
 
     def give() -> Iterator[pa.Table]:
         start = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class DeitaParameters(EmbeddingParameters):
     """What `deita` can be told."""
+
+    uses_template: ClassVar[bool] = False
 
     complexity_scorer: Any = parameter(
         None, "model that rates complexity; the scorer itself if None", kind="model", flag="complexity-model"

@@ -11,7 +11,7 @@ from instsel.engine.result_table import ResultTable
 from instsel.engine.results import ScoreStats
 from instsel.methods.definition import Outcome, method
 from instsel.methods.parameters import Parameters, parameter
-from instsel.methods.stages import Columns, Slice, Stage
+from instsel.methods.stages import Columns, Refused, Slice, Stage
 from instsel.prompts import encode_pairs
 from instsel.records import Example
 
@@ -83,6 +83,8 @@ def _requests(part: Slice[GrapeParameters]) -> list[Request]:
     # As ids, so that no tokenizer can make anything else of the token's text. What is to be scored stays joint.
     encoded = encode_pairs(tokenizer, requests, max_tokens=part.token_limit)
     for i, one in enumerate(encoded):
+        if isinstance(requests[i], Refused):
+            continue
         if not requests[i][1]:
             requests[i] = ("", "")
         elif not one.too_long:  # what is surely too long stays text, of which `score_batch` finds the same

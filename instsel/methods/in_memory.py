@@ -14,6 +14,7 @@ from instsel.engine.results import ScoreStats
 from instsel.engine.token_progress import ProgressLike
 from instsel.methods.method import Method, Outcome
 from instsel.methods.parameters import Parameters, examples_of, fields_of, now, numbers_of_column, replaced
+from instsel.methods.refused_rows import refused_rows
 from instsel.methods.stages import UNREADABLE, Columns, Slice, Stage, columns_for
 from instsel.prompts import is_chat_template
 from instsel.records import Unreadable, open_rows, to_examples, to_groups
@@ -29,8 +30,8 @@ def run_in_memory(
 ) -> Outcome[P]:
     """Run all stages of a method over rows; raises what scoring raises.
 
-    Rows that cannot be read are warned of and have the status "unreadable". Where none can be read, it raises what
-    `to_examples` does, unless the rows are a batch of more (`whole_pool=False`).
+    Rows that cannot be read, or that the template refuses, are warned of and have the status "unreadable". Where all
+    are such, it raises what is said of the first, unless the rows are a batch of more (`whole_pool=False`).
     """
     if isinstance(rows, Iterator):
         rows = list(rows)
@@ -38,11 +39,14 @@ def run_in_memory(
     if parameters.template_date is None and is_chat_template(parameters.template):
         parameters = replaced(parameters, template_date=now())
     read = to_groups if method.rows == "group" else to_examples
-    records: Sequence[Any] = read(rows, columns=parameters.columns, on_error="status")
+    records: list[Any] = read(rows, columns=parameters.columns, on_error="status")
     count = len(records)
+    for row, reason in refused_rows(dict(enumerate(records)), parameters, scorer).items():
+        records[row] = Unreadable(reason)
     unreadable = [row for row, record in enumerate(records) if isinstance(record, Unreadable)]
     if whole_pool and count and len(unreadable) == count:
         read(rows, columns=parameters.columns)
+        raise ValueError(f"row 0 (counting from 0): {records[0].reason}")
     if unreadable:
         warnings.warn(
             f"{len(unreadable):,} of {count:,} rows cannot be read and have the status {UNREADABLE!r}; the first is "

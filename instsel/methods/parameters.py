@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 
@@ -74,6 +74,8 @@ class Parameters:
     A subclass is a frozen dataclass with `kw_only=True`. `check` may look at several fields together, `for_rows` at
     fields that have one entry a row.
     """
+
+    uses_template: ClassVar[bool] = True  # whether the rows' requests are written by it
 
     template: Any = parameter(
         "plain",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -26,6 +26,8 @@ TOKEN_LEVELS = ("authors", "expected")
 @dataclass(frozen=True, kw_only=True)
 class SelectItParameters(Parameters):
     """What `selectit` can be told."""
+
+    uses_template: ClassVar[bool] = False
 
     rating_prompts: Any = parameter(
         None, "texts with {request} and {response} where the example goes; five of our own if None", kind="texts"

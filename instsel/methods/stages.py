@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
@@ -12,6 +12,7 @@ from instsel.engine.results import ScoreStats
 from instsel.engine.token_progress import ProgressLike
 from instsel.methods.parameters import Parameters, read_moment
 from instsel.prompts import prompt_and_answer
+from instsel.prompts.templates import REFUSALS
 from instsel.records import Unreadable
 
 if TYPE_CHECKING:
@@ -22,7 +23,14 @@ if TYPE_CHECKING:
 
 Columns = dict[str, np.ndarray]  # each with one entry a row; a two-dimensional one is a list in each row
 P = TypeVar("P", bound=Parameters)
-UNREADABLE = "unreadable"  # status of a row that is no example
+UNREADABLE = "unreadable"  # status of a row that is no example, or none that the template takes
+
+
+class Refused(tuple[str, str]):
+    """The request in place of one that the template refuses: nothing to score, and a status that says so."""
+
+    def __new__(cls) -> Refused:
+        return super().__new__(cls, ("", ""))
 
 
 def pool_rows(parameters: Parameters, count: int) -> int:
@@ -64,18 +72,24 @@ class Slice(Generic[P]):
         row: int | None = None,
         demonstration_row: int | None = None,
     ) -> Request:
-        """The same for an example that is no row of the pool, or is one in another form."""
+        """The same for an example that is no row of the pool, or is one in another form.
+
+        Raises ValueError where the template refuses an example that belongs to no row.
+        """
         if isinstance(example, Unreadable) or isinstance(demonstration, Unreadable):
             return "", ""
-        context, answer = prompt_and_answer(
-            self.parameters.template,
-            example,
-            demonstration=demonstration,
-            tokenizer=self.scorer.tokenizer,
-            row=row,
-            demonstration_row=demonstration_row,
-            moment=read_moment(self.parameters.template_date),
-        )
+        try:
+            context, answer = prompt_and_answer(
+                self.parameters.template,
+                example,
+                demonstration=demonstration,
+                tokenizer=self.scorer.tokenizer,
+                moment=read_moment(self.parameters.template_date),
+            )
+        except REFUSALS:
+            if row is None and demonstration_row is None:
+                raise
+            return Refused()
         return context, answer if example.response.strip() else ""
 
     @property
@@ -96,6 +110,8 @@ class Slice(Generic[P]):
         """`instsel.score_batch` of these requests, under the slice's scorer or another, its cost noted."""
         from instsel.engine.scoring import score_batch
 
+        if isinstance(requests, Iterator):
+            requests = list(requests)
         batch = score_batch(
             scorer or self.scorer,
             requests,
@@ -104,6 +120,9 @@ class Slice(Generic[P]):
             progress=self.progress,
         )
         self.stats += batch.stats
+        refused = [isinstance(request, Refused) for request in requests]
+        if any(refused):
+            batch = replace(batch, status=np.where(refused, UNREADABLE, batch.status))
         return batch
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from instsel.records import to_examples, to_groups
+from instsel.records import Unreadable, to_examples, to_groups
 from instsel.records.formats import Layout
 from instsel.records.unread_keys import UnreadKeys
 from instsel.runs.row_store import RowStore
@@ -21,6 +21,7 @@ class RowReader:
     kind: str  # as `Method.rows`
     columns: Mapping[str, str] | None
     layout: Layout
+    refused: Mapping[int, str] = field(default_factory=dict)  # by row, why the template does
 
     def read(self, store: RowStore, numbers: Iterable[int], unread: UnreadKeys | None = None) -> dict[int, Any]:
         """Some rows as examples, or as groups, by their number; `Unreadable` in place of one that is none.
@@ -33,7 +34,12 @@ class RowReader:
             found = self._read(store.rows(wanted[0], wanted[-1] + 1), wanted[0], unread)
         else:
             found = self._read(store.take(wanted), 0, unread)
-        return dict(zip(wanted, found, strict=True))
+        records = dict(zip(wanted, found, strict=True))
+        return records | {row: Unreadable(self.refused[row]) for row in self.refused.keys() & records.keys()}
+
+    def for_rows(self, numbers: Iterable[int]) -> RowReader:
+        """A reader that knows no more than what these rows call for."""
+        return replace(self, refused={row: self.refused[row] for row in self.refused.keys() & set(numbers)})
 
     def _read(self, rows: list[dict[str, Any]], first: int, unread: UnreadKeys) -> list[Any]:
         read: Callable[..., list[Any]] = to_groups if self.kind == "group" else to_examples

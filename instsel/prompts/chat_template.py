@@ -14,6 +14,7 @@ from typing import Any
 from instsel.prompts.jinja_rendering import TemplateLimitError, render
 from instsel.records import Example
 
+_LONGEST_REASON = 200  # characters: a template may put what it likes there
 STAND_IN = "\ue000the answer\ue000"  # a text that templates copy as it is and that data does not hold
 
 
@@ -107,18 +108,14 @@ def _render(
         raise ValueError("template 'chat' needs a tokenizer")
     if source is None and not getattr(tokenizer, "chat_template", None):
         raise ValueError("template 'chat': the tokenizer has no chat template; use template 'plain' or 'alpaca'")
-    from jinja2 import TemplateError
-
     try:
         return render(tokenizer, messages, source, generation=add_generation_prompt, moment=moment)
     except TemplateLimitError as error:
         raise TemplateLimitError(f"{_name(source)} {error}") from None
-    except (TemplateError, ValueError, TypeError, KeyError) as error:
+    except Exception as error:  # whatever its program comes upon
         roles = ", ".join(message["role"] for message in messages)
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise TemplateRefusalError(
-            f"{_name(source)} refuses the turns {roles} (the first is {_cut(messages[0]['content'])}): {reason}"
-        ) from None
+        raise TemplateRefusalError(f"{_name(source)} refuses the turns {roles}: {reason[:_LONGEST_REASON]}") from None
 
 
 def _name(source: str | None) -> str:

@@ -7,8 +7,7 @@ import functools
 import os
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -26,7 +25,12 @@ class _TimeIsUp(BaseException):  # raised in the thread that renders, past its h
 
 def reads_the_date(tokenizer: Any, source: str | None) -> bool:
     """Whether a chat template, by default the tokenizer's own, asks for the date."""
-    return "strftime_now" in str(source or getattr(tokenizer, "chat_template", None))
+    return _mentions(tokenizer, source, "strftime_now")
+
+
+def _mentions(tokenizer: Any, source: str | None, *names: str) -> bool:
+    text = str(source or getattr(tokenizer, "chat_template", None))
+    return any(name in text for name in names)
 
 
 def render(
@@ -37,27 +41,32 @@ def render(
     Raises TemplateLimitError after `LONGEST_SECONDS`, or for more than `LONGEST_TEXT` characters, and what the
     template raises.
     """
-    with _limited():
-        if moment is not None and reads_the_date(tokenizer, source):
+
+    def written() -> str:
+        if _mentions(tokenizer, source, "lipsum", "random") or (moment and reads_the_date(tokenizer, source)):
             template = _template(tokenizer.get_chat_template(source), moment)
             values = {**tokenizer.special_tokens_map, "add_generation_prompt": generation}
-            text = template.render(messages=messages, tools=None, documents=None, **values)
-        else:
-            text = tokenizer.apply_chat_template(
-                messages, chat_template=source, tokenize=False, add_generation_prompt=generation
-            )
+            return str(template.render(messages=messages, tools=None, documents=None, **values))
+        text: str = tokenizer.apply_chat_template(
+            messages, chat_template=source, tokenize=False, add_generation_prompt=generation
+        )
+        return text
+
+    text = _limited(written)
     if len(text) > LONGEST_TEXT:
         raise TemplateLimitError(f"wrote more than {LONGEST_TEXT:,} characters for one row")
-    return str(text)
+    return text
 
 
 @functools.lru_cache(maxsize=8)
-def _template(source: str, moment: datetime) -> Any:
-    """The template in transformers' own environment, with another date."""
+def _template(source: str, moment: datetime | None) -> Any:
+    """The template in transformers' own environment, with another date and without what draws by chance."""
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
-    environment = _compile_jinja_template(source).environment
-    return environment.from_string(source, globals={"strftime_now": moment.strftime})
+    environment = _compile_jinja_template(source).environment.overlay()
+    environment.globals = {name: one for name, one in environment.globals.items() if name != "lipsum"}
+    environment.filters = {name: one for name, one in environment.filters.items() if name != "random"}
+    return environment.from_string(source, globals={} if moment is None else {"strftime_now": moment.strftime})
 
 
 class _Watch:
@@ -108,14 +117,13 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_watch_anew)
 
 
-@contextmanager
-def _limited() -> Iterator[None]:
-    """A block that is interrupted where it takes too long."""
+def _limited(call: Callable[[], str]) -> str:
+    """What a function gives, which is interrupted where it takes too long."""
     interrupted = False
     try:
         _watch.begin()
         try:
-            yield
+            return call()
         except _TimeIsUp:
             interrupted = True
             raise

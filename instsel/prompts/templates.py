@@ -25,6 +25,7 @@ from instsel.prompts.own_template import MissingInputError, OwnTemplate, own_tem
 from instsel.records import Example
 
 TEMPLATES = ("plain", "alpaca", "chat")
+REFUSALS = (TemplateRefusalError, MissingInputError)  # of one example; others may do
 JINJA_SUFFIXES = (".jinja", ".jinja2", ".j2")
 
 ALPACA = "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
@@ -61,17 +62,14 @@ def prompt_and_answer(
     *,
     demonstration: Example | None = None,
     tokenizer: Any = None,
-    row: int | None = None,
-    demonstration_row: int | None = None,
     moment: datetime | None = None,
 ) -> tuple[str, str]:
     """The context and the continuation of an example, ready for ``score_batch``.
 
     template: one of :data:`TEMPLATES`, a text with {instruction}, two of them, or the path of a .jinja file.
     demonstration: an example shown with its answer before the prompt. tokenizer: needed for chat templates only.
-    row, demonstration_row: the examples' numbers, for an error to name. moment: what a chat
-    template's `strftime_now` tells, by default the time of the call. The token that ends a turn is not part of the
-    answer.
+    moment: what a chat template's `strftime_now` tells, by default the time of the call. The token that ends a turn is
+    not part of the answer.
 
     Raises ValueError for an unknown template, a tokenizer without a chat template, turns that it refuses, or an input
     for which a text of one's own has no place.
@@ -82,16 +80,10 @@ def prompt_and_answer(
     >>> prompt_and_answer("Q: {instruction} {input}\\nA: ", Example("Add up.", "2, 3", "5"))
     ('Q: Add up. 2, 3\\nA: ', '5')
     """
-    try:
-        if template in ("plain", "alpaca") or check_template(template) is not None:
-            return context_text(template, example, demonstration=demonstration), example.response
-        source = _jinja_source(template)
-        return chat_prompt_and_answer(tokenizer, example, demonstration, source=source, moment=moment)
-    except (TemplateRefusalError, MissingInputError) as error:
-        if row is None:
-            raise
-        after = "" if demonstration_row is None else f" after the demonstration of row {demonstration_row}"
-        raise type(error)(f"row {row}{after} (counting from 0): {error}") from None
+    if template in ("plain", "alpaca") or check_template(template) is not None:
+        return context_text(template, example, demonstration=demonstration), example.response
+    source = _jinja_source(template)
+    return chat_prompt_and_answer(tokenizer, example, demonstration, source=source, moment=moment)
 
 
 def embedding_text(example: Example) -> str:

@@ -46,7 +46,7 @@ class StageColumns(Mapping[str, np.ndarray]):
         self._scratch.mkdir(exist_ok=True)
         path = self._scratch / f"{self._name}.{name}.npy"
         write_array(path, self._parts(name), self._rows)
-        return np.load(path, mmap_mode="c")
+        return np.load(path, mmap_mode="c", allow_pickle=False)
 
     def forget(self) -> None:
         """Remove the files of mapped columns; arrays that are still held stay as they are."""
