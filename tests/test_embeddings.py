@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -96,6 +97,13 @@ def test_files_that_are_no_arrays(tmp_path: Path) -> None:
             embed(["a"], tmp_path / f"{name}.npy")
     with pytest.raises(TypeError, match="embedder must be None, the name of a sentence-transformers model"):
         embed(["a"], 3)  # type: ignore[arg-type]
+
+
+@pytest.mark.timeout(60)
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.npy")
+    with pytest.raises(ValueError, match=r"pipe\.npy' is not a regular file"):
+        embed(["a"], tmp_path / "pipe.npy")
     with pytest.raises(ValueError, match="give scorer"):
         embed(["a"])
 

@@ -96,8 +96,8 @@ def test_only_a_result_of_the_folder_is_read(
     words = readers(mine, tmp_path / "out")[reader]
     (tmp_path / "out").mkdir()
     told(mine, output={"name": name, "digest": digest_file(other / "scores.parquet")})
-    said = refused(words, capsys)
-    assert ("outside the folder" if way == "link" else "manifest of") in said and str(mine) in said
+    expected = "outside the folder" if way == "link" else f"the manifest of {mine} is damaged"  # names hold no path
+    assert expected in refused(words, capsys)
     assert main(readers(other, tmp_path / "out")[reader]) == 0, "the control"
 
 
@@ -156,6 +156,21 @@ def test_a_damaged_shard_is_not_read(run: Path, tmp_path: Path, capsys: pytest.C
     assert main(scoring(tmp_path)) == 0
     assert main(readers(run, tmp_path)["select"]) == 0
     assert (run / "scores.parquet").read_bytes() == scores
+
+
+def test_what_merge_says_of_a_damaged_shard_helps(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores, target = (run / "scores.parquet").read_bytes(), tmp_path / "again.parquet"
+    merge = ["merge", str(run), "--output", str(target), "--quiet"]
+    last = json.loads((run / "manifest.json").read_text())["stages"][-1][0]
+    flip(sorted((run / "shards").glob(f"{last}-*"))[0], 100)
+    line = refused(merge, capsys)
+    assert f"1 shards of {last} are damaged or gone: remove the result in {run} and run the same command" in line
+    (run / "scores.parquet").unlink()
+    assert "damaged or gone: run the same command again" in refused(merge, capsys)
+    assert main(scoring(tmp_path)) == 0 and main(merge) == 0
+    assert (run / "scores.parquet").read_bytes() == scores == target.read_bytes()
 
 
 def test_the_report_reads_only_whole_shards_of_its_run(run: Path, tmp_path: Path) -> None:

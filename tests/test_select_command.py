@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -169,3 +170,18 @@ def test_wrong_use_is_one_line(
     said = capfd.readouterr()
     assert said.out == "" and said.err.count("\n") == 1 and says in said.err, said.err
     assert not files["out"].exists()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_is_no_file_is_not_waited_for(
+    files: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str], kind: str
+) -> None:
+    array = tmp_path / "vectors.npy"
+    if kind == "pipe":
+        os.mkfifo(array)
+    else:
+        array.symlink_to("/dev/zero")
+    words = ["select", str(files["pool"]), "--output", str(files["out"]), "--budget", "3", "--by", "quality"]
+    assert main([*words, "--embeddings", str(array)]) == 2
+    assert capfd.readouterr().err.strip().endswith(f"--embeddings {array} is not a regular file")

@@ -154,3 +154,26 @@ def test_a_file_without_a_row_that_can_be_read_is_an_error(files: list[str], tmp
     bad.write_text('{"instruction": [1], "output": "x"}\n' * 3)
     assert run([str(bad)], tmp_path / "run") == 2
     assert f"no row of the input can be read as alpaca; the first, {bad}, line 1: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_such_rows_are_neither_selected_nor_exported(files: list[str], tmp_path: Path, capsys: Any, kind: str) -> None:
+    run(files, tmp_path / "run", "--format", kind)
+    words = ["--budget", "7", "--quiet", "--output", str(tmp_path / "chosen")]
+    assert main(["select", str(tmp_path / "run"), *words]) == 0
+    for source, warnings in (("chosen", 0), ("run", 1), (f"run/scores.{kind}", 1)):
+        capsys.readouterr()
+        words = ["--to", "messages", "--quiet", "--output", str(tmp_path / "out"), "--overwrite"]
+        assert main(["export", str(tmp_path / source), *words]) == 0
+        said = capsys.readouterr().err.splitlines()
+        assert said == ["instsel: warning: 1 of 7 rows are left out: their status is unreadable"] * warnings
+        made = [json.loads(line) for line in (tmp_path / "out/instsel.jsonl").read_text().splitlines()]
+        assert [row["messages"][-1]["content"] for row in made] == ["the thing"] * 6
+
+
+def test_a_users_own_column_of_that_name_leaves_no_row_out(tmp_path: Path) -> None:
+    rows = [{"instruction": "say", "output": "x", "status": "unreadable"}] * 2
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    out = tmp_path / "out"
+    assert main(["export", str(tmp_path / "rows.jsonl"), "--to", "trl", "--output", str(out), "--quiet"]) == 0
+    assert len((out / "instsel.jsonl").read_text().splitlines()) == 2

@@ -9,7 +9,10 @@ from typing import Any
 from instsel.commands.named_files import files_named_by
 from instsel.commands.options import add_quiet, column_mapping, local_folder
 from instsel.commands.selection_inputs import scored_input
-from instsel.terminal import escaped, say
+from instsel.commands.unreadable_rows import REASON
+from instsel.methods.stages import UNREADABLE
+from instsel.runs.scored_files import ScoredFile
+from instsel.terminal import complain, escaped, say
 
 
 def add_parser(commands: Any) -> None:
@@ -35,7 +38,7 @@ def run(args: argparse.Namespace, interrupts: Any) -> int:
     from instsel.export.trainer_files import files_of
     from instsel.records import open_rows
     from instsel.runs.inputs import open_input
-    from instsel.runs.run_files import resolved
+    from instsel.runs.run_files import MANIFEST, is_ours, resolved
 
     _, scored = scored_input(args.input)
     path = scored.path
@@ -43,8 +46,10 @@ def run(args: argparse.Namespace, interrupts: Any) -> int:
     for file in files_of(args.to, args.output, args.name):
         if resolved(file) in inputs:
             raise ValueError(f"--output {args.output}: {file} is the input; name another folder or --name")
+        if is_ours(file.name) and (file.parent / MANIFEST).exists():
+            raise ValueError(f"--output {args.output}: {file.name} is a file of the run there; name another folder")
     read = [open_rows(batch)[1] for batch in open_input(str(path), None).read()]
-    rows = [row for batches in read for batch in batches for row in batch]
+    rows = _readable([row for batches in read for batch in batches for row in batch], scored)
     try:
         written = export(
             rows, args.to, args.output,
@@ -57,3 +62,13 @@ def run(args: argparse.Namespace, interrupts: Any) -> int:
         for file in written:
             say(f"written: {escaped(str(file))}")
     return 0
+
+
+def _readable(rows: list[Any], scored: ScoredFile) -> list[Any]:
+    """The rows but those that the run found to be no examples, which are told of."""
+    if not {"status", REASON} <= scored.own.keys():  # the second is in the results of runs with such rows
+        return rows
+    left_out = scored.equals(scored.own["status"], UNREADABLE)
+    if left_out.any():
+        complain("warning", f"{int(left_out.sum()):,} of {len(rows):,} rows are left out: their status is {UNREADABLE}")
+    return [row for row, out in zip(rows, left_out, strict=True) if not out]

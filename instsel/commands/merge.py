@@ -19,6 +19,7 @@ from instsel.runs.merged_output import FORMATS, write_merged
 from instsel.runs.overwriting import take_place
 from instsel.runs.results import describe_result
 from instsel.runs.run_files import resolved
+from instsel.runs.shards import how_to_repair
 from instsel.terminal import escaped, say
 
 
@@ -83,10 +84,10 @@ def _merge(run: ReadRun, target: Path) -> tuple[int, dict[str, str]]:
         raise ValueError(f"{run.folder} is not complete; the command that made it continues it (see instsel status)")
     last, shards = stages[-1], run.shards()
     if missing := len(last.slices()) - len(shards.look(last)[0]):
-        raise ValueError(f"{missing} shards of {run.folder} are damaged or gone; its own command computes them again")
+        raise ValueError(f"{missing} shards of {last.name} are damaged or gone: {how_to_repair(run.folder)}")
     store = run.kept_rows()
     if store is None:
-        raise ValueError(f"the rows kept in {run.folder} are damaged or gone; its own command reads them again")
+        raise ValueError(f"the rows kept in {run.folder} are damaged or gone: {how_to_repair(run.folder)}")
     if len(store) != last.rows:
         raise ValueError(f"the manifest of {run.folder} is damaged; the command that made the run repairs it")
     try:

@@ -169,6 +169,8 @@ def _one_row_a_text(array: np.ndarray, count: int, name: str) -> np.ndarray:
 
 
 def _read_array(path: Path) -> np.ndarray:
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise ValueError(f"embedder: {str(path)!r} is not a regular file")
     try:
         return np.load(path, mmap_mode="c", allow_pickle=False)
     except FileNotFoundError:

@@ -18,7 +18,7 @@ from instsel.runs.manifest import settings_digest
 from instsel.runs.results import open_result
 from instsel.runs.run_files import SHARDS
 from instsel.runs.scored_files import ScoredFile
-from instsel.runs.shards import is_whole
+from instsel.runs.shards import how_to_repair, is_whole
 
 _ROW_NUMBERS = ("best", "neighbor")  # whole numbers that measure nothing
 
@@ -96,10 +96,7 @@ class Run:
             slice_ = range(number * size, min((number + 1) * size, count))
             path = next((one for one in there if is_whole(one, settings, slice_)), None)
             if there and path is None:
-                raise ValueError(
-                    f"{there[0]} is not as it was written: remove the result in {self.path} and run the same command "
-                    "again, which computes it anew"
-                )
+                raise ValueError(f"{there[0]} is not as it was written: {how_to_repair(self.path)}")
             if path is None or column not in pq.read_schema(path).names:
                 return None
             places = np.flatnonzero(rows // size == number)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from instsel.records.score_columns import Columns, to_arrow
 from instsel.runs.durable_files import digest_file, durable_file, remove_unfinished
 from instsel.runs.manifest_shape import is_count, is_mapping, is_number, is_text
-from instsel.runs.run_files import ARRAY_NAME, SHARD_NAME, SHARDS
+from instsel.runs.run_files import ARRAY_NAME, RESULTS, SHARD_NAME, SHARDS
 from instsel.runs.stage_columns import StageColumns
 
 DIGEST_CHARACTERS = 16
@@ -151,8 +151,7 @@ class ShardFolder:
         found, _ = self.look(stage)
         if missing := len(stage.slices()) - len(found):
             raise ValueError(
-                f"{missing} shards of {stage.name} are damaged or gone: remove the result in {self.folder.parent} and "
-                "run the same command again, which computes them anew"
+                f"{missing} shards of {stage.name} are damaged or gone: {how_to_repair(self.folder.parent)}"
             )
         return [found[number] for number in sorted(found)]
 
@@ -176,6 +175,12 @@ def read_info(path: Path) -> ShardInfo:
     if not (all(types) and is_mapping(is_count)(info.counts) and is_mapping(is_number)(info.stats)):
         raise ValueError(f"{path.name} is not a shard of a run")
     return info
+
+
+def how_to_repair(folder: Path) -> str:
+    """What brings back what is damaged or gone in a run folder: a run whose result is whole computes nothing."""
+    first = f"remove the result in {folder} and " if any((folder / name).exists() for name in RESULTS) else ""
+    return f"{first}run the same command again, which makes it anew"
 
 
 def says_itself(folder: Path) -> bool:
