@@ -41,9 +41,10 @@ def test_matches_float64(name: str, options: str, dtype: torch.dtype, instructio
         with instruction_sets.forced(instructions):
             got = tree_attention(query, key, value, segments, backend="cpu", **asked)
         tree.assert_within_budget(got, exact, low)
-        without = tree_attention(query, key, value, segments, backend="cpu", **chosen)
-        with pytest.raises(AssertionError):  # one more logit of 0, or none, is another result
-            tree.assert_within_budget(without, exact, low)
+        if dtype == torch.float32:  # the control: without sinks the result is another
+            without = tree_attention(query, key, value, segments, backend="cpu", **chosen)
+            with pytest.raises(AssertionError):
+                tree.assert_within_budget(without, exact, low)
 
 
 @pytest.mark.parametrize("instructions", ["plain", "avx2", "avx512"])
