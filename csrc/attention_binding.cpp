@@ -135,8 +135,8 @@ std::int64_t workspace_of(std::int64_t blocks, std::int64_t key_heads, std::int6
 void bind_bfloat16(const py::array& query, const py::array& key, const py::array& value, const py::array& out,
                    const py::array& query_offsets, const py::array& range_start, const py::array& range_stop,
                    const py::array& range_block, const py::array& path_offsets, const py::array& path_ranges,
-                   float scaling, float softcap, std::int64_t window, int threads, const py::array& workspace,
-                   const std::string& instruction_set) {
+                   float scaling, float softcap, std::int64_t window, const py::object& sinks, int threads,
+                   const py::array& workspace, const std::string& instruction_set) {
     const InstructionSet instructions = choose_instruction_set(instruction_set);
     check_threads(threads);
     const auto tensors = tensors_of<std::uint16_t>(query, key, value, out);
@@ -148,11 +148,12 @@ void bind_bfloat16(const py::array& query, const py::array& key, const py::array
     if (workspace.shape(0) < needed || !aligned) {
         refuse("workspace", std::to_string(needed) + " bytes aligned to 64");
     }
-    const AttentionShape shape{tensors.head_size, scaling, softcap, window_of(window)};
+    const AttentionShape shape{tensors.head_size, scaling, softcap, window_of(window),
+                               optional_vector<float>("sinks", sinks, tensors.query.heads)};
     check_apart({{"out", out}, {"workspace", workspace}},
                 {{"query", query}, {"key", key}, {"value", value}, {"query_offsets", query_offsets},
                  {"range_start", range_start}, {"range_stop", range_stop}, {"range_block", range_block},
-                 {"path_offsets", path_offsets}, {"path_ranges", path_ranges}});
+                 {"path_offsets", path_offsets}, {"path_ranges", path_ranges}, {"sinks", sinks}});
     py::gil_scoped_release release;
     bfloat16_tree_attention(constant(tensors.query), constant(tensors.key), constant(tensors.value), tensors.out,
                             layout, shape, space, threads, instructions);
@@ -161,17 +162,19 @@ void bind_bfloat16(const py::array& query, const py::array& key, const py::array
 void bind_float(const py::array& query, const py::array& key, const py::array& value, const py::array& out,
                 const py::array& query_offsets, const py::array& range_start, const py::array& range_stop,
                 const py::array& range_block, const py::array& path_offsets, const py::array& path_ranges,
-                float scaling, float softcap, std::int64_t window, int threads, const std::string& instruction_set) {
+                float scaling, float softcap, std::int64_t window, const py::object& sinks, int threads,
+                const std::string& instruction_set) {
     const InstructionSet instructions = choose_instruction_set(instruction_set);
     check_threads(threads);
     const auto tensors = tensors_of<float>(query, key, value, out);
     const TreeLayout layout = layout_of(query_offsets, range_start, range_stop, range_block, path_offsets,
                                         path_ranges, tensors.query.tokens, tensors.key.tokens);
-    const AttentionShape shape{tensors.head_size, scaling, softcap, window_of(window)};
+    const AttentionShape shape{tensors.head_size, scaling, softcap, window_of(window),
+                               optional_vector<float>("sinks", sinks, tensors.query.heads)};
     check_apart({{"out", out}},
                 {{"query", query}, {"key", key}, {"value", value}, {"query_offsets", query_offsets},
                  {"range_start", range_start}, {"range_stop", range_stop}, {"range_block", range_block},
-                 {"path_offsets", path_offsets}, {"path_ranges", path_ranges}});
+                 {"path_offsets", path_offsets}, {"path_ranges", path_ranges}, {"sinks", sinks}});
     py::gil_scoped_release release;
     float_tree_attention(constant(tensors.query), constant(tensors.key), constant(tensors.value), tensors.out, layout,
                          shape, threads, instructions);
@@ -184,11 +187,12 @@ void bind_tree_attention(py::module_& m) {
     m.def("bfloat16_tree_attention_workspace", &workspace_of, arg("blocks"), arg("key_heads"), arg("head_size"));
     m.def("bfloat16_tree_attention", &bind_bfloat16, arg("query"), arg("key"), arg("value"), arg("out"),
           arg("query_offsets"), arg("range_start"), arg("range_stop"), arg("range_block"), arg("path_offsets"),
-          arg("path_ranges"), arg("scaling"), arg("softcap"), arg("window"), arg("threads"), arg("workspace"),
-          arg("instruction_set"));
+          arg("path_ranges"), arg("scaling"), arg("softcap"), arg("window"), arg("sinks"), arg("threads"),
+          arg("workspace"), arg("instruction_set"));
     m.def("float_tree_attention", &bind_float, arg("query"), arg("key"), arg("value"), arg("out"),
           arg("query_offsets"), arg("range_start"), arg("range_stop"), arg("range_block"), arg("path_offsets"),
-          arg("path_ranges"), arg("scaling"), arg("softcap"), arg("window"), arg("threads"), arg("instruction_set"));
+          arg("path_ranges"), arg("scaling"), arg("softcap"), arg("window"), arg("sinks"), arg("threads"),
+          arg("instruction_set"));
 }
 
 }  // namespace instsel

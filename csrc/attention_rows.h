@@ -60,6 +60,16 @@ INSTSEL_INLINE int find_rows(const HeadsView<Element>& tensor, const RowRange& r
     return count;
 }
 
+// The sinks of the heads that the rows are of, in units of log2.
+inline void find_sinks(const float* sinks, const RowRange& rows, float (&of_rows)[rows_at_once]) {
+    constexpr float log2_e = 1.44269504f;
+    std::int64_t head = rows.first % rows.group;
+    for (float& sink : of_rows) {
+        sink = sinks[rows.head + head] * log2_e;
+        if (++head == rows.group) head = 0;
+    }
+}
+
 // Fetches rows into the second-level cache, to be read or, if they are not const, to be written.
 template <class Element>
 INSTSEL_INLINE void fetch_rows(const HeadsView<Element>& tensor, const RowRange& rows, std::int64_t head_size) {

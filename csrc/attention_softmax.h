@@ -16,7 +16,7 @@ struct SoftmaxRows {
     __m512 sum[2];
 };
 
-// 2^t for t of at most about 0, to 3e-6 relative, far finer than the bfloat16 that it is rounded to: 2^f with f in [0, 1)
+// 2^t, to 3e-6 relative, far finer than the bfloat16 that it is rounded to: 2^f with f in [0, 1)
 // by a polynomial, times the power of two below it.
 INSTSEL_AVX512 INSTSEL_INLINE __m512 coarse_exp2_16(__m512 t) {
     const __m512 f = _mm512_reduce_ps(t, _MM_FROUND_TO_NEG_INF);
@@ -123,6 +123,16 @@ INSTSEL_AMX_BF16 INSTSEL_INLINE void block_probabilities(const float* scores, st
         }
     }
     for (int half = 0; half < halves; ++half) rows.sum[half] = own.sum[half];
+}
+
+// The sinks' shares of the softmax, which add no value; one that leaves nothing to the scores is infinite.
+INSTSEL_AVX512 inline void add_sinks(const float* sinks, const RowRange& range, SoftmaxRows& rows) {
+    alignas(64) float of_rows[rows_at_once];
+    find_sinks(sinks, range, of_rows);
+    for (int half = 0; half < 2; ++half) {
+        const __m512 lead = _mm512_sub_ps(_mm512_load_ps(of_rows + 16 * half), rows.max[half]);
+        rows.sum[half] = _mm512_add_ps(rows.sum[half], coarse_exp2_16(lead));
+    }
 }
 
 }  // namespace instsel

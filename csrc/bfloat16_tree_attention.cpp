@@ -175,7 +175,8 @@ INSTSEL_AMX_BF16 void attend(const HeadsView<const std::uint16_t>& query, const 
     pack_queries(query, start.rows, shape.head_size, scratch.query);
     const auto walk = start.rows.count <= 16 ? walk_path<Products, 1> : walk_path<Products, 2>;
     for (const Unseen unseen : {Unseen::times_zero, Unseen::left_out}) {
-        const SoftmaxRows softmax = walk(packed, work.key_head, shape, start, path, work.siblings, unseen, scratch);
+        SoftmaxRows softmax = walk(packed, work.key_head, shape, start, path, work.siblings, unseen, scratch);
+        if (shape.sinks != nullptr) add_sinks(shape.sinks, start.rows, softmax);
         if (store_rows(out, start.rows, shape.head_size, softmax.sum, scratch.out)) break;
     }
 }

@@ -175,6 +175,21 @@ INSTSEL_INLINE void add_seen_values(const HeadsView<const float>& value, std::in
     }
 }
 
+// The sinks' shares of the softmax, which add no value; one that leaves nothing to the scores is infinite.
+template <int lanes, int rows>
+INSTSEL_INLINE void add_sinks(const float* sinks, const RowRange& range, Softmax<lanes, rows>& softmax) {
+    using Floats = typename Vector<lanes>::Floats;
+    alignas(64) float of_rows[rows_at_once];
+    find_sinks(sinks, range, of_rows);
+    for (int i = 0; i < rows / lanes; ++i) {
+        Floats sink, share;
+        Vector<lanes>::load(of_rows + lanes * i, sink);
+        const Floats lead = sink - softmax.max[i], largest = Floats{} + 126.0f;
+        Vector<lanes>::exp2(lead > largest ? largest : lead, share);
+        softmax.sum[i] += lead > largest ? Floats{} + std::numeric_limits<float>::infinity() : share;
+    }
+}
+
 // Divides the sums of values by those of probabilities; whether those of the first `count` rows are finite.
 template <int lanes, int rows>
 INSTSEL_INLINE bool divide_sums(const Softmax<lanes, rows>& softmax, std::int64_t head_size, std::int64_t count,
@@ -234,6 +249,7 @@ INSTSEL_INLINE bool walk_path(const Tensors& tensors, const AttentionShape& shap
                                   scratch.out, first + i > 0 ? Sums::continued : Sums::replaced);
         }
     }
+    if (shape.sinks != nullptr) add_sinks<lanes, rows>(shape.sinks, start.rows, softmax);
     return divide_sums(softmax, shape.head_size, start.rows.count, scratch.out);
 }
 

@@ -46,6 +46,7 @@ struct AttentionShape {
     float scaling;
     float softcap;        // 0: none
     std::int64_t window;  // 0: none
+    const float* sinks = nullptr;  // [query heads]: one more logit of each row, which has no value; null: none
 };
 
 // The rows of a row block: (token, head of the group) pairs of one node.

@@ -24,7 +24,7 @@ struct Vector {
     INSTSEL_INLINE static void load(const float* from, Floats& to) { std::memcpy(&to, from, sizeof(to)); }
     INSTSEL_INLINE static void store(const Floats& from, float* to) { std::memcpy(to, &from, sizeof(from)); }
 
-    // 2^t for t <= 0, as exp_float.
+    // 2^t for t <= 126, as exp_float.
     INSTSEL_INLINE static void exp2(const Floats& t, Floats& power) {
         const Floats floor = Floats{} - 126.0f;
         power_of_two(floor > t ? floor : t, 1.0f, power);

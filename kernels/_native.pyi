@@ -75,6 +75,7 @@ def bfloat16_tree_attention(
     scaling: float,
     softcap: float,
     window: int,
+    sinks: np.ndarray | None,
     threads: int,
     workspace: np.ndarray,
     instruction_set: str,
@@ -111,6 +112,7 @@ def float_tree_attention(
     scaling: float,
     softcap: float,
     window: int,
+    sinks: np.ndarray | None,
     threads: int,
     instruction_set: str,
 ) -> None: ...

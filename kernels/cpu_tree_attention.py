@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import tree_attention_reference
-from .native_arrays import Machine, array_of, has_bfloat16_products
+from .native_arrays import Machine, array_of, contiguous_array, has_bfloat16_products
 from .tree_attention_reference import visible
 from .tree_plan import TreePlan, make_plan
 from .tree_segments import TreeSegments
@@ -26,14 +26,15 @@ def tree_attention(
     scaling: float,
     window: int | None,
     softcap: float | None,
+    sinks: Tensor | None,
 ) -> Tensor:
     if query.shape[0] == 0:
         return torch.empty_like(query, memory_format=torch.contiguous_format)
     if query.shape[2] <= LARGEST_HEAD:
-        return _in_one_call(query, key, value, segments, scaling, window, softcap)
-    if softcap is not None:
+        return _in_one_call(query, key, value, segments, scaling, window, softcap, sinks)
+    if softcap is not None or sinks is not None:
         return tree_attention_reference.tree_attention(
-            query, key, value, segments, scaling=scaling, window=window, softcap=softcap
+            query, key, value, segments, scaling=scaling, window=window, softcap=softcap, sinks=sinks
         )
     finite = (key.isfinite() & value.isfinite()).flatten(1).all(dim=1)
     if bool(finite.all()):
@@ -42,7 +43,7 @@ def tree_attention(
     zeroed = [x.masked_fill(~finite[:, None, None], 0.0) for x in (key, value)]
     out = _by_nodes(query, zeroed[0], zeroed[1], segments, scaling, window)
     exact = tree_attention_reference.tree_attention(
-        query, key, value, segments, scaling=scaling, window=window, softcap=softcap
+        query, key, value, segments, scaling=scaling, window=window, softcap=softcap, sinks=sinks
     )
     return torch.where(_sees_any(~finite, segments, query.shape[0], window)[:, None, None], exact, out)
 
@@ -83,11 +84,12 @@ def _in_one_call(
     scaling: float,
     window: int | None,
     softcap: float | None,
+    sinks: Tensor | None,
 ) -> Tensor:
     dtype = query.dtype if query.dtype == torch.bfloat16 and has_bfloat16_products() else torch.float32
     out = torch.empty(query.shape, dtype=dtype)
     q, k, v = (array_of(x.to(dtype)) for x in (query, key, value))
-    attend(q, k, v, array_of(out), segments, scaling, window, softcap, Machine.now())
+    attend(q, k, v, array_of(out), segments, scaling, window, softcap, contiguous_array(sinks), Machine.now())
     return out.to(query.dtype)
 
 
@@ -100,13 +102,14 @@ def attend(
     scaling: float,
     window: int | None,
     softcap: float | None,
+    sinks: np.ndarray | None,
     machine: Machine,
 ) -> None:
     """The whole pack in C++, written to `out`: bfloat16 (as uint16) over packed keys and values, or float32."""
     from . import _native
 
     plan = _plan(segments, key.shape[0] - query.shape[0])
-    arguments: list[Any] = [query, key, value, out, *plan.arrays, scaling, softcap or 0.0, window or 0]
+    arguments: list[Any] = [query, key, value, out, *plan.arrays, scaling, softcap or 0.0, window or 0, sinks]
     if query.dtype == np.uint16:
         needed = _native.bfloat16_tree_attention_workspace(plan.num_blocks, key.shape[1], query.shape[2])
         arguments += machine.threads, _workspace(segments, needed), machine.instruction_set

@@ -146,6 +146,7 @@ class DecoderLayer:
             attention.scaling,
             attention.window,
             attention.softcap,
+            None,
             machine,
         )
         return memory.attended

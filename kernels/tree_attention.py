@@ -12,7 +12,7 @@ from torch import Tensor
 from .backends import choose_backend, triton_error
 from .devices import current
 from .tree_segments import TreeSegments
-from .validation import FLOATS, check_tensor
+from .validation import FLOATS, check_length, check_tensor
 
 IMPLEMENTATIONS = {
     "reference": ".tree_attention_reference",
@@ -27,17 +27,18 @@ LARGEST_COPY_RATIO = 3
 
 
 def choose_attention_backend(
-    backend: str, query: Tensor, key: Tensor, segments: TreeSegments, softcap: float | None
+    backend: str, query: Tensor, key: Tensor, segments: TreeSegments, softcap: float | None, has_sinks: bool
 ) -> str:
     """As `choose_backend`, with flash attention over gathered paths ("varlen") as one more on a GPU."""
     from .varlen_attention import varlen_error
 
+    given = query.device, query.dtype, softcap, has_sinks
     if backend == "varlen":
-        error = varlen_error(query.device, query.dtype, softcap)
+        error = varlen_error(*given)
         if error is not None:
             raise ValueError(f"backend: 'varlen' cannot be used: {error}")
         return backend
-    if backend == "auto" and query.device.type == "cuda" and varlen_error(query.device, query.dtype, softcap) is None:
+    if backend == "auto" and query.device.type == "cuda" and varlen_error(*given) is None:
         copied = int(segments.context_length @ segments.query_offsets.diff().clamp(max=1).long()) + query.shape[0]
         if copied <= LARGEST_COPY_RATIO * key.shape[0] or triton_error() is not None:
             return "varlen"
@@ -59,13 +60,15 @@ def tree_attention(
     scaling: float | None = None,
     window: int | None = None,
     softcap: float | None = None,
+    sinks: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """Softmax attention in which the queries of each tree node see the node's ancestors fully and itself causally.
 
     For query i of a node whose path (ancestors' keys root first, then its own) has its first own token at position c:
     `s_j = scaling * q_i . k_j`, then `s_j = softcap * tanh(s_j / softcap)` if given, over the path's positions
-    `j <= c + i`, and with a window only those with `c + i - j < window`; the result is `sum_j softmax(s)_j v_j`.
+    `j <= c + i`, and with a window only those with `c + i - j < window`; the result is `sum_j softmax(s)_j v_j`. With
+    sinks the softmax has one more logit, `sinks[h]` for query head h, neither scaled nor capped and without a value.
     Scores, softmax and sums are float32 whatever the dtype.
 
     query     [T, heads, d] float32, float16 or bfloat16, contiguous in d
@@ -74,6 +77,7 @@ def tree_attention(
     value     as key
     segments  the nodes (see `TreeSegments`); made once for a pack, used by all layers
     scaling   default 1 / sqrt(d)
+    sinks     [heads] float32, float16 or bfloat16, or None
     backend   "auto", "reference", "cpu" (C++), "triton" or "varlen" (flash attention over gathered paths)
 
     Gives [T, heads, d] of the query's dtype, contiguous. Raises TypeError or ValueError naming the parameter.
@@ -111,9 +115,13 @@ def tree_attention(
             raise ValueError(f"{name}: expected None or a positive finite number, got {number!r}")
     if window is not None and (not isinstance(window, int) or window < 1):
         raise ValueError(f"window: expected None or a positive integer, got {window!r}")
-    chosen = choose_attention_backend(backend, query, key, segments, softcap)
+    if sinks is not None:
+        check_tensor("sinks", sinks, 1, FLOATS, query.device)
+        check_length("sinks", sinks, heads, "the number of query heads")
+        sinks = sinks.detach().float().contiguous()
+    chosen = choose_attention_backend(backend, query, key, segments, softcap, sinks is not None)
     run = _implementation(chosen)
     scale = 1.0 / math.sqrt(head_size) if scaling is None else float(scaling)
     tensors = query.detach(), key.detach(), value.detach()
     with current(query.device):
-        return run(*tensors, segments, scaling=scale, window=window, softcap=softcap)
+        return run(*tensors, segments, scaling=scale, window=window, softcap=softcap, sinks=sinks)

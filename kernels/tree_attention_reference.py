@@ -24,6 +24,7 @@ def tree_attention(
     scaling: float,
     window: int | None,
     softcap: float | None,
+    sinks: Tensor | None,
 ) -> Tensor:
     out = torch.empty_like(query)
     num_cached = key.shape[0] - query.shape[0]
@@ -39,7 +40,12 @@ def tree_attention(
         if softcap is not None:
             scores = softcap * torch.tanh(scores / softcap)
         seen = visible(last - first, path.shape[0], window, key.device)
-        probabilities = torch.softmax(scores.masked_fill(~seen, float("-inf")), dim=-1)
+        scores = scores.masked_fill(~seen, float("-inf"))
+        if sinks is None:
+            probabilities = torch.softmax(scores, dim=-1)
+        else:
+            sink = sinks[:, None, None].expand(-1, last - first, 1)
+            probabilities = torch.softmax(torch.cat([scores, sink], dim=-1), dim=-1)[:, :, :-1]
         out[first:last] = weighted_sums(probabilities, values, seen).to(out.dtype)
     return out
 

@@ -1,4 +1,4 @@
-"""Device functions that the Triton kernels share: what a head does to a product, and joining partial sums."""
+"""Device functions that the Triton kernels share: what a head does to a product, and a softmax's parts."""
 # mypy: disallow-untyped-defs=False
 # (Triton kernels take pointers, for which there is no annotation.)
 
@@ -35,3 +35,11 @@ def transform_logits(z, bias, scale, softcap, has_softcap: tl.constexpr):
 def finite_offset(largest):
     """The maximum, or 0 in place of -inf, so that -inf minus it stays -inf and is no NaN."""
     return tl.where(largest == float("-inf"), 0.0, largest)
+
+
+@triton.jit
+def add_sinks(largest, total, out, sinks):
+    """Takes one more logit of each row, which has no value, into a running softmax."""
+    offset = finite_offset(tl.maximum(largest, sinks))
+    shrink = tl.exp2((largest - offset) * LOG2_E)
+    return total * shrink + tl.exp2((sinks - offset) * LOG2_E), out * shrink[:, None]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .tree_segments import TreeSegments
 from .triton_configurations import attention_configuration
-from .triton_logits import LOG2_E, finite_offset, tanh_float
+from .triton_logits import LOG2_E, add_sinks, finite_offset, tanh_float
 from .triton_row_blocks import device_arrays
 from .triton_unseen_values import leave_out_unseen
 
@@ -78,6 +78,7 @@ def tree_attention_kernel(
     key,
     value,
     result,
+    sinks,
     block_node,
     block_first,
     query_offsets,
@@ -100,6 +101,7 @@ def tree_attention_kernel(
     head_size,
     has_softcap: tl.constexpr,
     has_window: tl.constexpr,
+    has_sinks: tl.constexpr,
     even_head: tl.constexpr,
     precision: tl.constexpr,
     block_q: tl.constexpr,
@@ -145,6 +147,8 @@ def tree_attention_kernel(
         block_k, padded_head,
     )  # fmt: skip
     to = ((token + row_token).to(tl.int64) * num_heads + head) * head_size
+    if has_sinks:
+        total, out = add_sinks(largest, total, out, tl.load(sinks + head))
     out = out / total[:, None]
     tl.store(result + to[:, None] + lanes[None, :], out.to(result.dtype.element_ty), mask=mask)
 
@@ -158,6 +162,7 @@ def tree_attention(
     scaling: float,
     window: int | None,
     softcap: float | None,
+    sinks: Tensor | None,
 ) -> Tensor:
     result = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     if query.shape[0] == 0:
@@ -174,6 +179,7 @@ def tree_attention(
         key,
         value,
         result,
+        sinks,
         *arrays,
         query.stride(0),
         query.stride(1),
@@ -190,6 +196,7 @@ def tree_attention(
         head_size,
         has_softcap=softcap is not None,
         has_window=window is not None,
+        has_sinks=sinks is not None,
         even_head=head_size == padded_head,
         precision="ieee",
         block_q=configuration.block_q,
@@ -199,5 +206,5 @@ def tree_attention(
         num_stages=configuration.num_stages,
         enable_fp_fusion=True,
     )
-    leave_out_unseen(query, key, value, result, segments, scaling=scaling, window=window, softcap=softcap)
+    leave_out_unseen(query, key, value, result, segments, scaling=scaling, window=window, softcap=softcap, sinks=sinks)
     return result

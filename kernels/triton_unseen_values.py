@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .tree_segments import TreeSegments
-from .triton_logits import LOG2_E, finite_offset, tanh_float
+from .triton_logits import LOG2_E, add_sinks, finite_offset, tanh_float
 from .triton_row_blocks import device_arrays
 
 BLOCK_ROWS = 8
@@ -57,6 +57,7 @@ def unseen_values_kernel(
     key,
     value,
     result,
+    sinks,
     block_node,
     block_first,
     query_offsets,
@@ -79,6 +80,7 @@ def unseen_values_kernel(
     head_size,
     has_softcap: tl.constexpr,
     has_window: tl.constexpr,
+    has_sinks: tl.constexpr,
     block_q: tl.constexpr,
     padded_head: tl.constexpr,
 ):
@@ -128,6 +130,8 @@ def unseen_values_kernel(
         key_row += key_token_stride
         value_row += value_token_stride
         distance -= 1
+    if has_sinks:
+        total, out = add_sinks(largest, total, out, tl.load(sinks + head))
     tl.store(result + to[:, None] + lanes[None, :], (out / total[:, None]).to(result.dtype.element_ty), mask=wrong)
 
 
@@ -141,6 +145,7 @@ def leave_out_unseen(
     scaling: float,
     window: int | None,
     softcap: float | None,
+    sinks: Tensor | None,
 ) -> None:
     """Elements of a contiguous `result` of tree attention that are not finite, in place; all others keep their bits."""
     heads, head_size = query.shape[1:]
@@ -152,6 +157,7 @@ def leave_out_unseen(
         key,
         value,
         result,
+        sinks,
         *arrays,
         query.stride(0),
         query.stride(1),
@@ -168,6 +174,7 @@ def leave_out_unseen(
         head_size,
         has_softcap=softcap is not None,
         has_window=window is not None,
+        has_sinks=sinks is not None,
         block_q=BLOCK_ROWS,
         padded_head=padded_head,
         num_warps=4,

@@ -27,18 +27,23 @@ def has_flash_attn() -> bool:
 
 
 @functools.cache
-def has_torch_varlen() -> bool:
-    """torch's varlen attention with grouped heads and a window exists from torch 2.12 on."""
+def torch_varlen_options() -> frozenset[str]:
+    """The parameters of torch's varlen attention; none where it is not."""
     try:
         import inspect
 
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
-        return False
-    return {"enable_gqa", "window_size", "num_splits"} <= set(inspect.signature(varlen_attn).parameters)
+        return frozenset()
+    return frozenset(inspect.signature(varlen_attn).parameters)
 
 
-def varlen_error(device: torch.device, dtype: torch.dtype, softcap: float | None) -> str | None:
+def has_torch_varlen() -> bool:
+    """torch's varlen attention with grouped heads and a window exists from torch 2.12 on."""
+    return {"enable_gqa", "window_size", "num_splits"} <= torch_varlen_options()
+
+
+def varlen_error(device: torch.device, dtype: torch.dtype, softcap: float | None, has_sinks: bool) -> str | None:
     """Why flash attention cannot run on such tensors, or None if it can."""
     if device.type != "cuda":
         return f"flash attention needs GPU tensors and these are on {device}"
@@ -49,6 +54,8 @@ def varlen_error(device: torch.device, dtype: torch.dtype, softcap: float | None
     if not has_torch_varlen():
         package = f"flash-attn {FLASH_ATTN_VERSIONS} (pip install 'instsel[flash]')"
         return f"neither {package} nor torch.nn.attention.varlen with grouped heads is there"
+    if has_sinks and "return_aux" not in torch_varlen_options():
+        return "torch's varlen attention gives no log-sum-exp here, which sinks need (pip install 'instsel[flash]')"
     return None if softcap is None else "torch's varlen attention has no soft-cap (pip install 'instsel[flash]')"
 
 
@@ -73,6 +80,15 @@ def gather_plan(segments: TreeSegments, num_cached: int, device: torch.device) -
     return plan
 
 
+def with_sinks(out: Tensor, logsumexp: Tensor, sinks: Tensor) -> Tensor:
+    """Attention [T, heads, d] without sinks, whose scores have this log-sum-exp [heads, T], made attention with them.
+
+    The sink leaves the scores `exp(lse) / (exp(lse) + exp(sink))` of the softmax.
+    """
+    share = torch.sigmoid(logsumexp - sinks[:, None]).T[:, :, None]
+    return (out * share).to(out.dtype)
+
+
 def tree_attention(
     query: Tensor,
     key: Tensor,
@@ -82,6 +98,7 @@ def tree_attention(
     scaling: float,
     window: int | None,
     softcap: float | None,
+    sinks: Tensor | None,
 ) -> Tensor:
     if query.shape[0] == 0:
         return torch.empty(query.shape, dtype=query.dtype, device=query.device)
@@ -102,18 +119,24 @@ def tree_attention(
             window_size=(left, 0),
             softcap=softcap or 0.0,
             deterministic=True,
+            return_attn_probs=sinks is not None,
         )
     else:
         from torch.nn.attention.varlen import varlen_attn
 
+        options: dict[str, Any] = {"scale": scaling, "window_size": (left, 0), "enable_gqa": True}
+        if sinks is not None:
+            from torch.nn.attention.varlen import AuxRequest
+
+            options["return_aux"] = AuxRequest(lse=True)
         # num_splits=1: a query's bits do not depend on what else is in the batch.
-        out = varlen_attn(
-            query.contiguous(), *paths, *offsets, scale=scaling, window_size=(left, 0), enable_gqa=True, num_splits=1
-        )
+        out = varlen_attn(query.contiguous(), *paths, *offsets, **options, num_splits=1)
+    if sinks is not None:
+        out = with_sinks(out[0], out[1], sinks)
     assert isinstance(out, Tensor)
     if triton_error() is None:
         from .triton_unseen_values import leave_out_unseen
 
         out = out.contiguous()
-        leave_out_unseen(query, key, value, out, segments, scaling=scaling, window=window, softcap=softcap)
+        leave_out_unseen(query, key, value, out, segments, scaling=scaling, window=window, softcap=softcap, sinks=sinks)
     return out

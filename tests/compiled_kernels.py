@@ -45,6 +45,7 @@ POINTERS = {
     **dict.fromkeys(("rows", "targets", "argmaxima", "best", "sequence_offsets"), "*i64"),
     **dict.fromkeys(("block_node", "block_first", "query_offsets", "context_offsets"), "*i32"),
     **dict.fromkeys(("context_start", "context_stop", "context_length", "needed"), "*i32"),
+    "sinks": "*fp32",
     "mask": "*u8",
     "means": "*fp64",
 }
@@ -131,6 +132,7 @@ def compile_attention(arch: str, variants: list[dict[str, bool]]) -> None:
             constants = {
                 "has_softcap": False,
                 "has_window": False,
+                "has_sinks": False,
                 "even_head": True,
                 **variant,
                 "precision": "ieee",
@@ -148,7 +150,7 @@ def compile_small(arch: str) -> None:
     flags = {"has_bias": True, "has_mask": True, "has_softcap": True}
     row = {"has_bias": True, "has_needed": True, "has_transform": True, "has_softcap": True, "has_argmax": True}
     plain = dict.fromkeys(row, False) | {"has_needed": True}
-    unseen = {"has_softcap": True, "has_window": True, "block_q": BLOCK_ROWS}
+    unseen = {"has_softcap": True, "has_window": True, "has_sinks": True, "block_q": BLOCK_ROWS}
     for name, kernel, constants, warps in (
         ("row_states", row_states_kernel, {**plain, "block_v": BLOCK_V}, NUM_WARPS),
         ("row_states all", row_states_kernel, {**row, "block_v": BLOCK_V}, NUM_WARPS),
@@ -174,7 +176,7 @@ def main(arch: str, group: str) -> None:
     elif group == "attention":
         compile_attention(arch, [plain])
     elif group == "attention_variants":
-        compile_attention(arch, [{"has_softcap": True, "has_window": True}])
+        compile_attention(arch, [{"has_softcap": True, "has_window": True, "has_sinks": True}])
 
 
 if __name__ == "__main__":

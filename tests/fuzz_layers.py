@@ -166,10 +166,14 @@ def attention(rng: np.random.Generator, memory: GuardedMemory, element: str, nee
     out = memory.place_strided(rng, encode(np.zeros(query.shape), element), 2)
     scaling, softcap = float(size**-0.5), float(rng.choice([0.0, 0.0, 5.0]))
     window = int(rng.choice([0, 0, 1, 20, 2**40]))
+    sinks = None
+    if rng.random() < 0.5:
+        numbers = draw_numbers(rng, key_heads * group, 1)[:, 0] if odd else rng.standard_normal(key_heads * group)
+        sinks = memory.place(rng, (numbers * rng.choice([1.0, 20.0])).astype(np.float32))
     plan = {name: memory.place(rng, array) for name, array in plan.items()}
     # fmt: off
     arguments = {"query": query, "key": key, "value": value, "out": out, **plan, "scaling": scaling,
-                 "softcap": softcap, "window": window,
+                 "softcap": softcap, "window": window, "sinks": sinks,
                  **(machine(rng) if needed is None else bfloat16_machine(rng))}
     # fmt: on
     written = ("out",)
@@ -196,8 +200,12 @@ def attention(rng: np.random.Generator, memory: GuardedMemory, element: str, nee
             distance = (np.arange(last - first) + len(path) - (last - first))[:, None] - np.arange(len(path))
             seen = (distance >= 0) & ((window == 0) | (distance < window))
             scores = np.where(seen, scores, -np.inf)
+            if sinks is not None:
+                shape = scores.shape[0], scores.shape[1], 1
+                scores = np.concatenate([scores, np.broadcast_to(sinks[:, None, None], shape)], axis=2)
             weights = np.exp(scores - scores.max(axis=2, keepdims=True, initial=-1e30))
-            exact = np.einsum("hqk,khd->qhd", weights / weights.sum(axis=2, keepdims=True), v[path])
+            weights /= weights.sum(axis=2, keepdims=True)
+            exact = np.einsum("hqk,khd->qhd", weights[:, :, : len(path)], v[path])
             close(f"out of node {node}", decode(out[first:last]), exact, bound)
 
     return Call(arguments, written, check)

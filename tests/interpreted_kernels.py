@@ -134,6 +134,23 @@ def test_tree_attention(shape: tuple[int, int, int], options: str, dtype: torch.
     tree.assert_within_budget(got, exact, low)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("options", ["plain", "window and cap"])
+def test_tree_attention_with_sinks(options: str, dtype: torch.dtype) -> None:
+    small = ([0, 20, 31, 31, 50], [[(0, 7)], [(0, 7), (7, 27)], [], []], 7)
+    query, key, value = tree.tensors(small, (6, 2, 16), dtype)
+    asked = {**tree.OPTIONS[options], "sinks": torch.tensor([-1e30, 0.0, 30.0, -3.0, 1e4, 2.5])}
+    segments = TreeSegments.from_lists(small[0], small[1])
+    exact = tree.oracle(query, key, value, small, **asked)
+    got = tree_attention(query, key, value, segments, backend="triton", **asked)
+    tree.assert_within_budget(got, exact, tree.naive(query, key, value, small, **asked))
+    value[8, 0, 3] = float("inf")  # found again without what a row does not see
+    after = tree_attention(query, key, value, segments, backend="triton", **asked)
+    unseen_rows = ~unseen.seen_by(small, asked.get("window"))[:, 8]
+    assert torch.isfinite(after[unseen_rows]).all()
+    torch.testing.assert_close(after[unseen_rows], got[unseen_rows], atol=4 * torch.finfo(dtype).eps, rtol=0)
+
+
 def test_a_tree_beside_another_keeps_its_bits() -> None:
     query, key, value = tree.tensors(([0, 60], [], 0), (2, 1, 16), torch.float16)
     both = TreeSegments.from_lists([0, 10, 33, 60], [[], [(0, 10)], []])

@@ -100,7 +100,7 @@ FAMILIES = {
     ),
     "chunks of attention": ("llama4_text", {"attn_temperature_tuning": False}, 40, "attention_chunk_size"),
     "distance biases": ("bloom", {}, 0, "cannot be replaced"),
-    "learned sinks": ("gpt_oss", {}, 0, "s_aux"),
+    "learned sinks": ("gpt_oss", {}, None, ""),
     "lightning attention": ("minimax", {}, 0, "linear_attention"),
 }
 

@@ -42,7 +42,7 @@ def tree_arguments() -> dict[str, Any]:
     plan = {"query_offsets": [0, 2], "range_start": [0], "range_stop": [2], "range_block": [0, 1]}
     plan |= {"path_offsets": [0, 1], "path_ranges": [0]}
     arrays = {name: np.array(values, np.int32) for name, values in plan.items()}
-    numbers = {"scaling": 1.0, "softcap": 0.0, "window": 0, "threads": 1, "instruction_set": ""}
+    numbers = {"scaling": 1.0, "softcap": 0.0, "window": 0, "sinks": None, "threads": 1, "instruction_set": ""}
     return {**tensors, "out": np.zeros((2, 1, 4), np.float32), **arrays, **numbers}
 
 

@@ -151,7 +151,7 @@ def test_flash_attention_of_another_version_is_not_taken(fresh: None, monkeypatc
         varlen_attention.has_flash_attn.cache_clear()
         pretend(monkeypatch, "flash_attn", "flash-attn", version)
         monkeypatch.setattr(varlen_attention, "has_torch_varlen", lambda: False)
-        return varlen_attention.varlen_error(torch.device("cuda"), torch.bfloat16, None)
+        return varlen_attention.varlen_error(torch.device("cuda"), torch.bfloat16, None, has_sinks=False)
 
     assert error("2.7.4") is None
     for version in (None, "2.5.0"):

@@ -50,6 +50,7 @@ def oracle(
     scaling: float | None = None,
     window: int | None = None,
     softcap: float | None = None,
+    sinks: Tensor | None = None,
 ) -> Tensor:
     offsets, contexts, cached = tree
     queries, keys, values = (x.double().numpy() for x in (query, key, value))
@@ -66,8 +67,11 @@ def oracle(
                 scores = (keys[seen, head // group] * queries[token, head]).sum(axis=1)
                 scores = scores * (query.shape[2] ** -0.5 if scaling is None else scaling)
                 scores = scores if softcap is None else softcap * np.tanh(scores / softcap)
-                weights = np.exp(scores - scores.max())
-                out[token, head] = (weights[:, None] * values[seen, head // group]).sum(axis=0) / weights.sum()
+                sink = -np.inf if sinks is None else float(sinks[head])
+                largest = max(sink, scores.max())
+                weights = np.exp(scores - largest)
+                sums = (weights[:, None] * values[seen, head // group]).sum(axis=0)
+                out[token, head] = sums / (weights.sum() + np.exp(sink - largest))
     return torch.from_numpy(out)
 
 

@@ -19,8 +19,9 @@ from instsel.kernels.layer_memory import LayerMemory, LayerShape, Storage
 NAME = "instsel_tree_attention"
 
 # Arguments by which an architecture changes attention in ways that a packed tree does not express: biases that depend
-# on the distance, learned sinks, paged caches. A model that passes one is scored one path at a time.
-_UNSUPPORTED = ("position_bias", "alibi", "s_aux", "sinks", "cache", "block_mask")
+# on the distance, sinks of each token (`s_aux` has one a head), paged caches. A model that passes one is scored one
+# path at a time.
+_UNSUPPORTED = ("position_bias", "alibi", "sinks", "cache", "block_mask")
 
 
 # What the calls of a forward keep of a node, in their order: a layer's (key, value) [tokens, kv_heads, d], or the last
@@ -38,6 +39,7 @@ class AttentionCall(NamedTuple):
     scaling: float
     window: int | None
     softcap: float | None
+    sinks: Tensor | None = None
 
 
 class PackStoppedError(RuntimeError):
@@ -165,6 +167,7 @@ def _forward(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention in the form that transformers expects: [1, heads, T, d] in, [1, T, heads, d] out."""
@@ -176,6 +179,8 @@ def _forward(
         unsupported.append("attention_mask")
     if kwargs.get("is_causal", getattr(module, "is_causal", True)) is False:
         unsupported.append("is_causal=False")
+    if s_aux is not None and s_aux.shape != query.shape[1:2]:
+        unsupported.append(f"s_aux of shape {tuple(s_aux.shape)}")
     if unsupported or query.shape[0] != 1 or key.shape[2] != query.shape[2]:
         raise UnsupportedAttentionError(f"{type(module).__name__} passes {', '.join(unsupported) or 'other shapes'}")
     queries, keys, values = (x[0].transpose(0, 1) for x in (query, key, value))
@@ -188,7 +193,7 @@ def _forward(
         keys = torch.cat([*(k for k, _ in layer), keys])
         values = torch.cat([*(v for _, v in layer), values])
     state.layers += 1
-    state.calls.append(AttentionCall(scaling or head_size**-0.5, sliding_window, softcap))
+    state.calls.append(AttentionCall(scaling or head_size**-0.5, sliding_window, softcap, s_aux))
     out = tree_attention(
         queries,
         keys,
@@ -197,6 +202,7 @@ def _forward(
         scaling=scaling,
         window=sliding_window,
         softcap=softcap,
+        sinks=s_aux,
         backend=state.backend,
     )
     return out[None, :, :, :value_size], None

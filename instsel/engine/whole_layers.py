@@ -80,13 +80,15 @@ def make_whole_layer(layer: Any, norms: Norms, activation: str, call: AttentionC
     attention, mlp = layer.self_attn, layer.mlp
     linear = *(getattr(attention, name) for name in _PROJECTIONS), mlp.gate_proj, mlp.up_proj, mlp.down_proj
     products = [make_product(part.weight, part.bias) for part in linear]
-    if None in products:
+    if None in products or call.sinks is not None:
         return None
     query, key, value, out, gate, up, down = cast("list[Product]", products)
     query_norm, key_norm = (None if part is None else _norm_of(part, norms) for part in _head_norms(attention))
     whole = DecoderLayer(
         _norm_of(layer.input_layernorm, norms),
-        Attention(query, key, value, out, query_norm, key_norm, attention.head_dim, *call),
+        Attention(
+            query, key, value, out, query_norm, key_norm, attention.head_dim, call.scaling, call.window, call.softcap
+        ),
         _norm_of(layer.post_attention_layernorm, norms),
         GatedProduct(gate, up, activation),
         down,

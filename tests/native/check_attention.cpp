@@ -46,7 +46,7 @@ void run_attention(const std::vector<bfloat16>& query, const std::vector<bfloat1
 // A root and two children; the window and soft-cap cross block and chunk borders.
 template <class Element>
 void check_attention(std::int64_t root, std::int64_t child, std::int64_t size, float softcap, std::int64_t window,
-                     InstructionSet instructions) {
+                     InstructionSet instructions, const std::vector<float>& sinks = {}) {
     const double tolerance = sizeof(Element) == 2 ? 0.03 : 1e-5;
     const std::int64_t heads = 3, tokens = root + 2 * child;
     const auto query = random_matrix<Element>(tokens, heads * size, 1.0f);
@@ -63,7 +63,7 @@ void check_attention(std::int64_t root, std::int64_t child, std::int64_t size, f
     const TreeLayout layout{queries.data(), start.data(), stop.data(), block.data(), paths.data(), path_ranges.data(),
                             3,              3};
     const float scaling = 1.0f / std::sqrt(float(size));
-    run_attention(query, key, value, out, heads, layout, {size, scaling, softcap, window}, instructions);
+    run_attention(query, key, value, out, heads, layout, {size, scaling, softcap, window, sinks.empty() ? nullptr : sinks.data()}, instructions);
     for (std::int64_t token = 0; token < tokens; ++token) {
         std::vector<std::int64_t> path;
         const std::int64_t node = token < root ? 0 : token < root + child ? 1 : 2;
@@ -81,6 +81,7 @@ void check_attention(std::int64_t root, std::int64_t child, std::int64_t size, f
                 dot *= double(scaling);
                 scores.push_back(softcap == 0.0f ? dot : softcap * std::tanh(dot / softcap));
             }
+            if (!sinks.empty()) scores.push_back(double(sinks[std::size_t(h)]));
             const double lse = plain_logsumexp(scores);
             for (std::int64_t d = 0; d < size; ++d) {
                 double sum = 0.0;
@@ -97,6 +98,7 @@ void check_attention(std::int64_t root, std::int64_t child, std::int64_t size, f
 }  // namespace
 
 void check_tree_attention() {
+    const std::vector<float> sinks{-1000.0f, 0.5f, 300.0f};  // of three heads: far below, among and above the scores
     for (const InstructionSet instructions : instruction_sets_here()) {
         for (const std::int64_t size : {1, 8, 24, 64, 77, 96, 256}) {
             check_attention<float>(37, 9, size, 0.0f, 0, instructions);
@@ -104,8 +106,12 @@ void check_tree_attention() {
             check_attention<bfloat16>(37, 9, size, 0.0f, 0, instructions);
         }
         check_attention<float>(300, 40, 64, 5.0f, 50, instructions);
+        check_attention<float>(300, 40, 64, 5.0f, 50, instructions, sinks);
+        check_attention<float>(37, 3, 24, 0.0f, 0, instructions, sinks);
         if (instructions < InstructionSet::avx512_bf16) continue;
         check_attention<bfloat16>(300, 40, 64, 5.0f, 50, instructions);
+        check_attention<bfloat16>(300, 40, 64, 5.0f, 50, instructions, sinks);
+        check_attention<bfloat16>(37, 3, 24, 0.0f, 0, instructions, sinks);
     }
 }
 
