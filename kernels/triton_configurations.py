@@ -68,6 +68,15 @@ ATTENTION: dict[tuple[str, int, int], AttentionConfiguration] = {
 ATTENTION_CAPPED: dict[tuple[str, int, int], AttentionConfiguration] = {
     ("sm_90", 2, 256): AttentionConfiguration(32, 32, 4, 1),
 }
+# With learned sinks some of the tiles above would spill 8 to 56 bytes.
+ATTENTION_WITH_SINKS: dict[tuple[str, int, int], AttentionConfiguration] = {
+    **{
+        (arch, 2, size): AttentionConfiguration(32, 32, 8, 1)
+        for arch in ("sm_80", "sm_86", "sm_90")
+        for size in (64, 128, 256)
+    },
+    ("sm_86", 4, 128): AttentionConfiguration(16, 32, 8, 1),
+}
 # Vocabulary entries that one program walks: its partial sums are joined in order afterwards. From the vocabulary alone,
 # so that a row's value does not depend on its batch.
 SPLIT_ENTRIES = 2048
@@ -95,14 +104,16 @@ def linear_configuration(device: torch.device, dtype: torch.dtype, argmax: bool)
 
 
 def attention_configuration(
-    device: torch.device, dtype: torch.dtype, padded_head: int, capped: bool
+    device: torch.device, dtype: torch.dtype, padded_head: int, *, capped: bool, sinks: bool
 ) -> AttentionConfiguration:
-    """`capped`: with a soft-cap or a window."""
+    """`capped`: with a soft-cap or a window; `sinks`: with learned sinks."""
     if device.type == "cpu":
         return INTERPRETED_ATTENTION
     place = (architecture(device), dtype.itemsize, max(padded_head, 64))
     if place not in ATTENTION:
         raise ValueError(f"query: expected a head size up to 256 for backend 'triton', got one of {padded_head}")
+    if sinks:
+        return ATTENTION_WITH_SINKS.get(place, ATTENTION[place])
     return ATTENTION_CAPPED.get(place, ATTENTION[place]) if capped else ATTENTION[place]
 
 

@@ -38,8 +38,6 @@ def finite_offset(largest):
 
 
 @triton.jit
-def add_sinks(largest, total, out, sinks):
-    """Takes one more logit of each row, which has no value, into a running softmax."""
-    offset = finite_offset(tl.maximum(largest, sinks))
-    shrink = tl.exp2((largest - offset) * LOG2_E)
-    return total * shrink + tl.exp2((sinks - offset) * LOG2_E), out * shrink[:, None]
+def add_sinks(largest, total, sinks):
+    """A running softmax's sum with one more logit of each row, which has no value; infinite where it takes all."""
+    return total + tl.exp2((sinks - finite_offset(largest)) * LOG2_E)

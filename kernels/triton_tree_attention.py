@@ -148,7 +148,7 @@ def tree_attention_kernel(
     )  # fmt: skip
     to = ((token + row_token).to(tl.int64) * num_heads + head) * head_size
     if has_sinks:
-        total, out = add_sinks(largest, total, out, tl.load(sinks + head))
+        total = add_sinks(largest, total, tl.load(sinks + head))
     out = out / total[:, None]
     tl.store(result + to[:, None] + lanes[None, :], out.to(result.dtype.element_ty), mask=mask)
 
@@ -169,8 +169,9 @@ def tree_attention(
         return result
     heads, head_size = query.shape[1:]
     padded_head = max(16, triton.next_power_of_2(head_size))
+    capped = softcap is not None or window is not None
     configuration = attention_configuration(
-        query.device, query.dtype, padded_head, softcap is not None or window is not None
+        query.device, query.dtype, padded_head, capped=capped, sinks=sinks is not None
     )
     group = heads // key.shape[1]
     arrays = device_arrays(segments, query.device, group, configuration.block_q)

@@ -131,7 +131,7 @@ def unseen_values_kernel(
         value_row += value_token_stride
         distance -= 1
     if has_sinks:
-        total, out = add_sinks(largest, total, out, tl.load(sinks + head))
+        total = add_sinks(largest, total, tl.load(sinks + head))
     tl.store(result + to[:, None] + lanes[None, :], (out / total[:, None]).to(result.dtype.element_ty), mask=wrong)
 
 

@@ -129,6 +129,7 @@ def compile_attention(arch: str, variants: list[dict[str, bool]]) -> None:
             continue
         for variant in variants:
             tile = configurations.ATTENTION_CAPPED.get(place, plain_tile) if variant else plain_tile
+            tile = configurations.ATTENTION_WITH_SINKS.get(place, plain_tile) if variant.get("has_sinks") else tile
             constants = {
                 "has_softcap": False,
                 "has_window": False,
@@ -176,7 +177,8 @@ def main(arch: str, group: str) -> None:
     elif group == "attention":
         compile_attention(arch, [plain])
     elif group == "attention_variants":
-        compile_attention(arch, [{"has_softcap": True, "has_window": True, "has_sinks": True}])
+        capped = {"has_softcap": True, "has_window": True}  # no architecture has a cap and sinks
+        compile_attention(arch, [capped, {"has_window": True, "has_sinks": True}])
 
 
 if __name__ == "__main__":
