@@ -75,7 +75,7 @@ ATTENTION_WITH_SINKS: dict[tuple[str, int, int], AttentionConfiguration] = {
         for arch in ("sm_80", "sm_86", "sm_90")
         for size in (64, 128, 256)
     },
-    ("sm_86", 4, 128): AttentionConfiguration(16, 32, 8, 1),
+    ("sm_86", 4, 128): AttentionConfiguration(16, 16, 4, 1),
 }
 # Vocabulary entries that one program walks: its partial sums are joined in order afterwards. From the vocabulary alone,
 # so that a row's value does not depend on its batch.
