@@ -19,6 +19,7 @@ from instsel.engine.processors import sharing_processors, usable_processors
 from instsel.engine.side_by_side import packs_at_once
 
 BOUND = len(os.sched_getaffinity(0))
+contended_by = processors.are_contended
 
 
 @pytest.fixture
@@ -26,7 +27,9 @@ def four_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in (*processors.CHOSEN, *processors.WAITING):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(processors, "_told", set())
+    monkeypatch.setattr(processors, "_usable_here", lambda: 4)
     monkeypatch.setattr(processors, "_bound", lambda: 4)
+    monkeypatch.setattr(processors, "are_contended", lambda threads: True)
     before = torch.get_num_threads()
     torch.set_num_threads(4)
     yield
@@ -157,6 +160,32 @@ def test_threads_that_wait_sleep(four_threads: None, monkeypatch: pytest.MonkeyP
         spinning = max(burnt_while_waiting() for _ in range(3))
         assert sleeping < spinning / 2, "the control spins no more than this: the test sees nothing"
     assert sleeping < 0.08, "40 waits of 5 ms"
+
+
+def test_processors_are_contended_by_what_runs_beside(four_threads: None, tmp_path: Path) -> None:
+    count = os.cpu_count() or 1
+    (tmp_path / "proc").mkdir()
+    for running, threads, contended in (
+        (1, count, False),
+        (2, count, True),
+        (1, count - 1, False),
+        (count + 1, 1, True),
+    ):
+        (tmp_path / "proc/loadavg").write_text(f"0.10 0.20 0.30 {running}/345 6789\n")
+        assert contended_by(threads, tmp_path) == contended, (running, threads)
+    assert not contended_by(count, tmp_path / "elsewhere")
+
+
+def test_alone_threads_may_spin(four_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processors, "are_contended", lambda threads: False)
+    monkeypatch.setattr(processors, "_idle_team", None)  # which would fail
+    with sharing_processors():
+        pass
+
+
+def test_a_quota_counts_what_is_burnt(four_threads: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(processors, "_usable_here", lambda: 2)
+    assert contended_by(2, tmp_path)
 
 
 def test_one_team_serves_all_who_want_it_and_a_larger_one_takes_its_place(four_threads: None) -> None:

@@ -17,6 +17,7 @@ from instsel.engine.guest import Guest
 from instsel.engine.layout import Layout, ScoredSpans, find_spans, lay_out
 from instsel.engine.packing import Step, plan_steps, split_step
 from instsel.engine.prefix_tree import PrefixTree, build_prefix_tree
+from instsel.engine.processors import sleeping_waits
 from instsel.engine.side_by_side import SideBySide, packs_at_once
 from instsel.engine.turns import turn
 
@@ -187,7 +188,7 @@ class Execution:
     def _attempt(self, work: Work, steps: list[Step], caches: dict[int, Kept]) -> list[Step]:
         """Runs steps at once; those that memory did not suffice for."""
         tasks = [partial(self._run, work, step, [caches[node] for node in step.cached]) for step in steps]
-        with turn():
+        with turn(), sleeping_waits():  # a pack at a time, as others come and go
             if len(steps) > 1 and not self._reserve(work, steps):
                 return steps
             done = self._side_by_side.run(tasks)

@@ -5,7 +5,7 @@ fair share there. Threads are no more than the processors that the process may u
 are all stopped together until its next period. And threads that wait for each other sleep. GNU's OpenMP, which
 PyTorch's operators and the kernels run on, lets them spin for milliseconds (300,000 rounds of GOMP_SPINCOUNT); beside
 other processes each round is taken from the thread that is waited for. It spins only briefly once it has more threads
-than there are processors, so a team of threads that do nothing stands by during a call.
+than there are processors, so a team of threads that do nothing stands by while others want the processors.
 """
 
 from __future__ import annotations
@@ -104,10 +104,37 @@ def sharing_processors() -> Iterator[None]:
             _tell_once(usable, before)
             torch.set_num_threads(usable)
             stack.callback(torch.set_num_threads, before)
-        if usable > 1 and not any(name in os.environ for name in WAITING):
-            # Those of this team and of the one that computes are to be more than the processors.
-            stack.enter_context(_idle_team.standing_by(max((os.cpu_count() or 1) - usable, 0) + 2))
+        stack.enter_context(sleeping_waits())
         yield
+
+
+@contextmanager
+def sleeping_waits() -> Iterator[None]:
+    """Within this block threads that wait for each other sleep, if the processors are wanted by more as it begins.
+
+    Alone they spin, as that is a few hundredths faster where much is waited for.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    if threads == 1 or any(name in os.environ for name in WAITING) or not are_contended(threads):
+        yield
+        return
+    # Those of this team and of the one that computes are to be more than the processors.
+    with _idle_team.standing_by(max((os.cpu_count() or 1) - threads, 0) + 2):
+        yield
+
+
+def are_contended(threads: int, root: Path = Path("/")) -> bool:
+    """Whether `threads` of this process and what else runs now are more than the processors, or a quota counts what
+    is burnt; `root` is where /proc is."""
+    if _usable_here() < _bound():
+        return True
+    try:
+        running = int((root / "proc/loadavg").read_text().split()[3].partition("/")[0])
+    except (OSError, ValueError, IndexError):  # a system that does not say, and has another OpenMP
+        return False
+    return running - 1 + threads > (os.cpu_count() or 1)  # this thread is one of those that run
 
 
 class _IdleTeam:
