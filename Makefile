@@ -3,20 +3,33 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: claims setup demo test test-quick test-slow test-ray test-harness lint types docs bench sanitize check-arm fuzz clean
+.PHONY: claims real-rows setup demo test test-quick test-slow test-ray test-harness lint types docs bench sanitize check-triton check-arm fuzz mutants clean
 
 setup: $(READY)
 
-$(READY): pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
+EVERYTHING := .[test,lint,docs]
+
+define install
 	@command -v c++ >/dev/null 2>&1 || { echo "instsel needs a C++17 compiler (Debian: apt-get install g++)"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt scikit-build-core pybind11 ninja
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[test,lint,docs]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '$(1)'
+endef
+
+$(READY): pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*/*)
+	$(call install,$(EVERYTHING))
 	touch $(READY)
 
-demo: $(READY)
+# What the demo needs and no more, unless everything is there already.
+DEMO_READY := $(if $(wildcard $(READY)),$(READY),$(VENV)/.ready-demo)
+
+$(VENV)/.ready-demo: pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*/*)
+	$(call install,.)
+	touch $@
+
+demo: $(DEMO_READY)
 	$(BIN)/instsel demo
 
 # A file of tests at a time in each of as many processes as there are processors: `make test TEST_PROCESSES=0` in one.
@@ -36,6 +49,11 @@ test-slow: $(READY)
 # Ray with nodes that come and go and actors that are killed: two minutes of what test-slow runs.
 test-ray: $(READY)
 	$(BIN)/python -m pytest -m slow tests/test_ray_soak.py
+
+# Every Triton that a supported torch brings is put into build/tritons (up to 0.9 GB each) and compiles all kernels ahead of
+# time for all architectures: without spills, and without a wait for each product.
+check-triton: $(READY)
+	$(BIN)/python -m pytest -m slow --numprocesses 2 --maxprocesses 2 --dist load -p no:benchmark tests/test_triton_versions.py
 
 # The adapter for lm-evaluation-harness against the harness itself, which is installed for it.
 test-harness: $(READY)
@@ -69,14 +87,23 @@ claims: $(READY)
 	cd benchmarks && ../$(BIN)/python -m claims --work results/claims --output results/claims.json \
 		--sentence-model "$(SENTENCE_MODEL)"
 	cd benchmarks && ../$(BIN)/python -m claims.page results/claims.json \
-		../docs/what_selection_is_worth.md ../README.md
+		../docs/what_selection_is_worth.md ../docs/project/study.md ../README.md
+
+# The study with a real model and real rows, which goes on where it stopped: `make real-rows ROWS="alpaca.jsonl"`, files by
+# their whole paths.
+MODEL ?= google/gemma-3-270m
+real-rows: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt scipy peft
+	cd benchmarks && ../$(BIN)/python -m real_rows --work ../build/real_rows --model "$(MODEL)" --rows $(ROWS) \
+		--records results/real_rows.jsonl
+	cd benchmarks && ../$(BIN)/python -m real_rows.page results/real_rows.jsonl ../docs/project/study.md
 
 # The C++ algorithms by themselves, under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize:
 	mkdir -p build
 	$(CXX) -std=c++17 -O1 -g -Wall -Wextra -fopenmp -fno-math-errno -fno-trapping-math -fsanitize=address,undefined \
 		-fno-sanitize-recover=all -fno-omit-frame-pointer -Wno-maybe-uninitialized -Icsrc tests/native/*.cpp \
-		$(filter-out %binding.cpp,$(wildcard csrc/*.cpp)) -o build/check_kernels
+		$(filter-out %binding.cpp,$(wildcard csrc/*/*.cpp)) -o build/check_kernels
 	build/check_kernels
 
 # The same checks compiled for Arm and run by an emulator, and whether the loops that take the time became NEON code.
@@ -88,7 +115,7 @@ check-arm:
 		echo "check-arm was not run: it needs a compiler for Arm and an emulator" \
 			"(Debian: apt-get install g++-aarch64-linux-gnu qemu-user)"; exit 0; \
 	fi; set -e; mkdir -p build/arm; \
-	for source in tests/native/*.cpp $(filter-out %binding.cpp,$(wildcard csrc/*.cpp)); do \
+	for source in tests/native/*.cpp $(filter-out %binding.cpp,$(wildcard csrc/*/*.cpp)); do \
 		$(ARM)-g++ -std=c++17 -O3 -Wall -Wextra -fopenmp -fno-math-errno -fno-trapping-math -Icsrc -c $$source \
 			-o build/arm/$$(basename $$source .cpp).o; \
 	done; \
@@ -106,9 +133,9 @@ FUZZ_FLAGS := -std=c++17 -O1 -g1 -Wall -Wextra -fopenmp -fno-math-errno -fno-tra
 	-fno-sanitize-recover=all -fno-omit-frame-pointer -Wno-uninitialized -Wno-maybe-uninitialized \
 	-D_GLIBCXX_ASSERTIONS -fPIC -shared -fvisibility=hidden
 
-build/fuzz/_native.so: $(READY) $(wildcard csrc/*)
+build/fuzz/_native.so: $(READY) $(wildcard csrc/*/*)
 	mkdir -p build/fuzz
-	$(CXX) $(FUZZ_FLAGS) $$($(BIN)/python -m pybind11 --includes) -Icsrc csrc/*.cpp -o $@
+	$(CXX) $(FUZZ_FLAGS) $$($(BIN)/python -m pybind11 --includes) -Icsrc csrc/*/*.cpp -o $@
 
 build/fuzz/control.so: tests/fuzz_control.cpp
 	mkdir -p build/fuzz
@@ -116,6 +143,12 @@ build/fuzz/control.so: tests/fuzz_control.cpp
 
 fuzz: build/fuzz/_native.so build/fuzz/control.so
 	$(BIN)/python tests/fuzz_binding.py --prove --seconds $(FUZZ_SECONDS) --seed $(FUZZ_SEED)
+
+# Faults put into a copy of the project on purpose, and which test sees each; one that none sees is an error. Half an hour
+# on two cores; some of them: make mutants MUTANTS="--only window".
+MUTANTS ?=
+mutants: $(READY)
+	cd tests && ../$(BIN)/python -m mutants $(MUTANTS)
 
 clean:
 	rm -rf build dist

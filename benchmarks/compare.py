@@ -3,7 +3,8 @@
     python benchmarks/compare.py --workload wici-k5 --against padded lm_eval --output benchmarks/results
 
 Both load the same random weights, each in a process of its own that waits while the other runs. Their scores must
-agree with a float64 reference as well as one sequence at a time does, or there is no result. Then runs alternate,
+agree with a float64 reference as well as one sequence at a time does, or there is no result; of a mixture of experts,
+whose choices rounding moves, in float32 before, and then within more of the timed runs' dtype. Then runs alternate,
 instsel and the other, until there are `--pairs` pairs or `--seconds` have passed for it (at least one pair); the ratio
 reported is the median over the pairs. With `--append` pairs are added to those of an earlier call's result.
 """
@@ -24,6 +25,8 @@ from agreement import Reference, compare_scores
 from competitors import NAMES
 from contestants import Contestant
 from environment import environment
+
+_OURS = "instsel_engine"
 
 
 def compare(
@@ -55,7 +58,7 @@ def compare(
         theirs.close()
     return {
         "benchmark": "compare",
-        "model": model,
+        "model": Path(model).name,
         "workload": work.name,
         "size": work.size,
         "requests": len(work),
@@ -69,6 +72,21 @@ def compare(
         "agreement": agreement,
         "environment": environment(device),
     }
+
+
+def float32_errors(
+    model: str, device: str, work: workloads.Workload, names: list[str], threads: int | None
+) -> dict[str, float]:
+    """Errors of ways in float32, by name; ValueError where one is more than rounding."""
+    reference = Reference(model, "float32", device, work)
+    errors: dict[str, float] = {}
+    for name in names:
+        contestant = Contestant(name, model, "float32", device, work, threads=threads)
+        try:
+            errors[name] = reference.check(f"{name} in float32", contestant.run()[1])["error"]
+        finally:
+            contestant.close()
+    return errors
 
 
 def summarise(result: dict[str, Any]) -> dict[str, Any]:
@@ -118,7 +136,7 @@ def line(result: dict[str, Any]) -> str:
 def main() -> None:
     """Compare, print one line, and with `--output` write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=models.NAMES, default="smollm2-135m")
+    parser.add_argument("--model", type=models.known, default="smollm2-135m", help="a shape's name, or a folder")
     parser.add_argument("--workload", choices=workloads.NAMES, default="wici-k5")
     parser.add_argument("--size", type=int, help="candidates, groups, demonstrations or questions")
     parser.add_argument("--branching", type=int, help="probes, answers or anchors, where not as in the workload's name")
@@ -147,7 +165,10 @@ def main() -> None:
             dtype: Reference(options.model, dtype, options.device, work)
             for dtype in dict.fromkeys((options.dtype, against_dtype))
         }
-        ours = Contestant("instsel_engine", options.model, options.dtype, options.device, work, threads=options.threads)
+        errors = {}
+        if any(reference.rounding_chooses for reference in references.values()):
+            errors = float32_errors(options.model, options.device, work, [_OURS, *options.against], options.threads)
+        ours = Contestant(_OURS, options.model, options.dtype, options.device, work, threads=options.threads)
         for against in options.against:
             result = compare(
                 ours,
@@ -157,6 +178,8 @@ def main() -> None:
                 pairs=options.pairs,
                 seconds=options.seconds,
             )
+            if errors:
+                result["agreement"]["float32_errors"] = {name: errors[name] for name in (_OURS, against)}
             if options.output:
                 result = save(result, options.output, append=options.append)
             print(line(summarise(result)), flush=True)

@@ -54,7 +54,7 @@ def measure(
     fractions = [floor / second for floor, second in zip(floors, seconds, strict=True)]
     return {
         "benchmark": "engine",
-        "model": model,
+        "model": Path(model).name,
         "workload": work.name,
         "size": work.size,
         "requests": len(work),
@@ -106,7 +106,7 @@ def profile(model: str, work: workloads.Workload, dtype: str, device: str, max_b
 def main() -> None:
     """Measure and print; with `--output` write one JSON file a dtype into that folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=models.NAMES, default="smollm2-135m")
+    parser.add_argument("--model", type=models.known, default="smollm2-135m", help="a shape's name, or a folder")
     parser.add_argument("--workload", choices=workloads.NAMES, default="wici-k5")
     parser.add_argument("--size", type=int, help="candidates, groups, demonstrations or questions")
     parser.add_argument("--dtype", nargs="+", choices=("bfloat16", "float32"), default=["bfloat16", "float32"])
@@ -137,7 +137,7 @@ def main() -> None:
         print(summary(result), flush=True)
         if options.output:
             options.output.mkdir(parents=True, exist_ok=True)
-            name = f"engine_{options.model}_{options.workload}_{dtype}_{result['max_batch_tokens']}.json"
+            name = f"engine_{Path(options.model).name}_{options.workload}_{dtype}_{result['max_batch_tokens']}.json"
             (options.output / name).write_text(json.dumps(result, indent=1) + "\n")
 
 

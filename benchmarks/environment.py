@@ -21,7 +21,7 @@ import torch
 
 # Instruction sets from the fastest down, as /proc/cpuinfo and folder names call them.
 UNITS = {"amx_bf16": "amx", "avx512_bf16": "avx512-bf16", "avx512f": "avx512", "avx2": "avx2"}
-PACKAGES = ("torch", "transformers", "instsel", "lm-eval", "triton", "flash-attn", "vllm", "sglang")
+PACKAGES = ("torch", "transformers", "instsel", "lm-eval", "triton", "flash-attn")
 
 
 def environment(device: str = "cpu") -> dict[str, Any]:

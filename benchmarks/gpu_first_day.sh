@@ -1,23 +1,24 @@
-#!/bin/sh
-# The first ten minutes on a GPU that this code has never met: everything is checked against float64 before anything is
-# timed, and nothing is timed where a check fails. JSON into $OUT.
+#!/bin/bash
+# A GPU's first ten minutes: `bash benchmarks/gpu_first_day.sh OUTPUT_FOLDER`. Nothing is installed or downloaded: the
+# package is taken from this checkout, with its C++ module where a compiler, CMake and pybind11 are there.
 set -u
-cd "$(dirname "$0")/.."
-PYTHON=${PYTHON:-python3}
-OUT=${OUT:-benchmarks/results/$("$PYTHON" benchmarks/environment.py cuda)}
-mkdir -p "$OUT"
-timeout 200 "$PYTHON" benchmarks/gpu_checks.py --output "$OUT/gpu_checks.json" || {
-    echo "a check failed: nothing is timed"
-    exit 1
-}
-while read -r limit script arguments; do
-    echo "$script $arguments"
-    # shellcheck disable=SC2086
-    timeout "$limit" "$PYTHON" "benchmarks/$script" $arguments --device cuda --output "$OUT" </dev/null ||
-        echo "failed or over $limit s: $script $arguments"
-done <<'COMMANDS'
-60 engine.py --model qwen3-0.6b --workload wici-k5 --size 256 --dtype bfloat16 --runs 2
-60 compare.py --model qwen3-0.6b --workload wici-k5 --size 32 --against one_by_one_lean --pairs 2 --seconds 15
-120 engine.py --model llama-3.1-8b --workload wici-k5 --size 64 --dtype bfloat16 --runs 2
-COMMANDS
-PYTHONPATH="benchmarks${PYTHONPATH:+:$PYTHONPATH}" timeout 150 "$PYTHON" benchmarks/gpu_kernels.py "$OUT/kernels_gpu.json"
+here=$(cd "$(dirname "$0")/.." && pwd)
+python=${PYTHON:-python3}
+which=${INSTSEL_GPU_STEPS:-first}
+output=${1:?expected a folder for the results}
+shift
+mkdir -p "$output"
+output=$(cd "$output" && pwd)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cp -r "$here/instsel" "$work/instsel" && cp -r "$here/kernels" "$work/instsel/kernels"
+if command -v c++ >/dev/null && command -v cmake >/dev/null && "$python" -c "import pybind11" 2>/dev/null; then
+    { timeout 15 cmake -S "$here" -B "$work/build" -DCMAKE_BUILD_TYPE=Release "-DPython_EXECUTABLE=$(command -v "$python")" \
+        "-Dpybind11_DIR=$("$python" -m pybind11 --cmakedir)" && timeout 50 cmake --build "$work/build" --parallel \
+        && cp "$work"/build/_native*.so "$work/instsel/kernels/"; } >"$work/build.log" 2>&1 ||
+        { echo "the C++ module was not built:"; tail -n 3 "$work/build.log"; }
+else
+    echo "the C++ module was not built: c++, CMake or pybind11 is missing"
+fi
+PYTHONPATH="$work:$here/benchmarks${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 \
+    timeout 525 "$python" "$here/benchmarks/gpu_run.py" "$which" "$output" "$@"

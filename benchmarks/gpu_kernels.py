@@ -1,34 +1,26 @@
-"""The kernels on a GPU: checked against float64, timed beside what else there is, written to one JSON file.
+"""The kernels on a GPU: checked against float64 and timed beside what else there is; a step of `gpu_run`.
 
-    benchmarks/gpu.sh
-
-Medians of CUDA events on random data, inputs larger than the cache. Each section is written as soon as it is done, and
-one that would start after the budget of seven minutes is left out and named as such.
+Medians of CUDA events on random data, inputs larger than the cache.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import json
-import sys
-import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from environment import environment
 from torch import Tensor
-from triton.testing import do_bench
 
 from instsel.kernels import TreeSegments, linear_logprob, row_logprob, tree_attention
 
-BUDGET_SECONDS = 420
 SIZE, VOCABULARY = 4096, 128_256  # the head of Llama-3.1-8B
 
 
 def milliseconds(call: Callable[[], Any]) -> float:
+    from triton.testing import do_bench
+
     return float(do_bench(call, warmup=100, rep=600, return_mode="median"))
 
 
@@ -51,7 +43,7 @@ def ceilings() -> dict[str, Any]:
     return {"copy_gb_per_s": 2 * 4 * (1 << 30) / copy / 1e6, "product_tflop_per_s": 2 * 8192**3 / product / 1e9}
 
 
-def rows(copy_rate: float) -> dict[str, Any]:
+def rows() -> dict[str, Any]:
     num_rows, vocabulary = 8192, 151_936
     logits = torch.randn(num_rows, vocabulary, device="cuda").bfloat16()
     index, targets = torch.arange(num_rows, device="cuda"), torch.randint(0, vocabulary, (num_rows,), device="cuda")
@@ -73,7 +65,7 @@ def rows(copy_rate: float) -> dict[str, Any]:
         "compiled logsumexp and gather": lambda: usual(logits, targets),
     }.items():
         time_ms = milliseconds(call)
-        result[name] = {"ms": time_ms, "gb_per_s": size / time_ms, "of_copy": size / time_ms / copy_rate}
+        result[name] = {"ms": time_ms, "gb_per_s": size / time_ms}
     return result
 
 
@@ -153,27 +145,19 @@ def attention() -> dict[str, Any]:
     return result
 
 
-def main(path: Path) -> None:
-    begun = time.monotonic()
-    results: dict[str, Any] = {"environment": environment("cuda"), "ceilings": ceilings()}
-    sections: dict[str, Callable[[], dict[str, Any]]] = {
-        "row_logprob": lambda: rows(results["ceilings"]["copy_gb_per_s"]),
-        "linear_logprob 4096": lambda: head(4096),
-        "linear_logprob 16384": lambda: head(16_384),
+def calls(device: str, tiny: bool) -> dict[str, Callable[[], dict[str, Any]]]:
+    """The timings as a step of `gpu_run`, what decides most first; nothing where there is no GPU to time."""
+    if torch.device(device).type != "cuda":
+        return {"kernels": lambda: {"ok": True, "left_out": f"kernels are timed on a GPU, not on {device}"}}
+
+    def section(run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        return {"ok": True, **run()}
+
+    sections = {
+        "ceilings": ceilings,
         "tree_attention": attention,
+        "linear_logprob 16384": partial(head, 16_384),
+        "row_logprob": rows,
+        "linear_logprob 4096": partial(head, 4096),
     }
-    for name, section in sections.items():
-        if time.monotonic() - begun > BUDGET_SECONDS:
-            results[name] = {"left_out": "no time was left"}
-        else:
-            try:
-                results[name] = section()
-            except Exception as error:
-                results[name] = {"failed": f"{type(error).__name__}: {error}"[:600]}
-            torch.cuda.empty_cache()
-        path.write_text(json.dumps(results, indent=1) + "\n")
-        print(name, json.dumps(results[name]), flush=True)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    return {name: partial(section, run) for name, run in sections.items()}

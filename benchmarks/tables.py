@@ -37,7 +37,6 @@ WAYS = {
     "dynamic_cache": "DynamicCache by hand",
     "flex": "FlexAttention packs",
     "llama_cpp": "llama.cpp, prefixes shared",
-    "vllm": "vLLM",
 }
 SHORT = {"bfloat16": "bf16", "float32": "fp32", "float16": "fp16"}
 
@@ -49,6 +48,9 @@ def load(folder: Path = RESULTS) -> dict[str, list[dict[str, Any]]]:
         result = json.loads(path.read_text())
         if isinstance(result, dict) and "benchmark" in result:
             found[result["benchmark"]].append(result)
+            for call in result.get("calls", {}).values():  # of a step on a GPU
+                if "result" in call:
+                    found[call["result"]["benchmark"]].append(call["result"])
     return found
 
 
@@ -141,21 +143,6 @@ def beside_table(results: list[dict[str, Any]]) -> str:
     return f"{table(head, rows)}\n\nMeasured by `benchmarks/beside_others.py` at {', '.join(sorted(commits))}."
 
 
-def scaling_text(results: list[dict[str, Any]]) -> str:
-    """The plots, with the exponents measured."""
-    parts = []
-    for r in results:
-        machine = machine_name(r["environment"])
-        stem = f"scaling_{r['device'].replace(':', '')}_{r['model']}_{r['dtype']}"
-        exponents = ", ".join(f"{axis} {value:.2f}" for axis, value in r["slopes"].items())
-        parts.append(
-            f"![Time against candidates, probes, prefix and suffix](../../benchmarks/results/{machine}/{stem}.svg)\n\n"
-            f"{r['model']} in {r['dtype']} on {machine}: time as a power of the tree's tokens along each axis: "
-            f"{exponents}."
-        )
-    return "\n\n".join(parts)
-
-
 def drift_table(results: list[dict[str, Any]]) -> str:
     """By how much scores move with the composition of their batch, one row each, without what was refused."""
     head = [
@@ -228,7 +215,7 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 def text(found: dict[str, list[dict[str, Any]]]) -> str:
     """Everything between the marks."""
-    taken = [r["environment"] for name in ("compare", "engine", "scaling") for r in found.get(name, [])]
+    taken = [r["environment"] for name in ("compare", "engine") for r in found.get(name, [])]
     machines = sorted(
         {
             f"{machine_name(e)} is {e.get('gpu', e['processor'])}, {e['cores']} cores, "
@@ -242,8 +229,6 @@ def text(found: dict[str, list[dict[str, Any]]]) -> str:
         parts.append(comparison_table(found["compare"]))
     if found.get("engine"):
         parts.append(engine_table(found["engine"]))
-    if found.get("scaling"):
-        parts.append(scaling_text(found["scaling"]))
     return "\n\n".join(parts)
 
 

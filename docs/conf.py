@@ -29,7 +29,11 @@ autodoc_typehints_format = "short"
 # Types of other packages, whose pages are not here, and of what a user only passes on.
 nitpick_ignore_regex = [
     ("py:.*", r"(?!instsel\.).*"),
-    ("py:class", r".*\.(OwnTemplate|CausalModel|Crew|Guest|Prepared|Layout|Execution|Work)"),
+    (
+        "py:class",
+        r".*\.(OwnTemplate|CausalModel|ChatSettings|WorkerBackend|ModelSession|PreparedRequests|Layout|Execution|PlannedTree"
+        r"|MethodFunction)",
+    ),
 ]
 
 smartquotes = False

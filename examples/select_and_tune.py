@@ -30,7 +30,7 @@ def choose(scorer: instsel.Scorer, rows: list[dict[str, Any]], budget: int | flo
     return [rows[i] for i in instsel.select(found.ifd, budget, selectable=found.status == "ok", max_score=1.0)]
 
 
-def tune(model: str, data: Path, output: Path, steps: int) -> list[float]:
+def tune(model: str, data: Path, output: Path, steps: int, learning_rate: float) -> list[float]:
     """Train on an exported file; gives the loss of each step."""
     from datasets import load_dataset
     from transformers import AutoTokenizer
@@ -43,7 +43,7 @@ def tune(model: str, data: Path, output: Path, steps: int) -> list[float]:
         output_dir=str(output),
         max_steps=steps,
         per_device_train_batch_size=4,
-        learning_rate=1e-3,
+        learning_rate=learning_rate,
         logging_steps=1,
         save_strategy="no",
         report_to=[],
@@ -63,12 +63,13 @@ def main() -> None:
     parser.add_argument("--pool", type=Path, required=True, help="JSONL of instruction, input, output")
     parser.add_argument("--budget", type=float, default=0.1, help="share of the pool to keep")
     parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--learning-rate", type=float, default=2e-5, help="of all weights; smaller for larger models")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     rows = [json.loads(line) for line in args.pool.read_text(encoding="utf-8").splitlines()]
     kept = choose(instsel.Scorer(args.model), rows, args.budget)
     [data] = export(kept, "trl", args.output, overwrite=True)
-    losses = tune(args.model, data, args.output / "model", args.steps)
+    losses = tune(args.model, data, args.output / "model", args.steps, args.learning_rate)
     print(f"kept {len(kept)} of {len(rows)} rows; loss by step: {', '.join(f'{loss:.3f}' for loss in losses)}")
 
 

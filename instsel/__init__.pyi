@@ -28,6 +28,10 @@ from instsel.methods.wici import InfluenceResult as InfluenceResult
 from instsel.methods.wici import wici as wici
 from instsel.parallel.ray_workers import ray_workers as ray_workers
 from instsel.parallel.workers import workers as workers
+from instsel.runner.method_run import run_method as run_method
+from instsel.runner.scored_run import MethodRun as MethodRun
+from instsel.selection.folder_selection import WrittenSelection as WrittenSelection
+from instsel.selection.run_selection import select_run as select_run
 from instsel.selection.selector import select as select
 
 __version__: str

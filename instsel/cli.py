@@ -17,7 +17,16 @@ from instsel.runs.interrupts import Interrupted, Interrupts
 from instsel.runs.lock import FolderInUseError
 from instsel.terminal import complain, show_own_warnings
 
-COMMANDS = ("select", "report", "export", "demo", "status", "merge")  # besides the methods, of which each is a command
+COMMANDS = (
+    "curate",
+    "inspect",
+    "select",
+    "report",
+    "export",
+    "demo",
+    "status",
+    "merge",
+)  # besides methods, each a command too
 FAILED = 1
 _QUIET_LIBRARIES = {
     "TRANSFORMERS_VERBOSITY": "error",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import unicodedata
 import warnings
@@ -10,6 +11,7 @@ from pathlib import Path
 _PACKAGE = str(Path(__file__).parent)
 # Control, format (right-to-left marks, zero widths), surrogate, private use, line and paragraph separators.
 _UNPRINTABLE = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+_REMARKING = ("torchao", "torch.utils._pytree")  # loggers; transformers' has a variable of its own
 MAX_CHARACTERS = 600  # of one message
 
 
@@ -41,7 +43,12 @@ def complain(kind: str, text: str) -> None:
 
 
 def show_own_warnings() -> None:
-    """From now on the package's warnings are one line each and said once; those of other packages are dropped."""
+    """From now on the package's warnings are one line each and said once; those of other packages are dropped.
+
+    So are the remarks that packages log when they are imported, of kernels that they have not and of each other.
+    """
+    for name in _REMARKING:
+        logging.getLogger(name).setLevel(logging.ERROR)
     said: set[str] = set()
 
     def show(message, category, filename, lineno, file=None, line=None):  # type: ignore[no-untyped-def]

@@ -1,4 +1,4 @@
-"""The C++ module (csrc/binding.cpp). Arrays are NumPy views; bfloat16 comes as uint16."""
+"""The C++ module (csrc/binding/binding.cpp). Arrays are NumPy views; bfloat16 comes as uint16."""
 
 import numpy as np
 
@@ -98,6 +98,26 @@ def bfloat16_gated_linear(
     threads: int,
     instruction_set: str,
 ) -> None: ...
+def experts_bytes(rows: int, chosen: int, experts: int, hidden: int, inner: int) -> int: ...
+def bfloat16_experts(
+    x: np.ndarray,
+    experts: np.ndarray,
+    weights: np.ndarray,
+    gate: np.ndarray,
+    gate_bias: np.ndarray | None,
+    up: np.ndarray,
+    up_bias: np.ndarray | None,
+    down: np.ndarray,
+    down_bias: np.ndarray | None,
+    gelu_tanh: bool,
+    alpha: float,
+    limit: float,
+    offset: float,
+    memory: np.ndarray,
+    out: np.ndarray,
+    threads: int,
+    instruction_set: str,
+) -> None: ...
 def float_tree_attention(
     query: np.ndarray,
     key: np.ndarray,
@@ -116,15 +136,69 @@ def float_tree_attention(
     threads: int,
     instruction_set: str,
 ) -> None: ...
-def rms_norm(
+def layer_norm(
     x: np.ndarray,
-    update: np.ndarray | None,
     weight: np.ndarray,
+    bias: np.ndarray | None,
     weight_offset: float,
     epsilon: float,
+    centred: bool,
+    add: bool,
     out: np.ndarray,
     threads: int,
     instruction_set: str,
 ) -> None: ...
 def gate_in_place(x: np.ndarray, up: np.ndarray, activation: str, threads: int, instruction_set: str) -> None: ...
-def rotate_in_place(x: np.ndarray, cos: np.ndarray, sin: np.ndarray, threads: int, instruction_set: str) -> None: ...
+def rotate_in_place(
+    x: np.ndarray, cos: np.ndarray, sin: np.ndarray, interleaved: bool, threads: int, instruction_set: str
+) -> None: ...
+def tree_convolution(
+    x: np.ndarray,
+    taps: np.ndarray,
+    bias: np.ndarray | None,
+    silu: bool,
+    offsets: np.ndarray,
+    parents: np.ndarray,
+    initial: np.ndarray,
+    keep: np.ndarray,
+    out: np.ndarray,
+    ends: np.ndarray,
+    threads: int,
+    instruction_set: str,
+) -> None: ...
+def tree_delta_rule(
+    query: np.ndarray,
+    key: np.ndarray,
+    value: np.ndarray,
+    decay: np.ndarray,
+    beta: np.ndarray,
+    key_heads: int,
+    heads: int,
+    scaling: float,
+    normalize: bool,
+    offsets: np.ndarray,
+    parents: np.ndarray,
+    initial: np.ndarray,
+    keep: np.ndarray,
+    out: np.ndarray,
+    states: np.ndarray,
+    threads: int,
+    instruction_set: str,
+) -> None: ...
+def tree_scan(
+    x: np.ndarray,
+    step_size: np.ndarray,
+    rate: np.ndarray,
+    write: np.ndarray,
+    read: np.ndarray,
+    skip: np.ndarray | None,
+    groups: int,
+    offsets: np.ndarray,
+    parents: np.ndarray,
+    initial: np.ndarray,
+    keep: np.ndarray,
+    out: np.ndarray,
+    states: np.ndarray,
+    threads: int,
+    instruction_set: str,
+) -> None: ...

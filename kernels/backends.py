@@ -12,6 +12,7 @@ import torch
 
 BACKENDS = ("reference", "cpu", "triton")
 TRITON_VERSIONS = ">=3.5,<3.10"
+OLDEST_CAPABILITY = (8, 0)
 
 
 @functools.cache
@@ -25,12 +26,20 @@ def native_error() -> str | None:
 
 
 @functools.cache
-def triton_error() -> str | None:
-    """Why Triton cannot be used, or None if it can."""
+def triton_error(device: torch.device | None = None) -> str | None:
+    """Why Triton cannot be used, or not on this GPU, or None if it can."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed (pip install 'instsel[triton]')"
     found = version_outside("triton", TRITON_VERSIONS)
-    return found and f"the kernels work with Triton {TRITON_VERSIONS}, found {found} (pip install 'instsel[triton]')"
+    if found:
+        return f"the kernels work with Triton {TRITON_VERSIONS}, found {found} (pip install 'instsel[triton]')"
+    if device is None or device.type != "cuda" or torch.version.hip is not None:
+        return None
+    # On a T4 (7.5) no tile fits: shared memory does not suffice, and 7 KiB of registers would spill.
+    needed, has = OLDEST_CAPABILITY, torch.cuda.get_device_capability(device)
+    if has >= needed:
+        return None
+    return f"the kernels need compute capability {needed[0]}.{needed[1]} or later, and {device} has {has[0]}.{has[1]}"
 
 
 def version_outside(distribution: str, versions: str) -> str | None:
@@ -61,7 +70,7 @@ def choose_backend(backend: str, device: torch.device) -> str:
     """
     if backend == "auto":
         if device.type == "cuda":
-            if (error := triton_error()) is None:
+            if (error := triton_error(device)) is None:
                 return "triton"
             _say_slower(error)
         if device.type == "cpu" and native_error() is None:
@@ -73,7 +82,7 @@ def choose_backend(backend: str, device: torch.device) -> str:
     if backend == "cpu":
         reason = native_error() if device.type == "cpu" else f"it needs CPU tensors and these are on {device}"
     elif backend == "triton":
-        reason = triton_error()
+        reason = triton_error(device)
         if reason is None and device.type == "cpu" and not triton_interpreted():
             reason = "it needs GPU tensors (or TRITON_INTERPRET=1, set before Triton is imported) and these are on cpu"
     if reason is not None:

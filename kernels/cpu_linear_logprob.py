@@ -46,7 +46,7 @@ def accumulate_by_products(
     logits = torch.empty(TILE_ROWS * columns, dtype=torch.float32)
     upcast = torch.empty(columns, weight.shape[1], dtype=torch.float32) if weight.dtype != torch.float32 else None
     biases = bias_array(bias)
-    onednn = float_product(columns, weight.shape[1]) == "onednn"
+    onednn = float_product() == "onednn"
     for start in range(0, weight.shape[0], columns):
         stop = min(start + columns, weight.shape[0])
         chunk = weight[start:stop]

@@ -2,7 +2,7 @@
 
 What stands between two products in a model's own code, calls through modules and views of tensors, is little work but
 much code: after the milliseconds of a product it is no longer in the processor's caches. Here all views are made once
-for a pack, and each layer is a dozen calls one after another.
+for a pack, and each layer is a dozen calls one after another: a short list of steps.
 """
 
 from __future__ import annotations
@@ -12,141 +12,122 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from .cpu_tree_attention import LARGEST_HEAD, attend
+from .layer_attention import Attention, Keep, KeysValues, Pass
 from .layer_memory import LayerMemory, LayerShape
-from .layer_products import GatedProduct, Product, Rows
+from .layer_norms import Norm
+from .layer_products import FeedForward, Rows
 from .native_arrays import Machine
 
-KeysValues = tuple[Tensor, Tensor]  # [tokens, kv_heads, d] each
-Keep = Callable[[Tensor, Tensor], None]
+HIDDEN = 0  # the place of the hidden states; those behind it hold rows of as many columns on their way
 
 
-class Norm(NamedTuple):
-    """`x / sqrt(mean(x^2) + epsilon) * (weight + offset)`."""
+class Call(NamedTuple):
+    """Something of the model's own: rows [T, H] to rows [T, H]."""
 
-    weight: np.ndarray
-    offset: float
-    epsilon: float
-
-    def into(self, x: np.ndarray, out: np.ndarray, machine: Machine) -> None:
-        from . import _native
-
-        _native.rms_norm(x, None, *self, out, *machine)
+    run: Callable[[Tensor], Tensor]
 
 
-@dataclass(frozen=True)
-class Attention:
-    """`out(attention(rotate(norm(query(x))), rotate(norm(key(x))), value(x)))`; the two norms are of heads."""
+Part = Norm | Attention | FeedForward | Call
 
-    query: Product
-    key: Product
-    value: Product
-    out: Product
-    query_norm: Norm | None
-    key_norm: Norm | None
-    head_size: int
-    scaling: float
-    window: int | None
-    softcap: float | None
+
+class Step(NamedTuple):
+    """What one part of a layer makes of the rows at `source`, written to `target`, or added to what stands there."""
+
+    part: Part
+    source: int
+    target: int
+    add: bool = False
+
+
+class Sum(NamedTuple):
+    """`hidden = scale * hidden + factor * source`."""
+
+    source: int
+    factor: float = 1.0
+    scale: float = 1.0
+
+    def forward(self, rows: Sequence[Rows]) -> None:
+        hidden, source = rows[HIDDEN].tensor, rows[self.source].tensor
+        if self.scale == 0.0:
+            hidden.copy_(source)
+            if self.factor != 1.0:
+                hidden.mul_(self.factor)
+            return
+        if self.scale != 1.0:
+            hidden.mul_(self.scale)
+        if self.factor != 0.0:
+            hidden.add_(source, alpha=self.factor)
 
 
 @dataclass(frozen=True)
 class DecoderLayer:
-    """`x += attention(attention_norm(x))`, then `x += down(gated(feed_forward_norm(x)))`."""
+    """Steps, in the order in which they run, from hidden states of `columns` numbers to the next ones."""
 
-    attention_norm: Norm
-    attention: Attention
-    feed_forward_norm: Norm
-    gated: GatedProduct
-    down: Product
+    steps: tuple[Step | Sum, ...]
+    columns: int
+    dtype: torch.dtype
+
+    @cached_property
+    def attention(self) -> Attention | None:
+        """Its attention, of which it has one at most."""
+        return next((part for part in self._parts if isinstance(part, Attention)), None)
+
+    @cached_property
+    def _parts(self) -> list[Part]:
+        return [step.part for step in self.steps if isinstance(step, Step)]
+
+    @cached_property
+    def only_kernels(self) -> bool:
+        """Whether nothing of the model's own is called."""
+        return not any(isinstance(part, Call) for part in self._parts)
 
     @cached_property
     def shape(self) -> LayerShape:
         """Of the memory that it needs."""
-        attention, gates = self.attention, self.gated.matrices
-        columns = attention.query.depth, attention.query.outputs, attention.key.outputs, self.down.depth
-        return LayerShape(*columns, attention.head_size, gates)
+        attention = self.attention
+        feed_forwards = [part for part in self._parts if isinstance(part, FeedForward)]
+        gate = max((part.depth for part in feed_forwards), default=0)
+        gates = max((part.matrices for part in feed_forwards), default=0)
+        slots = max((max(step.source, step.target) for step in self.steps if isinstance(step, Step)), default=0)
+        queries, keys = (attention.query.product.outputs, attention.key.product.outputs) if attention else (0, 0)
+        return LayerShape(self.columns, queries, keys, gate, attention.head_size if attention else 1, gates, slots)
 
-    def can_run(self) -> bool:
-        """Whether the kernels take its shape."""
-        attention, size = self.attention, self.attention.head_size
-        if size > LARGEST_HEAD or size % 2 != 0 or attention.value.outputs != attention.key.outputs:
-            return False
-        return attention.query.outputs % size == 0 and attention.key.outputs % size == 0
-
-    def run(
+    def forward(
         self,
         hidden: Tensor,
-        cos: Tensor,
-        sin: Tensor,
+        tables: tuple[Tensor, Tensor] | None,
         memory: LayerMemory,
-        cached: Sequence[KeysValues] = (),
+        cached: Callable[[], Sequence[KeysValues]] = tuple,
         keep: Keep | None = None,
     ) -> None:
         """Hidden states [T, H] to the next ones, in place.
 
-        cos, sin  [T, d], of the rotary embedding
-        memory    made for a layer of this `shape` and the pack's segments
-        cached    keys and values that stand before the pack's own
-        keep      called with the pack's own keys and values [T, kv_heads, d] in memory that the next layer overwrites
+        tables  cosines and sines [T, r] of the rotary embedding
+        memory  made for a layer of this `shape` and the pack's segments
+        cached  gives the keys and values that stand before the pack's own, asked once
+        keep    called with the pack's own keys and values [T, kv_heads, d] in memory that the next layer overwrites
         """
-        machine, attention = Machine.now(), self.attention
-        x = Rows.of(hidden)
-        self.attention_norm.into(x.array, memory.normed.array, machine)
-        attended = self._attend(cos, sin, memory, cached, keep, machine)
-        attention.out.add_to(attended, x, machine)
-        self.feed_forward_norm.into(x.array, memory.normed.array, machine)
-        gated = self.gated.into(memory.normed, memory.gated, machine)
-        self.down.add_to(gated, x, machine)
-
-    def _attend(
-        self,
-        cos: Tensor,
-        sin: Tensor,
-        memory: LayerMemory,
-        cached: Sequence[KeysValues],
-        keep: Keep | None,
-        machine: Machine,
-    ) -> Rows:
-        from . import _native
-
-        attention, x = self.attention, memory.normed
-        if attention.query_norm is None:
-            query = attention.query.anywhere(x, memory.query, machine)
-        else:
-            query = memory.query
-            # The norm reads what stands where the result of attention will be.
-            raw = attention.query.anywhere(x, memory.attended, machine)
-            attention.query_norm.into(memory.by_head(raw), memory.by_head(query), machine)
-        if attention.key_norm is None:
-            attention.key.into(x, memory.keys.own, machine)
-        else:
-            raw = attention.key.anywhere(x, memory.raw_keys, machine)
-            attention.key_norm.into(memory.by_head(raw), memory.by_head(memory.keys.own), machine)
-        attention.value.into(x, memory.values.own, machine)
-        cosines, sines = memory.rotary(cos, sin)
-        queries, keys = memory.heads(query), memory.heads(memory.keys.own)
-        _native.rotate_in_place(queries, cosines, sines, *machine)
-        _native.rotate_in_place(keys, cosines, sines, *machine)
-        if keep is not None:
-            keep(*(part.own.tensor.unflatten(1, (-1, attention.head_size)) for part in (memory.keys, memory.values)))
-        if cached:
-            torch.cat([key.flatten(1) for key, _ in cached], out=memory.keys.before)
-            torch.cat([value.flatten(1) for _, value in cached], out=memory.values.before)
-        attend(
-            queries,
-            memory.heads(memory.keys.all),
-            memory.heads(memory.values.all),
-            memory.heads(memory.attended),
-            memory.segments,
-            attention.scaling,
-            attention.window,
-            attention.softcap,
-            None,
-            machine,
-        )
-        return memory.attended
+        machine = Machine.now()
+        rows = Rows.of(hidden), *memory.slots
+        for step in self.steps:
+            if isinstance(step, Sum):
+                step.forward(rows)
+                continue
+            part, source, target, add = step
+            x, out = rows[source], rows[target]
+            if isinstance(part, Norm):
+                (part.add_to if add else part.into)(x.array, out.array, machine)
+            elif isinstance(part, Call):
+                out.tensor.copy_(part.run(x.tensor))
+            else:
+                if isinstance(part, Attention):
+                    last, inner = part.out, part.into(x, Pass(memory, tables, cached, keep, machine))
+                else:
+                    last, inner = part.down, part.into(x, memory.gated, machine)
+                if add:
+                    last.add_to(inner, out, machine)
+                else:
+                    last.into(inner, out, machine)

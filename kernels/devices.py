@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from .float32_products import full_float32_products
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
@@ -21,9 +23,15 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def current(device: torch.device) -> AbstractContextManager[object]:
-    """Within this block a GPU is the current one: Triton launches there, whatever the tensors' device, and a stream or
-    an event is one of it."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+    """Within this block a GPU is the current one, and its float32 products are not rounded: Triton launches there,
+    whatever the tensors' device, and a stream or an event is one of it."""
+    return _on_gpu(device) if device.type == "cuda" else nullcontext()
+
+
+@contextmanager
+def _on_gpu(device: torch.device) -> Iterator[None]:
+    with torch.cuda.device(device), full_float32_products():
+        yield
 
 
 def to_host(tensor: Tensor) -> Callable[[], np.ndarray]:

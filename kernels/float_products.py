@@ -1,30 +1,22 @@
-"""Products in float32 by whichever of torch's two libraries is faster on this processor.
+"""Products in float32 by whichever of torch's two libraries is faster on this processor, by a rule.
 
-torch multiplies float32 by MKL, which runs AVX2 code on processors that are not Intel's; oneDNN, which torch uses for
-bfloat16, was 1.3 to 1.8 times as fast on two cores of a Zen 4 (1.04 to 1.13 on one). Their sums round differently:
-INSTSEL_FLOAT_PRODUCT=mkl or =onednn settles the choice, so that bits do not depend on a measurement.
+torch multiplies float32 by MKL, which runs AVX2 code on processors that are not Intel's, AVX-512 or not. oneDNN, which
+torch uses for bfloat16, was 1.04 to 1.5 times as fast in 22 of 27 products of layers on one thread of a Zen 4, and 0.8
+to 1 times in five small ones; held to AVX2, neither was the faster. Their sums round differently, and
+INSTSEL_FLOAT_PRODUCT=mkl or =onednn takes the place of the rule.
 """
 
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 LIBRARIES = ("mkl", "onednn")
 VARIABLE = "INSTSEL_FLOAT_PRODUCT"
-# Rows and, at most, outputs of the products that are timed: a millisecond or two each.
-TIMED_ROWS, TIMED_OUTPUTS = 256, 512
-TIMED_PAIRS = 8
-# What oneDNN must gain to be chosen: where both are as fast, the choice must not be left to chance.
-LEAST_GAIN = 1.1
-
-Choices = dict[tuple[int, int], str]
-_measured: Choices = {}
-_settled: Choices | None = None
 
 
 def by_mkl(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -37,77 +29,44 @@ def by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
-def float_product(outputs: int, depth: int) -> str:
-    """Which of `LIBRARIES` multiplies by a float32 weight [outputs, depth]: the environment's, or the faster.
+def float_product() -> str:
+    """Which of `LIBRARIES` multiplies float32 here: the environment's, or the one for this processor.
 
-    Timed once in a process for a shape; ValueError if INSTSEL_FLOAT_PRODUCT is neither.
+    ValueError if INSTSEL_FLOAT_PRODUCT is neither.
     """
     wanted = os.environ.get(VARIABLE, "")
+    if wanted and wanted not in LIBRARIES:
+        raise ValueError(f"{VARIABLE}: expected one of {LIBRARIES}, got {wanted!r}")
+    if wanted == "onednn" and not _has_onednn():
+        raise ValueError(f"{VARIABLE}: this build of torch has no oneDNN")
     if wanted:
-        if wanted not in LIBRARIES:
-            raise ValueError(f"{VARIABLE}: expected one of {LIBRARIES}, got {wanted!r}")
-        if wanted == "onednn" and not _has_onednn():
-            raise ValueError(f"{VARIABLE}: this build of torch has no oneDNN")
         return wanted
-    if not (_has_onednn() and outputs and depth):
-        return "mkl"
-    shape = min(outputs, TIMED_OUTPUTS), depth
-    if _settled is not None:
-        return _settled.get(shape, "mkl")
-    if shape not in _measured:
-        _measured[shape] = _faster(*shape)
-    return _measured[shape]
+    instructions = torch.backends.cpu.get_cpu_capability()
+    return library_for(_maker(), instructions) if _has_onednn() else "mkl"
 
 
-def choices_for(shapes: Iterable[tuple[int, int]]) -> Choices:
-    """What is chosen here for weights [outputs, depth], and for the chunks of a head of each depth: for `settle`."""
-    wanted = {(min(outputs, TIMED_OUTPUTS), depth) for outputs, depth in shapes}
-    wanted |= {(TIMED_OUTPUTS, depth) for _, depth in wanted}
-    return {shape: float_product(*shape) for shape in sorted(wanted)}
+def library_for(maker: str, instructions: str) -> str:
+    """The rule, by a processor's maker (as its CPUID says; "" unknown) and torch's instruction set on it.
 
-
-def choices_made() -> Choices:
-    """All that was measured in this process, or remembered: for `remember` in one that goes on with its work."""
-    return dict(_measured)
-
-
-def remember(choices: Choices) -> None:
-    """Take the choices of an earlier process for its shapes, so that its work goes on with the same bits."""
-    _measured.update(choices)
-
-
-def settle(choices: Choices) -> None:
-    """Take the choices that another process made, beside those taken before: nothing is measured here any more.
-
-    With one thread another library may be the faster than with two, and bits are to be those of that process. Shapes
-    that are not among the choices are by MKL.
+    >>> library_for("AuthenticAMD", "AVX512"), library_for("GenuineIntel", "AVX512")
+    ('onednn', 'mkl')
     """
-    global _settled
-    _settled = {**(_settled or {}), **choices}
+    return "onednn" if instructions == "AVX512" and maker not in ("", "GenuineIntel") else "mkl"
 
 
 def float_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`x weight^T + bias` of float32 rows x [T, H] and a weight [N, H], by `float_product(N, H)`."""
-    product = by_onednn if float_product(weight.shape[0], weight.shape[1]) == "onednn" else by_mkl
-    return product(x, weight, bias)
+    """`x weight^T + bias` of float32 rows x [T, H] and a weight [N, H], by `float_product()`."""
+    return (by_onednn if float_product() == "onednn" else by_mkl)(x, weight, bias)
 
 
 def _has_onednn() -> bool:
     return torch.backends.mkldnn.is_available()
 
 
-def _faster(outputs: int, depth: int) -> str:
-    generator = torch.Generator().manual_seed(0)
-    x, weight = (torch.randn(rows, depth, generator=generator) for rows in (TIMED_ROWS, outputs))
-    # With all threads, between which much of the difference lies. What else the machine does only ever adds to a time,
-    # so the least of several in turns is what the processor can do.
-    pairs = [(_seconds(by_mkl, x, weight), _seconds(by_onednn, x, weight)) for _ in range(TIMED_PAIRS)]
-    mkl, onednn = (min(times) for times in zip(*pairs, strict=True))
-    return "onednn" if mkl >= LEAST_GAIN * onednn else "mkl"
-
-
-@torch.inference_mode()
-def _seconds(product: Callable[[Tensor, Tensor], Tensor], x: Tensor, weight: Tensor) -> float:
-    begin = time.perf_counter()
-    product(x, weight)
-    return time.perf_counter() - begin
+@cache
+def _maker() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), "")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from .layer_products import Rows
 from .native_arrays import array_of
+from .rotary_tables import Rotary
 from .tree_segments import TreeSegments
 
 
@@ -21,7 +23,8 @@ class LayerShape(NamedTuple):
     keys: int  # and of the values
     gate: int
     head_size: int
-    gates: int  # matrices that the gated product is computed in
+    gates: int  # matrices that the feed-forward network is computed in
+    slots: int = 1  # matrices of as many columns as the hidden states
 
 
 def _blocks(shape: LayerShape, tokens: int, cached: int) -> dict[str, tuple[int, int]]:
@@ -29,7 +32,7 @@ def _blocks(shape: LayerShape, tokens: int, cached: int) -> dict[str, tuple[int,
     keys = cached + tokens, shape.keys
     # Queries and what they attend to are done with before the gate is computed.
     shared = tokens, max(shape.gates * shape.gate, 2 * shape.queries)
-    return {"normed": (tokens, shape.hidden), "shared": shared, "keys": keys, "values": keys}
+    return {"slots": (tokens, shape.slots * shape.hidden), "shared": shared, "keys": keys, "values": keys}
 
 
 class Storage:
@@ -85,17 +88,17 @@ class LayerMemory:
         taken = storage.take_all(shape, tokens, cached, dtype)
         self.head_size = shape.head_size
         self.segments = segments
-        self.normed = Rows.of(taken["normed"])
-        shared = taken["shared"].view(-1)
 
-        def part(index: int, columns: int) -> Rows:
-            return Rows.of(shared[index * tokens * columns : (index + 1) * tokens * columns].view(tokens, columns))
+        def parts(block: str, count: int, columns: int) -> list[Rows]:
+            rows = taken[block].view(-1)[: count * tokens * columns].view(count, tokens, columns)
+            return [Rows.of(rows[index]) for index in range(count)]
 
-        self.query, self.attended = part(0, shape.queries), part(1, shape.queries)
+        self.slots = parts("slots", shape.slots, shape.hidden)
+        self.query, self.attended = parts("shared", 2, shape.queries)
         self.raw_keys = Rows.of(self.attended.tensor.view(-1)[: tokens * shape.keys].view(tokens, shape.keys))
-        self.gated = tuple(part(index, shape.gate) for index in range(shape.gates))
+        self.gated = parts("shared", shape.gates, shape.gate)
         self.keys, self.values = _KeyRows.of(taken["keys"], cached), _KeyRows.of(taken["values"], cached)
-        self._rotary: list[tuple[Tensor, np.ndarray]] = []
+        self._tables: dict[Any, tuple[list[Tensor], list[np.ndarray]]] = {}
 
     def by_head(self, rows: Rows) -> np.ndarray:
         """[T * heads, d]"""
@@ -105,9 +108,12 @@ class LayerMemory:
         """[T, heads, d]"""
         return rows.array.reshape(rows.array.shape[0], -1, self.head_size)
 
-    def rotary(self, cos: Tensor, sin: Tensor) -> list[np.ndarray]:
-        """Both as arrays, made once where all layers are given the same tensors, as most models do."""
-        same = [kept.data_ptr() == table.data_ptr() for (kept, _), table in zip(self._rotary, (cos, sin), strict=False)]
-        if same != [True, True]:
-            self._rotary = [(table, array_of(table.contiguous())) for table in (cos, sin)]
-        return [array for _, array in self._rotary]
+    def tables(self, rotary: Rotary, given: Sequence[Tensor]) -> list[np.ndarray]:
+        """A rotary embedding's tables as arrays, made once for all layers that are given the same tensors.
+
+        Those are kept, so that no other tensor comes to their address.
+        """
+        key = rotary, *(table.data_ptr() for table in given)
+        if key not in self._tables:
+            self._tables[key] = list(given), [array_of(rotary.table(table)) for table in given]
+        return self._tables[key][1]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .float_products import float_linear, float_product
+from .layer_norms import Norm
 from .native_arrays import Machine, array_of, has_bfloat16_products
 
 __all__ = [
@@ -32,23 +33,10 @@ DTYPES = (torch.float32, torch.bfloat16)
 ACTIVATIONS = ("silu", "gelu_tanh")
 
 
-def rms_norm(
-    x: Tensor, weight: Tensor, epsilon: float, *, weight_offset: float = 0.0, update: Tensor | None = None
-) -> Tensor:
-    """`x / sqrt(mean(x^2) + epsilon) * (weight + weight_offset)` of rows [T, H]; with `update`, `x += update` first."""
-    from . import _native
-
+def rms_norm(x: Tensor, weight: Tensor, epsilon: float, *, weight_offset: float = 0.0) -> Tensor:
+    """`x / sqrt(mean(x^2) + epsilon) * (weight + weight_offset)` of rows [T, H]."""
     out = torch.empty_like(x)
-    added = None if update is None else array_of(update)
-    _native.rms_norm(
-        array_of(x),
-        added,
-        array_of(weight),
-        weight_offset,
-        epsilon,
-        array_of(out),
-        *Machine.now(),
-    )
+    Norm.of(weight, weight_offset, epsilon).into(array_of(x), array_of(out), Machine.now())
     return out
 
 
@@ -60,11 +48,14 @@ def gate_in_place(gate: Tensor, up: Tensor, activation: str) -> Tensor:
     return gate
 
 
-def rotate_in_place(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of x [T, heads, d] by cos and sin [T, d], halves rotated against each other, written over x."""
+def rotate_in_place(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = False) -> Tensor:
+    """Rotary embedding of x [T, heads, d] by cos and sin [T, r], written over the first r numbers of each head.
+
+    Their halves are turned against each other, or, `interleaved`, each even number against the next.
+    """
     from . import _native
 
-    _native.rotate_in_place(array_of(x), array_of(cos), array_of(sin), *Machine.now())
+    _native.rotate_in_place(array_of(x), array_of(cos.float()), array_of(sin.float()), interleaved, *Machine.now())
     return x
 
 
@@ -77,7 +68,7 @@ def can_multiply(weight: Tensor) -> bool:
     if weight.ndim != 2 or weight.numel() == 0 or weight.stride(1) != 1:
         return False
     if weight.dtype == torch.float32:
-        return weight.device.type == "cpu" and float_product(weight.shape[0], weight.shape[1]) == "onednn"
+        return weight.device.type == "cpu" and float_product() == "onednn"
     return weight.dtype == torch.bfloat16 and weight.shape[1] % 32 == 0 and has_bfloat16_products()
 
 

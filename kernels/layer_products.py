@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -43,7 +44,7 @@ class Product(ABC):
 
     @abstractmethod
     def add_to(self, x: Rows, out: Rows, machine: Machine) -> None:
-        """`out += x weight^T`, for a product without bias."""
+        """`out += x weight^T + bias`."""
 
 
 class Bfloat16Product(Product):
@@ -81,6 +82,8 @@ class TorchProduct(Product):
 
     def add_to(self, x: Rows, out: Rows, machine: Machine) -> None:
         torch.addmm(out.tensor, x.tensor, self.transposed, out=out.tensor)
+        if self.bias is not None:
+            out.tensor.add_(self.bias)
 
 
 class OnednnProduct(Product):
@@ -94,7 +97,7 @@ class OnednnProduct(Product):
         return Rows.of(by_onednn(x.tensor, self.weight, self.bias))
 
     def add_to(self, x: Rows, out: Rows, machine: Machine) -> None:
-        out.tensor.add_(by_onednn(x.tensor, self.weight))
+        out.tensor.add_(by_onednn(x.tensor, self.weight, self.bias))
 
 
 def make_product(weight: Tensor, bias: Tensor | None = None) -> Product | None:
@@ -103,28 +106,45 @@ def make_product(weight: Tensor, bias: Tensor | None = None) -> Product | None:
         return Bfloat16Product(weight, bias) if can_multiply(weight) else None
     if weight.dtype != torch.float32 or weight.ndim != 2 or weight.numel() == 0:
         return None
-    return (OnednnProduct if float_product(*weight.shape) == "onednn" else TorchProduct)(weight, bias)
+    return (OnednnProduct if float_product() == "onednn" else TorchProduct)(weight, bias)
 
 
-class GatedProduct:
-    """`activation(x gate^T) * (x up^T)`, without biases; the activation is one of `layer_operations.ACTIVATIONS`."""
+Activation = str | Callable[[Tensor], Tensor]  # one of `layer_operations.ACTIVATIONS`, or the model's own
 
-    def __init__(self, gate: Product, up: Product, activation: str) -> None:
-        self.gate, self.up, self.activation = gate, up, activation
+
+class FeedForward:
+    """`down(activation(gate(x)) * up(x))`, or `down(activation(gate(x)))` without `up`."""
+
+    def __init__(self, gate: Product, up: Product | None, activation: Activation, down: Product) -> None:
+        self.gate, self.up, self.activation, self.down = gate, up, activation, down
+        named = isinstance(activation, str) and isinstance(gate, Bfloat16Product)
+        self._at_once = named and isinstance(up, Bfloat16Product) and gate.bias is None and up.bias is None
+
+    @property
+    def depth(self) -> int:
+        """Numbers of a row between the products."""
+        return self.gate.outputs
 
     @property
     def matrices(self) -> int:
         """Matrices [T, I] that it is computed in."""
-        return 1 if isinstance(self.gate, Bfloat16Product) else 2
+        return 1 if self._at_once or self.up is None else 2
 
-    def into(self, x: Rows, out: tuple[Rows, ...], machine: Machine) -> Rows:
-        """The result in memory of `out`: one matrix [T, I] or two."""
+    def into(self, x: Rows, out: Sequence[Rows], machine: Machine) -> Rows:
+        """The rows that `down` multiplies, in memory of `out`: one matrix [T, I] or two."""
         from . import _native
 
-        if isinstance(self.gate, Bfloat16Product) and isinstance(self.up, Bfloat16Product):
+        if self._at_once:
+            assert isinstance(self.gate, Bfloat16Product) and isinstance(self.up, Bfloat16Product)
+            assert isinstance(self.activation, str)
             weights = self.gate.arrays[0], self.up.arrays[0]
             _native.bfloat16_gated_linear(x.array, *weights, self.activation, out[0].array, *machine)
             return out[0]
-        gate, up = self.gate.anywhere(x, out[0], machine), self.up.anywhere(x, out[1], machine)
-        _native.gate_in_place(gate.array, up.array, self.activation, *machine)
-        return gate
+        gate = self.gate.anywhere(x, out[0], machine)
+        up = None if self.up is None else self.up.anywhere(x, out[1], machine)
+        if up is not None and isinstance(self.activation, str):
+            _native.gate_in_place(gate.array, up.array, self.activation, *machine)
+            return gate
+        assert not isinstance(self.activation, str)
+        active = self.activation(gate.tensor)
+        return Rows.of(active if up is None else active.mul_(up.tensor))

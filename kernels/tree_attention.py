@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import functools
-import importlib
 import math
-from collections.abc import Callable
 
 from torch import Tensor
 
+from .attention_kinds import AttentionKind, implementation
+from .attention_probes import backend_failure
 from .backends import choose_backend, triton_error
 from .devices import current
 from .tree_segments import TreeSegments
 from .validation import FLOATS, check_length, check_tensor
+from .varlen_attention import varlen_error
 
-IMPLEMENTATIONS = {
-    "reference": ".tree_attention_reference",
-    "cpu": ".cpu_tree_attention",
-    "triton": ".triton_tree_attention",
-    "varlen": ".varlen_attention",
-}
 # Flash attention over varlen segments copies every path's keys and values. Up to this many copies of a key that costs
 # less than its better kernel gains (a copy is one more write and read, in a pass bound by arithmetic); with more, as
 # with a long prefix and many short answers, the copies are the larger part of the bytes moved.
@@ -27,28 +21,43 @@ LARGEST_COPY_RATIO = 3
 
 
 def choose_attention_backend(
-    backend: str, query: Tensor, key: Tensor, segments: TreeSegments, softcap: float | None, has_sinks: bool
+    backend: str,
+    query: Tensor,
+    key: Tensor,
+    segments: TreeSegments,
+    *,
+    window: int | None,
+    softcap: float | None,
+    has_sinks: bool,
 ) -> str:
-    """As `choose_backend`, with flash attention over gathered paths ("varlen") as one more on a GPU."""
-    from .varlen_attention import varlen_error
+    """As `choose_backend`, with flash attention over gathered paths ("varlen") as one more on a GPU.
 
-    given = query.device, query.dtype, softcap, has_sinks
+    There "auto" is the first that agrees with the reference for calls of this kind, by what is copied: see
+    `attention_probes`.
+    """
+    if backend != "varlen" and (backend != "auto" or query.device.type != "cuda"):
+        return choose_backend(backend, query.device)
+    kind = AttentionKind(
+        query.device,
+        query.dtype,
+        query.shape[2],
+        query.shape[1] // key.shape[1],
+        window is not None,
+        softcap is not None,
+        has_sinks,
+    )
+    error = varlen_error(kind)
     if backend == "varlen":
-        error = varlen_error(*given)
         if error is not None:
             raise ValueError(f"backend: 'varlen' cannot be used: {error}")
         return backend
-    if backend == "auto" and query.device.type == "cuda" and varlen_error(*given) is None:
-        copied = int(segments.context_length @ segments.query_offsets.diff().clamp(max=1).long()) + query.shape[0]
-        if copied <= LARGEST_COPY_RATIO * key.shape[0] or triton_error() is not None:
-            return "varlen"
-    return choose_backend(backend, query.device)
-
-
-@functools.cache
-def _implementation(backend: str) -> Callable[..., Tensor]:
-    run: Callable[..., Tensor] = importlib.import_module(IMPLEMENTATIONS[backend], __package__).tree_attention
-    return run
+    copied = int(segments.context_length @ segments.query_offsets.diff().clamp(max=1).long()) + query.shape[0]
+    order = ("varlen", "triton") if copied <= LARGEST_COPY_RATIO * key.shape[0] else ("triton", "varlen")
+    possible = {"varlen": error is None, "triton": triton_error(query.device) is None}
+    for name in order:
+        if possible[name] and backend_failure(name, kind) is None:
+            return name
+    return "reference" if possible["triton"] else choose_backend(backend, query.device)
 
 
 def tree_attention(
@@ -119,8 +128,10 @@ def tree_attention(
         check_tensor("sinks", sinks, 1, FLOATS, query.device)
         check_length("sinks", sinks, heads, "the number of query heads")
         sinks = sinks.detach().float().contiguous()
-    chosen = choose_attention_backend(backend, query, key, segments, softcap, sinks is not None)
-    run = _implementation(chosen)
+    chosen = choose_attention_backend(
+        backend, query, key, segments, window=window, softcap=softcap, has_sinks=sinks is not None
+    )
+    run = implementation(chosen)
     scale = 1.0 / math.sqrt(head_size) if scaling is None else float(scaling)
     tensors = query.detach(), key.detach(), value.detach()
     with current(query.device):

@@ -8,7 +8,7 @@ import numpy as np
 
 from .tree_segments import TreeSegments
 
-KEY_BLOCK = 32  # csrc/tree_layout.h
+KEY_BLOCK = 32  # csrc/attention/tree_layout.h
 
 
 @dataclass(frozen=True, slots=True)

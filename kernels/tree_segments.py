@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Integers = Any  # a sequence of ints, an integer NumPy array or an integer tensor
+Integers = Sequence[int] | np.ndarray | Tensor  # a sequence of ints, an integer NumPy array or an integer tensor
 
 
 @dataclass(frozen=True, slots=True)

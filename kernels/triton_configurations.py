@@ -1,6 +1,7 @@
 """Tile sizes of the Triton kernels by architecture and type: a table, as autotuning would make results depend on it.
 
-Every entry is compiled ahead of time by the tests for its architecture, without register spills. The tile of
+Every entry is compiled ahead of time by the tests for its architecture, in every Triton that a supported torch brings
+(`make check-triton`): without register spills, and with no wait between Hopper's products of a group. The tile of
 `linear_logprob` decides in which order a row is added up, so it depends on nothing but the device, the type and H.
 """
 
@@ -49,24 +50,21 @@ LINEAR: dict[tuple[str, int, bool], LinearConfiguration] = {
         for argmax in (False, True)
     },
 }
-# Keyed by architecture, bytes per element and the head size rounded up to a power of two.
+# Keyed by architecture, bytes per element and the head size rounded up to a power of two. With 128 rows times 32 keys,
+# heads of 128 would spill 16 to 128 bytes, and on sm_90 there would be 20 waits for 20 products.
 ATTENTION: dict[tuple[str, int, int], AttentionConfiguration] = {
     **{(arch, 2, 64): AttentionConfiguration(128, 128, 8, 2) for arch in ("sm_80", "sm_86", "sm_90")},
-    **{(arch, 2, 128): AttentionConfiguration(128, 32, 8, 2) for arch in ("sm_80", "sm_90")},
-    ("sm_86", 2, 128): AttentionConfiguration(64, 64, 8, 2),  # the tile above would spill 88 bytes, 128 on sm_120
+    **{(arch, 2, 128): AttentionConfiguration(64, 64, 8, 2) for arch in ("sm_80", "sm_86", "sm_90")},
+    # 32 rows are too few for Hopper's own matrix instructions; the older ones do the work. In one compiler or another
+    # each tile of 64 rows that was tried would spill (24 to 790 bytes) or wait for each product.
     **{(arch, 2, 256): AttentionConfiguration(32, 32, 4, 1) for arch in ("sm_80", "sm_86")},
-    ("sm_90", 2, 256): AttentionConfiguration(64, 64, 8, 1),
+    ("sm_90", 2, 256): AttentionConfiguration(32, 32, 8, 2),  # with 4 warps 8 bytes would spill in Triton 3.9
     **{("gfx942", 2, size): AttentionConfiguration(64, 32, 4, 1) for size in (64, 128, 256)},
     **{
         (arch, 4, size): AttentionConfiguration(32, 16, 8 if size == 256 else 4, 1)
         for arch in ("sm_80", "sm_86", "sm_90", "gfx942")
         for size in (64, 128, 256)
     },
-}
-# Where a soft-cap or a window needs registers that the tile above does not leave (56 bytes would spill). 32 rows are
-# too few for Hopper's own matrix instructions; the older ones do the work.
-ATTENTION_CAPPED: dict[tuple[str, int, int], AttentionConfiguration] = {
-    ("sm_90", 2, 256): AttentionConfiguration(32, 32, 4, 1),
 }
 # With learned sinks some of the tiles above would spill 8 to 56 bytes.
 ATTENTION_WITH_SINKS: dict[tuple[str, int, int], AttentionConfiguration] = {
@@ -104,17 +102,14 @@ def linear_configuration(device: torch.device, dtype: torch.dtype, argmax: bool)
 
 
 def attention_configuration(
-    device: torch.device, dtype: torch.dtype, padded_head: int, *, capped: bool, sinks: bool
+    device: torch.device, dtype: torch.dtype, padded_head: int, *, sinks: bool
 ) -> AttentionConfiguration:
-    """`capped`: with a soft-cap or a window; `sinks`: with learned sinks."""
     if device.type == "cpu":
         return INTERPRETED_ATTENTION
     place = (architecture(device), dtype.itemsize, max(padded_head, 64))
     if place not in ATTENTION:
         raise ValueError(f"query: expected a head size up to 256 for backend 'triton', got one of {padded_head}")
-    if sinks:
-        return ATTENTION_WITH_SINKS.get(place, ATTENTION[place])
-    return ATTENTION_CAPPED.get(place, ATTENTION[place]) if capped else ATTENTION[place]
+    return ATTENTION_WITH_SINKS.get(place, ATTENTION[place]) if sinks else ATTENTION[place]
 
 
 def split_entries(device: torch.device) -> int:
@@ -122,8 +117,8 @@ def split_entries(device: torch.device) -> int:
 
 
 # Whether the fused kernel is taken when the caller does not say: {(architecture, bytes per element): fused}, from
-# benchmarks/gpu.sh. Where nothing was measured the fused kernel is: a row's bits do not depend on its batch there (a
-# vendor's product may choose another algorithm for another number of rows), and no logits take memory.
+# benchmarks/gpu_kernels.py. Where nothing was measured the fused kernel is: a row's bits do not depend on its batch
+# there (a vendor's product may choose another algorithm for another number of rows), and no logits take memory.
 MEASURED_FUSED: dict[tuple[str, int], bool] = {}
 
 

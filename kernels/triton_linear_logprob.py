@@ -12,8 +12,10 @@ from .triton_linear_states import linear_states
 from .triton_pairs import join_states, pairs_from_hidden_kernel
 from .triton_row_states import empty_states, row_states
 
-# Rows of one launch, which bound the memory of partial states: 16,384 rows times 128 splits times 16 bytes is 32 MB.
-PASS_ROWS = 16_384
+# Rows of one launch. Programs that run together have all rows and a few tiles of the vocabulary: at a hidden size of
+# 4,096 the rows (16 MiB in bfloat16) stay in a level-2 cache of 50 MB, and each launch reads the weights once. With
+# 16,384 rows every tile of the vocabulary would read them again from memory.
+PASS_ROWS = 2048
 # The unfused path's logits: rows times vocabulary entries of one product, 64 MB in float32.
 CHUNK_ENTRIES = 8192
 CHUNK_ROWS = 2048
@@ -25,10 +27,15 @@ def _fused_states(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: float, softcap: float | None, argmax: bool
 ) -> States:
     split = split_entries(hidden.device)
-    states = empty_states((triton.cdiv(weight.shape[0], split), hidden.shape[0]), argmax, hidden.device)
+    shape = triton.cdiv(weight.shape[0], split), hidden.shape[0]  # each of which a program writes
+    maxima, sums = (torch.empty(shape, dtype=torch.float32, device=hidden.device) for _ in range(2))
+    best = torch.empty(shape, dtype=torch.int64, device=hidden.device) if argmax else None
     configuration = linear_configuration(hidden.device, hidden.dtype, argmax)
-    linear_states(hidden, weight, bias, scale, softcap, split, configuration, states)
-    return states
+    for row in range(0, hidden.shape[0], PASS_ROWS):
+        part = slice(row, row + PASS_ROWS)
+        states = maxima[:, part], sums[:, part], None if best is None else best[:, part]
+        linear_states(hidden[part], weight, bias, scale, softcap, split, configuration, states)
+    return maxima, sums, best
 
 
 def float32_product(left: Tensor, right: Tensor, out: Tensor) -> Tensor:
@@ -75,16 +82,8 @@ def linear_logprob(
     bias = None if bias is None else bias.float().contiguous()
     use_fused = choose_fused(hidden.device, hidden.dtype) if fused == "auto" else bool(fused)
     row_states_of = _fused_states if use_fused else _unfused_states
-    offsets, log_sums, logsumexps = (
-        torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device) for _ in range(3)
-    )
-    best = torch.empty(hidden.shape[0], dtype=torch.int64, device=hidden.device) if argmax else None
-    for row in range(0, hidden.shape[0], PASS_ROWS):
-        part = slice(row, min(row + PASS_ROWS, hidden.shape[0]))
-        joined = join_states(*row_states_of(hidden[part], weight, bias, scale, softcap, argmax))
-        offsets[part], log_sums[part], logsumexps[part] = joined[:3]
-        if best is not None and joined[3] is not None:
-            best[part] = joined[3]
+    states = row_states_of(hidden, weight, bias, scale, softcap, argmax)
+    offsets, log_sums, logsumexps, best = join_states(*states)
     logprobs = torch.full(rows.shape, float("nan"), dtype=torch.float32, device=hidden.device)
     # Without rows no pair is in range, and there is none that the kernel could read in its place.
     if rows.shape[0] and hidden.shape[0]:

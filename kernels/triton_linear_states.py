@@ -55,7 +55,7 @@ def add_tile(z, largest, total, argmax, first_entry, has_argmax: tl.constexpr, b
     return new_largest, total, argmax
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows", "states_stride"])
 def linear_states_kernel(
     hidden,
     weight,
@@ -65,6 +65,7 @@ def linear_states_kernel(
     argmaxima,
     hidden_stride,
     weight_stride,
+    states_stride,
     num_rows,
     vocabulary,
     size,
@@ -117,7 +118,7 @@ def linear_states_kernel(
             z = transform_logits(z, shift, scale, softcap, has_softcap)
         z = tl.where(inside[None, :], z, float("-inf"))
         largest, total, argmax = add_tile(z, largest, total, argmax, whole, has_argmax, block_v)
-    out = tl.program_id(1).to(tl.int64) * num_rows + rows
+    out = tl.program_id(1).to(tl.int64) * states_stride + rows
     stored = rows < num_rows
     tl.store(maxima + out, largest, mask=stored)
     tl.store(sums + out, total, mask=stored)
@@ -135,7 +136,7 @@ def linear_states(
     configuration: LinearConfiguration,
     out: tuple[Tensor, Tensor, Tensor | None],
 ) -> None:
-    """States [splits, rows] of all rows; a split is `split` vocabulary entries (a multiple of the tile's)."""
+    """States [splits, rows] of rows; a split is `split` vocabulary entries (a multiple of the tile's)."""
     maxima, sums, argmaxima = out
     assert split % configuration.block_v == 0
     grid = (triton.cdiv(hidden.shape[0], configuration.block_r), triton.cdiv(weight.shape[0], split))
@@ -148,6 +149,7 @@ def linear_states(
         maxima if argmaxima is None else argmaxima,
         hidden.stride(0),
         weight.stride(0),
+        maxima.stride(0),
         hidden.shape[0],
         weight.shape[0],
         hidden.shape[1],

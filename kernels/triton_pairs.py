@@ -14,9 +14,11 @@ from .triton_logits import LOG2_E, LOG_2, finite_offset, transform_logits
 BLOCK_ROWS = 128
 BLOCK_PAIRS = 128
 BLOCK_SEQUENCE = 128
+# Callers' index arrays may begin anywhere, and little is read of them.
+INDICES = ("rows", "targets", "mask")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def join_states_kernel(
     maxima,
     sums,
@@ -57,7 +59,7 @@ def join_states_kernel(
         tl.store(best + rows, tl.where(finite, argmax, -1), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows", "num_pairs"], do_not_specialize_on_alignment=INDICES)
 def pairs_from_logits_kernel(
     logits,
     bias,
@@ -94,7 +96,7 @@ def pairs_from_logits_kernel(
     tl.store(logprobs + pairs, tl.where(valid, value, float("nan")), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"], do_not_specialize_on_alignment=INDICES)
 def pairs_from_hidden_kernel(
     hidden,
     weight,
@@ -144,7 +146,7 @@ def pairs_from_hidden_kernel(
     tl.store(logprobs + pair, tl.where(valid, value, float("nan")))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_pairs"], do_not_specialize_on_alignment=["mask", "sequence_offsets"])
 def sequence_sums_kernel(
     logprobs, mask, sequence_offsets, sums, means, num_pairs, has_mask: tl.constexpr, block: tl.constexpr
 ):

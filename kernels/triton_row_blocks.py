@@ -9,6 +9,18 @@ from torch import Tensor
 from .devices import to_device
 from .tree_segments import TreeSegments
 
+# A pack's arrays are parts of one, at any multiple of four bytes, and read an entry at a time: a kernel compiled for
+# each alignment of each of them would be the same code many times over.
+UNALIGNED = (
+    "block_node",
+    "block_first",
+    "query_offsets",
+    "context_offsets",
+    "context_start",
+    "context_stop",
+    "context_length",
+)
+
 
 def row_blocks(segments: TreeSegments, rows_per_token: int, block_rows: int) -> tuple[np.ndarray, np.ndarray]:
     """Node and first row of every block of `block_rows` rows, each token having `rows_per_token` of them."""

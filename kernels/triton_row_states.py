@@ -16,7 +16,10 @@ BLOCK_V = 8192
 NUM_WARPS = 8
 
 
-@triton.jit
+# Of a chunk of rows the states stand anywhere in the array of all, and are written an entry at a time.
+@triton.jit(
+    do_not_specialize=["first_column"], do_not_specialize_on_alignment=["needed", "maxima", "sums", "argmaxima"]
+)
 def row_states_kernel(
     logits,
     bias,

@@ -12,7 +12,7 @@ from torch import Tensor
 from .tree_segments import TreeSegments
 from .triton_configurations import attention_configuration
 from .triton_logits import LOG2_E, add_sinks, finite_offset, tanh_float
-from .triton_row_blocks import device_arrays
+from .triton_row_blocks import UNALIGNED, device_arrays
 from .triton_unseen_values import leave_out_unseen
 
 
@@ -72,7 +72,7 @@ def attend_range(
     return largest, total, out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_cached"], do_not_specialize_on_alignment=UNALIGNED)
 def tree_attention_kernel(
     query,
     key,
@@ -169,10 +169,7 @@ def tree_attention(
         return result
     heads, head_size = query.shape[1:]
     padded_head = max(16, triton.next_power_of_2(head_size))
-    capped = softcap is not None or window is not None
-    configuration = attention_configuration(
-        query.device, query.dtype, padded_head, capped=capped, sinks=sinks is not None
-    )
+    configuration = attention_configuration(query.device, query.dtype, padded_head, sinks=sinks is not None)
     group = heads // key.shape[1]
     arrays = device_arrays(segments, query.device, group, configuration.block_q)
     tree_attention_kernel[(arrays[0].shape[0], key.shape[1])](

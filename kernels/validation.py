@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +11,7 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def check_tensor(
-    name: str, value: Any, dims: int, dtypes: tuple[torch.dtype, ...], device: torch.device | None
+    name: str, value: object, dims: int, dtypes: tuple[torch.dtype, ...], device: torch.device | None
 ) -> None:
     """A tensor of the given number of dimensions, one of the dtypes, on the device (None: any)."""
     if not isinstance(value, Tensor):
@@ -47,7 +46,14 @@ def check_range(name: str, value: Tensor, size: int, mask: Tensor | None = None)
 
 
 def check_pairs(
-    rows: Any, targets: Any, mask: Any, offsets: Any, *, num_rows: int, vocabulary: int, device: torch.device
+    rows: Tensor,
+    targets: Tensor,
+    mask: Tensor | None,
+    offsets: Tensor | None,
+    *,
+    num_rows: int,
+    vocabulary: int,
+    device: torch.device,
 ) -> None:
     """Pairs (row, target), their mask and the offsets of their sequences."""
     integers = (torch.int64,)
@@ -72,7 +78,9 @@ def check_pairs(
             )
 
 
-def check_head(bias: Any, scale: Any, softcap: Any, *, vocabulary: int, device: torch.device) -> None:
+def check_head(
+    bias: Tensor | None, scale: float, softcap: float | None, *, vocabulary: int, device: torch.device
+) -> None:
     """What a head does after the matrix product."""
     if bias is not None:
         check_tensor("bias", bias, 1, FLOATS, device)

@@ -6,12 +6,14 @@ The flash-attn package where it is installed, torch's own varlen attention other
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .attention_kinds import AttentionKind
 from .backends import triton_error, version_outside
 from .devices import to_device
 from .tree_segments import TreeSegments
@@ -21,9 +23,16 @@ FLASH_ATTN_VERSIONS = ">=2.6"
 
 @functools.cache
 def has_flash_attn() -> bool:
-    """Whether the flash-attn package is there, in a version that has a soft-cap and windows."""
-    there = importlib.util.find_spec("flash_attn") is not None
-    return there and version_outside("flash-attn", FLASH_ATTN_VERSIONS) is None
+    """Whether the flash-attn package is there, in a version that has a soft-cap and windows, with what is called of it.
+
+    Packages of later generations bring the same folder without this function.
+    """
+    if importlib.util.find_spec("flash_attn") is None or version_outside("flash-attn", FLASH_ATTN_VERSIONS):
+        return False
+    try:
+        return hasattr(importlib.import_module("flash_attn"), "flash_attn_varlen_func")
+    except Exception:  # built for another torch or another system library
+        return False
 
 
 @functools.cache
@@ -43,20 +52,26 @@ def has_torch_varlen() -> bool:
     return {"enable_gqa", "window_size", "num_splits"} <= torch_varlen_options()
 
 
-def varlen_error(device: torch.device, dtype: torch.dtype, softcap: float | None, has_sinks: bool) -> str | None:
-    """Why flash attention cannot run on such tensors, or None if it can."""
-    if device.type != "cuda":
-        return f"flash attention needs GPU tensors and these are on {device}"
-    if dtype == torch.float32:
+def varlen_error(kind: AttentionKind) -> str | None:
+    """Why flash attention cannot run such calls, or None if nothing that is known beforehand speaks against it."""
+    if kind.device.type != "cuda":
+        return f"flash attention needs GPU tensors and these are on {kind.device}"
+    if kind.dtype == torch.float32:
         return "flash attention has no float32"
+    if kind.head_size > 256 or kind.head_size % 8:
+        return f"flash attention has head sizes of multiples of 8 up to 256, got {kind.head_size}"
+    if torch.version.hip is None and torch.cuda.get_device_capability(kind.device) < (8, 0):
+        return "flash attention needs an NVIDIA GPU of compute capability 8.0 or later"
     if has_flash_attn():
         return None
     if not has_torch_varlen():
         package = f"flash-attn {FLASH_ATTN_VERSIONS} (pip install 'instsel[flash]')"
         return f"neither {package} nor torch.nn.attention.varlen with grouped heads is there"
-    if has_sinks and "return_aux" not in torch_varlen_options():
+    if kind.has_sinks and "return_aux" not in torch_varlen_options():
         return "torch's varlen attention gives no log-sum-exp here, which sinks need (pip install 'instsel[flash]')"
-    return None if softcap is None else "torch's varlen attention has no soft-cap (pip install 'instsel[flash]')"
+    if kind.has_softcap:
+        return "torch's varlen attention has no soft-cap (pip install 'instsel[flash]')"
+    return None
 
 
 def gather_plan(segments: TreeSegments, num_cached: int, device: torch.device) -> dict[str, Any]:
@@ -134,7 +149,7 @@ def tree_attention(
     if sinks is not None:
         out = with_sinks(out[0], out[1], sinks)
     assert isinstance(out, Tensor)
-    if triton_error() is None:
+    if triton_error(query.device) is None:
         from .triton_unseen_values import leave_out_unseen
 
         out = out.contiguous()

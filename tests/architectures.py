@@ -50,6 +50,7 @@ SIZES: dict[str, Any] = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+_LENGTHS = {name for name, size in SIZES.items() if size in (LIMIT, 256)}
 _DECODERS_OF_PAIRS = (
     *("bart", "bigbird_pegasus", "blenderbot", "blenderbot-small", "marian", "mbart", "mvp", "plbart", "pegasus"),
 )
@@ -97,13 +98,21 @@ class NotSmallError(Exception):
     """The table above does not make a small model of this architecture."""
 
 
-def build_model(kind: str, settings: dict[str, Any] | None = None, *, seed: int = 0) -> Any:
-    """A model of the architecture in float32; NotSmallError where it cannot be made that small here."""
+def build_model(
+    kind: str, settings: dict[str, Any] | None = None, *, seed: int = 0, default_lengths: bool = False
+) -> Any:
+    """A model of the architecture in float32; NotSmallError where it cannot be made that small here.
+
+    default_lengths  whether windows, chunks and contexts are those of the architecture's own defaults
+    """
     kind_class = CONFIG_MAPPING[kind]
     extra = SETTINGS.get(kind, {}) | (settings or {})
     try:
         default = kind_class()
-        chosen = _sizes_for(default) | extra
+        chosen = _sizes_for(default)
+        if default_lengths:
+            chosen |= {name: getattr(default, name) for name in chosen.keys() & _LENGTHS}
+        chosen |= extra
         for name in default.sub_configs:
             if (part := getattr(default, name, None)) is not None:
                 chosen[name] = _sizes_for(part)

@@ -1,7 +1,9 @@
 """Compiling the Triton kernels for GPUs that are not here, and reading the binaries: run as a program by the tests.
 
-Prints one JSON line per kernel and configuration: {"name", "arch", "shared_bytes", "registers", "spill_bytes",
-"wgmma"}.
+Prints one JSON line per kernel and configuration: {"name", "arch", "triton", "shared_bytes", "registers",
+"spill_bytes", "wgmma", "waits", "asked_waits"}. `waits` are those for Hopper's matrix instructions in the machine code,
+`asked_waits` those in the PTX, one for a group of them: where the assembler cannot keep a group's products in flight
+together it puts a wait behind each and says so in a remark alone (C7515).
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from instsel.kernels.triton_pairs import (
 from instsel.kernels.triton_row_states import BLOCK_V, NUM_WARPS, row_states_kernel
 from instsel.kernels.triton_tree_attention import tree_attention_kernel
 from instsel.kernels.triton_unseen_values import BLOCK_ROWS, unseen_values_kernel
+from instsel.kernels.triton_unseen_values import NUM_WARPS as UNSEEN_WARPS
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -52,8 +55,16 @@ POINTERS = {
 NUMBERS = {"scale": "fp32", "softcap": "fp32", "scaling": "fp32"}
 
 
-def compile_kernel(kernel: Any, element: str, constants: dict[str, Any], arch: str, options: dict[str, int]) -> Any:
+def compile_kernel(
+    kernel: Any,
+    element: str,
+    constants: dict[str, Any],
+    arch: str,
+    options: dict[str, int],
+    pointers: dict[str, str] | None = None,
+) -> Any:
     """The kernel for 16-byte aligned pointers and strides divisible by 16, as torch's tensors mostly have."""
+    others = pointers or {}
     signature, attributes = {}, {}
     for index, name in enumerate(kernel.arg_names):
         if name in constants:
@@ -61,22 +72,30 @@ def compile_kernel(kernel: Any, element: str, constants: dict[str, Any], arch: s
             continue
         is_tensor = name in ("logits", "hidden", "weight", "query", "key", "value", "result")
         kind = f"*{element}" if is_tensor else POINTERS.get(name, NUMBERS.get(name, "i32"))
+        kind = others.get(name, kind)
         if kernel is sequence_sums_kernel and name == "sums":
             kind = "*fp64"
         signature[name] = kind
-        if kind.startswith("*") or name.endswith("stride") or name == "size":
+        parameter = kernel.params[index]
+        aligned = kind.startswith("*") and not parameter.do_not_specialize_on_alignment
+        if aligned or name.endswith("stride") or name == "size":
             attributes[(index,)] = [["tt.divisibility", 16]]
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
     return triton.compile(source, target=TARGETS[arch], options={**options, "enable_fp_fusion": True})
 
 
-def resources(compiled: Any) -> tuple[int, int]:
-    """Registers per thread and spilled bytes, as cuobjdump reads them from the binary."""
+def read_binary(compiled: Any, what: str) -> str:
+    """What cuobjdump says of a compiled kernel."""
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.TemporaryDirectory() as folder:
         binary = Path(folder) / "kernel.cubin"
         binary.write_bytes(compiled.asm["cubin"])
-        text = subprocess.run([tool, "-res-usage", binary], capture_output=True, text=True, check=True).stdout
+        return subprocess.run([tool, what, binary], capture_output=True, text=True, check=True).stdout
+
+
+def resources(compiled: Any) -> tuple[int, int]:
+    """Registers per thread and spilled bytes."""
+    text = read_binary(compiled, "-res-usage")
     registers = re.search(r"REG:(\d+)", text)
     stack, local = re.search(r"STACK:(\d+)", text), re.search(r"LOCAL:(\d+)", text)
     assert registers and stack and local, text
@@ -84,10 +103,14 @@ def resources(compiled: Any) -> tuple[int, int]:
 
 
 def report(name: str, compiled: Any, arch: str) -> None:
-    row: dict[str, Any] = {"name": name, "arch": arch, "shared_bytes": compiled.metadata.shared}
+    row: dict[str, Any] = {"name": name, "arch": arch, "triton": triton.__version__}
+    row |= {"shared_bytes": compiled.metadata.shared, "waits": 0, "asked_waits": 0}
     if "cubin" in compiled.asm:
         row["registers"], row["spill_bytes"] = resources(compiled)
         row["wgmma"] = "wgmma.mma_async" in compiled.asm["ptx"]
+        if row["wgmma"]:
+            row["waits"] = read_binary(compiled, "-sass").count("WARPGROUP.DEPBAR")
+            row["asked_waits"] = compiled.asm["ptx"].count("wgmma.wait_group")
     else:
         row["binary_bytes"] = len(compiled.asm["hsaco"])
         spills = re.findall(r"\.vgpr_spill_count:\s*(\d+)", compiled.asm["amdgcn"])
@@ -128,8 +151,8 @@ def compile_attention(arch: str, variants: list[dict[str, bool]]) -> None:
         if name != TILES_OF.get(arch, arch):
             continue
         for variant in variants:
-            tile = configurations.ATTENTION_CAPPED.get(place, plain_tile) if variant else plain_tile
-            tile = configurations.ATTENTION_WITH_SINKS.get(place, plain_tile) if variant.get("has_sinks") else tile
+            sinks = variant.get("has_sinks", False)
+            tile = configurations.ATTENTION_WITH_SINKS.get(place, plain_tile) if sinks else plain_tile
             constants = {
                 "has_softcap": False,
                 "has_window": False,
@@ -159,8 +182,8 @@ def compile_small(arch: str) -> None:
         ("pairs_from_logits", pairs_from_logits_kernel, {**flags, "block_pairs": 128}, 4),
         ("pairs_from_hidden", pairs_from_hidden_kernel, {**flags, "block_h": 1024}, 4),
         ("sequence_sums", sequence_sums_kernel, {"has_mask": True, "block": 128}, 1),
-        ("unseen_values 128", unseen_values_kernel, {**unseen, "padded_head": 128}, 4),
-        ("unseen_values 256", unseen_values_kernel, {**unseen, "padded_head": 256}, 4),
+        ("unseen_values 128", unseen_values_kernel, {**unseen, "padded_head": 128}, UNSEEN_WARPS),
+        ("unseen_values 256", unseen_values_kernel, {**unseen, "padded_head": 256}, UNSEEN_WARPS),
     ):
         report(name, compile_kernel(kernel, "bf16", constants, arch, {"num_warps": warps}), arch)
 
@@ -182,4 +205,5 @@ def main(arch: str, group: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    for wanted in sys.argv[2].split(","):
+        main(sys.argv[1], wanted)

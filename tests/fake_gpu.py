@@ -35,6 +35,7 @@ class FakeGpu:
         self.capability = capability
         self.current = 0
         self.launches: list[str] = []
+        self.variants: dict[str, set[Any]] = {}  # what Triton would compile of each kernel
         self.complaints: list[str] = []
         self.pinned: set[int] = set()
         self.watch: Any = None
@@ -59,6 +60,7 @@ class FakeGpu:
         """What the launch of a Triton kernel must hold to."""
         name = kernel.fn.__name__
         self.launches.append(name)
+        self.variants.setdefault(name, set()).add(variant_of(kernel, arguments, constants))
         self.check_current(f"{name} was launched")
         for argument in arguments:
             if isinstance(argument, torch.Tensor) and argument.device != self.device:
@@ -73,6 +75,23 @@ class FakeGpu:
             self.complain(f"{name} does not know {unknown}")
         if len(arguments) + len(set(constants) & set(kernel.arg_names)) != len(kernel.arg_names):
             self.complain(f"{name} takes {len(kernel.arg_names)} arguments")
+
+
+def variant_of(kernel: Any, arguments: tuple[Any, ...], constants: dict[str, Any]) -> tuple[Any, ...]:
+    """What decides whether a launch needs a kernel compiled anew, as Triton's documentation of `jit` describes it: a
+    tensor's type and whether it begins at a multiple of 16 bytes; whether a number is 1, or a multiple of 16."""
+    found: list[Any] = [*sorted(constants.items())]
+    for parameter, given in zip(kernel.params, arguments, strict=False):
+        if isinstance(given, torch.Tensor):
+            begins = given.storage_offset() * given.element_size()
+            aligned = begins % 16 == 0 and not parameter.do_not_specialize_on_alignment
+            found.append((parameter.name, given.dtype, aligned))
+        elif isinstance(given, int):
+            special = not parameter.do_not_specialize
+            found.append((parameter.name, special and given == 1, special and given % 16 == 0))
+        else:
+            found.append((parameter.name, type(given).__name__))
+    return tuple(found)
 
 
 class Watch(TorchDispatchMode):

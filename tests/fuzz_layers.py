@@ -16,29 +16,35 @@ def draw_element(rng: np.random.Generator) -> str:
     return str(rng.choice(["float32", "bfloat16"]))
 
 
-def rms_norm(rng: np.random.Generator, memory: GuardedMemory) -> Call:
-    element = draw_element(rng)
+def layer_norm(rng: np.random.Generator, memory: GuardedMemory) -> Call:
+    element, centred, add = draw_element(rng), bool(rng.random() < 0.5), bool(rng.random() < 0.5)
     shape = (int(rng.choice([0, 1, 3, 8])), int(rng.choice([0, 1, 7, 255, 256, 257, 600])))
     x = memory.place(rng, encode(draw_numbers(rng, *shape), element))
-    update = memory.place(rng, encode(draw_numbers(rng, *shape), element)) if rng.random() < 0.5 else None
-    weight = memory.place(rng, encode(rng.standard_normal(shape[1]), element))
-    out = memory.place(rng, np.zeros_like(x))
+    weight, given = (memory.place(rng, encode(rng.standard_normal(shape[1]), element)) for _ in range(2))
+    bias = given if rng.random() < 0.5 else None
+    out = memory.place(rng, encode(rng.standard_normal(shape), element))
     offset, epsilon = float(rng.choice([0.0, 1.0])), float(rng.choice([1e-6, 1e-5]))
-    before = decode(x)
+    held = decode(out) if add else np.zeros(shape)
     # fmt: off
-    arguments = {"x": x, "update": update, "weight": weight, "weight_offset": offset, "epsilon": epsilon, "out": out,
-                 **machine(rng)}
+    arguments = {"x": x, "weight": weight, "bias": bias, "weight_offset": offset, "epsilon": epsilon,
+                 "centred": centred, "add": add, "out": out, **machine(rng)}
     # fmt: on
     def check(_: object) -> None:
         with np.errstate(all="ignore"):
-            total = before if update is None else (before + decode(update)).astype(np.float32).astype(np.float64)
-            close("x", decode(x), decode(encode(total, element)), 0.0)
-            given = decode(x)
-            mean = (given * given).sum(axis=1, keepdims=True) / max(1, shape[1])
-            exact = given / np.sqrt(mean + epsilon) * (decode(weight) + offset)
-        close("out", decode(out), exact, (ROUNDING[element] + (16 + shape[1] / 8) * EPS) * np.abs(exact) + TINY)
+            rows = decode(x)
+            # A mean's rounding is one of the numbers that it is of, and so is what is left of them.
+            error = np.abs(rows).max(axis=1, keepdims=True, initial=0.0) if centred else np.zeros((shape[0], 1))
+            rows = rows - (rows.sum(axis=1, keepdims=True) / max(1, shape[1]) if centred else 0.0)
+            root = np.sqrt((rows * rows).sum(axis=1, keepdims=True) / max(1, shape[1]) + epsilon)
+            parts = rows / root * (decode(weight) + offset), 0.0 if bias is None else decode(bias), held
+            size = np.abs(parts[0]) + np.abs(parts[1]) + np.abs(parts[2])
+            exact = parts[0] + parts[1] + parts[2]
+            moved = (
+                (16 + shape[1] / 8) * EPS * (size + error / root * np.abs(decode(weight) + offset) * (1 + error / root))
+            )
+        close("out", decode(out), exact, ROUNDING[element] * np.abs(exact) + moved + TINY)
 
-    return Call(arguments, ("x", "out") if update is not None else ("out",), check)
+    return Call(arguments, ("out",), check)
 
 
 def gate_in_place(rng: np.random.Generator, memory: GuardedMemory) -> Call:
@@ -66,19 +72,25 @@ def gate_in_place(rng: np.random.Generator, memory: GuardedMemory) -> Call:
 def rotate_in_place(rng: np.random.Generator, memory: GuardedMemory) -> Call:
     element = draw_element(rng)
     rows, heads, size = (int(rng.choice(choices)) for choices in ([0, 1, 4], [0, 1, 3], [0, 2, 8, 64, 514]))
+    turned, interleaved = int(rng.choice([0, size // 4 * 2, size])), bool(rng.random() < 0.5)
     x = memory.place(rng, encode(draw_numbers(rng, rows, heads, size), element))
-    cos, sin = (memory.place(rng, encode(rng.uniform(-1, 1, (rows, size)), element)) for _ in range(2))
+    tables = (rng.uniform(-1, 1, (rows, turned)).astype(np.float32) for _ in range(2))
+    cos, sin = (memory.place(rng, table) for table in tables)
     before = decode(x)
 
     def check(_: object) -> None:
         with np.errstate(all="ignore"):
-            turned = np.concatenate([-before[..., size // 2 :], before[..., : size // 2]], axis=-1)
-            parts = before * decode(cos)[:, None], turned * decode(sin)[:, None]
-            exact = parts[0] + parts[1]
+            part, exact = before[..., :turned], before.copy()
+            other = np.concatenate([-part[..., turned // 2 :], part[..., : turned // 2]], axis=-1)
+            if interleaved:
+                other = np.stack([-part[..., 1::2], part[..., ::2]], axis=-1).reshape(part.shape)
+            parts = [np.zeros_like(before) for _ in range(2)]
+            parts[0][..., :turned], parts[1][..., :turned] = part * cos[:, None], other * sin[:, None]
+            exact[..., :turned] = (parts[0] + parts[1])[..., :turned]
             bound = ROUNDING[element] * np.abs(exact) + 4 * EPS * (np.abs(parts[0]) + np.abs(parts[1])) + TINY
         close("x", decode(x), exact, bound)
 
-    return Call({"x": x, "cos": cos, "sin": sin, **machine(rng)}, ("x",), check)
+    return Call({"x": x, "cos": cos, "sin": sin, "interleaved": interleaved, **machine(rng)}, ("x",), check)
 
 
 def draw_weights(rng: np.random.Generator, memory: GuardedMemory, *rows: int) -> list[np.ndarray]:

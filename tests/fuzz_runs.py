@@ -8,7 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import fuzz_calls
+import fuzz_experts
 import fuzz_layers
+import fuzz_recurrences
 import numpy as np
 from fuzz_arrays import EXTREMES, NOT_ARRAYS, GuardedMemory, overlapping, wrong_array
 from fuzz_calls import Call
@@ -67,12 +69,17 @@ def builders_of(module: Any) -> dict[str, Builder]:
         "row_logprob": fuzz_calls.row_logprob,
         "accumulate": fuzz_calls.accumulate,
         "pair_logprobs": fuzz_calls.pair_logprobs,
-        "rms_norm": fuzz_layers.rms_norm,
+        "layer_norm": fuzz_layers.layer_norm,
         "gate_in_place": fuzz_layers.gate_in_place,
         "rotate_in_place": fuzz_layers.rotate_in_place,
+        "tree_convolution": fuzz_recurrences.tree_convolution,
+        "tree_delta_rule": fuzz_recurrences.tree_delta_rule,
+        "tree_scan": fuzz_recurrences.tree_scan,
         "linear_logsumexp": fuzz_calls.linear_logsumexp,
         "bfloat16_linear": fuzz_layers.bfloat16_linear,
         "bfloat16_gated_linear": fuzz_layers.bfloat16_gated_linear,
+        "experts_bytes": fuzz_experts.experts_bytes,
+        "bfloat16_experts": fuzz_experts.bfloat16_experts,
         "bfloat16_tree_attention": lambda rng, memory: fuzz_layers.attention(rng, memory, "bfloat16", workspace),
         "float_tree_attention": lambda rng, memory: fuzz_layers.attention(rng, memory, "float32", None),
     }

@@ -6,25 +6,44 @@ Run in a process of its own by test_triton_kernels.py.
 from __future__ import annotations
 
 import contextlib
+import warnings
+from functools import partial
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.attention.varlen
 
 pytest.importorskip("triton")
 from fake_gpu import FakeGpu, FakeTensor, fake_gpu
 from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig
 
+from instsel.engine import fused_layers, fused_modules, wrapped_models
 from instsel.engine import model as engine_model
 from instsel.engine import replica as engine_replica
-from instsel.engine import wrapped_models
-from instsel.engine.execution import Execution, plan_work
-from instsel.engine.guest import Guest
+from instsel.engine.execution import Execution
+from instsel.engine.fused_layers import FusedLayers
 from instsel.engine.logprob import pair_logprobs, pair_logprobs_of_logits
 from instsel.engine.model import CausalModel
-from instsel.engine.requests import Prepared
-from instsel.engine.wrapped_models import HeldModel
-from instsel.kernels import TreeSegments, linear_logprob, tree_attention
+from instsel.engine.model_session import ModelSession
+from instsel.engine.planned_tree import plan_trees
+from instsel.engine.requests import PreparedRequests
+from instsel.engine.sharing_checks import CheckedTree
+from instsel.engine.wrapped_models import UnwrappedModel
+from instsel.kernels import (
+    TreeNodes,
+    TreeSegments,
+    attention_probes,
+    linear_logprob,
+    row_logprob,
+    tree_attention,
+    tree_convolution,
+    tree_delta_rule,
+    tree_scan,
+    triton_linear_logprob,
+    varlen_attention,
+)
 
 SMALL = {
     "vocab_size": 512, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -38,7 +57,7 @@ CONFIGURATIONS = {
 
 @pytest.fixture(autouse=True)
 def fake_weights_are_plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (engine_model, engine_replica, wrapped_models):
+    for module in (engine_model, engine_replica, fused_modules, wrapped_models):
         monkeypatch.setattr(module, "PLAIN_TENSORS", (*engine_replica.PLAIN_TENSORS, FakeTensor))
 
 
@@ -52,26 +71,50 @@ def sequences() -> tuple[list[np.ndarray], list[int]]:
     return [np.asarray(one, np.int32) for one in found], [len(one) - 4 for one in found]
 
 
-def run_packs(gpu: FakeGpu, name: str, *, logits: bool = False) -> Execution:
+def find_fused_layers(gpu: FakeGpu, model: CausalModel) -> FusedLayers:
+    """As at load, but that there are no numbers to hold them against."""
+    session = ModelSession(model)
+    model.signature = session.replica.signature
+    tree = CheckedTree(model, session, np.arange(3, 27))
+    same = mock.patch.object(fused_layers, "gives_the_same_on_gpu", lambda *_: True)
+    with same, session.inference_context(), session.ready():
+        found = FusedLayers(session.replica, partial(tree.run_first_pack, session), "triton")
+    session.close()
+    assert len(found.whole) == 2 and found.reasons == {}
+    gpu.launches.clear()
+    gpu.variants.clear()
+    return found
+
+
+def run_packs(
+    gpu: FakeGpu,
+    name: str,
+    *,
+    logits: bool = False,
+    backend: str = "triton",
+    given: tuple[list[np.ndarray], list[int]] | None = None,
+) -> Execution:
     """All packs of some requests, their results asked for as scoring does, but not read."""
     loaded = AutoModelForCausalLM.from_config(CONFIGURATIONS[name], dtype=torch.bfloat16).eval().to(gpu.device)
-    model = CausalModel(HeldModel(loaded, loaded), backend="triton")
+    model = CausalModel(UnwrappedModel(loaded, loaded), backend=backend)
     model.shareable_length = model.max_length
-    guest = Guest(model)
-    assert model.device == gpu.device and guest.head is not None
-    prepared = Prepared.from_ids(*sequences())
+    model.fused_layers = find_fused_layers(gpu, model)
+    session = ModelSession(model)
+    assert model.device == gpu.device and session.head is not None
+    prepared = PreparedRequests.from_ids(*(given or sequences()))
 
-    def consume(layout, rows):
+    def output(layout, rows):
         if logits:
             pair_logprobs_of_logits(rows, layout.pair_row, layout.pair_target, backend="triton")
         else:
-            pair_logprobs(rows, guest.head, layout.pair_row, layout.pair_target, backend="triton")
-        return lambda: None
+            pair_logprobs(rows, session.head, layout.pair_row, layout.pair_target, backend="triton")
+        return lambda: np.zeros(0)
 
-    execution = Execution(guest, logits=logits, consume=consume, fail=pytest.fail, progress=lambda tokens: None)
-    with gpu.busy():
-        for work in plan_work(prepared.tokens, prepared.offsets, prepared.first_scored, 96, model.shareable_length):
-            execution.run(work)
+    trees = plan_trees(prepared.tokens, prepared.offsets, prepared.first_scored, 96, model.shareable_length)
+    execution = Execution(session, trees, output, sequences=len(prepared), logits=logits, progress=lambda tokens: None)
+    with gpu.busy(), contextlib.closing(execution.results()) as results:
+        assert len(list(results)) > 1
+    assert not execution.failed.any()
     return execution
 
 
@@ -82,7 +125,57 @@ def test_packs_launch_on_the_models_own_device_and_wait_for_nothing(capability: 
     assert gpu.complaints == []
     assert execution.packs >= 5 and gpu.launches.count("tree_attention_kernel") == 2 * execution.packs
     assert {"linear_states_kernel", "join_states_kernel", "pairs_from_hidden_kernel"} < set(gpu.launches)
+    # Two layers: two norms in each, with the sums before them, and the last one.
+    for kernel, number in (("layer_norm_kernel", 5), ("layer_rotary_kernel", 2), ("layer_gate_kernel", 2)):
+        assert gpu.launches.count(kernel) == number * execution.packs
     assert gpu.current == 0, "the caller's current device is as it was"
+
+
+@pytest.mark.parametrize("failing", [("varlen",), ()])
+def test_a_failing_attention_is_passed_over_and_prefixes_are_shared(
+    failing: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `backend="auto"`: torch's varlen attention, which some builds refuse, comes first where little is copied."""
+    taken: list[str] = []
+
+    def difference(backend: str, _: object) -> float:
+        if backend in failing:
+            raise RuntimeError("num_splits requires FA3")
+        return 0.0
+
+    def varlen(query, *arguments, **options):
+        taken.append("varlen")
+        return torch.empty_like(query)
+
+    monkeypatch.setattr(attention_probes, "relative_difference", difference)
+    monkeypatch.setattr(varlen_attention, "has_torch_varlen", lambda: True)
+    monkeypatch.setattr(torch.nn.attention.varlen, "varlen_attn", varlen)
+    attention_probes.backend_failure.cache_clear()
+    with warnings.catch_warnings(record=True) as said, fake_gpu() as gpu:
+        warnings.simplefilter("always")
+        execution = run_packs(gpu, "llama", backend="auto")
+    assert "tree_attention_kernel" in gpu.launches or not failing
+    assert bool(taken) == (not failing)
+    assert len([one for one in said if "passed over" in str(one.message)]) == len(failing)
+    assert execution.tokens_forwarded < sum(len(one) for one in sequences()[0]) and gpu.complaints == []
+
+
+def test_few_variants_of_a_kernel_are_compiled_over_many_packs() -> None:
+    """Each would take two seconds on its first launch."""
+    rng = np.random.default_rng(1)
+    found = []
+    for _ in range(320):
+        prefix = rng.integers(2, 512, rng.integers(5, 60))
+        found += [
+            np.concatenate([prefix, rng.integers(2, 512, rng.integers(2, 30))]) for _ in range(rng.integers(1, 5))
+        ]
+    given = [np.asarray(one, np.int32) for one in found], [len(one) - 1 for one in found]
+    with fake_gpu() as gpu:
+        execution = run_packs(gpu, "gemma2", given=given)
+    assert execution.packs >= 200 and gpu.complaints == []
+    counts = {name: len(variants) for name, variants in gpu.variants.items()}
+    assert {"tree_attention_kernel", "layer_norm_kernel", "layer_rotary_kernel", "layer_gate_kernel"} < set(counts)
+    assert max(counts.values()) <= 3, counts
 
 
 @pytest.mark.parametrize("logits", [False, True])
@@ -103,8 +196,49 @@ def test_the_kernels_alone_launch_where_their_tensors_are() -> None:
         weight = torch.empty(512, 64, dtype=torch.bfloat16, device=gpu.device)
         offsets = torch.zeros(2, dtype=torch.int64, device=gpu.device)
         linear_logprob(query[:, 0], weight, index, index, offsets=offsets, argmax=True, backend="triton")
+        row_logprob(weight[:9], index, index, offsets=offsets, backend="triton")
     assert gpu.complaints == [] and gpu.launches[0] == "tree_attention_kernel"
+    assert gpu.launches.count("sequence_sums_kernel") == 2
     assert gpu.launches[-1] == "sequence_sums_kernel"
+
+
+def test_unfused_products_have_float32_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    """16-bit logits would be off by up to 0.06 nats; every row of a chunk meets every entry of another."""
+    products: list[tuple[int, int, int, int]] = []
+
+    def mm(left, right, *, out, out_dtype=None):
+        assert out.dtype == out_dtype == torch.float32
+        assert left.shape[1] == right.shape[0] and out.shape == (left.shape[0], right.shape[1])
+        products.append((left.storage_offset(), left.shape[0], right.storage_offset(), right.shape[1]))
+        return out
+
+    monkeypatch.setattr(torch, "mm", mm)
+    monkeypatch.setattr(triton_linear_logprob, "CHUNK_ROWS", 5)
+    monkeypatch.setattr(triton_linear_logprob, "CHUNK_ENTRIES", 48)
+    with fake_gpu("cuda:3") as gpu:
+        hidden = torch.empty(9, 16, dtype=torch.bfloat16, device=gpu.device)
+        weight = torch.empty(90, 16, dtype=torch.bfloat16, device=gpu.device)
+        index = torch.zeros(9, dtype=torch.int64, device=gpu.device)
+        linear_logprob(hidden, weight, index, index, argmax=True, backend="triton", fused=False)
+    assert gpu.complaints == [] and gpu.launches.count("row_states_kernel") == 4
+    assert products == [(0, 5, 0, 48), (80, 4, 0, 48), (0, 5, 768, 42), (80, 4, 768, 42)]
+
+
+def test_recurrences_launch_a_level_at_a_time() -> None:
+    nodes = TreeNodes.from_lists([0, 5, 9, 9, 12], [-1, 0, 0, -2], 1)  # of two levels
+    with fake_gpu("cuda:3") as gpu:
+        x = torch.empty(12, 2, 8, dtype=torch.bfloat16, device=gpu.device)
+        steps = torch.empty(12, 2, device=gpu.device)
+        state = torch.empty(1, 2, 8, 8, device=gpu.device)
+        with gpu.busy():
+            tree_delta_rule(x, x, x, steps, steps, nodes, initial=state, keep=[1], backend="triton")
+            tree_scan(x, steps, steps[0], x, x, nodes, initial=state, backend="triton")
+        begun = torch.empty(1, 1, 8, dtype=x.dtype, device=gpu.device)
+        weight = x[0, :, :].T.contiguous()
+        with gpu.busy():
+            tree_convolution(x[:, 0], weight, nodes, initial=begun, keep=[1, 3], backend="triton")
+    assert gpu.complaints == []
+    assert gpu.launches == [*["tree_recurrence_kernel"] * 4, "tree_convolution_kernel"]
 
 
 def waiting_copy(gpu: FakeGpu) -> None:

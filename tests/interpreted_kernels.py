@@ -20,8 +20,24 @@ import test_tree_attention as tree
 import test_unseen_tokens as unseen
 import torch
 from accuracy import assert_within_budget
+from kernel_checks import (
+    HEADS,
+    check_attention,
+    check_far_weights,
+    check_linear,
+    check_rows,
+    check_unseen_values,
+    far_apart,
+)
 
-from instsel.kernels import TreeSegments, linear_logprob, row_logprob, tree_attention
+from instsel.kernels import (
+    TreeSegments,
+    linear_logprob,
+    row_logprob,
+    tree_attention,
+    triton_linear_logprob,
+    triton_pairs,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # log of 0 and -inf - -inf are meant
 DTYPES = (torch.float32, torch.float16)
@@ -121,6 +137,13 @@ def test_a_batch_equals_its_rows_one_by_one() -> None:
     assert torch.equal(alone.logprob[0], together.logprob[3])
 
 
+def test_sequences_end_with_the_pairs() -> None:
+    """Offsets of a GPU are not read beforehand: those beyond the pairs count no number of somebody else's."""
+    logprobs = -torch.arange(1.0, 9.0)
+    sums, means = triton_pairs.sequence_sums(logprobs[:5], torch.tensor([0, 3, 8]), None)
+    assert sums.tolist() == [-6.0, -9.0] and means.tolist() == [-2.0, -4.5]
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("options", list(tree.OPTIONS))
 @pytest.mark.parametrize("shape", [(3, 1, 16), (2, 2, 24)], ids=str)
@@ -193,14 +216,6 @@ def test_pairs_of_no_rows_become_nan() -> None:
 FAR = 3 * 2**29  # elements between rows: the third begins beyond what 32 bits hold
 
 
-def far_apart(rows: torch.Tensor) -> torch.Tensor:
-    """The same rows in memory that nothing else of is ever touched."""
-    apart = torch.empty(FAR * (len(rows) - 1) + rows[0].numel(), dtype=rows.dtype)
-    inner = [stride for stride in rows[0].stride()]
-    view = apart.as_strided(rows.shape, (FAR, *inner))
-    return view.copy_(rows)
-
-
 def test_places_beyond_32_bits() -> None:
     """Logits, hidden states, weights, queries and keys whose elements are more than 2**31 from the first."""
     generator = torch.Generator().manual_seed(0)
@@ -208,12 +223,51 @@ def test_places_beyond_32_bits() -> None:
     rows, targets = torch.tensor([0, 1, 2, 2]), torch.tensor([2, 1, 2, 0])
     logits, hidden, weight = draw(3, 40), draw(3, 32), draw(3, 32)
     near = row_logprob(logits, rows, targets, backend="triton")
-    assert torch.equal(row_logprob(far_apart(logits), rows, targets, backend="triton").logprob, near.logprob)
+    assert torch.equal(row_logprob(far_apart(logits, FAR), rows, targets, backend="triton").logprob, near.logprob)
     near = linear_logprob(hidden, weight, rows, targets, backend="triton")
-    for apart in ((far_apart(hidden), weight), (hidden, far_apart(weight))):
+    for apart in ((far_apart(hidden, FAR), weight), (hidden, far_apart(weight, FAR))):
         assert torch.equal(linear_logprob(*apart, rows, targets, backend="triton").logprob, near.logprob)
     segments = TreeSegments.from_lists([0, 2, 3], [[], [(0, 2)]])
     query, key, value = draw(3, 2, 16), draw(3, 1, 16), draw(3, 1, 16)
     expected = tree_attention(query, key, value, segments, backend="triton")
-    found = tree_attention(*map(far_apart, (query, key, value)), segments, backend="triton")
+    found = tree_attention(*(far_apart(one, FAR) for one in (query, key, value)), segments, backend="triton")
     assert torch.equal(found, expected)
+
+
+def test_a_weight_beyond_32_bits_in_the_main_loop() -> None:
+    check_far_weights(64, torch.float16)
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [((6, 2, 16), torch.float16), ((3, 3, 24), torch.float32)], ids=str)
+@pytest.mark.parametrize("options", [{}, {"window": 4, "softcap": 6.0, "scaling": 0.3}], ids=str)
+def test_attention_of_other_strides(shape: tuple[int, int, int], options: dict[str, Any], dtype: torch.dtype) -> None:
+    check_attention(shape, dtype, **options)
+    if "window" in options:  # a key at a time takes long without
+        check_unseen_values(shape, dtype, **options)
+
+
+@pytest.mark.parametrize(
+    ("head", "fused", "dtype"),
+    [
+        ("plain", True, torch.float32),
+        ("bias and scale", True, torch.float16),
+        ("bias, scale and cap", True, torch.float16),
+        ("bias and scale", False, torch.float16),
+        ("bias, scale and cap", False, torch.float32),
+    ],
+    ids=str,
+)
+def test_heads_in_passes_and_chunks(
+    head: str, fused: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More rows than a pass has and more of the vocabulary than a chunk, neither a multiple; equal maxima."""
+    monkeypatch.setattr(triton_linear_logprob, "PASS_ROWS", 23)
+    monkeypatch.setattr(triton_linear_logprob, "CHUNK_ROWS", 9)
+    monkeypatch.setattr(triton_linear_logprob, "CHUNK_ENTRIES", 110)
+    check_linear((50, 40, 301), head, dtype, fused=fused, apart=130)
+
+
+@pytest.mark.parametrize("head", list(HEADS))
+def test_rows_with_equal_maxima_and_masks(head: str) -> None:
+    check_rows((7, 8300), head, torch.float16)
+    check_rows((4, 50), head, torch.float32)

@@ -1,9 +1,9 @@
-"""Finished run folders made by hand: what a command leaves, without a model and with any numbers and texts."""
+"""Run folders made by hand: what a command leaves, without a model and with any numbers and texts."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from instsel.records.score_columns import to_table
+from instsel.runs import RunFolder
 from instsel.runs.durable_files import digest_file
+from instsel.runs.shards import ShardedStage, pack_shard
+
+Compute = Callable[[range], tuple[dict[str, Any], dict[str, float]]]
 
 STATS = {"tokens_forwarded": 1000, "tokens_unshared": 1700, "wall_seconds": 2.5}
+
+
+def fill(folder: RunFolder, stage: ShardedStage, compute: Compute, step: int = 10) -> None:
+    """Compute what a folder lacks of a stage, in shards that end at multiples of `step`."""
+    for missing in folder.missing(stage):
+        start = missing.start
+        while start < missing.stop:
+            rows = range(start, min(start // step * step + step, missing.stop))
+            columns, stats = compute(rows)
+            folder.write(stage, rows, pack_shard(stage.name, folder.shards.settings, rows, columns, stats))
+            start = rows.stop
 
 
 def texts(count: int, *, answer: str = "answer") -> dict[str, list[str]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ _SERVER = """
 import json, os, sys, time
 import torch, transformers, pyarrow.parquet
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
-import instsel.cli, instsel.engine.scorer, instsel.commands.scoring
+import instsel.cli, instsel.engine.scorer, instsel.commands.method_command, instsel.runner.scored_run
 import instsel.runs.shards
 
 torch.set_num_threads(1)  # a pool of threads would not survive the fork
@@ -80,9 +81,13 @@ class CommandServer:
         return self.wait()
 
     def wait_for(self, child: int, condition: Callable[[], bool]) -> None:
-        """Wait until a condition holds; an error if the command ends before."""
+        """Wait until a condition holds; an error if the command ends before, or does not get there in two minutes."""
+        deadline = time.monotonic() + 120
         while not condition():
             assert not self._has_ended(child), self.errors
+            if time.monotonic() > deadline:  # ended, so that the next command does not wait for it
+                os.kill(child, signal.SIGKILL)
+                raise AssertionError(f"the command did not get there in two minutes: {self.errors}, {self.wait()}")
             time.sleep(0.005)
 
     @property

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 import instsel
-from instsel.methods.parameters import Parameters
-from instsel.methods.stages import Slice
+from instsel.methods.parameters import Parameters, replaced
+from instsel.methods.stages import StageSlice
 
 
 def slice_of(
@@ -18,9 +18,11 @@ def slice_of(
     rows: range | None = None,
     parameters: Parameters | None = None,
     **columns: np.ndarray,
-) -> Slice[Any]:
+) -> StageSlice[Any]:
     """Rows of records, by default all of them, with whole columns of earlier stages cut to these rows."""
     rows = range(len(records)) if rows is None else rows
     examples = dict(records) if isinstance(records, Mapping) else dict(enumerate(records))
     cut = {name: values[rows.start : rows.stop] for name, values in columns.items()}
-    return Slice(rows, len(records), parameters or Parameters(), scorer, examples, cut)
+    told = parameters or Parameters()
+    told = replaced(told, template="plain") if told.template == "auto" else told  # which whoever runs a method settles
+    return StageSlice(rows, len(records), told, scorer, examples, cut)

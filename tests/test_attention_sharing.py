@@ -13,8 +13,8 @@ from architectures import ARCHITECTURES, NotSmallError, build_model
 from random_models import new_llama, tree_requests
 
 import instsel
-from instsel.engine.guest import Guest
 from instsel.engine.model_checks import ScoringWarning
+from instsel.engine.model_session import ModelSession
 from instsel.kernels import TreeSegments
 
 TOLERANCE = 2e-5  # nats a token, float32
@@ -66,6 +66,7 @@ BFLOAT16_KINDS = (
 # What each is here for, and the length up to which its paths are shared: None for any, 0 for none.
 FAMILIES = {
     "window longer than the check at load": ("mistral", {}, None, ""),
+    "a window of one token": ("mistral", {"sliding_window": 1}, None, ""),
     "windows and caps of attention and head": (
         "gemma2",
         {"attn_logit_softcapping": 3.0, "final_logit_softcapping": 5.0},
@@ -99,6 +100,10 @@ FAMILIES = {
         "place in the forward",
     ),
     "chunks of attention": ("llama4_text", {"attn_temperature_tuning": False}, 40, "attention_chunk_size"),
+    "positions counted by a table": ("bart", {}, None, ""),
+    "a window of half of what is stated": ("modernbert-decoder", {"local_attention": 80}, None, "own logits"),
+    "choices of keys taken from the layer before": ("hy_v4", {"index_topk": 40}, 40, "index_topk"),
+    "layers that look at images": ("mllama", {}, None, ""),
     "distance biases": ("bloom", {}, 0, "cannot be replaced"),
     "learned sinks": ("gpt_oss", {}, None, ""),
     "lightning attention": ("minimax", {}, 0, "linear_attention"),
@@ -180,14 +185,14 @@ def with_sibling(segments: TreeSegments) -> TreeSegments:
 
 @pytest.mark.parametrize("broken", [without_context, with_sibling])
 def test_a_wrong_mask_moves_scores_by_far_more_than_the_tolerance(broken: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from instsel.kernels import cpu_tree_attention, decoder_layer
+    from instsel.kernels import cpu_tree_attention, layer_attention
 
     model, pairs = new_llama(), tree_requests(np.random.default_rng(7))
     want = one_by_one(model, pairs)
     scorer = instsel.Scorer(model, device="cpu", dtype="float32")
     assert np.abs(instsel.score_batch(scorer, pairs).mean_logprob - want).max() < TOLERANCE
     real = cpu_tree_attention.attend
-    for module in (cpu_tree_attention, decoder_layer):
+    for module in (cpu_tree_attention, layer_attention):
         monkeypatch.setattr(module, "attend", lambda q, k, v, out, s, *more: real(q, k, v, out, broken(s), *more))
     error = np.abs(instsel.score_batch(scorer, pairs).mean_logprob - want)
     assert error.max() > 0.1
@@ -204,11 +209,11 @@ def test_wrong_positions_move_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     model, pairs = new_llama(), tree_requests(np.random.default_rng(7))
     want = one_by_one(model, pairs)
     scorer = instsel.Scorer(model, device="cpu", dtype="float32")
-    forward = Guest._forward
+    forward = ModelSession._forward
 
     def by_place(self: Any, ids: Any, positions: Any, rows: Any, logits: bool) -> Any:
         return forward(self, ids, None if positions is None else np.arange(len(ids)), rows, logits)
 
     _ = scorer.model
-    monkeypatch.setattr(Guest, "_forward", by_place)
+    monkeypatch.setattr(ModelSession, "_forward", by_place)
     assert np.abs(instsel.score_batch(scorer, pairs).mean_logprob - want).max() > 0.1

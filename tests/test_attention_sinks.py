@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import instruction_sets
 import numpy as np
 import pytest
@@ -16,35 +14,30 @@ from test_recurrences import scores
 
 from instsel.engine import attention
 from instsel.kernels import TreeSegments, tree_attention, varlen_attention
+from instsel.kernels.attention_kinds import AttentionKind
 
 pytestmark = pytest.mark.usefixtures("two_threads")
 FAMILIES = ["gpt_oss", "mimo_v2_flash", "granite_swa", "granitemoe_swa", "flint"]
 SINKS = [-1e30, 0.0, 30.0, -3.0, 1e4, 2.5]  # far below the scores, among them, above, and beyond what exp holds
 
 
-def sinks_of(heads: int, first: int = 0) -> torch.Tensor:
-    return torch.tensor([SINKS[(first + head) % len(SINKS)] for head in range(heads)])
+def sinks_of(heads: int, first: int = 0) -> tuple[float, ...]:
+    return tuple(SINKS[(first + head) % len(SINKS)] for head in range(heads))
 
 
 @tree.each_kind
 @pytest.mark.parametrize("name", list(tree.TREES))
 @pytest.mark.parametrize("options", ["plain", "window and cap"])
 def test_matches_float64(name: str, options: str, dtype: torch.dtype, instructions: str) -> None:
-    given_tree, chosen = tree.TREES[name], tree.OPTIONS[options]
-    segments = TreeSegments.from_lists(given_tree[0], given_tree[1])
     for first, shape in enumerate([*tree.SHAPES, (2, 1, 320)] if instructions else tree.SHAPES[::5]):
-        query, key, value = tree.tensors(given_tree, shape, dtype)
-        asked = {**chosen, "sinks": sinks_of(shape[0], first)}
-        exact = tree.oracle(query, key, value, given_tree, **asked)
-        low = tree.naive(query, key, value, given_tree, **asked)
-        tree.assert_within_budget(low.to(dtype), exact, low)
+        known = tree.case(name, options, shape, dtype, sinks_of(shape[0], first))
         with instruction_sets.forced(instructions):
-            got = tree_attention(query, key, value, segments, backend="cpu", **asked)
-        tree.assert_within_budget(got, exact, low)
+            got = tree_attention(*known.tensors, known.segments, backend="cpu", **known.asked)
+        tree.assert_within_budget(got, known.exact, known.low)
         if dtype == torch.float32:  # the control: without sinks the result is another
-            without = tree_attention(query, key, value, segments, backend="cpu", **chosen)
+            without = tree_attention(*known.tensors, known.segments, backend="cpu", **tree.OPTIONS[options])
             with pytest.raises(AssertionError):
-                tree.assert_within_budget(without, exact, low)
+                tree.assert_within_budget(without, known.exact, known.low)
 
 
 @pytest.mark.parametrize("instructions", ["plain", "avx2", "avx512"])
@@ -97,7 +90,7 @@ def test_sinks_by_the_log_sum_exp() -> None:
     """What varlen attention, which needs a GPU, gives is made attention with sinks after it."""
     given_tree = ([0, 50], [[]], 0)
     query, key, value = tree.tensors(given_tree, (6, 2, 16), torch.float32)
-    sinks, segments = sinks_of(6), TreeSegments.from_lists([0, 50], [[]])
+    sinks, segments = torch.tensor(sinks_of(6)), TreeSegments.from_lists([0, 50], [[]])
     products = torch.einsum("qhd,khd->hqk", query, key.repeat_interleave(3, 1)) / 4
     seen = torch.ones(50, 50, dtype=torch.bool).tril()
     logsumexp = products.masked_fill(~seen, float("-inf")).logsumexp(-1)
@@ -109,12 +102,13 @@ def test_sinks_by_the_log_sum_exp() -> None:
 
 def test_flash_attention_without_a_log_sum_exp_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(varlen_attention, "has_flash_attn", lambda: False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
     options = {"enable_gqa", "window_size", "num_splits"}
-    given: Any = torch.device("cuda"), torch.bfloat16, None
+    kinds = [AttentionKind(torch.device("cuda"), torch.bfloat16, 64, 4, False, False, has) for has in (False, True)]
     for names, taken in ((options, False), (options | {"return_aux"}, True)):
         monkeypatch.setattr(varlen_attention, "torch_varlen_options", lambda names=names: frozenset(names))
-        assert varlen_attention.varlen_error(*given, has_sinks=False) is None
-        error = varlen_attention.varlen_error(*given, has_sinks=True)
+        assert varlen_attention.varlen_error(kinds[0]) is None
+        error = varlen_attention.varlen_error(kinds[1])
         assert error is None if taken else "no log-sum-exp" in str(error)
 
 

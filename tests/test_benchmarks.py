@@ -17,11 +17,6 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="no benchmarks beside the tests")
 
 
-@pytest.fixture(autouse=True)
-def benchmarks_on_path(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-
-
 def small(name, **sizes):
     import workloads
 
@@ -141,6 +136,31 @@ def test_the_harness_with_both_models(tmp_path, monkeypatch, capsys):
             harness.check(answers, [*answers[:-1], wrong], requests, "float32")
 
 
+@pytest.mark.parametrize("name", ["vllm", "sglang"])
+def test_an_engine_that_is_not_here_gives_the_same_scores_by_its_documented_interface(name, monkeypatch):
+    """`tests/fake_engines` has the packages' classes and functions; what else they are given is an error there."""
+    import models
+    from agreement import Reference
+
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "fake_engines"))
+    module = importlib.import_module(f"competitors.{name}")
+    work = small("wici-k5", size=2)
+    reference = Reference("tiny", "float32", "cpu", work, requests=len(work))
+    model = models.make_model("tiny", "float32")
+    reference.check(name, module.prepare(model, work, 1)())
+    with pytest.raises(ValueError, match=f"{name}: error of"):  # of one token more
+        reference.check(name, module.prepare(model, shifted(work), 1)())
+    sys.modules.pop(name, None)
+
+
+def shifted(work):
+    """The same sequences, of which one token more is the continuation's."""
+    import workloads
+
+    pairs = [(c[:-1], c[-1:] + a) if len(c) > 1 else (c + a[:1], a[1:] or a) for c, a in work.requests]
+    return workloads.Workload(work.name, work.size, pairs, work.shared, work.recomputed)
+
+
 def test_a_way_that_fails_is_an_error_and_not_a_result():
     import multiprocessing
 
@@ -197,44 +217,6 @@ def test_peak_memory_sees_what_was_allocated_and_freed():
         held = np.ones(16 << 20)
         del held
         assert 120 << 20 < peak() < 400 << 20
-
-
-def test_scaling_finds_the_slope_and_draws(tmp_path):
-    import scaling
-
-    result = scaling.measure("tiny", "float32", runs=1, axes={"probes": (1, 2), "suffix": (4, 8)})
-    for point in result["points"]:
-        requests = scaling.requests_of(512, **point["settings"])
-        assert len(requests) == point["settings"]["candidates"] * point["settings"]["probes"]
-        assert all(len(a) == point["settings"]["suffix"] for _, a in requests)
-        assert point["tokens_forwarded"] == len(_tree(requests))
-    exact = [{"tokens_forwarded": n, "median_seconds": 3.0 * n**1.5} for n in (10, 20, 70)]
-    assert scaling.slope(exact) == pytest.approx(1.5)
-    pytest.importorskip("matplotlib")
-    scaling.draw(result, tmp_path / "plot.svg")
-    assert (tmp_path / "plot.svg").read_text().count("<svg") == 1
-
-
-def test_the_checks_before_a_gpus_first_figures_pass_here_and_see_a_wrong_kernel(monkeypatch, tmp_path, capsys):
-    import gpu_checks
-
-    every = dict(gpu_checks.checks("cpu", ("tiny",)))
-    assert len(every) == 40
-    chosen = ["head torch.float32 fused=logits softcap=30.0", "attention torch.float32 head 80 window=50"]
-    chosen.append("engine tiny float32 wici-k5")
-    monkeypatch.setattr(gpu_checks, "checks", lambda *_: ((name, every[name]) for name in chosen))
-    report = tmp_path / "checks.json"
-    assert gpu_checks.main(["--device", "cpu", "--output", str(report)]) == 0
-    assert [line["ok"] for line in json.loads(report.read_text())["checks"]] == [True] * 3
-    own = gpu_checks.tree_attention
-
-    def narrower(*tensors, window=None, backend="auto"):  # sees one key fewer than it should; the reference does not
-        return own(*tensors, window=window if backend == "reference" else window - 1, backend=backend)
-
-    monkeypatch.setattr(gpu_checks, "tree_attention", narrower)
-    assert gpu_checks.main(["--device", "cpu", "--output", str(report)]) == 1
-    assert [line["ok"] for line in json.loads(report.read_text())["checks"]] == [True, False, True]
-    assert "FAILED attention" in capsys.readouterr().out
 
 
 def test_a_run_beside_busy_processes_ends_in_a_table(tmp_path, monkeypatch, capsys):

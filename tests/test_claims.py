@@ -12,11 +12,6 @@ pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="no benchmarks besid
 pytest.importorskip("scipy")
 
 
-@pytest.fixture(autouse=True)
-def benchmarks_on_path(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-
-
 def test_differences_are_paired_by_seed_and_corrected_for_their_number():
     from claims.intervals import paired_differences
     from scipy import stats
@@ -182,11 +177,15 @@ def test_the_page_gets_every_part_between_its_marks_and_keeps_the_rest(tmp_path)
     assert "old" not in written.split("\n") and all(f"kept {name}" in written for name in PARTS)
     write(result, page)
     assert page.read_text() == written
-    shown = FOLDER.parent / "docs" / "what_selection_is_worth.md"
-    before = shown.read_text()
-    (tmp_path / "shown.md").write_text(before)
-    write(result, tmp_path / "shown.md")
-    assert (tmp_path / "shown.md").read_text() == before  # the page is the result's
+    names = ("docs/what_selection_is_worth.md", "docs/project/study.md", "README.md")
+    shown = [(FOLDER.parent / name).read_text() for name in names]
+    copies = [tmp_path / f"shown {place}.md" for place in range(len(shown))]
+    for copy, before in zip(copies, shown, strict=True):
+        copy.write_text(before)
+    write(result, *copies)
+    assert [copy.read_text() for copy in copies] == shown  # the pages are the result's
+    for name in PARTS:  # none has been lost between them
+        assert sum(f"<!-- {name}:begin -->" in text for text in shown[:2]) == 1, name
 
 
 def test_trials_done_again_are_held_beside_those_on_record(tmp_path):

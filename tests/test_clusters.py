@@ -61,9 +61,9 @@ def test_as_good_as_scikit_learn(count: int, spread: float) -> None:
 def test_neither_blocks_nor_threads_nor_the_order_of_rows_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    embeddings, _ = blobs(60, 3000, 16, 0.5)
+    embeddings, _ = blobs(20, 600, 8, 0.5)
     embeddings[100:200] = embeddings[:100]
-    monkeypatch.setattr(clusters, "SAMPLE", 500)
+    monkeypatch.setattr(clusters, "SAMPLE", 200)
     found = cluster_rows(embeddings, 20, seed=3)
     order = np.random.default_rng(1).permutation(len(embeddings))
     assert cluster_rows(embeddings[order], 20, seed=3).labels.tolist() == found.labels[order].tolist()

@@ -177,9 +177,8 @@ def test_a_selection_of_a_selection_of_a_selection(tmp_path: Path) -> None:
     source, numbers = run, np.arange(ROWS)
     for generation, column in enumerate(["instsel_row", "instsel_row_2", "instsel_row_3"]):
         output = tmp_path / f"chosen{generation}"
-        assert (
-            main(["select", str(source), "--output", str(output), "--budget", str(12 - 4 * generation), "--quiet"]) == 0
-        )
+        words = ["select", str(source), "--output", str(output), "--budget", str(12 - 4 * generation), "--quiet"]
+        assert main([*words, "--by", "ifd"]) == 0
         own = json.loads((output / "manifest.json").read_text())["output"]["columns"]
         assert own["row"] == column and own["ifd"] == "instsel_ifd"
         table = pq.read_table(output / "selected.parquet")
@@ -267,7 +266,7 @@ def test_plain_files_mean_what_they_say(tmp_path: Path) -> None:
 
 def test_the_report_ranks_a_selection_by_what_decided(tmp_path: Path) -> None:
     run = write_influence(tmp_path / "run", ROWS, pool={**texts(ROWS), "score": [0.0] * ROWS})
-    select(run, tmp_path / "chosen")
+    select(run, tmp_path / "chosen", "--by", "score")
     report = read_report([tmp_path / "chosen"])
     assert report.whole and report.score.name == "score" and report.selection is not None
     assert report.selection.by == "score" and "the highest by wICI" in build_page(report)

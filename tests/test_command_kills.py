@@ -76,7 +76,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
-@pytest.mark.parametrize("kills", [18, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [pytest.param(18, marks=pytest.mark.long), pytest.param(300, marks=pytest.mark.slow)])
 def test_killed_at_random_moments(server: CommandServer, tmp_path: Path, kills: int) -> None:
     inputs, out = tmp_path / "inputs", tmp_path / "out"
     out.mkdir()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from tiny_model import load_models_once, tiny_model_folder, write_alpaca
@@ -77,6 +79,38 @@ def test_errors_of_the_option_itself(tmp_path, capsys):
     ):
         assert main(words) == 2
         assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["ifd", "plain", "length", "cpu", "auto", "parquet"])
+def test_a_word_stays_a_word_where_a_file_has_its_name(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_alpaca(tmp_path / "pool.jsonl", 6)
+    told = f"ifd pool.jsonl --model {tiny_model_folder()} --template plain --device cpu --quiet --output"
+    assert main([*told.split(), name]) == 0 and main([*told.split(), name, "--overwrite", "--limit", "4"]) == 0
+    assert main([*told.split(), "beside"]) == 0  # with a folder of that name there
+    arguments = json.loads((tmp_path / "beside/manifest.json").read_text())["arguments"]
+    files = {"input": [str(tmp_path / "pool.jsonl")], "output": str(tmp_path / "beside")}
+    assert {key: value for key, value in arguments.items() if str(tmp_path) in str(value)} == files
+    monkeypatch.chdir("/")
+    assert (
+        main(["--config", str(tmp_path / "beside/manifest.json"), "--output", str(tmp_path / "again"), "--quiet"]) == 0
+    )
+
+
+def test_files_are_recorded_from_the_root_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_alpaca(tmp_path / "pool.jsonl", 8)
+    np.save(tmp_path / "order.npy", np.arange(8.0))
+    Path("own.jinja").write_text("{% for m in messages %}{{ m['content'] }} {% endfor %}")
+    Path("model").symlink_to(tiny_model_folder())
+    told = (
+        "wici pool.jsonl --model model --template own.jinja --complexity order.npy --num-probes 1 --quiet --output one"
+    )
+    assert main(told.split()) == 0
+    arguments = json.loads(Path("one/manifest.json").read_text())["arguments"]
+    names = {"model": "model", "template": "own.jinja", "complexity": "order.npy", "output": "one"}
+    assert {name: arguments[name] for name in names} == {name: str(tmp_path / file) for name, file in names.items()}
+    assert main([*told.split()[:-1], "order.npy"]) == 2, "what it reads is not written over"
 
 
 def test_a_run_is_repeated_from_its_own_manifest(tmp_path, monkeypatch, capsys):

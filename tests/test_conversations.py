@@ -71,7 +71,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "an input": ({"instruction": "one", "input": "1", "output": TELL + AGAIN + LAST}, "input cannot stand beside"),
     "lists of unlike lengths": ({"messages": {"role": ["user", "assistant"], "content": ["one"]}}, "as many of each"),
-    "a tool": ({"messages": ASK + said(("tool", "x")) + LAST}, "role 'tool' is not one of"),
+    "a tool that answers nobody": ({"messages": ASK + said(("tool", "x")) + LAST}, "must follow the assistant's"),
+    "an unknown role": ({"messages": ASK + said(("oracle", "x")) + LAST}, "role 'oracle' is not one of"),
 }  # fmt: skip
 
 

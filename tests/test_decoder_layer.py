@@ -11,16 +11,18 @@ import torch
 from torch import Tensor
 
 from instsel.kernels import TreeSegments, tree_attention
-from instsel.kernels.decoder_layer import Attention, DecoderLayer, Norm
+from instsel.kernels.decoder_layer import HIDDEN, Call, DecoderLayer, Step, Sum
 from instsel.kernels.float_products import LIBRARIES, VARIABLE
+from instsel.kernels.layer_attention import Attention, Projection
 from instsel.kernels.layer_memory import LayerMemory, Storage
+from instsel.kernels.layer_norms import Norm
 from instsel.kernels.layer_operations import gate_in_place, rms_norm, rotate_in_place
-from instsel.kernels.layer_products import GatedProduct, OnednnProduct, TorchProduct, make_product
-from instsel.kernels.native_arrays import array_of
+from instsel.kernels.layer_products import FeedForward, OnednnProduct, TorchProduct, make_product
+from instsel.kernels.rotary_tables import Rotary
 
 pytestmark = pytest.mark.usefixtures("two_threads")
 
-HIDDEN, HEADS, KEY_HEADS, SIZE, GATE = 96, 4, 2, 16, 160
+HIDDEN_SIZE, HEADS, KEY_HEADS, SIZE, GATE = 96, 4, 2, 16, 160
 CACHED = 3
 # Three cached tokens; a root of 4 behind them, two children of it and a node that continues the cached tokens alone.
 SEGMENTS = TreeSegments.from_lists([0, 4, 7, 8, 13], [[(0, 3)], [(0, 3), (3, 7)], [(0, 3), (3, 7)], [(0, 3)]])
@@ -65,12 +67,19 @@ def draw(dtype: torch.dtype) -> Callable[..., Tensor]:
 def weights(dtype: torch.dtype, kind: str) -> Weights:
     one = draw(dtype)
     queries, keys = HEADS * SIZE, KEY_HEADS * SIZE
-    shapes = (queries, HIDDEN), (keys, HIDDEN), (keys, HIDDEN), (HIDDEN, queries), (GATE, HIDDEN), (GATE, HIDDEN)
+    shapes = (
+        (queries, HIDDEN_SIZE),
+        (keys, HIDDEN_SIZE),
+        (keys, HIDDEN_SIZE),
+        (HIDDEN_SIZE, queries),
+        (GATE, HIDDEN_SIZE),
+        (GATE, HIDDEN_SIZE),
+    )
     made = Weights(
         *(one(*shape, scale=1.5 * shape[1] ** -0.5) for shape in shapes),
-        one(HIDDEN, GATE, scale=GATE**-0.5),
-        one(HIDDEN, scale=0.3, mean=1.0),
-        one(HIDDEN, scale=0.3, mean=1.0),
+        one(HIDDEN_SIZE, GATE, scale=GATE**-0.5),
+        one(HIDDEN_SIZE, scale=0.3, mean=1.0),
+        one(HIDDEN_SIZE, scale=0.3, mean=1.0),
     )
     if kind == "biases":
         return replace(made, query_bias=one(queries), value_bias=one(keys))
@@ -83,7 +92,7 @@ def weights(dtype: torch.dtype, kind: str) -> Weights:
 
 def built(w: Weights) -> DecoderLayer:
     def norm(weight: Tensor) -> Norm:
-        return Norm(array_of(weight), w.offset, 1e-5)
+        return Norm.of(weight, w.offset, 1e-5)
 
     query, key, value, out, gate, up, down = (
         make_product(weight, bias)
@@ -99,11 +108,16 @@ def built(w: Weights) -> DecoderLayer:
     )
     assert query and key and value and out and gate and up and down
     head_norms = (None if weight is None else norm(weight) for weight in (w.query_norm, w.key_norm))
-    attention = Attention(query, key, value, out, *head_norms, SIZE, SIZE**-0.5, w.window, w.softcap)
-    gated = GatedProduct(gate, up, w.activation)
-    layer = DecoderLayer(norm(w.attention_norm), attention, norm(w.feed_forward_norm), gated, down)
-    assert layer.can_run()
-    return layer
+    query_of, key_of = (Projection(product, norm) for product, norm in zip((query, key), head_norms, strict=True))
+    attention = Attention(query_of, key_of, value, out, SIZE, SIZE**-0.5, w.window, w.softcap)
+    assert attention.can_run()
+    steps = (
+        Step(norm(w.attention_norm), HIDDEN, 1),
+        Step(attention, 1, HIDDEN, add=True),
+        Step(norm(w.feed_forward_norm), HIDDEN, 1),
+        Step(FeedForward(gate, up, w.activation, down), 1, HIDDEN, add=True),
+    )
+    return DecoderLayer(steps, HIDDEN_SIZE, w.query.dtype)
 
 
 def exact(w: Weights, x: Tensor, cos: Tensor, sin: Tensor, cached: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
@@ -163,14 +177,14 @@ class Problem:
         one = draw(dtype)
         angle = 3 * one(TOKENS, SIZE).float()
         before = one(CACHED, KEY_HEADS, SIZE), one(CACHED, KEY_HEADS, SIZE)
-        return cls(one(TOKENS, HIDDEN), angle.cos().to(dtype), angle.sin().to(dtype), before)
+        return cls(one(TOKENS, HIDDEN_SIZE), angle.cos().to(dtype), angle.sin().to(dtype), before)
 
     def run(self, layer: DecoderLayer, memory: LayerMemory | None = None) -> tuple[Tensor, Tensor, Tensor]:
         x, kept = self.x.clone(), []
         memory = memory or LayerMemory(layer.shape, SEGMENTS, CACHED, x.dtype, Storage())
         # Cached keys and values come from two nodes.
         parts = [tuple(t[:1] for t in self.cached), tuple(t[1:] for t in self.cached)]
-        layer.run(x, self.cos, self.sin, memory, parts, lambda k, v: kept.extend((k.clone(), v.clone())))  # type: ignore[arg-type]
+        layer.forward(x, (self.cos, self.sin), memory, lambda: parts, lambda k, v: kept.extend((k.clone(), v.clone())))  # type: ignore[arg-type,return-value]
         return x, kept[0], kept[1]
 
 
@@ -259,5 +273,56 @@ def test_what_has_no_product_here() -> None:
         assert make_product(torch.ones(3, 64).bfloat16()) is None
     w = weights(torch.float32, "plain")
     layer = built(w)
-    odd = replace(layer, attention=replace(layer.attention, head_size=32 * 3))
-    assert not odd.can_run()
+    assert layer.attention is not None and not replace(layer.attention, head_size=32 * 3).can_run()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_steps_of_every_kind(dtype: torch.dtype) -> None:
+    """Two norms of the same rows, one of them added; a factor; a part of the model's own; the sum in its place."""
+    one = draw(dtype)
+    x, weights = one(TOKENS, HIDDEN_SIZE), [one(HIDDEN_SIZE, scale=0.3, mean=1.0) for _ in range(2)]
+    norms = [
+        Norm.of(weight, 0.0, 1e-5, centred=centred) for weight, centred in zip(weights, (False, True), strict=True)
+    ]
+    steps = (
+        Step(norms[0], HIDDEN, 1),
+        Step(Call(torch.tanh), 1, 2),
+        Step(norms[1], 2, HIDDEN, add=True),
+        Sum(1, factor=0.5, scale=2.0),
+        Sum(HIDDEN, factor=0.0, scale=0.25),
+    )
+    layer = DecoderLayer(steps, HIDDEN_SIZE, dtype)
+    assert layer.shape.slots == 2 and layer.attention is None and not layer.only_kernels
+
+    def norm(values: Tensor, weight: Tensor) -> Tensor:
+        return values * (values.pow(2).mean(-1, keepdim=True) + 1e-5).rsqrt() * weight.double()
+
+    normed = norm(x.double(), weights[0])
+    inner = normed.tanh()
+    wanted = (2 * (x.double() + norm(inner - inner.mean(-1, keepdim=True), weights[1])) + normed / 2) / 4
+    got = x.clone()
+    layer.forward(got, None, LayerMemory(layer.shape, SEGMENTS, CACHED, dtype, Storage()))
+    assert error(got, wanted) <= TOLERANCE[dtype]
+    copied = DecoderLayer((steps[0], Sum(1, scale=0.0)), HIDDEN_SIZE, dtype)
+    copied.forward(x, None, LayerMemory(copied.shape, SEGMENTS, CACHED, dtype, Storage()))
+    assert error(x, normed) <= TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize(
+    "rotary", [Rotary(True), Rotary(False, "halves", 6), Rotary(True, "pairs", 6), Rotary(False, "as given", 4)]
+)
+def test_tables_in_any_order(rotary: Rotary) -> None:
+    one = draw(torch.float32)
+    given, heads = one(5, 12), one(5, 2, SIZE)
+    table = rotary.table(given)
+    used = given[:, : rotary.columns]
+    columns = {"as given": lambda i: i, "halves": lambda i: i % 6, "pairs": lambda i: i // 2}[rotary.order]
+    assert all(torch.equal(table[:, i], used[:, columns(i)]) for i in range(table.shape[1]))
+    got, half = (
+        rotate_in_place(heads.clone(), table, table.flip(0), interleaved=rotary.interleaved),
+        table.shape[1] // 2,
+    )
+    for i in range(half):
+        a, b = (2 * i, 2 * i + 1) if rotary.interleaved else (i, i + half)
+        want = heads[..., a] * table[:, None, a] - heads[..., b] * table.flip(0)[:, None, a]
+        assert torch.allclose(got[..., a], want, atol=1e-5)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 
 import pytest
+from demo_model import corpus
+from demo_model.corpus import DEFECT_SHARE, draw_example, prompt_text
+from demo_model.made_up import draw_made_up_family
 
-from instsel.demo import corpus
-from instsel.demo.corpus import DEFECT_SHARE, draw_example, prompt_text
 from instsel.demo.families import HELD_OUT_FAMILIES, TRAINING_FAMILIES
-from instsel.demo.families.made_up import draw_made_up_family
 
 
 def test_made_up_families_are_no_two_alike_and_none_is_held_out() -> None:

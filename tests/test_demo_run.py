@@ -36,6 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
+@pytest.mark.long
 def test_it_writes_the_data_the_run_folders_and_the_page(folder: Path) -> None:
     for name in ("ifd", "wici", "grape"):
         manifest = json.loads((folder / name / "manifest.json").read_text())
@@ -47,6 +48,7 @@ def test_it_writes_the_data_the_run_folders_and_the_page(folder: Path) -> None:
     ET.parse(folder / "picture.svg")
 
 
+@pytest.mark.long
 def test_what_it_reads_back_is_what_the_methods_give(folder: Path) -> None:
     """The command line and the Python interface on the same pool give the same scores."""
     from instsel.demo.run import MODEL_FOLDER
@@ -61,6 +63,7 @@ def test_what_it_reads_back_is_what_the_methods_give(folder: Path) -> None:
     assert found.scores["gain"][found.selected].mean() > np.nanmean(found.scores["gain"])
 
 
+@pytest.mark.long
 def test_the_model_learns_from_what_was_selected_and_every_subset_is_judged_alike(folder: Path) -> None:
     lessons = learn(Path("nowhere"), folder, [], 7)  # read back, not tuned again
     assert len(lessons.tuned) == len(BUDGETS) * 3
@@ -71,6 +74,7 @@ def test_the_model_learns_from_what_was_selected_and_every_subset_is_judged_alik
     assert chosen.loss < lessons.untuned.loss and 0 <= chosen.exact <= 1 and 0 < chosen.clean <= 1
 
 
+@pytest.mark.long
 def test_a_second_run_continues_and_another_seed_is_refused(folder: Path) -> None:
     before = (folder / "wici" / "scores.parquet").read_bytes()
     assert run_demo(folder, quiet=True, seed=7, size=SIZE) == 0

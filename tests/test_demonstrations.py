@@ -14,7 +14,8 @@ from tiny_model import CONTEXT
 import instsel
 from instsel.methods.demonstrations import cut_to_fit
 from instsel.methods.parameters import Parameters
-from instsel.records import Example
+from instsel.records import Example, to_examples
+from instsel.records.unread_keys import UnreadKeys
 
 SHORT = Example("say the king", "", "the king")
 MIDDLING = Example("name every thing " * 4, "in a theory " * 4, "a thing, the king, " * 6)
@@ -85,3 +86,14 @@ def test_only_where_asked_for_and_the_row_says_so(scorer: instsel.Scorer, truth:
         "", SHORT.response
     )
     assert found.one_shot_ifd[1, 0] == pytest.approx(ratio, rel=1e-4)
+
+
+def test_of_calls_no_part_is_taken_and_of_weighted_turns_it_is(scorer: instsel.Scorer) -> None:
+    turns = [{"role": "user", "content": "say it " * 40}, {"role": "assistant", "content": "the end", "weight": 1}]
+    calls = [{"name": "f", "arguments": {}}]
+    weighted, calling = (
+        to_examples([{"messages": [turns[0], {**turns[1], **more}]}], unread=UnreadKeys())[0]
+        for more in ({}, {"tool_calls": calls})
+    )
+    found = cut(scorer, [(weighted, Example("a", "", "b")), (calling, Example("a", "", "b"))], 100)
+    assert found[1] is None and found[0] is not None and found[0].chat is None and found[0].response == "the end"

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 # The kernels stand beside the package here and within it where it is installed.
 FILES = {path: path.relative_to(ROOT) for path in sorted((ROOT / "instsel").rglob("*.py"))}
 FILES |= {path: "instsel" / path.relative_to(ROOT) for path in sorted((ROOT / "kernels").glob("*.py"))}
+FILES |= {path: path.relative_to(ROOT / "benchmarks") for path in sorted((ROOT / "benchmarks").glob("*/*.py"))}
 MODULES = [
     ".".join(name.with_suffix("").parts) for path, name in FILES.items() if ">>> " in path.read_text(encoding="utf-8")
 ]
@@ -29,4 +30,5 @@ def test_examples_are_real(name: str) -> None:
 
 
 def test_examples_are_found() -> None:
-    assert {"instsel.kernels.tree_segments", "instsel.methods.correlation", "instsel.report.reading"} <= set(MODULES)
+    expected = {"instsel.kernels.tree_segments", "instsel.methods.correlation", "instsel.report.reading"}
+    assert expected | {"demo_model.limits"} <= set(MODULES)

@@ -7,17 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from instsel.engine.guest import Guest
+from instsel.engine.model_session import ModelSession
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="no benchmarks beside the tests")
 CANDIDATES = 6
 TOLERANCE = 2e-5  # nats a token in float32, as elsewhere in the tests
-
-
-@pytest.fixture(autouse=True)
-def benchmarks_on_path(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
 
 
 def measured(model="tiny", dtype="float32", backend="cpu"):
@@ -40,7 +35,7 @@ def test_compositions_differ_and_scores_do_not(model):
 
 
 def test_a_fault_that_depends_on_the_pack_is_seen(monkeypatch):
-    forward = Guest._forward
+    forward = ModelSession._forward
 
     def stretched(self, ids, positions, rows, logits):
         if positions is not None and len(ids) > 100:
@@ -51,7 +46,7 @@ def test_a_fault_that_depends_on_the_pack_is_seen(monkeypatch):
 
     drift.float32_scores.cache_clear()
     drift.float32_scores("tiny", "cpu", CANDIDATES, 0)
-    monkeypatch.setattr(Guest, "_forward", stretched)
+    monkeypatch.setattr(ModelSession, "_forward", stretched)
     cell = measured()
     assert cell["largest"] > 1000 * TOLERANCE
     assert cell["largest_rank_change"] > 0
@@ -60,12 +55,12 @@ def test_a_fault_that_depends_on_the_pack_is_seen(monkeypatch):
 
 def test_other_bits_of_the_same_call_are_seen(monkeypatch):
     rng = np.random.default_rng(0)
-    forward = Guest._forward
+    forward = ModelSession._forward
 
     def noisy(self, ids, positions, rows, logits):
         return forward(self, ids, positions, rows, logits) * (1 + 1e-5 * (positions is not None) * rng.random())
 
-    monkeypatch.setattr(Guest, "_forward", noisy)
+    monkeypatch.setattr(ModelSession, "_forward", noisy)
     assert not measured()["same_call_same_bits"]
 
 

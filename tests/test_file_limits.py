@@ -7,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from tiny_model import tiny_model_folder, write_alpaca
 
 KEPT = "what is whole is kept, and the same command continues"
 
 
+@pytest.mark.long
 def test_what_is_kept_is_said_once(tmp_path: Path) -> None:
     write_alpaca(tmp_path / "rows.jsonl", 40)
     model = ["--model", tiny_model_folder(), "--device", "cpu", "--dtype", "float32", "--shard-rows", "10", "--quiet"]

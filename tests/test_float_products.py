@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -70,7 +68,7 @@ def test_the_head_is_the_same_by_either(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_the_choice_is_the_environments(library: str) -> None:
-    assert float_product(300, 200) == library
+    assert float_product() == library
     assert can_multiply(torch.zeros(3, 40)) == (library == "onednn")
     assert not can_multiply(torch.zeros(40, 3).T) and not can_multiply(torch.zeros(3, 0))
 
@@ -78,50 +76,69 @@ def test_the_choice_is_the_environments(library: str) -> None:
 def test_a_choice_that_there_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "blis")
     with pytest.raises(ValueError, match=r"INSTSEL_FLOAT_PRODUCT: expected one of .*, got 'blis'"):
-        float_product(4, 4)
+        float_product()
 
 
-@pytest.mark.parametrize(("gain", "chosen"), [(2.0, "onednn"), (1.05, "mkl"), (0.5, "mkl")])
-def test_the_faster_is_chosen_once(gain: float, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(VARIABLE, raising=False)
-    calls = []
-
-    def seconds(product: object, x: Tensor, weight: Tensor) -> float:
-        calls.append(product)
-        return gain if product is float_products.by_mkl else 1.0
-
-    monkeypatch.setattr(float_products, "_seconds", seconds)
-    monkeypatch.setattr(float_products, "_measured", {})
-    assert [float_product(50, 40) for _ in range(3)] == [chosen] * 3
-    assert len(calls) == 2 * float_products.TIMED_PAIRS
-
-
-@pytest.mark.parametrize("known", [True, False])
-def test_a_run_goes_on_with_the_libraries_that_it_began_with(
-    known: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("maker", "instructions", "chosen"),
+    [
+        ("AuthenticAMD", "AVX512", "onednn"),
+        ("HygonGenuine", "AVX512", "onednn"),
+        ("GenuineIntel", "AVX512", "mkl"),
+        ("AuthenticAMD", "AVX2", "mkl"),
+        ("", "AVX512", "mkl"),
+        ("", "DEFAULT", "mkl"),
+    ],
+)
+def test_the_choice_is_the_processors(
+    maker: str, instructions: str, chosen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A measurement of another moment would give the rows that are left other bits; as it does where none is kept."""
     monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setattr(float_products, "_maker", lambda: maker)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: instructions)
+    assert float_product() == chosen
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert float_product() == "mkl"
+
+
+def test_an_actor_multiplies_by_the_drivers_library(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its node may have another processor."""
+    from instsel.parallel.ray_actors import RayWorker
+
+    monkeypatch.setenv(VARIABLE, "")  # what the node says
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)  # of this process
+    RayWorker(b"no model", 1, False, None, library).load()
+    assert float_product() == library
+
+
+@pytest.mark.parametrize("began", [[], ["here"], ["other"], ["here", "other"]], ids=str)
+def test_a_run_of_an_earlier_version_goes_on_with_its_libraries_or_says_why_not(
+    began: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Earlier versions measured which library is the faster for a shape, and noted it in the folder."""
+    here = float_product()
+    other = LIBRARIES[LIBRARIES[0] == here]
+    monkeypatch.setenv(VARIABLE, here if began != ["other"] else other)
     model = str(Path(instsel.__file__).parent / "demo" / "model")
     run = tmp_path / "run"
-    command = ["perplexity", str(write_alpaca(tmp_path / "rows.jsonl", 20)), "--model", model, "--output", str(run)]
-    command += ["--device", "cpu", "--dtype", "float32", "--shard-rows", "10", "--quiet"]
-
-    def start(library: str) -> pa.Table:
-        monkeypatch.setattr(float_products, "_measured", {})
-        monkeypatch.setattr(float_products, "_faster", lambda outputs, depth: library)
-        assert main(command) == 0
-        return pq.read_table(run / "scores.parquet")
-
-    whole = start("onednn")
-    manifest = json.loads((run / "manifest.json").read_text())
-    assert manifest["float_products"] and {library for *_, library in manifest["float_products"]} == {"onednn"}
+    command = ["perplexity", str(write_alpaca(tmp_path / "rows.jsonl", 8)), "--model", model, "--output", str(run)]
+    command += ["--device", "cpu", "--dtype", "float32", "--shard-rows", "4", "--quiet"]
+    assert main(command) == 0
+    whole = pq.read_table(run / "scores.parquet")
     (run / "scores.parquet").unlink()
     sorted((run / "shards").glob("*.parquet"))[-1].unlink()
-    manifest["state"] = "interrupted"
-    if not known:
-        del manifest["float_products"]
+    manifest = json.loads((run / "manifest.json").read_text()) | {"state": "interrupted"}
+    manifest["float_products"] = [[64, 8 + at, {"here": here, "other": other}[one]] for at, one in enumerate(began)]
     (run / "manifest.json").write_text(json.dumps(manifest))
-    again = start("mkl")
-    assert again.equals(whole) == known
-    np.testing.assert_allclose(again["perplexity"].to_numpy(), whole["perplexity"].to_numpy(), rtol=1e-4)
+    monkeypatch.delenv(VARIABLE)
+    capsys.readouterr()
+    if "other" in began:
+        assert main(command) == 2
+        told = capsys.readouterr().err
+        named = other if len(began) == 1 else " and ".join(LIBRARIES)
+        assert f"was begun with float32 products by {named}, and they are by {here} here" in told
+        way = f"set {VARIABLE}={other} to go on" if len(began) == 1 else "to go on with other last digits"
+        assert way in told and len(told.strip().splitlines()) == 1
+        monkeypatch.setenv(VARIABLE, other if len(began) == 1 else here)
+    assert main(command) == 0
+    assert pq.read_table(run / "scores.parquet").equals(whole)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 from typing import Any
 
 import pytest
 import torch
 import transformers
-from transformers.models.llama import modeling_llama
+from recorded_layers import find_layers
 
-from instsel.engine.fused_layers import FusedLayers
+from instsel.engine.fused_modules import find_norm, norm_forward
 from instsel.engine.replica import Replica
 from instsel.kernels.layer_operations import has_bfloat16_products
 
@@ -48,10 +46,10 @@ def build(name: str, **more: object) -> transformers.PreTrainedModel:
 
 def fused_replica(model: torch.nn.Module) -> tuple[Replica, set[int]]:
     """A replica with the fused layers found for it, and the places of these among its modules."""
-    fused = FusedLayers(Replica(model))
+    fused = find_layers(model)
     replica = Replica(model)
     fused.put_on(replica)
-    return replica, {*fused.norms, *fused.gates, *fused.products, *fused.layers}
+    return replica, {*fused.norms, *fused.gates, *fused.products, *fused.whole}
 
 
 def found(model: torch.nn.Module) -> set[str]:
@@ -64,9 +62,9 @@ def found(model: torch.nn.Module) -> set[str]:
     [
         ("Llama", {}, {"LlamaRMSNorm", "LlamaMLP", "LlamaDecoderLayer"}),
         ("Qwen3", {"head_dim": 16}, {"Qwen3RMSNorm", "Qwen3MLP", "Qwen3DecoderLayer"}),
-        ("Gemma2", {"head_dim": 16}, {"Gemma2RMSNorm", "Gemma2MLP"}),  # four norms a layer
-        ("Granite", {"residual_multiplier": 0.3}, {"GraniteRMSNorm", "GraniteMLP"}),  # residual sums are scaled
-        ("GPTNeoX", {}, set()),
+        ("Gemma2", {"head_dim": 16}, {"Gemma2RMSNorm", "Gemma2MLP", "Gemma2DecoderLayer"}),
+        ("Cohere", {"pad_token_id": 0}, {"CohereLayerNorm", "CohereMLP", "CohereDecoderLayer"}),
+        ("GPTNeoX", {}, {"LayerNorm", "GPTNeoXLayer"}),
     ],
 )
 def test_what_is_found_computes_the_same(name: str, more: dict[str, object], expected: set[str]) -> None:
@@ -135,36 +133,36 @@ def test_a_projection_with_something_more_is_called() -> None:
         assert (own - ours).norm() <= 0.02 * own.norm()
 
 
-def test_the_rotary_function_is_another_in_the_replica_alone() -> None:
-    own, model = modeling_llama.apply_rotary_pos_emb, build("Llama")
-    replica, _ = fused_replica(model)
-    attention = replica.of(model.model.layers[0].self_attn)
-    assert inspect.unwrap(attention.forward.__func__).__globals__["apply_rotary_pos_emb"].args == (own,)
-    assert inspect.unwrap(type(attention).forward).__globals__["apply_rotary_pos_emb"] is own
-    assert modeling_llama.apply_rotary_pos_emb is own
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [0.1, 60.0])
+def test_what_is_added_to_a_norms_weight_is_told_whatever_the_weight(size: float, dtype: torch.dtype) -> None:
+    """Weights of Gemma's size are so large that 1 more of them is a rounding of bfloat16."""
+    for name, offset in (("Llama", 0.0), ("Gemma", 1.0)):
+        norm: Any = build(name, head_dim=16).to(dtype).model.norm
+        torch.nn.init.normal_(norm.weight, size, 0.1 * size)
+        before = norm.weight.clone()
+        found = find_norm(norm)
+        assert found is not None and found.offset == offset and not found.centred
+        assert torch.equal(norm.weight, before)
 
 
-def test_a_rotary_function_behind_a_decorator_is_found() -> None:
-    model = build("Llama")
-    attention = model.model.layers[0].self_attn
-    forward, calls = type(attention).forward, []
+def test_a_norm_with_a_gate_runs_its_own_code_where_it_is_given_one() -> None:
+    class Gated(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.eps = torch.nn.Parameter(torch.rand(64)), 1e-6
 
-    def decorate(function: Any) -> Any:
-        @functools.wraps(function)
-        def counted(*arguments: Any, **more: Any) -> Any:
-            calls.append(0)
-            return function(*arguments, **more)
+        def forward(self, x: torch.Tensor, gate: torch.Tensor | None = None) -> torch.Tensor:
+            x = x if gate is None else x * torch.nn.functional.silu(gate)
+            return torch.nn.functional.rms_norm(x, (64,), self.weight, self.eps)
 
-        return counted
-
-    attention.__class__ = type("Decorated", (type(attention),), {"forward": decorate(forward)})
-    replica, _ = fused_replica(model)
-    assert "forward" in vars(replica.of(attention))
-    calls.clear()
+    norm = Gated()
+    found = find_norm(norm)
+    assert found is not None
+    x, gate = torch.rand(2, 3, 64)
     with torch.inference_mode():
-        own, ours = model(IDS).logits, replica.root(IDS).logits  # type: ignore[operator]
-    assert len(calls) == 2
-    assert (ours - own).abs().max() <= 2e-5 * own.abs().max()
+        assert torch.equal(norm_forward(norm, found)(x, gate), norm(x, gate))
+        assert torch.allclose(norm_forward(norm, found)(x), norm(x), rtol=1e-5)
 
 
 @pytest.mark.parametrize("how", ["of its class", "put in by somebody"])
@@ -182,7 +180,8 @@ def test_a_norm_that_computes_something_else_is_not_taken(how: str) -> None:
     replica, places = fused_replica(model)
     taken = {id(replica.modules[place]) for place in places}
     layers = [replica.of(layer) for layer in model.model.layers]
-    assert all(id(layer.input_layernorm) not in taken and id(layer) not in taken for layer in layers)
+    assert all(id(layer.input_layernorm) not in taken for layer in layers)
     assert all(id(layer.post_attention_layernorm) in taken for layer in layers)
     put_in = how == "put in by somebody"
+    assert all((id(layer) in taken) != put_in for layer in layers), "with the norm called as it is, or not at all"
     assert all(("forward" in vars(layer.input_layernorm)) == put_in for layer in model.model.layers)

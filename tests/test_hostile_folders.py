@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_folders import texts, write_influence
+from run_folders import fill, texts, write_influence
 from test_run_readers import ROWS, SETTINGS, finished, readers
 
 from instsel.cli import main
 from instsel.runs import RunError, RunFolder
 from instsel.runs.lock import FolderInUseError, read_holder, running_holder
-from instsel.runs.shards import Stage
+from instsel.runs.shards import ShardedStage
 
 DEEP = "[" * 5000 + "]" * 5000
 VALUES: list[Any] = [
@@ -61,7 +61,7 @@ def every_command_ends(folder: Path, out: Path) -> None:
         again = RunFolder(folder, SETTINGS, {"environment": {}})
         again.is_finished("scores.parquet")
         again.kept_rows()
-        again.run(Stage("embeddings", ROWS, 8, lambda rows: ({"status": ["ok"] * len(rows)}, {})))
+        fill(again, ShardedStage("embeddings", ROWS), lambda rows: ({"status": ["ok"] * len(rows)}, {}), 8)
         again.close()
     pool = write_influence(out / "pool", 9, pool=texts(9))
     ended(["select", str(pool), "--budget", "2", "--quiet", "--output", str(folder), "--overwrite"])
@@ -93,7 +93,7 @@ def fuzzed(run: Path, folder: Path, seed: int) -> None:
     """A run with a changed manifest, lock or notes of workers."""
     rng = random.Random(seed)
     shutil.copytree(run, folder)
-    name = rng.choice(["manifest.json"] * 8 + ["lock", "workers.json"])
+    name = rng.choice(["manifest.json"] * 8 + ["lock", "progress.json"])
     if name == "manifest.json":
         found: Any = json.loads((run / name).read_text())
     elif name == "lock":
@@ -142,7 +142,7 @@ def test_a_manifest_with_a_wrong_type_is_damaged(run: Path, tmp_path: Path, fiel
 
 
 @pytest.mark.parametrize("text", [DEEP, '{"format": 1, "method": ' + DEEP + "}", "9" * 5000, "\xff\x00", '"\\ud800"'])
-@pytest.mark.parametrize("name", ["manifest.json", "lock", "workers.json"])
+@pytest.mark.parametrize("name", ["manifest.json", "lock", "progress.json"])
 def test_a_file_that_no_reader_can_follow(run: Path, tmp_path: Path, name: str, text: str) -> None:
     folder = Path(shutil.copytree(run, tmp_path / "run"))
     (folder / name).write_text(text)
@@ -164,7 +164,7 @@ def in_place(kind: str) -> Callable[[Path], None]:
 
 @pytest.fixture
 def files() -> Iterator[list[str]]:
-    yield ["manifest.json", "lock", "workers.json", "scores.parquet", "rows-*.arrow", "shards/embeddings-*.parquet"]
+    yield ["manifest.json", "lock", "progress.json", "scores.parquet", "rows-*.arrow", "shards/embeddings-*.parquet"]
 
 
 @pytest.mark.timeout(120)
@@ -192,7 +192,7 @@ def test_nothing_in_a_folder_is_obeyed_by_a_terminal(run: Path, tmp_path: Path) 
     manifest["compared"] = [red, "version"]
     manifest["stages_to_come"] = [red]
     worker = {"place": red, "state": red, "host": red, "pid": red, "rows": 1}
-    (folder / "workers.json").write_text(json.dumps({"workers": [worker]}))
+    (folder / "progress.json").write_text(json.dumps({"workers": [worker]}))
     for state in (red, "finished"):
         (folder / "manifest.json").write_text(json.dumps({**manifest, "state": state}))
         for holder in ("", json.dumps({"host": red, "pid": 1, "start_time": 0})):

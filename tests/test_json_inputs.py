@@ -40,7 +40,11 @@ def test_columns_of_the_json_feature_are_read_scored_and_written_whole(turns_are
     dataset = datasets.Dataset.from_dict(columns, features=features)
     dataset.to_parquet(tmp_path / "pool.parquet")
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-    assert [one.response for one in to_examples(dataset)] == ["the thing", "a king", "the"]
+    assert [one.response for one in to_examples(dataset)] == [
+        "the thing",
+        'a king\n{"name": "f", "arguments": {}}',
+        "the",
+    ]
     command = ["perplexity", str(tmp_path / "pool.parquet"), "--model", tiny_model_folder(), "--quiet", "--output"]
     for ending in ("parquet", "jsonl"):
         folder = tmp_path / ending

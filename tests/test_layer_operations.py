@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from instsel.kernels.layer_norms import Norm
 from instsel.kernels.layer_operations import (
     add_linear,
     can_multiply,
@@ -19,6 +20,7 @@ from instsel.kernels.layer_operations import (
     rms_norm,
     rotate_in_place,
 )
+from instsel.kernels.native_arrays import Machine, array_of
 
 pytestmark = pytest.mark.usefixtures("two_threads")
 
@@ -63,17 +65,17 @@ def test_norm_is_the_formula(rows: int, columns: int, dtype: torch.dtype, instru
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_norm_with_an_update_adds_it_first_and_keeps_the_sum(dtype: torch.dtype, instruction_set: str) -> None:
-    x, update, weight = (
-        (random(4, 300, dtype=dtype) for _ in range(2)),
-        random(4, 300, dtype=dtype),
-        random(300, dtype=dtype),
-    )
-    kept, expected = list(x)
-    expected += update
-    out = rms_norm(kept, weight, 1e-6, update=update)
-    assert torch.equal(kept, expected)
-    assert torch.equal(out, rms_norm(expected, weight, 1e-6))
+@pytest.mark.parametrize("columns", [1, 70, 300])
+@pytest.mark.parametrize("add", [False, True])
+def test_norm_about_the_mean_with_a_bias(add: bool, columns: int, dtype: torch.dtype, instruction_set: str) -> None:
+    x, weight, bias = (random(*shape, dtype=dtype) for shape in ((4, columns), (columns,), (columns, 1)))
+    bias, out = bias[:, 0].contiguous(), random(4, columns, dtype=dtype, scale=2.0)
+    rows = x.double() - x.double().mean(-1, keepdim=True)
+    exact = rows * (rows.pow(2).mean(-1, keepdim=True) + 1e-5).rsqrt() * (weight.double() + 1) + bias.double()
+    exact = exact + out.double() if add else exact
+    norm = Norm.of(weight, 1.0, 1e-5, bias, centred=True)
+    (norm.add_to if add else norm.into)(array_of(x), array_of(out), Machine.now())
+    assert ((out.double() - exact).abs() <= torch.finfo(dtype).eps * exact.abs() + 2e-5).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -101,15 +103,25 @@ def test_gate_is_the_formula(activation: str, dtype: torch.dtype, instruction_se
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("rows", "heads", "size"), [(0, 2, 8), (1, 1, 2), (5, 3, 6), (9, 4, 64), (3, 2, 1030)])
 def test_rotation_is_the_formula(rows: int, heads: int, size: int, dtype: torch.dtype, instruction_set: str) -> None:
-    x, cos, sin = (
-        random(rows, heads, size, dtype=dtype),
-        random(rows, size, dtype=dtype),
-        random(rows, size, dtype=dtype),
-    )
+    x, cos, sin = (random(*shape, dtype=dtype) for shape in ((rows, heads, size), (rows, size), (rows, size)))
     turned = torch.cat([-x[..., size // 2 :], x[..., : size // 2]], -1).double()
     a, b = x.double() * cos.double()[:, None], turned * sin.double()[:, None]
     got = rotate_in_place(x.clone(), cos, sin)
     assert ((got.double() - (a + b)).abs() <= torch.finfo(dtype).eps * (a.abs() + b.abs())).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_part_of_a_head_is_turned(interleaved: bool, dtype: torch.dtype, instruction_set: str) -> None:
+    x, cos, sin = (random(*shape, dtype=dtype) for shape in ((5, 3, 22), (5, 12), (5, 12)))
+    part = x[..., :12].double()
+    turned = torch.cat([-part[..., 6:], part[..., :6]], -1)
+    if interleaved:
+        turned = torch.stack([-part[..., 1::2], part[..., ::2]], -1).flatten(-2)
+    a, b = part * cos.double()[:, None], turned * sin.double()[:, None]
+    got = rotate_in_place(x.clone(), cos, sin, interleaved=interleaved)
+    assert ((got[..., :12].double() - (a + b)).abs() <= torch.finfo(dtype).eps * (a.abs() + b.abs())).all()
+    assert torch.equal(got[..., 12:], x[..., 12:])
 
 
 # Rows and outputs around the 16 and 32 of a tile; depths of one tile, of several, of more than one pass. The last has
@@ -235,4 +247,4 @@ def test_wrong_arrays_are_refused() -> None:
     with pytest.raises(ValueError, match="even"):
         rotate_in_place(torch.ones(2, 1, 3), torch.ones(2, 3), torch.ones(2, 3))
     with pytest.raises(ValueError, match="cos and sin"):
-        rotate_in_place(torch.ones(2, 1, 4), torch.ones(2, 2), torch.ones(2, 2))
+        rotate_in_place(torch.ones(2, 1, 4), torch.ones(2, 6), torch.ones(2, 6))

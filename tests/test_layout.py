@@ -31,18 +31,32 @@ def test_every_token_sees_exactly_its_own_prefix(requests: list[tuple[list[int],
     prefixes = {tuple(s[:end]) for s in sequences for end in range(1, len(s))}
     seen: list[tuple[int, ...]] = []
     kept: dict[int, list[int]] = {}
+    continued: set[int] = set()  # nodes whose ends are kept, and those that some node went on from in a later pack
+    gone_on_from: set[int] = set()
     for cached, layout in layouts_of(requests, budget):
+        paths: list[list[int]] = []  # of the pack's nodes, by what each goes on from
         cached_ids = [token for node in cached for token in kept[node]]
         keys = np.array([*cached_ids, *layout.ids], np.int64)
         segments = layout.segments
         for node in range(segments.num_nodes):
             first, last = segments.query_offsets[node : node + 2].tolist()
             path = segments.key_indices(node, len(cached_ids)).tolist()
+            parent = int(layout.parents[node])
+            before = paths[parent] if parent >= 0 else []
+            if parent < -1:
+                gone_on_from.add(cached[-2 - parent])
+                before = [token for up in cached[: -1 - parent] for token in kept[up]]
+            paths.append([*before, *layout.ids[first:last].tolist()])
+            assert paths[node] == keys[path].tolist()
             assert layout.positions[first:last].tolist() == list(range(len(path) - (last - first), len(path)))
             for query in range(first, last):
                 seen.append(tuple(keys[path[: len(path) - (last - 1 - query)]].tolist()))
         for node, first, last in layout.kept:
             kept[node] = layout.ids[first:last].tolist()
+            if node in layout.continued:
+                assert layout.segments.query_offsets[layout.continued[node]] == first
+        continued.update(layout.continued)
+    assert continued == gone_on_from
     assert len(seen) == len(set(seen))
     assert set(seen) == prefixes
 

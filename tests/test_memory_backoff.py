@@ -13,9 +13,9 @@ import torch
 from random_models import distinct_prefixes, means_one_by_one, new_llama, random_ids, shared_llama, tree_requests
 
 import instsel
-from instsel.engine.guest import Guest
 from instsel.engine.layout import Layout
 from instsel.engine.model_checks import ScoringWarning
+from instsel.engine.model_session import ModelSession
 
 TOLERANCE = 2e-5
 
@@ -29,17 +29,17 @@ class Forwards:
         self.calls: list[tuple[int, bool]] = []  # tokens, whether memory sufficed
         self.full, self.error = full, error
         self._lock = threading.Lock()  # packs may run side by side
-        visit = scorer.visit
+        open_session = scorer.session
 
         @contextmanager
-        def visit_with_less() -> Iterator[Guest]:
-            with visit() as guest:
-                self.pack, self.alone = guest.forward_pack, guest.forward_alone
-                guest.forward_pack = self.forward_pack  # type: ignore[method-assign]
-                guest.forward_alone = self.forward_alone  # type: ignore[method-assign]
-                yield guest
+        def session_with_less() -> Iterator[ModelSession]:
+            with open_session() as session:
+                self.pack, self.alone = session.forward_pack, session.forward_alone
+                session.forward_pack = self.forward_pack  # type: ignore[method-assign]
+                session.forward_alone = self.forward_alone  # type: ignore[method-assign]
+                yield session
 
-        scorer.visit = visit_with_less  # type: ignore[method-assign]
+        scorer.session = session_with_less  # type: ignore[method-assign]
 
     def _enter(self, tokens: int) -> None:
         with self._lock:

@@ -92,9 +92,10 @@ def test_layer_operations_over_their_own_inputs() -> None:
     with pytest.raises(ValueError, match="x: expected memory apart from up"):
         _native.gate_in_place(x, x, "silu", 1, "")
     with pytest.raises(ValueError, match="out: expected memory apart from x"):
-        _native.rms_norm(x, None, np.ones(4, np.float32), 0.0, 1e-5, x, 1, "")
-    with pytest.raises(ValueError, match="x: expected memory apart from update"):
-        _native.rms_norm(x, x, np.ones(4, np.float32), 0.0, 1e-5, np.empty_like(x), 1, "")
+        _native.layer_norm(x, np.ones(4, np.float32), None, 0.0, 1e-5, False, True, x, 1, "")
+    bias = np.ones(4, np.float32)
+    with pytest.raises(ValueError, match="out: expected memory apart from bias"):
+        _native.layer_norm(x[:1], x[1], bias, 0.0, 1e-5, False, False, bias[None], 1, "")
     assert (x == 1.0).all()
 
 
@@ -117,11 +118,11 @@ def test_another_byte_order_is_not_read_as_this_one() -> None:
 @pytest.mark.parametrize("dtype", ["int32", "uint32"])
 def test_layer_arrays_of_another_type_with_the_same_size(dtype: str) -> None:
     x = np.ones((2, 4), np.float32)
-    for wrong in ("update", "weight", "out"):
-        arrays = {"update": x.copy(), "weight": np.ones(4, np.float32), "out": x.copy()}
+    for wrong in ("bias", "weight", "out"):
+        arrays = {"bias": np.ones(4, np.float32), "weight": np.ones(4, np.float32), "out": x.copy()}
         arrays[wrong] = arrays[wrong].astype(dtype)
         with pytest.raises(ValueError, match=f"{wrong}: expected"):
-            _native.rms_norm(x, arrays["update"], arrays["weight"], 0.0, 1e-5, arrays["out"], 1, "")
+            _native.layer_norm(x, arrays["weight"], arrays["bias"], 0.0, 1e-5, True, False, arrays["out"], 1, "")
 
 
 @pytest.mark.parametrize("name", ["mask", "bias", "argmax"])
@@ -188,7 +189,7 @@ def test_a_workspace_that_no_layout_needs(sizes: tuple[int, int, int]) -> None:
 
 def test_rows_of_nothing_are_not_counted_one_by_one() -> None:
     many = np.empty((2**50, 0), np.float32)
-    _native.rms_norm(many, None, np.empty(0, np.float32), 0.0, 1e-5, many.copy(), 1, "")
+    _native.layer_norm(many, np.empty(0, np.float32), None, 0.0, 1e-5, False, False, many.copy(), 1, "")
     heads, table = np.empty((2**50, 2, 0), np.float32), many.copy()
-    _native.rotate_in_place(heads, table, table, 1, "")
+    _native.rotate_in_place(heads, table, table, False, 1, "")
     assert many.size == heads.size == 0

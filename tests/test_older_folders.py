@@ -45,7 +45,7 @@ def command(method: str, folder: Path) -> list[str]:
 def made_older(run: Path, method: str) -> dict[str, Any]:
     """Give a folder the manifest that 0.1.0 would have written when it was interrupted before the last shard."""
     now = json.loads((run / "manifest.json").read_text())
-    older = {name: now[name] for name in (*SETTINGS, *ABOUT)}
+    older = {name: {**now, "shard_rows": 10}[name] for name in (*SETTINGS, *ABOUT)}
     older |= {"version": "0.1.0", "method": method, "parameters": PARAMETERS[method], "compared": list(SETTINGS)}
     older |= {"stages": [[method, 25, 10]], "input_checked": True, "state": "interrupted"}
     (run / "manifest.json").write_text(json.dumps(older))
@@ -74,6 +74,36 @@ def test_it_is_refused_by_its_version_and_stays(
     assert main([*command(method, tmp_path), "--overwrite"]) == 0, "the control: the command itself is well"
 
 
+@pytest.mark.parametrize("before", [{"unreadable": {"rows": 20}}, {"not_in_prompt": {}}, {}])
+def test_shards_of_another_reading_are_not_continued(
+    before: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rows with tools were refused once, or lost their calls: shards of both would not say what was asked."""
+    load_models_once(monkeypatch)
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+    turns = [{"role": "user", "content": "add 1"}, {"role": "assistant", "content": "", "tool_calls": [call]},
+             {"role": "tool", "content": "2"}, {"role": "assistant", "content": "it is 2"}]  # fmt: skip
+    rows, run = tmp_path / "rows.jsonl", tmp_path / "run"
+    rows.write_text("".join(json.dumps({"messages": turns[:1] + turns[k:]}) + "\n" for k in (1, 3)) * 10)
+    told = ["perplexity", str(rows), "--model", tiny_model_folder(), "--output", str(run), "--shard-rows", "10",
+            "--max-failures", "100%", "--quiet"]  # fmt: skip
+    assert main(told) == 0
+    whole = pq.read_table(run / "scores.parquet")
+    manifest = json.loads((run / "manifest.json").read_text())
+    del manifest["read_by"]
+    (run / "manifest.json").write_text(json.dumps(manifest | {"state": "interrupted"} | before))
+    (run / "scores.parquet").unlink()
+    sorted((run / "shards").glob("*.parquet"))[-1].unlink()
+    capsys.readouterr()
+    if before:
+        assert main(told) == 2
+        said = capsys.readouterr().err.strip()
+        assert "Traceback" not in said and "reads rows differently" in said.splitlines()[-1]
+    else:  # the control: where nothing reads differently it goes on
+        assert main(told) == 0
+        assert pq.read_table(run / "scores.parquet").equals(whole)
+
+
 @pytest.mark.parametrize("method", ["ifd", "wici"])
 def test_a_finished_one_can_still_be_selected_from(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -83,7 +113,11 @@ def test_a_finished_one_can_still_be_selected_from(
     assert main(command(method, tmp_path)) == 0
     finished = json.loads((run / "manifest.json").read_text())
     kept = {name: finished[name] for name in ("output", "counts", "stats", "findings")}
-    older = {name: finished[name] for name in (*SETTINGS, *ABOUT)} | kept | {"version": "0.1.0", "state": "finished"}
+    older = (
+        {name: {**finished, "shard_rows": 10}[name] for name in (*SETTINGS, *ABOUT)}
+        | kept
+        | {"version": "0.1.0", "state": "finished"}
+    )
     older |= {"parameters": PARAMETERS[method], "compared": list(SETTINGS), "stages": [[method, 25, 10]]}
     (run / "manifest.json").write_text(json.dumps(older))
     assert main(["select", str(run), "--output", str(tmp_path / "chosen"), "--budget", "3", "--quiet"]) == 0

@@ -9,6 +9,7 @@ import re
 import runpy
 import subprocess
 import sys
+import types
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch
 from packaging.specifiers import SpecifierSet
 
 from instsel.kernels import backends, varlen_attention
+from instsel.kernels.attention_kinds import AttentionKind
 from instsel.optional_packages import need_package
 
 ROOT = Path(__file__).parents[1]
@@ -112,14 +114,20 @@ def test_the_ranges_are_those_that_the_extras_install() -> None:
         assert stated is not None and SpecifierSet(stated[1]) == SpecifierSet(versions), (distribution, versions)
     extras = {extra for _, _, extra in found}
     assert extras == {
-        "lm-eval", "datasets", "ray", "data-juicer", "distilabel", "tables", "embeddings", "index", "triton", "flash"
+        "lm-eval", "datasets", "ray", "data-juicer", "distilabel", "tables", "embeddings", "index", "triton", "flash",
+        "gguf", "peft", "duplicates",
     }  # fmt: skip
 
 
+FUNCTION = "flash_attn_varlen_func"
+
+
 @pytest.fixture
-def fresh() -> Iterator[None]:
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What the kernels have found of optional packages, found anew."""
     kept = (backends.triton_error, varlen_attention.has_flash_attn, backends._say_slower)
+    capability: Any = lambda device=None: (9, 0)  # noqa: E731
+    monkeypatch.setattr(torch.cuda, "get_device_capability", capability)
     for one in kept:
         one.cache_clear()
     yield
@@ -147,15 +155,28 @@ def test_triton_of_a_fitting_version_is_taken(fresh: None, monkeypatch: pytest.M
 
 
 def test_flash_attention_of_another_version_is_not_taken(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    def error(version: str | None) -> Any:
+    def error(version: str | None, function: str = FUNCTION) -> Any:
         varlen_attention.has_flash_attn.cache_clear()
         pretend(monkeypatch, "flash_attn", "flash-attn", version)
         monkeypatch.setattr(varlen_attention, "has_torch_varlen", lambda: False)
-        return varlen_attention.varlen_error(torch.device("cuda"), torch.bfloat16, None, has_sinks=False)
+        monkeypatch.setitem(sys.modules, "flash_attn", types.SimpleNamespace(**{function: None}))
+        kind = AttentionKind(torch.device("cuda"), torch.bfloat16, 64, 4, False, False, False)
+        return varlen_attention.varlen_error(kind)
 
     assert error("2.7.4") is None
-    for version in (None, "2.5.0"):
-        assert "neither flash-attn >=2.6 (pip install 'instsel[flash]')" in error(version)
+    for version, function in ((None, FUNCTION), ("2.5.0", FUNCTION), ("4.0.0", "flash_attn_func")):
+        assert "neither flash-attn >=2.6 (pip install 'instsel[flash]')" in error(version, function)
+
+
+def test_a_gpu_from_before_the_kernels(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, "triton", "triton", "3.7.1")
+    assert backends.choose_backend("auto", torch.device("cuda:0")) == "triton"
+    backends.triton_error.cache_clear()
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (7, 5))
+    with pytest.raises(ValueError, match=r"compute capability 8\.0 or later, and cuda:0 has 7\.5"):
+        backends.choose_backend("triton", torch.device("cuda:0"))
+    with pytest.warns(UserWarning, match=r"slower: .*has 7\.5"):
+        assert backends.choose_backend("auto", torch.device("cuda:0")) == "reference"
 
 
 def test_older_packages_in_the_middle_of_a_call(monkeypatch: pytest.MonkeyPatch) -> None:

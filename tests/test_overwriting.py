@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from run_folders import texts, write_influence
+from run_folders import fill, texts, write_influence
 from test_runs import SETTINGS, Squares, open_folder, run_squares
 
 from instsel.cli import main
 from instsel.runs import RunFolder
 from instsel.runs.finished_run import read_run
-from instsel.runs.shards import Stage
+from instsel.runs.shards import ShardedStage
 
 OTHER = {**SETTINGS, "seed": 3}
 
@@ -137,13 +137,13 @@ def test_the_old_run_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
 
     new = open_folder(folder, OTHER, overwrite=True)
     with pytest.raises(ValueError, match="on fire"):
-        new.run(Stage("squares", 25, 10, fails))
+        fill(new, ShardedStage("squares", 25), fails)
     new.close()
     kept = {name: text for name, text in content(folder).items() if not name.startswith("next")}
     assert {**before, "lock": b""} == {**kept, "lock": b""}
     again = Squares()
     folder_again = open_folder(folder, OTHER, overwrite=True)
-    folder_again.run(again.stage)
+    fill(folder_again, again.stage, again.compute)
     folder_again.finish()
     values = folder_again.shards.columns(again.stage)["square"]
     folder_again.close()

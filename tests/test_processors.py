@@ -124,8 +124,8 @@ def test_packs_at_once_are_no_more_than_a_quota_allows(four_threads: None, monke
     with pytest.warns(UserWarning, match="1 of 4 threads"):
         assert (instsel.score_batch(scorer, [([1, 2, 3], [4, 5])] * 3).status == "ok").all()
     assert set(seen) == {(1, True)}
-    with scorer.visit() as guest:
-        assert packs_at_once(guest) <= torch.get_num_threads() == 4
+    with scorer.session() as session:
+        assert packs_at_once(session) <= torch.get_num_threads() == 4
 
 
 def burnt_while_waiting() -> float:

@@ -1,4 +1,5 @@
-"""The pages on kernels and on concurrency name files and names that are there, and constants by their files."""
+"""The pages on kernels and on concurrency name files and names that are there, and constants by their files; so
+does the table of CONTRIBUTING.md that says where something new is made known."""
 
 from __future__ import annotations
 
@@ -52,6 +53,18 @@ def misplaced(text: str) -> list[str]:
     return found
 
 
+def unlike_the_code(text: str) -> list[str]:
+    """Constants of the table `| to add | ...` that no file of their row defines, and files of it that are not there."""
+    lines = text[text.index("| to add |") :].partition("\n\n")[0].splitlines()[2:]
+    found = []
+    for line in lines:
+        files = re.findall(r"`([\w/]+\.py)`", line)
+        found += [file for file in files if file not in SOURCES]
+        known = "\n".join(SOURCES.get(file, "") for file in files)
+        found += [name for name in re.findall(r"`(_?[A-Z_]{4,})`", line) if not re.search(rf"(?m)^{name}\b", known)]
+    return found
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_what_a_page_names_is_there(name: str) -> None:
     assert absent(page(name)) == []
@@ -62,6 +75,13 @@ def test_constants_are_in_the_files_that_the_page_names() -> None:
 
 
 def test_what_is_not_there_is_found() -> None:
-    assert absent("`turns.py`, `no_such.h` and `load_model(nosuchname)`") == ["no_such.h", "nosuchname"]
-    moved = page("kernels").replace("| `bfloat16_linear.cpp` | `largest_depth`", "| `threads.h` | `largest_depth`")
+    assert absent("`inference_lock.py`, `no_such.h` and `load_model(nosuchname)`") == ["no_such.h", "nosuchname"]
+    moved = page("kernels").replace("| `block_products.h` | `largest_depth`", "| `threads.h` | `largest_depth`")
     assert misplaced(moved)[0] == "threads.h: largest_depth"
+
+
+def test_something_new_is_made_known_where_the_table_says() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert unlike_the_code(text) == []
+    moved = text.replace("`instsel/engine/mixer_functions.py` | `ALONG_TREE`", "`kernels/gone.py` | `_ALONG_TREE`")
+    assert unlike_the_code(moved) == ["kernels/gone.py", "_ALONG_TREE"]

@@ -17,16 +17,16 @@ from transformers import PreTrainedTokenizerFast
 import instsel
 from instsel.methods.rating_prompts import RATING_PROMPT
 from instsel.methods.ratings import expected_rating, rating_logprobs, rating_requests, shares
-from instsel.methods.stages import Slice
+from instsel.methods.stages import StageSlice
 from instsel.records import Example, to_examples
 
 PROMPT = "{request}\n{response}\ngrade: "
 
 
-def part(scorer: instsel.Scorer, examples: list[Example], **parameters: Any) -> Slice[Any]:
+def part(scorer: instsel.Scorer, examples: list[Example], **parameters: Any) -> StageSlice[Any]:
     from instsel.methods.parameters import Parameters
 
-    return Slice(range(len(examples)), len(examples), Parameters(**parameters), scorer, dict(enumerate(examples)))
+    return StageSlice(range(len(examples)), len(examples), Parameters(**parameters), scorer, dict(enumerate(examples)))
 
 
 def changed(change: Callable[[Tokenizer], None]) -> instsel.Scorer:

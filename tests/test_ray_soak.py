@@ -19,7 +19,7 @@ from tiny_model import tiny_model_folder
 from worker_faults import assert_same_run, command, deaths, disturbed, kill_worker, run, use_pool, wait_until
 
 import instsel
-from instsel.parallel import schedule
+from instsel.parallel import scheduler
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
@@ -35,7 +35,7 @@ def test_actors_killed_at_ten_random_moments_on_three_nodes(
     cluster: Any, scorer: instsel.Scorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(command(tmp_path, "alone", pause=0))
-    monkeypatch.setattr(schedule, "DEATHS_OF_A_TASK", 20)  # kills of ours that meet one shard thrice are no fault of it
+    monkeypatch.setattr(scheduler, "DEATHS_OF_A_TASK", 20)  # our kills that meet one shard thrice are no fault of it
     rng = random.Random(0)
     with instsel.ray_workers(scorer, 3) as pool:
         use_pool(monkeypatch, pool)
@@ -117,8 +117,10 @@ def test_a_client_of_a_ray_elsewhere_is_served_by_it(scorer: instsel.Scorer, tmp
             done = subprocess.run(
                 [sys.executable, "-m", "instsel.cli", *arguments], env=environment, capture_output=True, text=True
             )
-            # Ray forks a server for each client, and loses it where its gRPC threads are busy at that moment.
-            if "Starting Ray client server failed" not in done.stderr:
+            # Ray forks a server for each client, and loses it where its gRPC threads are busy at that moment: it says
+            # so, or fails as it looks at the process that has ended.
+            lost = ("Starting Ray client server failed", "in start_specific_server")
+            if not any(words in done.stderr for words in lost):
                 break
         assert done.returncode == 0, done.stderr
     finally:

@@ -37,7 +37,7 @@ from worker_faults import (
 
 import instsel
 from instsel.cli import main
-from instsel.parallel import schedule
+from instsel.parallel import scheduler
 from instsel.parallel.pool import Pool
 
 pytestmark = pytest.mark.long
@@ -92,7 +92,7 @@ def test_rows_that_kill_their_actor_get_a_status_and_the_run_goes_on(
     pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     use_pool(monkeypatch, pool)
-    monkeypatch.setattr(schedule, "DEATHS_OF_A_TASK", 1)
+    monkeypatch.setattr(scheduler, "DEATHS_OF_A_TASK", 1)
     before = deaths(pool)
     assert main([*poisoned(tmp_path, {23}), "--max-failures", "0.2"]) == 0
     assert "poison, rows 20 to 29: 1 workers died of it" in capsys.readouterr().err
@@ -110,7 +110,7 @@ def test_a_driver_that_is_killed_leaves_no_actor_and_a_folder_that_continues(
     driver = subprocess.Popen([sys.executable, "-m", "instsel.cli", *arguments], env=environment)
     try:
         wait_until(lambda: shards(tmp_path / "run") >= 3, 150)
-        (worker,) = json.loads((tmp_path / "run/workers.json").read_text())["workers"]
+        (worker,) = json.loads((tmp_path / "run/progress.json").read_text())["workers"]
         assert is_alive(worker["pid"])
     finally:
         driver.send_signal(signal.SIGKILL)
@@ -131,7 +131,7 @@ def test_a_run_that_loses_a_node_and_an_actor_is_the_run_on_one_process(
 
     def strike(number: int) -> None:
         if number == 0:
-            pids = [worker["pid"] for worker in pool.told()]
+            pids = [worker["pid"] for worker in pool.status()]
             struck = next(node for node in cluster.others if any(has_process(node, pid) for pid in pids))
             cluster.others.remove(struck)
             cluster.remove_node(struck)  # one processor, so one actor, which goes on at the node that had none

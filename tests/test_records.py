@@ -119,7 +119,7 @@ def test_records_pass_through():
         ({"messages": TURNS}, {"messages": ["text"]}, "a turn must be a mapping, got str"),
         ({"messages": TURNS}, {"messages": [{"role": "user"}]}, "a turn needs role and content"),
         ({"messages": TURNS}, {"messages": [{"content": "a"}]}, "a turn needs role and content"),
-        ({"messages": TURNS}, {"messages": [{"role": "tool", "content": "a"}]}, "role 'tool' is not one of"),
+        ({"messages": TURNS}, {"messages": [{"role": "oracle", "content": "a"}]}, "role 'oracle' is not one of"),
         ({"messages": TURNS}, {"messages": TURNS[1:]}, "before the answer must be the user's, found none"),
         ({"messages": TURNS}, {"messages": [*TURNS, TURNS[1]]}, "must be the user's, got one of role 'assistant'"),
         (

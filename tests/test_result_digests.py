@@ -151,7 +151,10 @@ def test_a_damaged_shard_is_not_read(run: Path, tmp_path: Path, capsys: pytest.C
     scores = (run / "scores.parquet").read_bytes()
     flip(sorted((run / "shards").glob("embeddings-*"))[0], 100)
     line = refused(readers(run, tmp_path)["select"], capsys)
-    assert "shards of embeddings" in line and f"remove the result in {run} and run the same command again" in line
+    assert (
+        "rows of embeddings are damaged or gone" in line
+        and f"remove the result in {run} and run the same command again" in line
+    )
     (run / "scores.parquet").unlink()
     assert main(scoring(tmp_path)) == 0
     assert main(readers(run, tmp_path)["select"]) == 0
@@ -166,7 +169,7 @@ def test_what_merge_says_of_a_damaged_shard_helps(
     last = json.loads((run / "manifest.json").read_text())["stages"][-1][0]
     flip(sorted((run / "shards").glob(f"{last}-*"))[0], 100)
     line = refused(merge, capsys)
-    assert f"1 shards of {last} are damaged or gone: remove the result in {run} and run the same command" in line
+    assert f"5 rows of {last} are damaged or gone: remove the result in {run} and run the same command" in line
     (run / "scores.parquet").unlink()
     assert "damaged or gone: run the same command again" in refused(merge, capsys)
     assert main(scoring(tmp_path)) == 0 and main(merge) == 0

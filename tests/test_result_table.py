@@ -31,8 +31,8 @@ COLUMNS = {
     "batch": ["mean_logprob", "sum_logprob", "num_tokens", "is_greedy", "status", "token_logprobs"],
     "ifd": ["direct", "conditional", "ifd", "num_tokens", "status"],
     "wici": [
-        "score", "ifd", "one_shot_ifd", "influence", "probes", "similarity", "status", "selectable",
-        "demonstration_cut",
+        "score", "gain", "ifd", "one_shot_ifd", "influence", "probes", "similarity", "status",
+        "selectable", "demonstration_cut",
     ],
     "grape": ["best", "scores", "status"],
 }  # fmt: skip

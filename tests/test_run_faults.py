@@ -104,17 +104,17 @@ def test_a_run_that_goes_on_with_another_library_says_so(
 def test_rows_that_do_not_fit_into_memory_are_counted_and_fail_the_run_beyond_the_threshold(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from instsel.engine.guest import Guest
+    from instsel.engine.model_session import ModelSession
 
     assert main(command(tmp_path, "straight")) == 0
-    real, room = Guest.forward_pack, 42
+    real, room = ModelSession.forward_pack, 42
 
     def small(self: Any, layout: Any, *args: Any, **options: Any) -> Any:
         if len(layout.ids) > room:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(self, layout, *args, **options)
 
-    monkeypatch.setattr(Guest, "forward_pack", small)
+    monkeypatch.setattr(ModelSession, "forward_pack", small)
     assert main(command(tmp_path, "run", "--max-failures", "0")) == 1
     said = capsys.readouterr().err
     assert "out_of_memory of 60 rows: more than --max-failures 0.0% failed" in said

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from run_folders import write_selection
+from run_folders import fill, write_selection
 from test_runs import run_squares
 
 from instsel.cli import main
 from instsel.runs import RunFolder
 from instsel.runs.lock import RunLock
-from instsel.runs.shards import Stage
+from instsel.runs.shards import ShardedStage
 
 ROWS = 30
 SETTINGS = {"version": "1", "method": "square", "parameters": {}, "input_digest": "pool", "limit": None}
@@ -24,7 +24,7 @@ SETTINGS = {"version": "1", "method": "square", "parameters": {}, "input_digest"
 
 def finished(folder: Path) -> Path:
     """A run as a command makes it, with embeddings in its shards: locked, computed, merged and closed."""
-    from instsel.commands.scoring import finish
+    from instsel.runner.scored_run import finish
 
     rng = np.random.default_rng(0)
     embeddings = rng.normal(size=(ROWS, 4)).astype(np.float32)
@@ -32,13 +32,10 @@ def finished(folder: Path) -> Path:
     run = RunFolder(folder, SETTINGS, about)
     rows = run.rows(lambda: [[{"instruction": f"ask {i}", "output": f"answer {i}"} for i in range(ROWS)]])
     status = np.full(ROWS, "ok")
-    stages = [
-        Stage("embeddings", ROWS, 8, lambda part: ({"embedding": embeddings[part.start : part.stop]}, {})),
-        Stage("square", ROWS, 8, lambda part: ({"score": np.array(part, float), "status": status[: len(part)]}, {})),
-    ]
-    for stage in stages:
-        run.run(stage)
-    run.save(stages=[[one.name, one.rows, one.shard_rows] for one in stages], stages_complete=True)
+    stages = [ShardedStage("embeddings", ROWS), ShardedStage("square", ROWS)]
+    fill(run, stages[0], lambda part: ({"embedding": embeddings[part.start : part.stop]}, {}), 8)
+    fill(run, stages[1], lambda part: ({"score": np.array(part, float), "status": status[: len(part)]}, {}), 8)
+    run.save(stages=[[one.name, one.rows] for one in stages], stages_complete=True)
     finish(run, rows, stages[-1], "scores.parquet", {}, stages, "score")
     run.close()
     return folder
@@ -102,13 +99,26 @@ def test_what_a_reader_makes_is_right(tmp_path: Path) -> None:
 def test_a_damaged_shard_is_said_and_stays_where_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = finished(tmp_path / "run")
     for name in ("square", "embeddings"):
-        next((run / "shards").glob(f"{name}-00001-*")).write_bytes(b"PAR1")
+        next((run / "shards").glob(f"{name}-00008-*")).write_bytes(b"PAR1")
     before = state(run)
     for command in readers(run, tmp_path)[:4]:
         assert main(command) == 2
         said = capsys.readouterr().err
         assert said.count("\n") == 1 and "damaged or gone" in said
     assert state(run) == before
+
+
+def test_a_damaged_copy_of_the_rows_is_said_and_not_merged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Text of another row would stand beside the scores."""
+    run = finished(tmp_path / "run")
+    (kept,) = run.glob("rows-*.arrow")
+    content = kept.read_bytes()
+    assert content.count(b"ask 3") == 1
+    kept.write_bytes(content.replace(b"ask 3", b"ask 8"))
+    before = state(run)
+    assert main(["merge", str(run), "--output", str(tmp_path / "merged.parquet"), "--quiet"]) == 2
+    assert "the rows kept in" in capsys.readouterr().err
+    assert state(run) == before and not (tmp_path / "merged.parquet").exists()
 
 
 def _select(arguments: list[str]) -> None:

@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from run_folders import fill
 
 from instsel.runs import RunError, RunFolder, durable_files
 from instsel.runs import folder as run_folder
 from instsel.runs import lock as run_lock
+from instsel.runs.durable_files import durable_file
 from instsel.runs.lock import FolderInUseError, Holder, RunLock
-from instsel.runs.shards import Stage
+from instsel.runs.shards import ShardedStage, pack_shard
 
 SETTINGS = {"method": "square", "seed": 0, "parameters": {"power": 2, "offset": None}}
 
@@ -28,9 +30,9 @@ SETTINGS = {"method": "square", "seed": 0, "parameters": {"power": 2, "offset": 
 class Squares:
     """A stage whose rows can be checked, and which remembers the slices it was asked for."""
 
-    def __init__(self, rows: int = 25, shard_rows: int = 10) -> None:
+    def __init__(self, rows: int = 25) -> None:
         self.asked: list[range] = []
-        self.stage = Stage("squares", rows, shard_rows, self.compute)
+        self.stage = ShardedStage("squares", rows)
 
     def compute(self, rows: range) -> Any:
         self.asked.append(rows)
@@ -42,11 +44,13 @@ def open_folder(path: Path, settings: dict[str, Any] = SETTINGS, **options: Any)
     return RunFolder(path, settings, {"environment": {"torch": "1"}}, **options)
 
 
-def run_squares(path: Path, squares: Squares | None = None, **options: Any) -> tuple[np.ndarray, Squares, RunFolder]:
+def run_squares(
+    path: Path, squares: Squares | None = None, step: int = 10, **options: Any
+) -> tuple[np.ndarray, Squares, RunFolder]:
     squares = squares or Squares()
     folder = open_folder(path, **options)
     try:
-        folder.run(squares.stage)
+        fill(folder, squares.stage, squares.compute, step)
         return folder.shards.columns(squares.stage)["square"], squares, folder
     finally:
         folder.close()
@@ -65,7 +69,7 @@ def test_a_stage_is_computed_once_and_read_back_whole(tmp_path: Path) -> None:
     assert second.asked == []
 
 
-@pytest.mark.parametrize("harm", ["cut", "empty", "flip", "swap", "foreign"])
+@pytest.mark.parametrize("harm", ["cut", "empty", "flip", "swap", "renumbered", "foreign"])
 def test_a_damaged_shard_is_set_aside_and_computed_again(tmp_path: Path, harm: str) -> None:
     values, _, _ = run_squares(tmp_path / "run")
     victim = shard_paths(tmp_path / "run")[1]
@@ -74,6 +78,11 @@ def test_a_damaged_shard_is_set_aside_and_computed_again(tmp_path: Path, harm: s
         victim.write_bytes(content[:60] + bytes([content[60] ^ 1]) + content[61:])
     elif harm == "swap":  # whole, but another shard's
         victim.write_bytes(shard_paths(tmp_path / "run")[0].read_bytes())
+    elif harm == "renumbered":  # whole, with the right digest, but of other rows
+        other = shard_paths(tmp_path / "run")[0]
+        victim.unlink()
+        victim = other.with_name(other.name.replace("-00000-", "-00001-"))
+        shutil.copy(other, victim)
     elif harm == "foreign":  # whole, with the right digest, but no shard of this run
         run_squares(tmp_path / "other", settings={**SETTINGS, "seed": 1})
         victim.unlink()
@@ -88,6 +97,18 @@ def test_a_damaged_shard_is_set_aside_and_computed_again(tmp_path: Path, harm: s
     assert (tmp_path / "run/damaged" / victim.name).is_file()
 
 
+def test_a_shard_with_rows_past_the_end_is_set_aside_and_computed_again(tmp_path: Path) -> None:
+    """Whole, with the right digest and settings: of the same run when its input was longer."""
+    values, _, _ = run_squares(tmp_path / "run")
+    run_squares(tmp_path / "longer", Squares(rows=35))
+    shard_paths(tmp_path / "run")[2].unlink()
+    victim = tmp_path / "run/shards" / shard_paths(tmp_path / "longer")[2].name
+    shutil.copy(shard_paths(tmp_path / "longer")[2], victim)
+    again, squares, folder = run_squares(tmp_path / "run")
+    assert again.tolist() == values.tolist() and squares.asked == [range(20, 25)]
+    assert folder.damaged == [victim.name]
+
+
 def test_every_single_flipped_byte_of_a_shard_is_noticed(tmp_path: Path) -> None:
     run_squares(tmp_path / "run", Squares(rows=3))
     stage = Squares(rows=3).stage
@@ -95,7 +116,7 @@ def test_every_single_flipped_byte_of_a_shard_is_noticed(tmp_path: Path) -> None
     content = victim.read_bytes()
     folder = open_folder(tmp_path / "run")
     try:
-        assert folder.shards.whole(stage) == {0: victim}  # the check itself can pass
+        assert folder.shards.whole(stage) == {range(3): victim}  # the check itself can pass
         for place in range(0, len(content), 7):
             victim.write_bytes(content[:place] + bytes([content[place] ^ 0x10]) + content[place + 1 :])
             assert folder.shards.whole(stage) == {}, place
@@ -149,7 +170,7 @@ def test_the_input_rows_are_kept_and_a_damaged_copy_is_read_again(tmp_path: Path
         try:
             rows = folder.rows(read)
             assert rows.take([299, 0]) == [{"id": 299}, {"id": 0}] and len(rows) == 300
-            folder.run(Squares().stage)
+            fill(folder, Squares().stage, Squares().compute)
         finally:
             folder.close()
 
@@ -182,16 +203,16 @@ def test_a_full_disk_is_said_and_nothing_is_lost(tmp_path: Path, monkeypatch: py
 
 
 def test_a_limit_on_file_size_is_said_and_nothing_is_lost(tmp_path: Path) -> None:
-    big = Squares(rows=40_000, shard_rows=20_000)
+    big = Squares(rows=40_000)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
     try:
         with pytest.raises(RunError, match="File too large"):
-            run_squares(tmp_path / "run", big)
+            run_squares(tmp_path / "run", big, 20_000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert shard_paths(tmp_path / "run") == []
-    values, _, _ = run_squares(tmp_path / "run", big)
+    values, _, _ = run_squares(tmp_path / "run", big, 20_000)
     assert values[-1] == 39_999.0**2
 
 
@@ -218,7 +239,7 @@ def test_a_folder_removed_under_the_run_is_said(tmp_path: Path) -> None:
 
     folder = open_folder(tmp_path / "run")
     with pytest.raises(RunError, match="was removed while the run wrote to it"):
-        folder.run(Stage("squares", 25, 10, compute))
+        fill(folder, ShardedStage("squares", 25), compute)
     folder.close()
     assert not (tmp_path / "run").exists()
 
@@ -285,8 +306,40 @@ def test_an_interrupted_shard_is_dropped_and_a_finished_one_is_kept(tmp_path: Pa
 
     folder = open_folder(tmp_path / "run")
     with pytest.raises(KeyboardInterrupt):
-        folder.run(Stage("squares", 25, 10, compute))
+        fill(folder, ShardedStage("squares", 25), compute)
     folder.close()
     assert len(shard_paths(tmp_path / "run")) == 2
     values, later, _ = run_squares(tmp_path / "run")
     assert later.asked == [range(20, 25)] and values[24] == 576.0
+
+
+def test_where_shards_end_is_no_setting(tmp_path: Path) -> None:
+    """What is there counts wherever it ends, and what is between it is computed and nothing else."""
+    run_squares(tmp_path / "run")
+    shard_paths(tmp_path / "run")[1].unlink()
+    values, squares, folder = run_squares(tmp_path / "run", step=4)
+    assert squares.asked == [range(10, 12), range(12, 16), range(16, 20)]
+    assert values.tolist() == [float(i * i) for i in range(25)] and folder.damaged == []
+    again, squares, _ = run_squares(tmp_path / "run", step=25)
+    assert again.tolist() == values.tolist() and squares.asked == []
+
+
+@pytest.mark.parametrize("first_row", [3, 20])
+def test_a_shard_of_rows_that_another_has_or_that_are_not_there_is_set_aside(tmp_path: Path, first_row: int) -> None:
+    """Whole and of this run, as it says itself, but not beside the others: no row may come twice, and none too many."""
+    values, _, _ = run_squares(tmp_path / "run")
+    folder = open_folder(tmp_path / "run")
+    rows = range(first_row, first_row + 10)
+    packed = pack_shard("squares", folder.shards.settings, rows, {"square": np.full(10, -1.0)}, {})
+    extra = folder.shards.write(ShardedStage("squares", 40), first_row, packed)
+    folder.close()
+    again, squares, folder = run_squares(tmp_path / "run")
+    assert again.tolist() == values.tolist() and squares.asked == [] and folder.damaged == [extra.name]
+
+
+def test_a_file_has_its_name_once_it_is_whole(tmp_path: Path) -> None:
+    with durable_file(tmp_path, "name") as file:
+        file.write(b"whole")
+        file.flush()
+        assert not (tmp_path / "name").exists()
+    assert (tmp_path / "name").read_bytes() == b"whole"

@@ -103,6 +103,16 @@ def double_llama() -> Any:
     return _once["double"]
 
 
+def test_branches_from_every_height_of_a_long_prefix() -> None:
+    """What hangs on the upper part of a kept path sees the keys of that part alone, whichever nodes are kept."""
+    ids = np.random.default_rng(1).integers(10, 60, 60).tolist()
+    pairs = [(ids[:end], [tail, 7]) for end in range(2, 60, 3) for tail in (5, 6)]
+    batch = instsel.score_batch(scorer_of(shared_llama(), 17), pairs)
+    want = token_logprobs_one_by_one(shared_llama(), pairs)
+    assert np.abs(batch.mean_logprob - [w.mean() for w in want]).max() < TOLERANCE
+    assert batch.stats.tokens_forwarded == distinct_prefixes(pairs)
+
+
 def test_each_pair_and_each_head_row_is_computed_once(scorer: instsel.Scorer) -> None:
     prompt = [5, 6, 7]
     pairs = [(prompt, [target]) for target in range(10, 30)] + [(prompt, [10])] * 5

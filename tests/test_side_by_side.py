@@ -20,7 +20,7 @@ from random_models import distinct_prefixes, means_one_by_one, new_llama, tree_r
 import instsel
 from instsel.engine import side_by_side
 from instsel.engine.execution import Execution
-from instsel.engine.guest import Guest
+from instsel.engine.model_session import ModelSession
 from instsel.engine.side_by_side import VARIABLE, packs_at_once
 from instsel.kernels.decoder_layer import DecoderLayer
 
@@ -42,13 +42,13 @@ def four_threads() -> Iterator[None]:
 def names(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Of the threads that run layers."""
     seen: set[str] = set()
-    run = DecoderLayer.run
+    run = DecoderLayer.forward
 
     def noted(self: DecoderLayer, *given: Any) -> None:
         seen.add(threading.current_thread().name)
         run(self, *given)
 
-    monkeypatch.setattr(DecoderLayer, "run", noted)
+    monkeypatch.setattr(DecoderLayer, "forward", noted)
     return seen
 
 
@@ -121,47 +121,46 @@ def of_another_class(model: Any) -> Any:
     return model
 
 
-def of_four_norms(model: Any) -> Any:
+def of_experts(model: Any) -> Any:
+    """Whose layers are not kernels alone."""
     settings = {name: getattr(model.config, name) for name in ("vocab_size", "hidden_size", "intermediate_size")}
-    config = transformers.Gemma2Config(
-        **settings, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=16
-    )
-    return transformers.Gemma2ForCausalLM(config).to(torch.bfloat16).eval()
+    more = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 4}
+    return transformers.MixtralForCausalLM(transformers.MixtralConfig(**settings, **more)).to(torch.bfloat16).eval()
 
 
 @needs_bfloat16
 @pytest.mark.filterwarnings("ignore::instsel.engine.model_checks.ScoringWarning")
-@pytest.mark.parametrize("change", [hooked, dynamic_rotary, of_another_class, of_four_norms, torch.nn.Module.float])
+@pytest.mark.parametrize("change", [hooked, dynamic_rotary, of_another_class, of_experts, torch.nn.Module.float])
 def test_other_models_run_one_pack_at_a_time(change: Callable[[Any], Any]) -> None:
-    guest = Guest(scorer_of(new_model()).model)
-    assert packs_at_once(guest) == 4
-    assert packs_at_once(Guest(scorer_of(change(new_model())).model)) == 1
+    session = ModelSession(scorer_of(new_model()).model)
+    assert packs_at_once(session) == 4
+    assert packs_at_once(ModelSession(scorer_of(change(new_model())).model)) == 1
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(guest, "backend", "reference")
-        assert packs_at_once(guest) == 1
+        patch.setattr(session, "backend", "reference")
+        assert packs_at_once(session) == 1
     torch.set_num_threads(1)
-    assert packs_at_once(guest) == 1
+    assert packs_at_once(session) == 1
 
 
 @needs_bfloat16
 def test_large_layers_run_one_pack_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 64 by 96 numbers for the gate and as many for what it multiplies, two bytes each."""
-    guest = Guest(scorer_of(new_model()).model)
+    session = ModelSession(scorer_of(new_model()).model)
     for largest, at_once in ((4 * 64 * 96, 4), (4 * 64 * 96 - 1, 1)):
         monkeypatch.setattr(side_by_side, "LARGEST_GATE", largest)
-        assert packs_at_once(guest) == at_once
+        assert packs_at_once(session) == at_once
 
 
 @needs_bfloat16
 def test_the_environment_may_ask_for_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
-    guest = Guest(scorer_of(new_model()).model)
+    session = ModelSession(scorer_of(new_model()).model)
     for asked, given in (("1", 1), ("3", 3), ("100", 4), ("", 4)):
         monkeypatch.setenv(VARIABLE, asked)
-        assert packs_at_once(guest) == given
+        assert packs_at_once(session) == given
     for wrong in ("0", "-2", "two", "1.5"):
         monkeypatch.setenv(VARIABLE, wrong)
         with pytest.raises(ValueError, match=f"INSTSEL_PACKS_AT_ONCE: expected a positive integer, got '{wrong}'"):
-            packs_at_once(guest)
+            packs_at_once(session)
 
 
 @needs_bfloat16
@@ -171,7 +170,7 @@ def test_an_error_in_one_pack_is_the_callers(monkeypatch: pytest.MonkeyPatch) ->
 
     scorer, pairs = scorer_of(new_model()), pairs_of(2)
     with monkeypatch.context() as patch, pytest.raises(ValueError, match="of a layer"):
-        patch.setattr(DecoderLayer, "run", refuse)
+        patch.setattr(DecoderLayer, "forward", refuse)
         instsel.score_batch(scorer, pairs)
     assert (instsel.score_batch(scorer, pairs).status == "ok").all()
 
@@ -183,7 +182,7 @@ def pack_threads() -> list[threading.Thread]:
 @needs_bfloat16
 def test_an_interrupt_ends_all_packs(monkeypatch: pytest.MonkeyPatch) -> None:
     """With their next layer: no pack is run to its end, none is left running."""
-    run, ran, main = DecoderLayer.run, itertools.count(), threading.main_thread().ident
+    run, ran, main = DecoderLayer.forward, itertools.count(), threading.main_thread().ident
     assert main is not None
 
     def slow(self: DecoderLayer, *given: Any) -> None:
@@ -197,7 +196,7 @@ def test_an_interrupt_ends_all_packs(monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background ignores it
     try:
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(DecoderLayer, "run", slow)
+            patch.setattr(DecoderLayer, "forward", slow)
             instsel.score_batch(scorer, pairs)
     finally:
         signal.signal(signal.SIGINT, before)
@@ -239,16 +238,16 @@ def test_a_consumers_exception_leaves_nothing_running() -> None:
 def test_steps_that_wait_for_one_another_are_never_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control of the bits above: steps are run together, and among the rest some could not have been."""
     taken: list[int] = []
-    attempt = Execution._attempt
+    run_steps = Execution._run_steps
 
-    def counted(self: Execution, work: Any, steps: list[Any], caches: Any) -> Any:
+    def counted(self: Execution, planned: Any, steps: list[Any], caches: Any) -> Any:
         made = {node for step in steps for node in step.keep}
         assert not any(made.intersection(step.cached) for step in steps)
         assert all(node in caches for step in steps for node in step.cached)
         taken.append(len(steps))
-        return attempt(self, work, steps, caches)
+        return run_steps(self, planned, steps, caches)
 
-    monkeypatch.setattr(Execution, "_attempt", counted)
+    monkeypatch.setattr(Execution, "_run_steps", counted)
     if any(map(instruction_sets.is_here, instruction_sets.WITH_BFLOAT16)):
         instsel.score_batch(scorer_of(new_model(), 16), pairs_of(6))
         assert max(taken) == 4 and 1 in taken

@@ -11,7 +11,7 @@ from test_memory_backoff import Forwards
 from test_side_by_side import BUDGETS, four_threads, needs_bfloat16, new_model, pairs_of, scorer_of
 
 import instsel
-from instsel.engine.guest import Guest
+from instsel.engine.model_session import ModelSession
 
 __all__ = ["four_threads"]  # a fixture for every test here
 
@@ -39,13 +39,13 @@ def test_memory_that_cannot_even_be_reserved(monkeypatch: pytest.MonkeyPatch) ->
     scorer, pairs = scorer_of(new_model()), pairs_of(7)
     wanted = instsel.score_batch(scorer, pairs)
 
-    def reserve(self: Guest, *given: Any) -> None:
+    def reserve(self: ModelSession, *given: Any) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 5 bytes")
 
-    monkeypatch.setattr(Guest, "reserve", reserve)
+    monkeypatch.setattr(ModelSession, "reserve", reserve)
     assert np.array_equal(instsel.score_batch(scorer, pairs).sum_logprob, wanted.sum_logprob)
     assert scorer.budget == 48, "the packs were made smaller"
-    monkeypatch.setattr(Guest, "reserve", lambda *given: int("x"))
+    monkeypatch.setattr(ModelSession, "reserve", lambda *given: int("x"))
     with pytest.raises(ValueError, match="invalid literal"):
         instsel.score_batch(scorer, pairs)
 

@@ -61,6 +61,7 @@ def test_a_run_that_goes_on_another_day_keeps_its_date(folder: Path, capsys: Any
     assert "template_date must be a day" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_workers_read_the_same_date(folder: Path) -> None:
     found = []
     for output, workers in (("alone", ()), ("spread", ("--workers", "2"))):

@@ -18,7 +18,7 @@ import pytest
 import torch
 import transformers
 from random_models import new_llama, tree_requests
-from test_guest import new_gpt2
+from test_model_session import new_gpt2
 from tiny_model import tiny_model_folder
 
 import instsel

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from own_process import INTERPRETED, assert_passes
 
 from instsel.kernels.triton_configurations import architecture
 
@@ -23,25 +24,23 @@ SHARED = {"sm_80": 163, "sm_86": 99, "sm_90": 227, "sm_120": 99, "gfx942": 64}
 @pytest.mark.long
 def test_interpreted() -> None:
     """In a process of its own: the interpreter stays on once it is on."""
-    command = [sys.executable, "-m", "pytest", str(HERE / "interpreted_kernels.py"), "-p", "no:cacheprovider"]
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=HERE.parent)
-    assert done.returncode == 0, done.stdout[-6000:]
-    assert " passed" in done.stdout and "failed" not in done.stdout
+    assert_passes("interpreted_kernels.py", INTERPRETED)
 
 
 @pytest.mark.long
 def test_rehearsal_on_a_gpu_without_numbers() -> None:
     """In a process of its own, which takes a GPU for granted from then on."""
-    command = [sys.executable, "-m", "pytest", str(HERE / "gpu_rehearsal.py"), "-p", "no:cacheprovider"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=HERE.parent)
-    assert done.returncode == 0, done.stdout[-6000:]
-    assert " passed" in done.stdout and "failed" not in done.stdout
+    assert_passes("gpu_rehearsal.py")
 
 
-def compiled(architecture: str, group: str) -> list[dict[str, object]]:
+def compiled(
+    architecture: str, groups: str = "", script: str = "compiled_kernels.py", triton: Path | None = None
+) -> list[dict[str, object]]:
+    """What a script of kernels prints, compiled by the Triton of a folder or the one that is installed."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, str(HERE / "compiled_kernels.py"), architecture, group]
+    if triton is not None:
+        environment["PYTHONPATH"] = str(triton)
+    command = [sys.executable, str(HERE / script), architecture, *([groups] if groups else [])]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -53,9 +52,10 @@ def check(rows: list[dict[str, object]], architecture: str) -> None:
         assert row["shared_bytes"] <= 1024 * SHARED[architecture], row  # type: ignore[operator]
         if architecture != "gfx942":
             assert row["spill_bytes"] == 0, row
+        assert row["waits"] <= row["asked_waits"], row  # type: ignore[operator]
         name = str(row["name"])
         # A tile of 32 rows is too low for Hopper's own instructions.
-        has_products = name.startswith(("linear_states 2", "tree_attention 2")) and "32 rows" not in name
+        has_products = name.startswith(("linear_states 2", "tree_attention 2")) and " 32 rows" not in name
         # 16-bit products must use Hopper's own matrix instructions there, and exist nowhere else.
         assert row["wgmma"] == (has_products and architecture == "sm_90"), row
 
@@ -73,6 +73,15 @@ def test_tiles_follow_the_shared_memory_of_a_device(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("group", ["linear", "small"])
 def test_compiled_for_hopper(group: str) -> None:
     check(compiled("sm_90", group), "sm_90")
+
+
+def test_a_wait_for_each_product_is_seen() -> None:
+    """What the assembler made of 128 rows times 32 keys at heads of 128: 20 waits for 4 groups of products."""
+    row: dict[str, object] = {"name": "tree_attention 2 128 plain 128 rows", "shared_bytes": 65_536, "spill_bytes": 0}
+    row |= {"wgmma": True, "waits": 4, "asked_waits": 4}
+    check([row], "sm_90")
+    with pytest.raises(AssertionError, match="20 <= 4"):
+        check([row | {"waits": 20}], "sm_90")
 
 
 @pytest.mark.slow

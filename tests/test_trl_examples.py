@@ -28,7 +28,7 @@ def test_from_a_pool_to_training_steps(tmp_path, monkeypatch, capsys):
 
     pool = write_alpaca(tmp_path / "pool.jsonl", 40)
     command = f"x --model {tiny_model_folder()} --pool {pool} --budget 0.3 --steps 3 --output {tmp_path / 'out'}"
-    monkeypatch.setattr(sys, "argv", command.split())
+    monkeypatch.setattr(sys, "argv", [*command.split(), "--learning-rate", "1e-3"])
     select_and_tune.main()
     said = capsys.readouterr().out.splitlines()[-1]
     losses = [float(number) for number in said.split("by step: ")[1].split(", ")]

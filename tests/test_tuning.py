@@ -5,10 +5,10 @@ import random
 import numpy as np
 import pytest
 import torch
+from demo_model.in_context import mean_losses
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from instsel.demo.generator import make_held_out_rows, make_pool
-from instsel.demo.in_context import mean_losses
 from instsel.demo.run import MODEL_FOLDER
 from instsel.demo.tuning import IGNORED, encode_rows, held_out, padded, shuffled, tune
 from instsel.prompts import build_request
@@ -65,6 +65,7 @@ def test_loss_and_exact_answers_are_those_of_plain_forwards(tokenizer, rows):
     assert held_out(model, copied, batch_size=4).exact == pytest.approx(np.mean(exact), abs=1.5 / len(exact))
 
 
+@pytest.mark.long
 def test_right_answers_teach_and_answers_to_other_questions_do_not(tokenizer, rows):
     train, fresh = rows
     pairs, unseen = encode_rows(tokenizer, train), encode_rows(tokenizer, fresh)

@@ -105,29 +105,30 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Two files of turns; in the second a tool's turn, on line 3, after a blank one."""
     load_models_once(monkeypatch)
     turns = [{"role": "user", "content": "say"}, {"role": "assistant", "content": "the thing"}]
-    good, bad = json.dumps({"messages": turns}), json.dumps({"messages": [{"role": "tool", "content": "x"}, *turns]})
+    good, bad = json.dumps({"messages": turns}), json.dumps({"messages": [{"role": "oracle", "content": "x"}, *turns]})
     (tmp_path / "a.jsonl").write_text(f"{good}\n" * 4)
     (tmp_path / "b.jsonl").write_text(f"{good}\n\n{bad}\n{good}\n")
     return [str(tmp_path / name) for name in ("a.jsonl", "b.jsonl")]
 
 
 def run(files: list[str], output: Path, *more: str) -> int:
-    return main(["perplexity", *files, "--model", tiny_model_folder(), "--output", str(output), "--quiet", *more])
+    words = ["perplexity", *files, "--model", tiny_model_folder(), "--output", str(output), "--quiet", *more]
+    return main([*words, "--shard-rows", "3"])  # what is said of a row may be of the second shard
 
 
 def test_a_run_goes_on_and_names_file_and_line(files: list[str], tmp_path: Path, capsys: Any) -> None:
     assert run(files, tmp_path / "run") == 1  # one of seven is more than 5 %
     said = capsys.readouterr().err
     assert f"1 of 7 rows cannot be read and get the status unreadable; {files[1]}, line 3: " in said
-    assert "1 unreadable of 7 rows" in said and "role 'tool'" in said
+    assert "1 unreadable of 7 rows" in said and "role 'oracle'" in said
     table = pq.read_table(tmp_path / "run/scores.parquet").to_pydict()
     assert table["status"] == ["ok"] * 5 + ["unreadable", "ok"] and table["mean_logprob"][5] is None
-    assert [reason and "role 'tool'" in reason for reason in table["status_reason"]] == [None] * 5 + [True, None]
+    assert [reason and "role 'oracle'" in reason for reason in table["status_reason"]] == [None] * 5 + [True, None]
     assert len({round(value, 5) for value in table["mean_logprob"] if value is not None}) == 1
     assert main(["merge", str(tmp_path / "run"), "--output", str(tmp_path / "again.parquet"), "--quiet"]) == 0
     assert pq.read_table(tmp_path / "again.parquet").to_pydict() == table
     assert main(["report", str(tmp_path / "run"), "--output", str(tmp_path / "report.html")]) == 0
-    assert "role &#x27;tool&#x27; is not one of" in (tmp_path / "report.html").read_text()
+    assert "role &#x27;oracle&#x27; is not one of" in (tmp_path / "report.html").read_text()
     select = ["select", str(tmp_path / "run"), "--budget", "7", "--output", str(tmp_path / "chosen"), "--quiet"]
     main(select)
     assert "unreadable" not in pq.read_table(tmp_path / "chosen/selected.parquet").column("status").to_pylist()
@@ -137,11 +138,12 @@ def test_more_failures_may_be_allowed_and_none(files: list[str], tmp_path: Path,
     assert run(files, tmp_path / "run", "--max-failures", "0.2") == 0
     capsys.readouterr()
     assert run(files, tmp_path / "strict", "--strict") == 2
-    assert capsys.readouterr().err.startswith(f"instsel: error: {files[1]}, line 3: column 'messages': role 'tool'")
+    assert capsys.readouterr().err.startswith(f"instsel: error: {files[1]}, line 3: column 'messages': role 'oracle'")
     assert run(files[:1], tmp_path / "good", "--strict") == 0
     assert "status_reason" not in pq.read_table(tmp_path / "good/scores.parquet").column_names
 
 
+@pytest.mark.long
 def test_workers_give_the_same(files: list[str], tmp_path: Path) -> None:
     run(files, tmp_path / "alone")
     run(files, tmp_path / "spread", "--workers", "2")

@@ -14,9 +14,9 @@ from tiny_model import tiny_model_folder, write_alpaca
 from instsel.cli import main
 from instsel.neighbors.mapped_rows import Prepared, blocks_of, is_mapped, rows_of
 from instsel.parallel import whole_columns
-from instsel.parallel.whole_columns import Parcels
+from instsel.parallel.whole_columns import PackedColumns
 from instsel.runs import stage_columns
-from instsel.runs.shards import ShardFolder, Stage, pack_shard
+from instsel.runs.shards import ShardedStage, ShardFolder, pack_shard
 
 
 @pytest.fixture
@@ -26,13 +26,14 @@ def folder(tmp_path: Path) -> ShardFolder:
     return folder
 
 
-def written(folder: ShardFolder, columns: dict[str, Any], shard_rows: int) -> Stage:
+def written(folder: ShardFolder, columns: dict[str, Any], shard_rows: int) -> ShardedStage:
     """A complete stage with these columns."""
     rows = len(next(iter(columns.values())))
-    stage = Stage("one", rows, shard_rows, lambda rows: ({}, {}))
-    for number, part in enumerate(stage.slices()):
+    stage = ShardedStage("one", rows)
+    for start in range(0, rows, shard_rows):
+        part = range(start, min(start + shard_rows, rows))
         cut = {name: values[part.start : part.stop] for name, values in columns.items()}
-        folder.write(stage, number, pack_shard("one", "settings", part, cut, {}))
+        folder.write(stage, start, pack_shard("one", "settings", part, cut, {}))
     return stage
 
 
@@ -94,10 +95,10 @@ def test_columns_arrive_by_their_file_or_in_pieces(
     wide = np.random.default_rng(1).normal(size=(25, 7)).astype(np.float32)
     columns = dict(folder.columns(written(folder, {"wide": wide, "number": wide[:, 0]}, 10)))
     monkeypatch.setattr(whole_columns, "PIECE_BYTES", 4 * 7 * 4)  # four rows
-    parcels = Parcels("key", columns, seen=seen)
-    assert len(parcels) == (1 if seen else 1 + 7)
-    assert max(len(parcels[key]) for key in parcels) < 1000
-    packed, *pieces = [pickle.loads(parcels[key]) for key in parcels]
+    packed_columns = PackedColumns("key", columns, seen=seen)
+    assert len(packed_columns) == (1 if seen else 1 + 7)
+    assert max(len(packed_columns[key]) for key in packed_columns) < 1000
+    packed, *pieces = [pickle.loads(packed_columns[key]) for key in packed_columns]
     found = packed.open(pieces)
     for name in columns:
         np.testing.assert_array_equal(found[name], columns[name])

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 from random_models import means_one_by_one
+from recorded_layers import find_layers
 from test_fused_layers import build
 
 import instsel
 from instsel.engine import whole_layers
 from instsel.engine.attention import AttentionCall
-from instsel.engine.fused_layers import FusedLayers
-from instsel.engine.guest import Guest
-from instsel.engine.replica import Replica
-from instsel.kernels import decoder_layer, layer_memory
+from instsel.engine.attention_parts import AttentionParts
+from instsel.engine.model_session import ModelSession
+from instsel.kernels import layer_attention, layer_memory
 from instsel.kernels.decoder_layer import DecoderLayer
 
 pytestmark = pytest.mark.usefixtures("two_threads")
@@ -33,7 +33,9 @@ def products_by_mkl(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def calls_found(model: torch.nn.Module) -> list[AttentionCall]:
-    return list(FusedLayers(Replica(model)).whole.values())
+    """What attention is asked for by the layers that are nothing but kernels."""
+    found = [parts for parts in find_layers(model).whole.values() if parts.only_kernels]
+    return [part.call for parts in found for _, part in parts.parts if isinstance(part, AttentionParts)]
 
 
 def requests(seed: int = 7) -> list[tuple[list[int], list[int]]]:
@@ -50,13 +52,13 @@ def requests(seed: int = 7) -> list[tuple[list[int], list[int]]]:
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Counts the layers that run as a whole."""
     seen: list[int] = []
-    run = DecoderLayer.run
+    run = DecoderLayer.forward
 
     def counted(self: DecoderLayer, hidden: torch.Tensor, *more: Any) -> None:
         seen.append(len(hidden))
         run(self, hidden, *more)
 
-    monkeypatch.setattr(DecoderLayer, "run", counted)
+    monkeypatch.setattr(DecoderLayer, "forward", counted)
     return seen
 
 
@@ -73,10 +75,9 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         ("Qwen3", {"head_dim": 16}, [(0.25, None, None)] * 2),  # with norms of heads
         ("Mistral", {"sliding_window": 8}, [(0.25, 8, None)] * 2),
         ("Granite", {"attention_multiplier": 0.4}, [(0.4, None, None)] * 2),
-        ("Granite", {"residual_multiplier": 0.3}, []),
-        ("SmolLM3", {"no_rope_layers": [1, 0], "pad_token_id": 0}, [(0.25, None, None)]),  # the second has no rotary
-        ("Gemma2", {"head_dim": 16}, []),  # four norms a layer
-        ("GPTNeoX", {}, []),
+        ("Granite", {"residual_multiplier": 0.3}, [(1.0, None, None)] * 2),
+        ("SmolLM3", {"no_rope_layers": [1, 0], "pad_token_id": 0}, [(0.25, None, None)] * 2),  # one without positions
+        ("Gemma2", {"head_dim": 16, "query_pre_attn_scalar": 16}, [(0.25, 4096, 50.0), (0.25, None, 50.0)]),
     ],
 )
 def test_what_is_found_and_its_scores(
@@ -128,9 +129,20 @@ def change_attention(layer: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [add_hook, add_hook_within, put_in_forward, add_module, scale_values, change_attention]
+    ("change", "runs_whole"),
+    [
+        (add_hook, False),
+        (add_hook_within, False),
+        (put_in_forward, False),
+        (add_module, True),
+        (scale_values, True),
+        (change_attention, True),
+    ],
 )
-def test_a_layer_with_something_more_runs_by_its_parts(change: Callable[[Any], None], runs: list[int]) -> None:
+def test_a_layer_with_something_more_runs_by_its_own_code(
+    change: Callable[[Any], None], runs_whole: bool, runs: list[int]
+) -> None:
+    """All of it where somebody looks in; else the part that is of another kind, between the kernels of the others."""
     model, pairs = build("Llama"), requests()
     change(model.model.layers[1])
     assert len(calls_found(model)) == 1
@@ -138,7 +150,7 @@ def test_a_layer_with_something_more_runs_by_its_parts(change: Callable[[Any], N
     _ = scorer.model
     runs.clear()
     batch = instsel.score_batch(scorer, pairs)
-    assert len(runs) == batch.stats.packs
+    assert len(runs) == batch.stats.packs * (2 if runs_whole else 1)
     assert np.abs(batch.mean_logprob - means_one_by_one(model, pairs, float64=False)).max() <= TOLERANCE
 
 
@@ -172,19 +184,21 @@ def test_a_fault_of_the_whole_layer_is_found_when_the_model_is_loaded(
 ) -> None:
     """Negative control of the checks: the parts are put to use instead, and scores are right."""
     if fault == "attention":
-        attend = decoder_layer.attend
-        monkeypatch.setattr(decoder_layer, "attend", lambda *given: attend(*given[:5], 1.1 * given[5], *given[6:]))
+        attend = layer_attention.attend
+        monkeypatch.setattr(layer_attention, "attend", lambda *given: attend(*given[:5], 1.1 * given[5], *given[6:]))
     elif fault == "rotary":
         monkeypatch.setattr(
-            layer_memory.LayerMemory, "rotary", lambda self, cos, sin: [t.contiguous().numpy() for t in (sin, cos)]
+            layer_memory.LayerMemory,
+            "tables",
+            lambda self, rotary, given: [t.contiguous().numpy() for t in given[::-1]],
         )
     else:  # seen only where keys and values are kept from an earlier pack
-        run = DecoderLayer.run
+        run = DecoderLayer.forward
 
-        def without_cached(self: Any, hidden: Any, cos: Any, sin: Any, memory: Any, cached: Any = (), keep: Any = None):
-            run(self, hidden, cos, sin, memory, [(0 * k, v) for k, v in cached], keep)
+        def without_cached(self: Any, hidden: Any, tables: Any, memory: Any, cached: Any = tuple, keep: Any = None):
+            run(self, hidden, tables, memory, lambda: [(0 * k, v) for k, v in cached()], keep)
 
-        monkeypatch.setattr(DecoderLayer, "run", without_cached)
+        monkeypatch.setattr(DecoderLayer, "forward", without_cached)
     model, pairs = build("Llama"), requests()
     scorer = instsel.Scorer(model, device="cpu", dtype="float32", max_batch_tokens=48)
     assert scorer.model.fused_layers is None or not scorer.model.fused_layers.whole
@@ -203,11 +217,11 @@ def test_what_is_unusual_runs_by_its_parts(monkeypatch: pytest.MonkeyPatch, runs
     _ = scorer.model
     assert scorer.model.fused_layers is not None and len(scorer.model.fused_layers.whole) == 2
     runs.clear()
-    usual = whole_layers._is_usual
+    usual = whole_layers.is_usual
     monkeypatch.setattr(
         whole_layers,
-        "_is_usual",
-        lambda whole, state, x, rotary, more: usual(whole, state, x, rotary, {**more, "bias": 1}),
+        "is_usual",
+        lambda whole, found, x, arguments: usual(whole, found, x, {**arguments, "bias": 1}),
     )
     want = means_one_by_one(model, pairs, float64=False)
     assert np.abs(instsel.score_batch(scorer, pairs).mean_logprob - want).max() <= TOLERANCE
@@ -217,9 +231,9 @@ def test_what_is_unusual_runs_by_its_parts(monkeypatch: pytest.MonkeyPatch, runs
 def test_sequences_by_themselves_run_by_the_models_own_attention(runs: list[int]) -> None:
     model = build("Llama")
     scorer = instsel.Scorer(model, device="cpu", dtype="float32")
-    guest = Guest(scorer.model)
+    session = ModelSession(scorer.model)
     runs.clear()
-    with guest.undisturbed():
-        guest.forward_alone(np.arange(3, 9), np.arange(6))
-    guest.close()
+    with session.inference_context():
+        session.forward_alone(np.arange(3, 9), np.arange(6))
+    session.close()
     assert not runs

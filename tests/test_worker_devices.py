@@ -16,9 +16,8 @@ from worker_faults import deaths, is_alive
 from worker_requests import REQUESTS
 
 import instsel
-from instsel.kernels import float_products
 from instsel.kernels.float_products import LIBRARIES, VARIABLE, float_product
-from instsel.parallel.local import device_within, threads_for, visible_device
+from instsel.parallel.local_processes import device_within, threads_for, visible_device
 from instsel.parallel.workers import devices_for
 
 pytestmark = pytest.mark.long
@@ -42,11 +41,7 @@ def test_the_number_of_threads_changes_no_bit(monkeypatch: pytest.MonkeyPatch, l
 
 
 def test_workers_multiply_by_the_library_that_is_chosen_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With one thread each they might find the other one faster: two workers, and one process, would give two bits."""
-    monkeypatch.delenv(VARIABLE, raising=False)
-    library = LIBRARIES[LIBRARIES[0] == float_product(288, 288)]  # not what one would find by itself
-    monkeypatch.setattr(float_products, "_measured", {})
-    monkeypatch.setattr(float_products, "_faster", lambda outputs, depth: library)
+    monkeypatch.setenv(VARIABLE, library := LIBRARIES[LIBRARIES[0] == float_product()])  # not the processor's
     scorer = instsel.Scorer(str(Path(instsel.__file__).parent / "demo/model"), device="cpu", dtype="float32")
     requests = [(row["instruction"] + "\n", row["output"]) for row in example_rows(8)]
     with instsel.workers(scorer, ["cpu"], threads=1) as pool:
@@ -72,7 +67,7 @@ def test_a_model_spread_over_processor_and_disk_in_a_worker(scorer: instsel.Scor
     parts = ("model.embed_tokens", "model.rotary_emb", "model.layers.0", "model.norm", "lm_head")
     places = {**dict.fromkeys(parts, "cpu"), "model.layers.1": "disk"}
     spread = instsel.Scorer(tiny_model_folder(), dtype="float32", device_map=places)
-    assert spread.model.held.dispatched and spread.model.model.hf_device_map["model.layers.1"] == "disk"
+    assert spread.model.unwrapped.dispatched and spread.model.model.hf_device_map["model.layers.1"] == "disk"
     with instsel.workers(spread, 1) as pool:
         found = instsel.score_batch(pool, REQUESTS, token_logprobs=True)
     expected = instsel.score_batch(scorer, REQUESTS, token_logprobs=True)
@@ -89,8 +84,8 @@ def test_a_model_divided_over_two_processes_is_one_worker(scorer: instsel.Scorer
         np.testing.assert_allclose(found.mean_logprob, expected.mean_logprob, rtol=0, atol=2e-5)
         vectors = pool.mean_hidden_states(["say the thing", "another"])
         np.testing.assert_allclose(vectors, scorer.mean_hidden_states(["say the thing", "another"]), rtol=0, atol=2e-5)
-        (speaker,) = [worker["pid"] for worker in pool.told()]
-        (other,) = [process.pid for process in pool._schedule.crew._processes[0] if process.pid != speaker]
+        (speaker,) = [worker["pid"] for worker in pool.status()]
+        (other,) = [process.pid for process in pool._scheduler.backend._processes[0] if process.pid != speaker]
         os.kill(other, signal.SIGKILL)  # the half without which the first cannot go on
         again = instsel.score_batch(pool, REQUESTS)
         np.testing.assert_array_equal(again.mean_logprob, found.mean_logprob)

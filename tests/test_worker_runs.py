@@ -30,7 +30,7 @@ from worker_faults import (
 import instsel
 from instsel.cli import main
 from instsel.commands import status as status_command
-from instsel.parallel import schedule, whole_columns
+from instsel.parallel import scheduler, whole_columns
 from instsel.parallel.pool import Pool
 
 pytestmark = pytest.mark.long
@@ -44,13 +44,13 @@ def test_a_run_on_workers_is_the_run_on_none(
         run(command(tmp_path, f"{method}-alone", method=method, pause=0))
         run(command(tmp_path, method, "--workers", "2", method=method, pause=0))
         assert_same_run(tmp_path / f"{method}-alone", tmp_path / method)
+    assert len(json.loads((tmp_path / "wici/progress.json").read_text())["workers"]) == 2
     before = (tmp_path / "wici/scores.parquet").read_bytes()
-    for path in sorted((tmp_path / "wici/shards").glob("*-0000[1-3]-*")):
+    for path in sorted((tmp_path / "wici/shards").glob("*-000[1-3]0-*")):
         path.unlink()
     (tmp_path / "wici/scores.parquet").unlink()
     run(command(tmp_path, "wici", method="wici"))  # continued without workers
     assert (tmp_path / "wici/scores.parquet").read_bytes() == before
-    assert len(json.loads((tmp_path / "wici/workers.json").read_text())["workers"]) == 2
 
 
 def test_workers_that_do_not_see_the_folder_are_sent_rows_and_columns(
@@ -85,7 +85,7 @@ def test_rows_that_kill_their_workers_get_a_status_and_the_run_goes_on(
     times: int,
 ) -> None:
     use_pool(monkeypatch, pool)
-    monkeypatch.setattr(schedule, "DEATHS_OF_A_TASK", times)
+    monkeypatch.setattr(scheduler, "DEATHS_OF_A_TASK", times)
     before = deaths(pool)
     assert main([*poisoned(tmp_path, {23}), "--max-failures", "0.2"]) == 0
     assert f"poison, rows 20 to 29: {times} workers died of it" in capsys.readouterr().err
@@ -107,7 +107,7 @@ def test_a_task_that_kills_without_a_forward_ends_the_run_with_its_rows_named(
     pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     use_pool(monkeypatch, pool)
-    monkeypatch.setattr(schedule, "DEATHS_OF_A_TASK", 1)
+    monkeypatch.setattr(scheduler, "DEATHS_OF_A_TASK", 1)
     assert main(poisoned(tmp_path, {23}, always=True)) == 1
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert "poison, rows 20 to 29: the worker died (killed by SIGKILL) even when nothing was forwarded" in said
@@ -140,7 +140,7 @@ def test_a_driver_that_is_stopped_leaves_no_worker_and_a_folder_that_continues(
     )
     try:
         wait_until(lambda: shards(tmp_path / "run") >= 3, 120)
-        notes = json.loads((tmp_path / "run/workers.json").read_text())["workers"]
+        notes = json.loads((tmp_path / "run/progress.json").read_text())["workers"]
         pids = [worker["pid"] for worker in notes]
         assert len(pids) == count and all(is_alive(pid) for pid in pids)
         if worker_first:
@@ -170,13 +170,13 @@ def test_status_names_the_stages_whose_time_is_not_known(
 ) -> None:
     run(command(tmp_path, "run", method="score"))
     manifest = json.loads((tmp_path / "run/manifest.json").read_text())
-    (stage, rows, shard_rows) = manifest["stages"][0]
+    (stage, rows) = manifest["stages"][0]
     assert manifest["stages_to_come"] == []
     monkeypatch.setattr(status_command, "running_holder", lambda folder: "process 1")
     for stages, to_come, said in (
-        ([[stage, 2 * rows, shard_rows]], [], "  left over all: about "),
-        ([[stage, rows, shard_rows], ["direct", 5, 5]], ["influence"], "  left over all: direct, influence, of which"),
-        ([[stage, rows, shard_rows]], [], None),
+        ([[stage, 2 * rows]], [], "  left over all: about "),
+        ([[stage, rows], ["direct", 5]], ["influence"], "  left over all: direct, influence, of which"),
+        ([[stage, rows]], [], None),
     ):
         found = {**manifest, "stages": stages, "stages_to_come": to_come}
         (tmp_path / "run/manifest.json").write_text(json.dumps(found))
@@ -188,7 +188,7 @@ def test_status_names_the_stages_whose_time_is_not_known(
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 4])
 def test_workers_killed_at_ten_random_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    monkeypatch.setattr(schedule, "DEATHS_OF_A_TASK", 20)  # kills of ours that meet one shard thrice are no fault of it
+    monkeypatch.setattr(scheduler, "DEATHS_OF_A_TASK", 20)  # our kills that meet one shard thrice are no fault of it
     run(command(tmp_path, "alone", pause=0))
     scorer = instsel.Scorer(tiny_model_folder(), device="cpu", dtype="float32")
     with instsel.workers(scorer, ["cpu"] * count) as pool:

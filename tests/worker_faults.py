@@ -82,9 +82,9 @@ def poisoned(tmp_path: Path, rows: set[int], *, always: bool = False) -> list[st
 
 def use_pool(monkeypatch: pytest.MonkeyPatch, pool: Any) -> None:
     """Let commands that ask for workers use a pool that is already up, and leave it up."""
-    import instsel.commands.session as session
+    import instsel.runner.scored_run as scored_run
 
-    monkeypatch.setattr(session, "open_pool", lambda *given: contextlib.nullcontext(pool))
+    monkeypatch.setattr(scored_run, "open_pool", lambda *given: contextlib.nullcontext(pool))
 
 
 def shards(run: Path) -> int:
@@ -136,7 +136,7 @@ def kill_worker(pool: Any, number: int) -> None:
     living: list[int] = []
 
     def some_are_at_a_task() -> bool:
-        told = pool.told()
+        told = pool.status()
         first = number % len(told)
         at_a_task = [worker for worker in [*told[first:], *told[:first]] if "rows" in worker["state"]]
         # One that died a moment ago, of which the driver does not know yet, would be no kill.
@@ -148,7 +148,7 @@ def kill_worker(pool: Any, number: int) -> None:
 
 
 def deaths(pool: Any) -> int:
-    return sum(worker["deaths"] for worker in pool.told())
+    return sum(worker["deaths"] for worker in pool.status())
 
 
 def run(arguments: list[str]) -> None:

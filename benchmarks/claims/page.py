@@ -1,9 +1,10 @@
-"""Write the figures of a result into the documentation's page, and draw its charts.
+"""Write the figures of a result into the documentation's pages, and draw their charts beside the first.
 
-    cd benchmarks && python -m claims.page results/claims.json ../docs/what_selection_is_worth.md ../README.md
+    cd benchmarks && python -m claims.page results/claims.json ../docs/what_selection_is_worth.md \
+        ../docs/project/study.md ../README.md
 
 What `python -m claims --pool FILE --output results/claims/own/NAME.json` found of other files is put in as well, and
-what `python -m claims.again` found of studies done twice. Between `<!-- NAME:begin -->` and `<!-- NAME:end -->` the
+what `python -m claims.again` found of studies done twice. Between `<!-- NAME:begin -->` and `<!-- NAME:end -->` a
 page holds what this writes; all other text is the author's.
 """
 
@@ -34,7 +35,7 @@ from claims.tables import (
 
 from instsel.report.charts import interval_bars, interval_lines
 
-# Each part of the page: where its figures stand in the result, and how they are written.
+# Each part of the pages: where its figures stand in the result, and how they are written.
 PARTS: dict[str, tuple[tuple[str, ...], Callable[[Any], str]]] = {
     "headline": ((), headline),
     "confirmation": (("confirmation",), selectors_table),
@@ -55,7 +56,7 @@ PARTS: dict[str, tuple[tuple[str, ...], Callable[[Any], str]]] = {
 
 
 def written_part(name: str, found: Any) -> str:
-    """A part of the page; where this result has no figures for it, that is said."""
+    """A part of a page; where this result has no figures for it, that is said."""
     keys, write_part = PARTS[name]
     for key in keys:
         found = found.get(key, {})

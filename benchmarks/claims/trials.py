@@ -16,8 +16,7 @@ from claims.pools import Pool, demo_pool
 from claims.scores import pool_scores, sentence_embeddings
 from claims.subsets import selected_rows
 
-from instsel.demo.train import product_attention
-from instsel.demo.tuning import HeldOut, Pair, encode_rows, held_out, tune
+from instsel.demo.tuning import HeldOut, Pair, encode_rows, held_out, product_attention, tune
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A command line's words: errors of one line that name the nearest word where one may have been misspelt."""
+"""A command line's words: errors of one line that name the nearest word, and help that says defaults."""
 
 from __future__ import annotations
 
@@ -10,14 +10,29 @@ from instsel.nearest_word import nearest
 from instsel.terminal import complain
 
 WRONG_USE = 2
+_SHOWN = 40  # characters of a default, in help
+
+
+class HelpWithDefaults(argparse.HelpFormatter):
+    """Help that ends with the default of each flag that takes a value, but for those whose own text says it."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text = action.help or ""
+        if not action.option_strings or action.nargs == 0 or action.required or "default" in text:
+            return text
+        given = action.default
+        shown = "none" if given is None or given == [] or given == {} else str(given).replace("\n", " ")
+        if len(shown) > _SHOWN:
+            shown = f"{shown[:_SHOWN].rstrip()}..."
+        return f"{text} (default: {shown.replace('%', '%%')})"
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
+    """An argument parser whose errors are one line, and whose help says defaults."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._given: list[str] = []
-        super().__init__(*args, **options)
+        super().__init__(*args, **{"formatter_class": HelpWithDefaults, **options})
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """As argparse's; a command refuses itself what it does not know, since it knows what could have been meant."""

@@ -11,13 +11,11 @@ from typing import Any
 from instsel.commands.configuration_file import check_value, read_document
 from instsel.commands.options import column_mapping
 from instsel.nearest_word import nearest
-from instsel.runs.remote_files import is_address
 
 OPTION = "--config"
 PLUGIN = "--plugin"
 HELP = "a YAML or JSON file of flags, such as a run's manifest.json; flags given here override it"
 TRUST = "--trust-plugins"
-_NOT_RECORDED = ("run", "config", "trust_plugins")
 _OWN_RAY = ("auto", "local")  # the cluster of this machine
 
 
@@ -57,7 +55,7 @@ def _own_options(words: Sequence[str]) -> int:
     return at
 
 
-def _plugin_words(named: Any, given: Sequence[str], path: str) -> list[str]:
+def _plugin_words(named: object, given: Sequence[str], path: str) -> list[str]:
     """The plug-ins that a file names and the command line does not, where it trusts them."""
     if isinstance(named, str):
         named = [named]
@@ -73,23 +71,6 @@ def _plugin_words(named: Any, given: Sequence[str], path: str) -> list[str]:
             f"give {PLUGIN} {first} or {TRUST} before the command"
         )
     return [f"{PLUGIN}={one}" for one in others]
-
-
-def recorded_arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """A command's arguments as a manifest keeps them, files by their full path, for --config to read again."""
-    given = {name: value for name, value in vars(args).items() if name not in _NOT_RECORDED and value is not None}
-    recorded = {name: _recordable(value) for name, value in given.items()}
-    if (output := given.get("output")) is not None and not is_address(str(output)):
-        recorded["output"] = os.path.abspath(output)  # a folder, though none may be there yet
-    return recorded
-
-
-def _recordable(value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return [_recordable(one) for one in value]
-    if isinstance(value, os.PathLike) or (isinstance(value, str) and os.path.exists(value)):
-        return os.path.abspath(value)
-    return value
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], str | None]:
@@ -136,7 +117,7 @@ def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentPar
 
 
 def _words(
-    settings: Mapping[str, Any], command: argparse.ArgumentParser, path: str, after: Sequence[str]
+    settings: Mapping[str, object], command: argparse.ArgumentParser, path: str, after: Sequence[str]
 ) -> Iterator[str]:
     """The file's settings as flags, without those that the command line overrides; positional arguments first."""
     named = {name: action for action in command._actions for name in _names(action)}
@@ -195,7 +176,7 @@ def _given(command: argparse.ArgumentParser, words: Sequence[str]) -> set[str]:
     return found
 
 
-def _as_flag(action: argparse.Action, key: str, value: Any, path: str) -> list[str]:
+def _as_flag(action: argparse.Action, key: str, value: object, path: str) -> list[str]:
     said = f"{OPTION} {path}: {key} must be"
     flag = action.option_strings[0] if action.option_strings else ""
     if action.nargs == 0:
@@ -222,7 +203,7 @@ def _as_flag(action: argparse.Action, key: str, value: Any, path: str) -> list[s
     return [flag, *words] if flag else words
 
 
-def _shown(value: Any, longest: int = 60) -> str:
+def _shown(value: object, longest: int = 60) -> str:
     """A value in a message: a word of the file as it is, anything else quoted."""
     text = value if isinstance(value, str) and value.isprintable() else repr(value)
     return text if len(text) <= longest else text[: longest - 3] + "..."

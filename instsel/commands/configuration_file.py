@@ -43,7 +43,7 @@ def read_document(path: Path, name: str) -> dict[str, Any]:
     return found
 
 
-def check_value(value: Any, expected: str) -> None:
+def check_value(value: object, expected: str) -> None:
     """ValueError where a value is no plain one, such as a table in a list, or a number that no flag takes."""
     members: Iterable[Any] = [value]
     if isinstance(value, list):
@@ -92,7 +92,7 @@ def _read_yaml(text: str) -> Any:
     return yaml.safe_load(text)
 
 
-def _check_keys(node: Any) -> None:
+def _check_keys(node: object) -> None:
     """No key of a mapping, or of one inside it, stands twice or takes in another mapping."""
     import yaml
 
@@ -113,6 +113,6 @@ def _check_keys(node: Any) -> None:
                 nodes.append(value)
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -18,7 +18,7 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace, interrupts: Any) -> int:
+def run(args: argparse.Namespace, interrupts: object) -> int:
     """Run the demonstration."""
     from instsel.demo import run_demo
 

@@ -6,12 +6,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from instsel.commands.named_files import files_named_by
 from instsel.commands.options import add_quiet, column_mapping, local_folder
-from instsel.commands.selection_inputs import scored_input
-from instsel.commands.unreadable_rows import REASON
 from instsel.methods.stages import UNREADABLE
+from instsel.runner.row_checks import REASON
+from instsel.runs.arguments import files_named_by
 from instsel.runs.scored_files import ScoredFile
+from instsel.selection.selection_inputs import scored_input
 from instsel.terminal import complain, escaped, say
 
 
@@ -32,7 +32,7 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace, interrupts: Any) -> int:
+def run(args: argparse.Namespace, interrupts: object) -> int:
     """Write the files."""
     from instsel.export import export
     from instsel.export.trainer_files import files_of

@@ -7,19 +7,19 @@ import os
 from pathlib import Path
 from typing import Any
 
-from instsel.commands.named_files import files_named_by
 from instsel.commands.options import add_quiet
-from instsel.commands.unreadable_rows import with_reasons
+from instsel.runner.row_checks import with_reasons
 from instsel.runs import RunError
+from instsel.runs.arguments import files_named_by
 from instsel.runs.durable_files import remove_unfinished
-from instsel.runs.finished_run import ReadRun, read_run
+from instsel.runs.finished_run import RunReader, read_run
 from instsel.runs.lock import RunLock
 from instsel.runs.manifest import write_manifest
 from instsel.runs.merged_output import FORMATS, write_merged
 from instsel.runs.overwriting import take_place
 from instsel.runs.results import describe_result
 from instsel.runs.run_files import resolved
-from instsel.runs.shards import how_to_repair
+from instsel.runs.shards import damaged_or_gone, how_to_repair
 from instsel.terminal import escaped, say
 
 
@@ -34,7 +34,7 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace, interrupts: Any) -> int:
+def run(args: argparse.Namespace, interrupts: object) -> int:
     """Merge a run's shards."""
     target = args.output or args.folder / f"scores.{args.format}"
     if target.suffix != f".{args.format}":
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace, interrupts: Any) -> int:
     return 0
 
 
-def _check_target(target: Path, run: ReadRun, args: argparse.Namespace) -> None:
+def _check_target(target: Path, run: RunReader, args: argparse.Namespace) -> None:
     """ValueError where the file must not be written."""
     if not target.parent.is_dir():
         raise ValueError(f"{target.parent} is not a folder")
@@ -77,14 +77,14 @@ def _check_target(target: Path, run: ReadRun, args: argparse.Namespace) -> None:
         raise ValueError(f"--output {target} is what the run was made from: name another")
 
 
-def _merge(run: ReadRun, target: Path) -> tuple[int, dict[str, str]]:
+def _merge(run: RunReader, target: Path) -> tuple[int, dict[str, str]]:
     """Write the file; gives its number of rows, and what it calls each of our columns."""
     stages = run.stages()
     if run.manifest.get("stages_complete") is not True or not stages or "columns" not in run.manifest:
         raise ValueError(f"{run.folder} is not complete; the command that made it continues it (see instsel status)")
     last, shards = stages[-1], run.shards()
-    if missing := len(last.slices()) - len(shards.look(last)[0]):
-        raise ValueError(f"{missing} shards of {last.name} are damaged or gone: {how_to_repair(run.folder)}")
+    if missing := last.missing(shards.look(last)[0]):
+        raise ValueError(damaged_or_gone(last, missing, run.folder))
     store = run.kept_rows()
     if store is None:
         raise ValueError(f"the rows kept in {run.folder} are damaged or gone: {how_to_repair(run.folder)}")

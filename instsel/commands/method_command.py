@@ -1,14 +1,20 @@
-"""The command of a method, as its definition says: flags, run folder, dry run."""
+"""The command of a method: its flags, the configuration that they say, and what is said of the run."""
 
 from __future__ import annotations
 
+import argparse
+from dataclasses import fields
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from instsel.commands.method_flags import add_method_flags
-from instsel.commands.options import add_input_options, add_model_options, add_run_options
-from instsel.commands.worker_options import add_worker_options
+from instsel.commands.options import add_input_options, add_model_options, add_run_options, add_worker_options
 from instsel.methods.method import Method
+from instsel.terminal import complain, say
+
+if TYPE_CHECKING:
+    from instsel.runner.configuration import RunConfiguration
+    from instsel.runs.interrupts import Interrupts
 
 
 def add_parser(commands: Any, method: Method[Any], name: str = "") -> None:
@@ -19,10 +25,51 @@ def add_parser(commands: Any, method: Method[Any], name: str = "") -> None:
     add_method_flags(parser, method)
     add_run_options(parser)
     add_worker_options(parser)
-    parser.set_defaults(run=partial(_run, method))
+    parser.set_defaults(run=partial(run_scoring, method))
 
 
-def _run(method: Method[Any], args: Any, interrupts: Any) -> int:
-    from instsel.commands.scoring import run_scoring
+def run_scoring(method: Method[Any], args: argparse.Namespace, interrupts: Interrupts) -> int:
+    """Run a method over an input into a run folder; returns the exit code."""
+    from instsel.commands.summary import closing_summary, failure, plan_summary
+    from instsel.runner.configuration import Messages
+    from instsel.runner.plan import plan_run
+    from instsel.runner.scored_run import checked_input, run_into_folder
 
-    return run_scoring(method, args, interrupts)
+    configuration = configuration_of(method, args)
+    note = _silent if configuration.quiet else partial(complain, "note")
+    messages = Messages(partial(complain, "warning"), note, interrupts)
+    source = checked_input(configuration)
+    if args.dry_run:
+        plan = plan_run(configuration, source, messages, timed=not args.no_timing)
+        say("\n".join(plan_summary(method.name, configuration, plan)))
+        return 0
+    if configuration.output is None:
+        raise ValueError("--output is needed: the run folder to write (or --dry-run to see the plan)")
+    run = run_into_folder(configuration, source, messages)
+    if not configuration.quiet:
+        closing_summary(run)
+    return failure(run.manifest, configuration.max_failures)
+
+
+def _silent(text: str) -> None:
+    """What `--quiet` makes of a note."""
+
+
+def configuration_of(method: Method[Any], args: argparse.Namespace) -> RunConfiguration:
+    """What the flags say."""
+    from instsel.runner.configuration import ModelOptions, RunConfiguration, WorkerOptions
+    from instsel.runner.given_parameters import given_fields
+
+    given = vars(args)
+
+    def options(kind: Any) -> dict[str, Any]:
+        return {one.name: given[one.name] for one in fields(kind) if one.name in given}
+
+    own = options(RunConfiguration)
+    return RunConfiguration(
+        **own,
+        method=method,
+        model_options=ModelOptions(**options(ModelOptions)),
+        worker_options=WorkerOptions(**options(WorkerOptions)),
+        parameters={name: given[name] for name in given_fields(method)},
+    )

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from instsel.prompts import TEMPLATES
+from instsel.prompts.automatic_template import AUTO
 from instsel.runs.merged_output import FORMATS
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -23,69 +24,108 @@ def add_input_options(parser: argparse.ArgumentParser) -> None:
         "input, addresses such as s3://BUCKET/PATH, or hub datasets OWNER/NAME[:SPLIT], hf://datasets/OWNER/NAME/PATH",
     )
     parser.add_argument("--split", metavar="NAME", help="split of a hub dataset; default train, or the only one")
-    parser.add_argument("--limit", type=positive, metavar="N", help="use the first N rows only")
+    parser.add_argument("--limit", type=positive, metavar="N", help="use the first N rows only; default all")
     parser.add_argument(
         "--columns",
         type=column_mapping,
         metavar="FIELD=COLUMN,...",
-        help="which columns hold what, e.g. instruction=question,response=answer",
+        help="which columns hold what, e.g. instruction=question,response=answer; default by their usual names",
     )
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """The model and how to run it."""
-    parser.add_argument("--model", required=True, metavar="NAME", help="model folder or hub name (safetensors only)")
-    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a hub model")
+    add_model_name(parser)
     parser.add_argument(
-        "--dtype", choices=DTYPES, default="auto", help="of the model; auto: as stored, but float16 as float32 on a CPU"
-    )
-    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, ...")
-    parser.add_argument("--device-map", choices=("auto",), help="spread a model too large for one device over several")
-    parser.add_argument(
-        "--backend", default="auto", metavar="NAME", help="of the kernels: auto, reference, cpu or triton"
+        "--dtype",
+        choices=DTYPES,
+        default="auto",
+        help="of the model; default auto: as stored, but float16 as float32 on a CPU",
     )
     parser.add_argument(
-        "--max-batch-tokens", type=batch_tokens, default="auto", metavar="N", help="tokens in a forward"
-    )
-    parser.add_argument("--max-length", type=positive, metavar="N", help="longest sequence in tokens")
-    parser.add_argument(
-        "--context-length", type=positive, metavar="N", help="the model's context, in place of its configuration's"
+        "--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1, ...; default auto: a GPU if there is one"
     )
     parser.add_argument(
-        "--template",
-        type=template_text,
-        default="plain",
-        metavar="TEMPLATE",
-        help=f"{', '.join(TEMPLATES)}, a text with {{instruction}} and {{input}} (\\n: line feed) or a .jinja file",
+        "--device-map",
+        choices=("auto",),
+        help="spread a model too large for one device over several; default one device",
     )
     parser.add_argument(
-        "--template-without-input", type=template_text, metavar="TEXT", help="the text for rows without an input"
+        "--backend",
+        default="auto",
+        metavar="NAME",
+        help="of the kernels: reference, cpu or triton; default auto: as the device needs",
     )
     parser.add_argument(
-        "--template-date", metavar="DATE", help="what a chat template reads as the date; default when the run began"
+        "--max-batch-tokens",
+        type=batch_tokens,
+        default="auto",
+        metavar="N",
+        help="tokens in a forward; default auto: as suits the device",
     )
+    add_prompt_options(parser)
     parser.add_argument(
         "--allow-unused-weights", action="store_true", help="go on though the model does not read all weights"
+    )
+
+
+def add_model_name(parser: argparse.ArgumentParser) -> None:
+    """Which model it is."""
+    parser.add_argument("--model", required=True, metavar="NAME", help="folder or hub name (safetensors) or GGUF file")
+    parser.add_argument(
+        "--revision", metavar="REV", help="branch, tag or commit of a hub model; default its main branch"
     )
     parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with a hub model")
 
 
+def add_prompt_options(parser: argparse.ArgumentParser) -> None:
+    """How prompts are written, and how long they may be."""
+    parser.add_argument(
+        "--max-length", type=positive, metavar="N", help="longest sequence in tokens; default the model's context"
+    )
+    parser.add_argument(
+        "--context-length", type=positive, metavar="N", help="the model's context; default its configuration's"
+    )
+    parser.add_argument(
+        "--template",
+        type=template_text,
+        default=AUTO,
+        metavar="TEMPLATE",
+        help=f"{', '.join(TEMPLATES)}, a text with {{instruction}} and {{input}} (\\n: line feed) or a .jinja file; "
+        "default auto: chat where tokenizer and rows, or the model's name, speak for it, else plain",
+    )
+    parser.add_argument(
+        "--template-without-input",
+        type=template_text,
+        metavar="TEXT",
+        help="the text for rows without an input; default --template",
+    )
+    parser.add_argument(
+        "--template-date", metavar="DATE", help="what a chat template reads as the date; default when the run began"
+    )
+
+
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """The run folder and how the run behaves."""
-    parser.add_argument("--output", metavar="DIR", help="run folder or its address; the same command continues it")
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        help="run folder or its address, which all but --dry-run needs; no default; the same command continues it",
+    )
     parser.add_argument("--overwrite", action="store_true", help="start again in a folder that holds another run")
     parser.add_argument("--format", choices=FORMATS, default="parquet", help="of the merged result")
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="of what is random in a method, such as k-means"
     )
     parser.add_argument(
-        "--shard-rows", type=positive, metavar="N", help="rows saved at a time; by default as suits each stage"
+        "--shard-rows", type=positive, metavar="N", help="rows saved at a time; by default what takes about a minute"
     )
     parser.add_argument(
         "--max-failures", type=fraction, default=0.05, metavar="F", help="share of rows that may fail (0.05 or 5%%)"
     )
     parser.add_argument("--strict", action="store_true", help="stop at the first row that cannot be read")
-    parser.add_argument("--dry-run", action="store_true", help="print what would be done; no forward")
+    parser.add_argument("--dry-run", action="store_true", help="print hours and tokens, of a folder what is left")
+    parser.add_argument("--no-timing", action="store_true", help="with --dry-run: load and time nothing, say no hours")
     add_quiet(parser)
 
 
@@ -108,6 +148,36 @@ def add_quiet(parser: argparse.ArgumentParser) -> None:
 def template_text(text: str) -> str:
     """A template as a shell can write it."""
     return text.replace("\\n", "\n")
+
+
+def add_worker_options(parser: argparse.ArgumentParser) -> None:
+    """--workers, --devices, --ray and what belongs to it."""
+    parser.add_argument(
+        "--workers",
+        type=positive,
+        metavar="N",
+        help="so many processes or Ray actors, each a model; default none: this process",
+    )
+    parser.add_argument(
+        "--devices",
+        type=_names,
+        metavar="NAME,...",
+        help="one process each, e.g. cuda:0,cuda:1 or cpu,cpu; default by --workers",
+    )
+    parser.add_argument(
+        "--tensor-parallel",
+        type=positive,
+        metavar="K",
+        help="processes of each worker, which divide every layer; default 1",
+    )
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="workers as Ray actors: auto, local, HOST:PORT or ray://HOST:PORT; default processes here",
+    )
+    parser.add_argument(
+        "--num-gpus-per-worker", type=_amount, metavar="X", help="of each Ray actor; default 1, or 0 with --device cpu"
+    )
 
 
 def positive(text: str) -> int:
@@ -170,3 +240,20 @@ def column_mapping(text: str) -> dict[str, str]:
             raise argparse.ArgumentTypeError(f"{name.strip()!r} is given twice in {text!r}")
         mapping[name.strip()] = column.strip()
     return mapping
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"expected NAME,..., got {text!r}")
+    return names
+
+
+def _amount(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e6:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {text!r}")
+    return value

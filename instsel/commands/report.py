@@ -30,7 +30,7 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace, interrupts: Any) -> int:
+def run(args: argparse.Namespace, interrupts: object) -> int:
     """Write the page."""
     from instsel.report import build_page, read_report
     from instsel.runs.durable_files import durable_file, remove_unfinished

@@ -3,83 +3,114 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pyarrow as pa
-
-import instsel
-from instsel.commands.configuration import recorded_arguments
-from instsel.commands.named_files import files_named_by
 from instsel.commands.options import add_quiet, local_folder
-from instsel.commands.procedures import add_procedure, follow_procedure
-from instsel.commands.selection_inputs import (
-    USUAL_SCORES,
-    read_embeddings,
-    read_labels,
-    read_lengths,
-    score_column,
-    scored_input,
-)
-from instsel.runs import RunFolder
-from instsel.runs.column_names import allot_names
-from instsel.runs.durable_files import digest_file
 from instsel.runs.interrupts import Interrupts
-from instsel.runs.manifest import environment
-from instsel.runs.merged_output import FORMATS, write_table
-from instsel.runs.results import describe_result
+from instsel.runs.merged_output import FORMATS
 from instsel.terminal import complain, escaped, say
 
+if TYPE_CHECKING:
+    from instsel.selection.folder_selection import WrittenSelection
+
 _SHOWN = 24  # clusters in the summary
-_KEPT = 1000  # clusters in the manifest
 
 
 def add_parser(commands: Any) -> None:
     """Add the command's flags."""
+    from instsel.selection.procedures import DEFAULT, PROCEDURES
+    from instsel.selection.selection_inputs import USUAL_SCORES
     from instsel.selection.selector import COVERAGES
 
     parser = commands.add_parser("select", help="the best rows of a scored file within a budget")
     parser.add_argument("input", type=Path, metavar="INPUT", help="run folder, or a file with scores")
-    size = parser.add_mutually_exclusive_group(required=True)
-    size.add_argument("--budget", type=budget, metavar="N", help="rows (500) or a share (10%% or 0.1)")
-    size.add_argument("--budget-tokens", type=int, metavar="N", help="tokens; rows that do not fit are skipped")
-    add_procedure(parser)
+    add_budget(parser)
+    told = "; ".join(f"{name}: {procedure.what}" for name, procedure in PROCEDURES.items())
+    parser.add_argument(
+        "--procedure", choices=tuple(PROCEDURES),
+        help=f"a whole way of selecting in one word, of a run of wici ({DEFAULT} of one of ifd too). {told}. "
+        f"Default {DEFAULT} for runs of {' and '.join(PROCEDURES[DEFAULT].methods)} where none of --by, --keep-all, "
+        "--coverage, --clusters, --draw-share, --max-similarity and --length-strata is given; else the highest scores",
+    )  # fmt: skip
     parser.add_argument(
         "--by", metavar="COLUMN",
         help=f"score column, the run's own before one of the input; default its first of {', '.join(USUAL_SCORES)}",
     )  # fmt: skip
     parser.add_argument(
-        "--keep-all", action="store_true", help="by ifd: also rows above 1, whose prompt does not help their answer"
-    )
+        "--keep-all", action="store_true",
+        help="by ifd: also rows above 1, whose prompt does not help their answer; default without them",
+    )  # fmt: skip
     parser.add_argument(
-        "--coverage", choices=COVERAGES, help="quotas over clusters by their size or equal, or facility location"
-    )
+        "--coverage", choices=COVERAGES,
+        help="quotas over clusters by their size or equal, or facility location; default none",
+    )  # fmt: skip
     parser.add_argument("--clusters", metavar="COLUMN", help="column with labels for quotas; default k-means")
-    parser.add_argument("--num-clusters", type=int, default=24, metavar="K", help="of k-means over the embeddings")
-    parser.add_argument("--num-neighbors", type=int, default=32, metavar="K", help="of a row in facility location")
     parser.add_argument(
-        "--draw-share",
-        type=float,
-        metavar="S",
-        help="with quotas: draw a cluster's rows at random from this share of it with the highest scores",
+        "--num-clusters", type=int, default=24, metavar="K",
+        help=f"of k-means over the embeddings; default 24, by {DEFAULT} at most one for every ten rows",
+    )  # fmt: skip
+    parser.add_argument(
+        "--num-neighbors", type=int, default=32, metavar="K", help="of a row in facility location; default 32"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of k-means and of --draw-share")
     parser.add_argument(
-        "--max-similarity",
-        type=float,
-        metavar="C",
+        "--draw-share", type=float, metavar="S",
+        help="with quotas: draw a cluster's rows at random from this share of it with the highest scores; default none "
+        "are drawn",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of k-means and of what is drawn; default 0")
+    parser.add_argument(
+        "--max-similarity", type=float, metavar="C",
         help="cosine between selected rows, within each cluster with --coverage; default 0.9, with --coverage none",
-    )
+    )  # fmt: skip
     parser.add_argument(
-        "--num-tokens", default="num_tokens", metavar="COLUMN", help="rows' lengths for --budget-tokens"
-    )
+        "--num-tokens", default="num_tokens", metavar="COLUMN",
+        help="rows' lengths for --budget-tokens and --length-strata; default num_tokens",
+    )  # fmt: skip
+    parser.add_argument(
+        "--length-strata", type=int, metavar="K",
+        help="rank rows within K parts of the pool by length, for a score that follows the answer's length; default "
+        "over all rows",
+    )  # fmt: skip
+    parser.add_argument(
+        "--leave-out", action=LeftOut, nargs="+", default={}, metavar="FILTER",
+        help="rows that are: repetition[=0.3] (share of repeated 4-grams), cut-off (an answer that stops within a "
+        "sentence), duplicates, near-duplicates[=0.8] (Jaccard similarity; pip install 'instsel[duplicates]'); default "
+        f"all four by {DEFAULT}, near-duplicates where its package is installed, else none",
+    )  # fmt: skip
     parser.add_argument("--embeddings", type=Path, metavar="NPY", help="array [rows, d]; default the run folder's own")
     parser.add_argument("--output", type=local_folder, required=True, metavar="DIR", help="folder for selected.FORMAT")
-    parser.add_argument("--format", choices=FORMATS, default="parquet", help="of the result")
+    parser.add_argument("--format", choices=FORMATS, default="parquet", help="of the result; default parquet")
     parser.add_argument("--overwrite", action="store_true", help="start again in a folder that holds another run")
     add_quiet(parser)
     parser.set_defaults(run=run)
+
+
+def add_budget(parser: argparse.ArgumentParser) -> None:
+    """--budget and --budget-tokens, of which one is needed."""
+    size = parser.add_mutually_exclusive_group(required=True)
+    size.add_argument("--budget", type=budget, metavar="N", help="rows (500) or a share (10%% or 0.1)")
+    size.add_argument("--budget-tokens", type=int, metavar="N", help="tokens; rows that do not fit are skipped")
+
+
+class LeftOut(argparse.Action):
+    """Words such as `repetition=0.4` as filters with their limits."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
+        """Add them to those that are there."""
+        from instsel.selection.row_filters import checked_filters
+
+        found = dict(getattr(namespace, self.dest))
+        try:
+            for word in values:
+                name, _, limit = word.partition("=")
+                found[name] = float(limit) if limit else None
+            checked_filters(found)
+        except ValueError as error:
+            raise argparse.ArgumentError(self, str(error).removeprefix("filters: ")) from None
+        setattr(namespace, self.dest, found)
 
 
 def budget(text: str) -> int | float:
@@ -98,114 +129,58 @@ def budget(text: str) -> int | float:
 
 def run(args: argparse.Namespace, interrupts: Interrupts) -> int:
     """Select rows and write them, best first."""
-    from instsel.selection.selector import MAX_SIMILARITY, select
+    from instsel.selection.folder_selection import select_into_folder
+    from instsel.selection.selection_configuration import SelectionConfiguration
 
-    manifest, scored = scored_input(args.input)
-    path, own = scored.path, scored.own
-    arguments = recorded_arguments(args)
-    if args.procedure is not None:
-        score, by, is_ifd = follow_procedure(args, scored, manifest), args.procedure, False
-    else:
-        by, is_ifd = score_column(scored, args.by, manifest)
-        score = scored.numbers(scored.find(by) or by)
-    usable = scored.equals(own["status"], "ok") if "status" in own else np.ones(len(score), bool)
-    if "selectable" in own and args.procedure is None:
-        usable &= scored.equals(own["selectable"], True)
-    max_score = 1.0 if is_ifd and not args.keep_all else None
-    embeddings, source = read_embeddings(args.embeddings, args.input, manifest, len(score))
-    similarity = args.max_similarity
-    if similarity is None and args.coverage is None:
-        similarity = MAX_SIMILARITY
-    labels, names = read_labels(args, scored, embeddings, len(score))
-    lengths = read_lengths(scored, args.num_tokens) if args.budget_tokens is not None else None
-    rows = select(
-        score,
-        args.budget,
-        budget_tokens=args.budget_tokens,
-        num_tokens=lengths,
-        embeddings=embeddings,
-        max_similarity=similarity,
-        selectable=usable,
-        max_score=max_score,
-        coverage=args.coverage,
-        clusters=labels,
-        num_neighbors=args.num_neighbors,
-        draw_share=args.draw_share,
-        seed=args.seed,
-    )
-    by_kmeans = labels is not None and args.clusters is None
-    parameters = {
-        "budget": args.budget,
-        "budget_tokens": args.budget_tokens,
-        "num_tokens": args.num_tokens if lengths is not None else None,
-        **({} if args.procedure is None else {"procedure": args.procedure}),
-        **({} if args.draw_share is None else {"draw_share": args.draw_share}),
-        "by": by,
-        "max_score": max_score,
-        "max_similarity": similarity,
-        "coverage": args.coverage,
-        "clusters": args.clusters,
-        "num_clusters": args.num_clusters if by_kmeans else None,
-        "seed": args.seed if by_kmeans or args.draw_share is not None else None,
-        "num_neighbors": args.num_neighbors if args.coverage == "facility-location" else None,
-        "embeddings": source,
-    }
-    settings = {
-        "version": instsel.__version__,
-        "method": "select",
-        "input_digest": digest_file(path),
-        "parameters": parameters,
-    }
-    counts = {"selected": len(rows), "not_selectable": int((~usable).sum())}
-    if max_score is not None:
-        counts["above_max_score"] = int((usable & (score > max_score)).sum())
-    if lengths is not None:
-        counts["tokens"] = int(lengths[rows].sum())
-    divided = {} if labels is None else cluster_counts(labels, names, rows)
-    findings = {"clusters": dict(list(divided.items())[:_KEPT]), "num_clusters_found": len(divided)} if divided else {}
-    about = {
-        "input": str(path),
-        "environment": environment(),
-        "arguments": arguments,
-        "compared": ["format", *settings],
-    }
-    inputs = [path, *files_named_by(vars(args))]
-    folder = RunFolder(args.output, settings, about, overwrite=args.overwrite, inputs=inputs, interrupts=interrupts)
-    try:
-        name = f"selected.{args.format}"
-        with folder.explained(), interrupts.held():
-            table = scored.take(rows)
-            added = {"row": pa.array(rows)}
-            if by_kmeans and labels is not None:
-                added["cluster"] = pa.array(labels[rows])
-            columns = {**own, **allot_names(added, table.column_names)}
-            for column, values in added.items():
-                table = table.append_column(columns[column], values)
-            write_table(folder.path, name, table, columns)
-            output = describe_result(folder.path / name, columns)
-        folder.finish(counts=counts, rows=len(score), output=output, findings=findings)
-    finally:
-        folder.close()
+    given = {one.name: getattr(args, one.name) for one in fields(SelectionConfiguration)}
+    found = select_into_folder(SelectionConfiguration(**given), interrupts)
     if not args.quiet:
-        left_out = f"{counts['not_selectable']:,} not selectable"
-        column = scored.find(by) or by
-        told = by if column == by else f"{by} (column {column})"
-        say(f"select: {len(rows):,} of {len(score):,} rows by {escaped(told)}; {left_out}")
-        if max_score is not None:
-            say(f"{counts['above_max_score']:,} with an IFD above 1 left out: their prompt does not help (--keep-all)")
-        if lengths is not None:
-            say(f"{counts['tokens']:,} of {args.budget_tokens:,} tokens")
-        say(
-            "no embeddings: similar rows were not left out" if embeddings is None else f"diversity by {escaped(source)}"
-        )
-        for line in told_clusters(divided):
+        for line in summary(found, args.budget_tokens, ranked=args.length_strata is not None):
             say(line)
-        say(f"written: {escaped(str(folder.path / name))}")
-    if divided and args.budget is not None and len(divided) > wanted_rows(args.budget, len(score)):
-        complain("warning", "more clusters than rows to select: only those with the best rows give one")
-    if args.budget is not None and len(rows) < wanted_rows(args.budget, len(score)):
+    wanted = None if args.budget is None else wanted_rows(args.budget, found.rows)
+    if wanted is not None and found.num_clusters > wanted:
+        complain("warning", "more clusters than rows to select: some of them give none")
+    if wanted is not None and found.counts["selected"] < wanted:
         complain("warning", "fewer rows than the budget: no others are scored and different enough")
     return 0
+
+
+def summary(found: WrittenSelection, budget_tokens: int | None, *, ranked: bool = False) -> list[str]:
+    """What was selected; `ranked` where rows were ranked among those of like length."""
+    from instsel.selection.length_strata import said_of_length
+    from instsel.selection.procedures import PROCEDURES, PUBLISHED
+
+    counts, (by, column) = found.counts, found.by
+    told = by if column == by else f"{by} (column {column})"
+    rows = f"select: {counts['selected']:,} of {found.rows:,} rows by {escaped(told)}"
+    lines = [f"{rows}; {counts['not_selectable']:,} not selectable"]
+    procedure = PROCEDURES.get(by)
+    if found.default_for is not None and procedure is not None:
+        published = f"{found.default_for}'s paper selects by {PUBLISHED[found.default_for]}"
+        lines.append(f"{by}, since nothing else is asked for: {procedure.what}; {published}")
+    if "above_max_score" in counts:
+        above = f"{counts['above_max_score']:,} with an IFD above 1 left out"
+        lines.append(f"{above}: their prompt does not help (--keep-all)")
+    for name, number in counts.items():
+        if name == "left_out_worst":
+            lines.append(f"{number:,} left out: the highest IFD among answers of like length")
+        elif name.startswith("left_out_"):
+            lines.append(f"{number:,} left out: {name.removeprefix('left_out_')}")
+    lines += [f"{name} were not looked for: {why}" for name, why in found.not_done.items()]
+    follows = said_of_length(escaped(by), found.follows)
+    if follows and "left_out_worst" not in counts:  # those are of like length
+        cure = "" if ranked else ": --length-strata 10 ranks rows among those of like length"
+        lines.append(f"{follows}{cure}")
+    if "tokens" in counts:
+        lines.append(f"{counts['tokens']:,} of {budget_tokens:,} tokens")
+    if found.source is not None:
+        apart = "diversity by " + escaped(found.source)
+    elif "left_out_worst" in counts:
+        apart = "no embeddings: drawn from the whole pool, not by clusters"
+    else:
+        apart = "no embeddings: similar rows were not left out"
+    end = "already finished" if found.again else "written"
+    return [*lines, apart, *told_clusters(found.clusters, found.num_clusters), f"{end}: {escaped(found.file)}"]
 
 
 def wanted_rows(budget: int | float, size: int) -> int:
@@ -213,19 +188,10 @@ def wanted_rows(budget: int | float, size: int) -> int:
     return budget if isinstance(budget, int) else int(budget * size)
 
 
-def cluster_counts(labels: np.ndarray, names: list[str], rows: np.ndarray) -> dict[str, list[int]]:
-    """Of each cluster by its name its rows and how many are selected, the largest first."""
-    number, place = np.unique(labels, return_inverse=True)
-    size, taken = np.bincount(place), np.bincount(place[rows], minlength=len(number))
-    return {
-        names[i] if names else str(number[i]): [int(size[i]), int(taken[i])] for i in np.argsort(-size, kind="stable")
-    }
-
-
-def told_clusters(divided: dict[str, list[int]]) -> list[str]:
-    """Lines on clusters: how many rows each has, and how many of them are selected."""
+def told_clusters(divided: Mapping[str, list[int]], count: int) -> list[str]:
+    """Lines on clusters: how many rows each has, and how many of them are selected; `count` with those not kept."""
     if not divided:
         return []
     shown = [f"{escaped(name, limit=40)} {taken:,}/{size:,}" for name, (size, taken) in divided.items()][:_SHOWN]
-    more = f", and {len(divided) - len(shown):,} more" if len(divided) > len(shown) else ""
-    return [f"clusters ({len(divided):,}; selected/rows): " + ", ".join(shown) + more]
+    more = f", and {count - len(shown):,} more" if count > len(shown) else ""
+    return [f"clusters ({count:,}; selected/rows): " + ", ".join(shown) + more]

@@ -5,18 +5,20 @@ from __future__ import annotations
 import argparse
 import collections
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from instsel.commands.summary import duration, summary_lines
-from instsel.runs.finished_run import ReadRun, read_run
+from instsel.records.json_types import JsonObject
+from instsel.runs.finished_run import RunReader, read_run
 from instsel.runs.lock import Holder, running_holder
 from instsel.runs.manifest import read_manifest
 from instsel.runs.run_files import MANIFEST, NEXT, SHARDS
+from instsel.runs.run_status import StageStatus, read_run_status
 from instsel.runs.shards import infos
-from instsel.runs.worker_notes import read_notes
 from instsel.terminal import escaped, say
 
 _HIDDEN = ("format", "version", "method")  # said elsewhere
@@ -38,11 +40,11 @@ def run(args: argparse.Namespace, interrupts: Any) -> int:
         new, _ = read_manifest(args.folder / NEXT)
         if new is not None:
             say("\nIt is being overwritten; until this is whole, the folder is the run above:")
-            _say_run(ReadRun(args.folder / NEXT, new), holder)
+            _say_run(RunReader(args.folder / NEXT, new), holder)
     return 0
 
 
-def _say_run(run: ReadRun, holder: Holder | None) -> None:
+def _say_run(run: RunReader, holder: Holder | None) -> None:
     manifest, folder = run.manifest, run.place(SHARDS).parent
     state = manifest.get("state", "unknown")
     if holder is not None and state != "finished":
@@ -53,10 +55,12 @@ def _say_run(run: ReadRun, holder: Holder | None) -> None:
     stages = [_read_stage(folder, stage.name, stage.rows) for stage in run.stages()]
     for stage in stages:
         say(_stage_line(stage))
-    if holder is not None and (left := _left_line(stages, manifest.get("stages_to_come", []))):
-        say(left)
-    for line in _worker_lines(folder) if holder is not None else []:
-        say(line)
+    if holder is not None:
+        running, workers = read_run_status(folder)
+        for line in _running_lines(running, stages, manifest.get("stages_to_come", [])):
+            say(line)
+        for line in _worker_lines(workers):
+            say(line)
     for line in summary_lines(manifest)[1:] if manifest.get("state") == "finished" else []:
         say(line)
     say(f"input: {escaped(str(manifest.get('input')))} ({manifest.get('rows', 0):,} rows)")
@@ -110,9 +114,25 @@ def _stage_line(stage: _Stage) -> str:
     return line
 
 
-def _left_line(stages: Sequence[_Stage], to_come: Sequence[str]) -> str:
-    """Time left over all stages; those of which nothing is done have no rate yet, and are named."""
+def _running_lines(running: StageStatus | None, stages: Sequence[_Stage], to_come: Sequence[str]) -> list[str]:
+    """Which stage runs, since when and how far it is, its slices under way included; and the time left over all."""
+    if not stages:
+        return ["  no stage has begun: rows are read and checked, or the model loads"]
     left = {stage.name: stage.seconds_left() for stage in stages}
+    lines = []
+    if running is not None and running.stage == stages[-1].name and running.done < running.rows:
+        began = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(min(max(running.began, 0), 2**32)))
+        line = f"  {escaped(running.stage)} runs since {began} UTC ({duration(time.time() - running.began)}): "
+        line += f"about {running.done:,.1f} of {running.rows:,} rows"
+        if (seconds := running.seconds_left()) is not None:
+            left[running.stage] = seconds
+            line += f", about {duration(seconds)} left"
+        lines.append(line)
+    return [*lines, *filter(None, [_left_line(left, to_come)])]
+
+
+def _left_line(left: Mapping[str, float | None], to_come: Sequence[str]) -> str:
+    """Time left over all stages; those of which nothing is done have no rate yet, and are named."""
     known = sum(seconds for seconds in left.values() if seconds is not None)
     unknown = [*(name for name, seconds in left.items() if seconds is None), *to_come]
     said = [f"about {duration(known)}"] if known else []
@@ -121,10 +141,10 @@ def _left_line(stages: Sequence[_Stage], to_come: Sequence[str]) -> str:
     return f"  left over all: {escaped(' and '.join(said))}" if said else ""
 
 
-def _worker_lines(folder: Path) -> list[str]:
+def _worker_lines(workers: Sequence[JsonObject]) -> list[str]:
     """One line a worker: where it is, how fast it is, what it is doing, how often it died."""
     lines = []
-    for number, worker in enumerate(read_notes(folder)):
+    for number, worker in enumerate(workers):
         line = f"  worker {number} on {escaped(str(worker.get('place')))}"
         if "pid" in worker:
             line += f" (process {escaped(str(worker['pid']))} on {escaped(str(worker.get('host')))})"

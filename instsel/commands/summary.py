@@ -2,37 +2,77 @@
 
 from __future__ import annotations
 
-import collections
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from instsel.runs import RunFolder
-from instsel.runs.shards import Stage, infos
+from instsel.runner.configuration import RunConfiguration
+from instsel.runner.plan import COUNTS, RunPlan
+from instsel.runner.scored_run import MethodRun
+from instsel.runs.remote_files import is_address
 from instsel.terminal import complain, escaped, say
 
 # Rows that the input itself makes impossible to score; everything else but "ok" is a failure of the run.
 UNSCORABLE = ("empty_target", "too_long")
 
 
-def count_by_status(folder: RunFolder, last: Stage, stages: list[Stage]) -> tuple[dict[str, int], dict[str, float]]:
-    """Rows of the result by status, and the cost of all stages together."""
-    counts: collections.Counter[str] = collections.Counter()
-    stats: collections.Counter[str] = collections.Counter()
-    for stage in stages:
-        for info in infos(folder.shards.folder, stage.name):
-            stats.update(info.stats)
-            if stage is last:
-                counts.update(info.counts)
-    return dict(sorted(counts.items())), dict(stats)
-
-
-def closing_summary(folder: RunFolder, quiet: bool, *, again: bool = False) -> None:
+def closing_summary(run: MethodRun) -> None:
     """Print counts by status, cost and where the result is."""
-    if quiet:
-        return
-    manifest = folder.manifest
-    say("\n".join(summary_lines(manifest)))
-    say(f"{'already finished' if again else 'written'}: {escaped(folder.name + '/' + manifest['output']['name'])}")
+    say("\n".join([*summary_lines(run.manifest), *length_lines(run)]))
+    say(f"{'already finished' if run.again else 'written'}: {escaped(run.result)}")
+
+
+def length_lines(run: MethodRun) -> list[str]:
+    """A line where the score follows the answer's length."""
+    from instsel.selection.length_strata import said_of_length
+    from instsel.selection.selection_inputs import run_follows_length
+
+    by, rho = ("", float("nan")) if is_address(run.folder) else run_follows_length(Path(run.folder))
+    said = said_of_length(by, rho)
+    return [f"{said}; select --length-strata sets it apart"] if said else []
+
+
+def plan_summary(method: str, configuration: RunConfiguration, plan: RunPlan) -> list[str]:
+    """What a run would cost."""
+    total = plan.total
+    factor = total["tokens_unshared"] / max(total["tokens_forwarded"], 1)
+    estimated = f", estimated from {plan.sampled}" if plan.sampled else ""
+    lines = [f"{method}: plan for {plan.rows:,} rows{estimated}"]
+    if plan.left:
+        lines.append(escaped(f"  left of the run in {configuration.output}, all below is of that:"))
+        lines += [
+            f"    {escaped(name)}: {left:,} of {rows:,} rows" if left else f"    {escaped(name)}: done"
+            for name, rows, left in plan.left
+        ]
+    if plan.seconds is not None:
+        lines.append(f"  {_time_range(configuration, *plan.seconds)}")
+    for name, label in zip(COUNTS[:3], ("sequences", "tree tokens", "unshared tokens"), strict=True):
+        lines.append(f"  {label:<16} {round(total[name]):>20,}")
+        if name == "tokens_forwarded" and round(plan.spread * total[name]):
+            low, high = (_rounded(total[name] * (1 + sign * plan.spread)) for sign in (-1, 1))
+            lines[-1] += f"  (between {low:,} and {high:,})"
+    lines.append(f"  {'sharing factor':<16} {factor:>20.2f}")
+    lines.append(f"  {'packs':<16} {round(total['packs']):>20,}")
+    if plan.seconds is None:
+        lines.append(f"  {'estimated FLOPs':<16} {total['estimated_flops']:>20.3g}")
+    return lines
+
+
+def _time_range(configuration: RunConfiguration, low: float, high: float) -> str:
+    """Seconds of one model on this machine as a person says them, divided among the workers that have a GPU each."""
+    options = configuration.worker_options
+    size = len(options.devices or ()) or options.workers or 1
+    where = "this machine"
+    if options.ray is not None or any(device != "cpu" for device in options.devices or ()):
+        low, high, where = low / size, high / size, f"{size} workers like this machine"
+    unit, name = (1, "seconds") if high < 120 else (60, "minutes") if high < 7200 else (3600, "hours")
+    said = [f"{seconds / unit:.1f}" if seconds / unit < 10 else f"{seconds / unit:.0f}" for seconds in (low, high)]
+    return f"about {said[0]} to {said[1]} {name} on {where} (a few packs timed)"
+
+
+def _rounded(number: float) -> int:
+    """To three digits that count."""
+    return int(float(f"{number:.3g}"))
 
 
 def summary_lines(manifest: Mapping[str, Any]) -> list[str]:

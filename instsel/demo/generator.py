@@ -1,12 +1,10 @@
-"""Pools of candidates with a hidden truth, and candidate groups: `python -m instsel.demo.generator --output FOLDER`."""
+"""Pools of candidates with a hidden truth, and candidate groups."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 from collections.abc import Collection, Sequence
-from pathlib import Path
 
 from instsel.demo.convention import Convention
 from instsel.demo.corruption import CORRUPTED_CLASSES, corrupt
@@ -152,25 +150,3 @@ def make_groups(
 def json_lines(rows: Sequence[object]) -> str:
     """Write rows as JSON, one a line."""
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Write `pool.jsonl` and `groups.jsonl`."""
-    parser = argparse.ArgumentParser(prog="python -m instsel.demo.generator", description=__doc__)
-    parser.add_argument("--output", type=Path, required=True, help="folder to write pool.jsonl and groups.jsonl to")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--size", type=int, default=DEFAULT_POOL, help="candidates in the pool")
-    parser.add_argument("--groups", type=int, default=DEFAULT_GROUPS, help="candidate groups")
-    options = parser.parse_args(arguments)
-    try:
-        pool, groups = make_pool(options.seed, options.size), make_groups(options.seed, options.groups)
-    except ValueError as error:
-        parser.error(str(error))
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "pool.jsonl").write_text(json_lines(pool), encoding="utf-8")
-    (options.output / "groups.jsonl").write_text(json_lines(groups), encoding="utf-8")
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

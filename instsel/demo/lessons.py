@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from instsel.demo.generator import Row, make_held_out_rows
-from instsel.demo.tuning import HeldOut, encode_rows, held_out, tune
+from instsel.demo.tuning import HeldOut, encode_rows, held_out, product_attention, tune
 from instsel.runs.durable_files import durable_file
 
 # The settings of the study in the documentation, which chose the learning rate on random subsets of other pools.
@@ -52,20 +53,26 @@ def folder_of(output: Path, procedure: str, budget: float) -> Path:
 
 
 def learn(
-    model_folder: Path, output: Path, pool: Sequence[Row], seed: int, say: Callable[[str], None] = lambda line: None
+    model_folder: Path,
+    output: Path,
+    pool: Sequence[Row],
+    seed: int,
+    say: Callable[[str], None] = lambda line: None,
+    *,
+    quiet: bool = True,
 ) -> Lessons:
     """Tune the model on each selection of the demo, and on random rows, from the same start and for as many steps.
 
-    Writes lessons.json into `output`, and reads it when it is there.
+    Writes lessons.json into `output`, and reads it when it is there. Unless `quiet`, a bar follows the steps.
     """
     path = output / "lessons.json"
     if path.is_file():
         found = json.loads(path.read_text(encoding="utf-8"))
         return Lessons(HeldOut(**found["untuned"]), tuple(Lesson(**one) for one in found["tuned"]))
     import torch
+    from tqdm import tqdm
     from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
 
-    from instsel.demo.train import product_attention
     from instsel.engine.loading import without_remarks
 
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
@@ -84,7 +91,12 @@ def learn(
             say(f"tuning on {len(rows)} rows: {name}")
             steps = max(1, round(EPOCHS * budget * len(pool) / BATCH))
             chosen = [pairs[row] for row in rows]
-            model = tune(untuned(), chosen, steps=steps, batch_size=BATCH, learning_rate=LEARNING_RATE, seed=seed)
+            pause = 0.5 if sys.stderr.isatty() else 30.0  # seconds between lines: a log is not a screen
+            with tqdm(total=steps, desc="tuning", unit="step", disable=quiet, leave=False, mininterval=pause) as bar:
+                model = tune(
+                    untuned(), chosen, steps=steps, batch_size=BATCH, learning_rate=LEARNING_RATE, seed=seed,
+                    after_step=bar.update,
+                )  # fmt: skip
             after = held_out(model, unseen)
             clean = float(np.mean([pool[row]["truth"] in ("clean", "duplicate") for row in rows]))
             tuned.append(Lesson(name, budget, len(rows), clean, after.loss, after.exact))

@@ -5,13 +5,11 @@ from __future__ import annotations
 from math import nan
 from pathlib import Path
 
-import numpy as np
-
 from instsel.demo.corruption import TRUTH_CLASSES
 from instsel.demo.findings import Findings
 from instsel.demo.lessons import BUDGETS, PROCEDURES, RANDOM, folder_of
 from instsel.report import Report, Section, build_page, read_report
-from instsel.report.charts import histograms, interval_bars, interval_lines, scatter
+from instsel.report.charts import histograms, interval_bars, interval_lines
 from instsel.report.drawing import arranged
 from instsel.report.html import figure, figures, paragraph, table, text
 
@@ -28,17 +26,6 @@ def _distribution(findings: Findings) -> str:
         {name: score[truth == name] for name in TRUTH_CLASSES},
         title="Gain by what was done to the candidate",
         axis="gain, nats a token (a line marks each median)",
-    )
-
-
-def _difficulty_against_influence(findings: Findings) -> str:
-    return scatter(
-        findings.ifd,
-        findings.scores["gain"],
-        {name: np.flatnonzero(findings.truth == name) for name in TRUTH_CLASSES},
-        title=f"Difficulty against influence: rank correlation {findings.correlation.rho:+.2f}",
-        x_axis="IFD, difficulty of the candidate itself",
-        y_axis="gain: what it does for others, nats a token",
     )
 
 
@@ -74,7 +61,7 @@ def _lessons_chart(findings: Findings) -> str:
 
 
 def picture(findings: Findings) -> str:
-    """Draw the README's picture: what was learnt from each selection over the distribution, beside the scatter plot."""
+    """Draw the README's picture: what was learnt from each selection beside the distribution of gains."""
     title = "What instsel demo finds: loss after tuning on what was selected, gain by truth class, difficulty and gain"
     left = (_lessons_chart(findings),)
     right = (_distribution(findings),)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from instsel.demo.corruption import CORRUPTED_CLASSES
 from instsel.demo.findings import Findings, read_findings
@@ -14,8 +15,11 @@ from instsel.demo.generator import Row, json_lines, make_groups, make_pool
 from instsel.demo.lessons import BUDGETS, PROCEDURES, RANDOM, folder_of, learn
 from instsel.demo.report import correlation_text, page, picture, read_demo_report
 from instsel.engine.processors import sharing_processors
+from instsel.runner.method_run import run_method
 from instsel.runs.durable_files import TEMPORARY, durable_file
 from instsel.runs.run_files import PAGE, is_page
+from instsel.selection.folder_selection import select_into_folder
+from instsel.selection.selection_configuration import SelectionConfiguration
 
 MODEL_FOLDER = Path(__file__).with_name("model")
 POOL = 1000
@@ -33,27 +37,27 @@ def run_demo(output: Path, *, quiet: bool, seed: int, size: int = POOL) -> int:
     """
     started = time.perf_counter()
     _prepare(output, seed, size)
-    model = ["--model", str(MODEL_FOLDER), "--device", "cpu", "--quiet"]
-    commands: tuple[tuple[str, list[str]], ...] = (
-        ("difficulty", ["ifd", str(output / "pool.jsonl"), "--output", str(output / "ifd"), *model]),
-        ("influence", ["wici", str(output / "pool.jsonl"), "--rule", "gain", "--output", str(output / "wici"), *model]),
-        ("own style", ["grape", str(output / "groups.jsonl"), "--output", str(output / "grape"), *model]),
+    scored: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
+        ("difficulty", "ifd", "pool.jsonl", {}),
+        ("influence", "wici", "pool.jsonl", {"rule": "gain"}),
+        ("own style", "grape", "groups.jsonl", {}),
     )
-    commands += tuple(
-        (f"selection of {budget:.0%} by {procedure}", [
-            *("select", str(output / "wici"), "--procedure", procedure, "--budget", str(budget)),
-            *("--output", str(folder_of(output, procedure, budget)), "--quiet"),
-        ])
-        for budget in BUDGETS for procedure in PROCEDURES
-    )  # fmt: skip
-    for name, arguments in commands:
-        if not quiet:
-            print(f"{name}: instsel {' '.join(arguments[:2])} ...", flush=True)
-        _run_command(arguments)
+    say = (lambda line: None) if quiet else partial(print, flush=True)
+    for name, method, rows_file, parameters in scored:
+        say(f"{name}: instsel {method} {output / rows_file} ...")
+        run_method(method, output / rows_file, output / method, model=MODEL_FOLDER, device="cpu", **parameters)
+    for budget in BUDGETS:
+        for procedure in PROCEDURES:
+            say(f"selection of {budget:.0%} by {procedure}: instsel select {output / 'wici'} ...")
+            target = folder_of(output, procedure, budget)
+            select_into_folder(
+                SelectionConfiguration(
+                    input=output / "wici", output=target, procedure=procedure, budget=budget, quiet=True
+                )
+            )
     rows = [json.loads(line) for line in (output / "pool.jsonl").read_text(encoding="utf-8").splitlines()]
-    told = (lambda line: None) if quiet else partial(print, flush=True)
     with sharing_processors():
-        lessons = learn(MODEL_FOLDER, output, rows, seed, told)
+        lessons = learn(MODEL_FOLDER, output, rows, seed, say, quiet=quiet)
     findings, report = read_findings(output, seed, lessons), read_demo_report(output)
     seconds = time.perf_counter() - started
     _write(output / PAGE, page(findings, report, seconds))
@@ -85,17 +89,6 @@ def _prepare(output: Path, seed: int, size: int) -> None:
 def _write(path: Path, text: str) -> None:
     with durable_file(path.parent, path.name) as file:
         file.write(text.encode())
-
-
-def _run_command(arguments: Sequence[str]) -> None:
-    """Run one of the package's commands as its command line would, but let its errors through to the caller."""
-    from instsel.cli import build_parser
-    from instsel.runs.interrupts import Interrupts
-
-    parsed = build_parser().parse_args(list(arguments))
-    code = parsed.run(parsed, Interrupts())
-    if code:
-        raise ValueError(f"instsel {arguments[0]} failed with exit code {code}")
 
 
 def print_findings(findings: Findings, seconds: float, say: Callable[[str], None]) -> None:

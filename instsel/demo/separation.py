@@ -1,32 +1,12 @@
-"""How well a score tells clean candidates from corrupted ones: areas under the ROC curve, with confidence intervals."""
+"""How well a score tells clean candidates from corrupted ones: areas under the ROC curve."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import numpy as np
 
 from instsel.demo.corruption import CORRUPTED_CLASSES
-
-# Two-sided 95 % quantiles of Student's t for 1 to 15 degrees of freedom.
-_T_QUANTILES = (
-    12.706,
-    4.303,
-    3.182,
-    2.776,
-    2.571,
-    2.447,
-    2.365,
-    2.306,
-    2.262,
-    2.228,
-    2.201,
-    2.179,
-    2.160,
-    2.145,
-    2.131,
-)
 
 
 def area_under_curve(good: np.ndarray, bad: np.ndarray) -> float:
@@ -57,26 +37,3 @@ def areas_by_class(scores: Mapping[str, np.ndarray], truth: np.ndarray) -> dict[
         score_name: {name: area_under_curve(score[clean], score[rows]) for name, rows in classes.items()}
         for score_name, score in scores.items()
     }
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A mean over seeds with the half-width of its 95 % confidence interval."""
-
-    mean: float
-    half_width: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:.3f} ±{self.half_width:.3f}"
-
-
-def interval(values: Sequence[float]) -> Interval:
-    """Mean of 2 to 16 values and the half-width of its 95 % interval by Student's t.
-
-    >>> print(interval([0.90, 0.92, 0.94]))
-    0.920 ±0.050
-    """
-    if not 2 <= len(values) <= len(_T_QUANTILES) + 1:
-        raise ValueError(f"values must be 2 to {len(_T_QUANTILES) + 1} numbers, got {len(values)}")
-    deviation = float(np.std(values, ddof=1)) / len(values) ** 0.5
-    return Interval(float(np.mean(values)), _T_QUANTILES[len(values) - 2] * deviation)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,23 @@ class HeldOut:
     exact: float
 
 
+def product_attention(
+    module: Any, query: Any, key: Any, value: Any, attention_mask: Any, *, scaling: float, **ignored: Any
+) -> tuple[Any, None]:
+    """Causal attention as two batched matrix products, in the form that transformers calls.
+
+    On short sequences its backward pass takes half the time of the fused CPU kernel's. `query`, `key` and `value` are
+    [batch, heads, length, size]; gives [batch, length, heads, size].
+    """
+    import torch
+
+    batch, heads, length, _ = query.shape
+    mask = torch.full((length, length), float("-inf"), dtype=query.dtype).triu(1).expand(batch * heads, -1, -1)
+    flat_query, flat_key, flat_value = (part.reshape(batch * heads, length, -1) for part in (query, key, value))
+    weights = torch.baddbmm(mask, flat_query, flat_key.transpose(1, 2), alpha=scaling).softmax(-1)
+    return torch.bmm(weights, flat_value).view(batch, heads, length, -1).transpose(1, 2).contiguous(), None
+
+
 def encode_rows(tokenizer: Any, rows: Sequence[Any], template: str = "plain") -> list[Pair]:
     """Token ids of prompt and answer of each row, as the methods would score them."""
     from instsel.prompts import build_request_ids
@@ -33,12 +50,21 @@ def encode_rows(tokenizer: Any, rows: Sequence[Any], template: str = "plain") ->
     return [build_request_ids(tokenizer, row, template=template) for row in rows]
 
 
-def tune(model: Any, pairs: Sequence[Pair], *, steps: int, batch_size: int, learning_rate: float, seed: int) -> Any:
+def tune(
+    model: Any,
+    pairs: Sequence[Pair],
+    *,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+    after_step: Callable[[], object] = lambda: None,
+) -> Any:
     """Tune a model in place on the answers of `pairs`, the loss being the mean over the answers' tokens of a batch.
 
     AdamW on the parameters that ask for gradients, in float32 with products in bfloat16; the learning rate rises over
     the first tenth of the steps and then falls to nothing. The rows are shuffled anew each time that all of them have
-    been seen. Returns the model.
+    been seen. `after_step` is called after each. Returns the model.
     """
     import torch
 
@@ -58,6 +84,7 @@ def tune(model: Any, pairs: Sequence[Pair], *, steps: int, batch_size: int, lear
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         optimizer.zero_grad()
+        after_step()
     return model.eval()
 
 

@@ -1,10 +1,13 @@
 """What turns requests into log-probabilities.
 
-requests ─► prefix_tree ─► packing ─► layout ─► guest (replica, attention, fused_layers) ─► logprob ─► results
+requests ─► planned_tree (prefix_tree, packing) ─► execution: layout, model_session, logprob ─► results
 
-`scoring` leads through these; `scorer` holds a model and runs planned work through it, pack by pack in `execution`.
-`model_source`, `wrapped_models` and `loading` get hold of a model, `model_checks` and `sharing_checks` find out what it
-allows and `model` keeps that. `guest` runs a `replica` of it for one call; `turns` and `surroundings` keep threads,
-forks and the caller's settings apart. On a CPU `fused_layers` finds what can be computed in fewer passes: modules
-(`fused_modules`, `fused_rotary`), the sums of a layer (`pre_norm_layers`) or a layer as a whole (`whole_layers`).
+`scoring` leads through these: schedule, run, collect. `scorer` holds a model, and `execution` runs planned trees
+through it pack by pack, several at once where `side_by_side` allows. `model_source`, `wrapped_models` and `loading`
+get hold of a model, `model_checks` and `sharing_checks` find out what it allows and `model` keeps that.
+`model_session` runs a `replica` of it for one call; `inference_lock` and `inference_context` keep threads, forks and
+the caller's settings apart. On a CPU `fused_layers` finds what can be computed in fewer passes: modules
+(`fused_modules`) and layers in one run of kernels (`whole_layers`). A layer is found from what it does in one pack
+(`layer_records`) and with `stand_ins` for its parts: how it joins them (`layer_flow`, `layer_schedule`) and what they
+compute (`attention_parts`, `feed_forward_parts`).
 """

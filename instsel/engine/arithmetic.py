@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,7 @@ class Arithmetic:
         return body + attention + 2.0 * self.hidden_size * (self.vocabulary * rows + pairs)
 
 
-def arithmetic_of(model: Any, vocabulary: int) -> Arithmetic:
+def arithmetic_of(model: PreTrainedModel, vocabulary: int) -> Arithmetic:
     """Counts of a transformers causal language model."""
     config = model.config.get_text_config()
     embeddings = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -25,8 +25,8 @@ _UNSUPPORTED = ("position_bias", "alibi", "sinks", "cache", "block_mask")
 
 
 # What the calls of a forward keep of a node, in their order: a layer's (key, value) [tokens, kv_heads, d], or the last
-# inputs of a convolution, or the state of a recurrence.
-Kept = list[Any]
+# inputs of a convolution, or the state of a recurrence (None where no later pack goes on from the node).
+NodeCache = list[Any]
 
 
 class UnsupportedAttentionError(ValueError):
@@ -47,7 +47,7 @@ class PackStoppedError(RuntimeError):
 
 
 @dataclass(slots=True)
-class Place:
+class Workspace:
     """Where one pack after another is run."""
 
     storage: Storage = field(default_factory=Storage)
@@ -60,16 +60,33 @@ class PackState:
 
     segments: TreeSegments
     backend: str = "auto"
-    cached: list[Kept] = field(default_factory=list)  # of each cached node
+    positions: Tensor | None = None  # of the pack's tokens [1, T], for tables that go by places otherwise
+    cached: list[NodeCache] = field(default_factory=list)  # of each cached node
     kept: tuple[tuple[int, int, int], ...] = ()  # (node, first, last): nodes and tokens of which is to be kept
-    keys_values: dict[int, Kept] = field(default_factory=dict)  # of each kept node
-    tree: Any = None  # the pack's nodes, for recurrences (recurrences.PackTree)
-    places: dict[int, int] = field(default_factory=dict)  # of the kept nodes in the pack
+    keys_values: dict[int, NodeCache] = field(default_factory=dict)  # of each kept node
+    tree: Any = None  # the pack's nodes, for recurrences (pack_tree.PackTree)
+    places: dict[int, int] = field(default_factory=dict)  # in the pack, of kept nodes that later packs go on from
     layers: int = 0  # calls of attention, convolutions and recurrences so far, which is the index of what they keep
     recurrences: int = 0  # those of them that are no attention
     calls: list[AttentionCall] = field(default_factory=list)  # what the model's own layers asked for
-    place: Place = field(default_factory=Place)
-    memories: dict[LayerShape, LayerMemory] = field(default_factory=dict)  # in the place's storage
+    workspace: Workspace = field(default_factory=Workspace)
+    memories: dict[LayerShape, LayerMemory] = field(default_factory=dict)  # in the workspace's storage
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # of the whole layer that is running
+    left: tuple[Tensor, Tensor] | None = None  # hidden states of a layer on a GPU, and what is still to be added
+    tables: dict[Any, Any] = field(default_factory=dict)  # of rotary embeddings on a GPU, with what they are made of
+
+    def leave(self, hidden: Tensor, added: Tensor | None) -> None:
+        """Leaves rows [T, H] that are to be added to hidden states to what is given these next."""
+        if self.left is not None:
+            raise RuntimeError("a layer's sum was left to something that never asked for it")
+        self.left = None if added is None else (hidden, added)
+
+    def left_to(self, hidden: Tensor) -> Tensor | None:
+        """What was left to be added to these hidden states, once."""
+        if self.left is None or self.left[0] is not hidden:
+            return None
+        (_, added), self.left = self.left, None
+        return added
 
     def keep(self, keys: Tensor, values: Tensor) -> None:
         """Copies a layer's keys and values [T, kv_heads, d] of the nodes that are to be kept."""
@@ -78,9 +95,10 @@ class PackState:
             self.keys_values.setdefault(node, []).append((keys[first:last].clone(), values[first:last].clone()))
 
     def keep_recurrent(self, state_of: Callable[[int], Tensor]) -> None:
-        """Copies what a convolution or recurrence ends the kept nodes with, by their places in the pack."""
+        """Copies what a convolution or recurrence ends the nodes with that later packs go on from, by their places."""
         for node, _, _ in self.kept:
-            self.keys_values.setdefault(node, []).append(state_of(self.places[node]).clone())
+            ended = state_of(self.places[node]).clone() if node in self.places else None
+            self.keys_values.setdefault(node, []).append(ended)
         self.layers += 1
         self.recurrences += 1
 
@@ -88,12 +106,20 @@ class PackState:
         """What the call that is running kept of the cached nodes: keys and values, or a recurrence's state."""
         return [node[self.layers] for node in self.cached]
 
+    def next_cached(self) -> list[Any]:
+        """The same for a layer's attention, which the next call then comes after."""
+        found = self.cached_layer()
+        self.layers += 1
+        return found
+
     def memory_of(self, layer: DecoderLayer, dtype: torch.dtype) -> LayerMemory:
         """The memory that all layers of a shape use one after another."""
         memory = self.memories.get(layer.shape)
         if memory is None:
-            cached = sum(len(keys) for keys, _ in self.cached_layer())
-            memory = LayerMemory(layer.shape, self.segments, cached, dtype, self.place.storage)
+            # Attention keeps pairs, recurrences a tensor.
+            pairs = [next((kept for kept in node if isinstance(kept, tuple)), ((), ())) for node in self.cached]
+            cached = sum(len(keys) for keys, _ in pairs)
+            memory = LayerMemory(layer.shape, self.segments, cached, dtype, self.workspace.storage)
             self.memories[layer.shape] = memory
         return memory
 
@@ -119,17 +145,6 @@ def tree_attention_of(model: PreTrainedModel) -> Iterator[None]:
     finally:
         for config, implementation in before:
             config._attn_implementation_internal = implementation
-
-
-@contextmanager
-def attending_along_tree(config: Any) -> Iterator[None]:
-    """The same for the layers that share one configuration."""
-    before = config._attn_implementation_internal
-    config._attn_implementation_internal = NAME
-    try:
-        yield
-    finally:
-        config._attn_implementation_internal = before
 
 
 def _configurations(model: PreTrainedModel) -> list[Any]:

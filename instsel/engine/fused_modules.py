@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from instsel.engine.attention import current_pack
 from instsel.engine.replica import PLAIN_TENSORS
+from instsel.kernels.gpu_layer import KERNELS, GpuNorm
+from instsel.kernels.layer_elementwise import DTYPES as GPU_DTYPES
+from instsel.kernels.layer_elementwise import GATES, LARGEST_ROW, add_norm, gate_rows
+from instsel.kernels.layer_norms import Norm
 from instsel.kernels.layer_operations import (
     ACTIVATIONS,
     DTYPES,
@@ -17,20 +23,54 @@ from instsel.kernels.layer_operations import (
     gate_in_place,
     gated_linear,
     linear,
-    rms_norm,
 )
+from instsel.kernels.native_arrays import Machine, array_of
 
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+ACTIVATION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": nn.functional.silu,
     "gelu_tanh": partial(nn.functional.gelu, approximate="tanh"),
+    "gelu": nn.functional.gelu,
 }
 
 
-Norm = tuple[str, float]  # the attribute that holds epsilon, and what is added to the weight
+def known_activations(backend: str) -> tuple[str, ...]:
+    """Those that a backend's kernels compute."""
+    return GATES if backend == "triton" else ACTIVATIONS
 
 
-def is_usable(weight: Any) -> bool:
-    return type(weight) in PLAIN_TENSORS and weight.device.type == "cpu" and weight.dtype in DTYPES
+class KnownNorm(NamedTuple):
+    """A norm that the kernels compute: the attribute that holds its epsilon, what is added to its weight, and whether
+    it is rounded before it is multiplied by that, which where it is one pass decides nothing."""
+
+    epsilon: str
+    offset: float
+    centred: bool
+    rounds_first: bool = True
+
+    def of(self, module: Any) -> Norm:
+        """The norm with the weights of a module, on a CPU."""
+        bias = module._parameters.get("bias")
+        return Norm.of(module.weight, self.offset, getattr(module, self.epsilon), bias, centred=self.centred)
+
+    def on_gpu(self, module: Any) -> GpuNorm:
+        """The norm with the weights of a module, on a GPU."""
+        bias = module._parameters.get("bias")
+        weights = module.weight.detach(), None if bias is None else bias.detach()
+        epsilon = getattr(module, self.epsilon)
+        return GpuNorm(weights[0], epsilon, self.offset, weights[1], self.centred, self.rounds_first)
+
+
+def is_usable(weight: Any, backend: str = "cpu") -> bool:
+    """Whether a backend's kernels take a weight where it is."""
+    if type(weight) not in PLAIN_TENSORS:
+        return False
+    if backend == "triton":  # on a CPU under Triton's interpreter
+        return weight.dtype in GPU_DTYPES
+    return weight.device.type == "cpu" and weight.dtype in DTYPES
+
+
+# Numbers whose last digit may differ where two libraries add up a row in another order.
+_OTHER_BITS = 0.02
 
 
 def is_hooked(module: nn.Module) -> bool:
@@ -43,53 +83,123 @@ def holds_others(module: nn.Module, *known: str) -> bool:
     return any(tensor is not None and name not in known for name, tensor in tensors.items())
 
 
-def find_norm(module: nn.Module) -> Norm | None:
-    """Epsilon and weight offset of a root-mean-square norm with a weight of one dimension; None for anything else."""
-    weight = module._parameters.get("weight")
-    name = next((name for name in ("variance_epsilon", "eps") if isinstance(getattr(module, name, None), float)), None)
-    if name is None or weight is None or not is_usable(weight) or weight.ndim != 1 or module._modules:
+def find_norm(module: nn.Module, backend: str = "cpu") -> KnownNorm | None:
+    """How a norm with a weight of one dimension, and perhaps a bias, is computed; None for anything else."""
+    weight, bias = module._parameters.get("weight"), module._parameters.get("bias")
+    names = ("variance_epsilon", "eps", "epsilon")
+    name = next((name for name in names if isinstance(getattr(module, name, None), float)), None)
+    if name is None or weight is None or not is_usable(weight, backend) or weight.ndim != 1 or module._modules:
         return None
-    if holds_others(module, "weight"):
+    if holds_others(module, "weight", "bias") or is_hooked(module):
         return None
-    if is_hooked(module):
+    if bias is not None and (not is_usable(bias, backend) or bias.dtype != weight.dtype):
         return None
-    x = random_like(3, weight.shape[0], like=weight)
+    if backend == "triton" and (not weight.is_contiguous() or len(weight) > LARGEST_ROW):
+        return None
+    kinds = [KnownNorm(name, offset, centred) for centred in (False, True) for offset in (0.0, 1.0)]
     try:
-        own = type(module).forward(module, x)
+        own, x, drawn = _own_norm(module, torch.float32)
+        with _parameters(module, drawn):
+            if backend != "triton":
+                return next((kind for kind in kinds if nearly_equal(own, _normed(kind.of(module), x))), None)
+            (kind,) = (kind for kind in kinds if nearly_equal(own, _plainly(kind, module, x)))
+        return kind if weight.dtype == torch.float32 else _rounding(kind, module, weight.dtype)
     except Exception:  # whatever a part of another kind raises
         return None
-    for offset in (0.0, 1.0):
-        if nearly_equal(own, rms_norm(x, weight.detach(), getattr(module, name), weight_offset=offset)):
-            return name, offset
+
+
+def _own_norm(module: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """What a norm gives for random rows, these, and weights drawn for it: its own may be so large that 1 more is a
+    rounding of bfloat16."""
+    like = torch.empty(0, dtype=dtype)
+    present = [(name, parameter) for name, parameter in module._parameters.items() if parameter is not None]
+    drawn = {name: random_like(len(p), like=like) + place for place, (name, p) in enumerate(present)}
+    x = random_like(3, len(drawn["weight"]), like=like) + 1  # whose mean is not nothing
+    with _parameters(module, drawn):
+        return type(module).forward(module, x.clone()), x, drawn
+
+
+@contextmanager
+def _parameters(module: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
+    before = module._parameters.copy()
+    module._parameters.update({name: nn.Parameter(value, requires_grad=False) for name, value in values.items()})
+    try:
+        yield
+    finally:
+        module._parameters.update(before)
+
+
+def _plainly(known: KnownNorm, module: nn.Module, x: Tensor) -> Tensor:
+    """By the specification of the kernels."""
+    norm = known.on_gpu(module)
+    return add_norm(
+        x, norm.weight, norm.epsilon, bias=norm.bias, weight_offset=norm.offset, centred=norm.centred,
+        rounds_first=known.rounds_first,
+    )  # fmt: skip
+
+
+def _rounding(known: KnownNorm, module: nn.Module, dtype: torch.dtype) -> KnownNorm | None:
+    """The same with what is seen of its roundings, by which a quarter of the numbers differ; None for a third way."""
+    own, x, drawn = _own_norm(module, dtype)
+    with _parameters(module, drawn):
+        for first in (True, False):
+            kind = known._replace(rounds_first=first)
+            if float((_plainly(kind, module, x) != own).float().mean()) <= _OTHER_BITS:
+                return kind
     return None
 
 
-def norm_forward(module: Any, norm: Norm) -> Callable[[Tensor], Tensor]:
-    epsilon, offset = getattr(module, norm[0]), norm[1]
+def _normed(norm: Norm, x: Tensor) -> Tensor:
+    out = torch.empty_like(x)
+    norm.into(array_of(x), array_of(out), Machine.now())
+    return out
 
-    def forward(hidden_states: Tensor) -> Tensor:
-        if hidden_states.dtype != module.weight.dtype:
-            return type(module).forward(module, hidden_states)
-        flat = hidden_states.reshape(-1, hidden_states.shape[-1])
-        return rms_norm(flat, module.weight, epsilon, weight_offset=offset).view(hidden_states.shape)
+
+def norm_forward(module: Any, known: KnownNorm) -> Callable[..., Tensor]:
+    norm = known.of(module)
+
+    def forward(hidden_states: Tensor, *more: Any, **named: Any) -> Tensor:
+        if more or named or hidden_states.dtype != module.weight.dtype:  # such as a gate
+            return type(module).forward(module, hidden_states, *more, **named)
+        return _normed(norm, hidden_states.reshape(-1, hidden_states.shape[-1]).contiguous()).view(hidden_states.shape)
 
     return forward
 
 
-def find_activation(module: Any) -> str | None:
+def gpu_norm_forward(module: Any, known: KnownNorm) -> Callable[..., Tensor]:
+    """On a GPU, with the sum that the layer before a norm has left to it."""
+    norm = known.on_gpu(module)
+
+    def forward(hidden_states: Tensor, *more: Any, **named: Any) -> Tensor:
+        state = current_pack()
+        added = None if state is None else state.left_to(hidden_states)
+        if more or named or hidden_states.dtype != module.weight.dtype or hidden_states.requires_grad:
+            if added is not None:
+                hidden_states.view(added.shape).add_(added)
+            return type(module).forward(module, hidden_states, *more, **named)
+        rows = hidden_states.reshape(-1, hidden_states.shape[-1])
+        rows = rows if rows.stride(1) == 1 else rows.contiguous()
+        return norm.rows(rows, added).view(hidden_states.shape)
+
+    return forward
+
+
+def find_activation(module: Any, backend: str = "cpu") -> str | None:
     """The activation of a gated feed-forward network `down(activation(gate(x)) * up(x))`; None for anything else."""
     projections: list[Any] = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
     if not all(isinstance(projection, nn.Linear) for projection in projections) or not hasattr(module, "act_fn"):
         return None
-    if holds_others(module) or not all(is_usable(p.weight) and not is_hooked(p) for p in projections):
+    if holds_others(module) or not all(is_usable(p.weight, backend) and not is_hooked(p) for p in projections):
         return None
     points = torch.linspace(-8, 8, 257, dtype=torch.float32)
-    for activation in ACTIVATIONS:
+    run = gated_forward if backend == "cpu" else gpu_gated_forward
+    for activation in known_activations(backend):
         try:
-            if not torch.allclose(module.act_fn(points), _ACTIVATIONS[activation](points), atol=1e-6):
+            if not torch.allclose(module.act_fn(points), ACTIVATION_FUNCTIONS[activation](points), atol=1e-6):
                 continue
-            x = random_like(3, projections[0].in_features, like=projections[0].weight)
-            if nearly_equal(type(module).forward(module, x[None])[0], gated_forward(module, activation, x[None])[0]):
+            x = random_like(3, projections[0].in_features, like=projections[0].weight)[None]
+            x = x.to(projections[0].weight.device)
+            if nearly_equal(type(module).forward(module, x)[0], run(module, activation, x)[0]):
                 return activation
         except Exception:  # whatever a part of another kind raises
             return None
@@ -98,6 +208,13 @@ def find_activation(module: Any) -> str | None:
 
 def gated_forward(module: Any, activation: str, x: Tensor) -> Tensor:
     return module.down_proj(apply_gate(module, activation, x))
+
+
+def gpu_gated_forward(module: Any, activation: str, x: Tensor) -> Tensor:
+    """The same with torch's products, and one kernel between them."""
+    gate, up = module.gate_proj(x), module.up_proj(x)
+    gate_rows(gate.view(-1, gate.shape[-1]), up.view(-1, up.shape[-1]), activation, backend=KERNELS)
+    return module.down_proj(gate)
 
 
 def apply_gate(module: Any, activation: str, x: Tensor) -> Tensor:
@@ -109,7 +226,7 @@ def apply_gate(module: Any, activation: str, x: Tensor) -> Tensor:
         return gated.view(*x.shape[:-1], -1)
     gate, up = (projection(x) for projection in projections)
     if gate.dtype not in DTYPES or gate.dtype != up.dtype:
-        return _ACTIVATIONS[activation](gate) * up
+        return ACTIVATION_FUNCTIONS[activation](gate) * up
     gate_in_place(gate.view(-1, gate.shape[-1]), up.view(-1, up.shape[-1]), activation)
     return gate
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from instsel.engine.attention import AbsentMask, current_pack
@@ -29,7 +30,7 @@ def pass_over_indexers(replica: Replica) -> None:
 def _with_absent_mask(layer: nn.Module) -> Any:
     own = layer.forward
 
-    def forward(*given: Any, **named: Any) -> Any:
+    def forward(*given: object, **named: object) -> Any:
         if current_pack() is not None and named.get("attention_mask", ...) is None:
             named["attention_mask"] = AbsentMask()
         return own(*given, **named)
@@ -40,7 +41,8 @@ def _with_absent_mask(layer: nn.Module) -> Any:
 def _choosing_all(indexer: nn.Module) -> Any:
     own = indexer.forward
 
-    def forward(*given: Any, **named: Any) -> Any:
-        return own(*given, **named) if current_pack() is None else None
+    def forward(*given: object, **named: object) -> Any:
+        # Nothing looks at the choice, but that there is one: layers without an indexer go by that of the layer before.
+        return own(*given, **named) if current_pack() is None else torch.empty(0, dtype=torch.int64)
 
     return forward

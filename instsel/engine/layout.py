@@ -32,6 +32,7 @@ class Layout:
     positions: np.ndarray  # int64 [T]
     segments: TreeSegments
     kept: tuple[tuple[int, int, int], ...]  # (node, first, last) of the nodes whose keys and values are to be kept
+    continued: dict[int, int]  # node: its place in the pack, of those kept that nodes outside the pack hang on
     parents: np.ndarray  # int64 [nodes]: a parent's place in the pack, -1 for a root, -2 - c for cached node c
     rows: np.ndarray  # int64 [R], ascending
     pair_row: np.ndarray  # int64 [P], index into rows; every (row, target) pair once
@@ -83,7 +84,8 @@ def lay_out(tree: PrefixTree, spans: ScoredSpans, step: Step) -> Layout:
     segments = _segments(tree, step, local, begin)
     outside = {-1: -1, **{node: -2 - c for c, node in enumerate(step.cached)}}
     parents = np.array([local.get(up, outside.get(up, -1)) for up in tree.parent[nodes].tolist()], np.int64)
-    return Layout(ids, positions, segments, kept, parents, *_pairs(tree, spans, nodes, begin))
+    continued = {node: local[node] for node in step.keep if any(c not in local for c in tree.children(node))}
+    return Layout(ids, positions, segments, kept, continued, parents, *_pairs(tree, spans, nodes, begin))
 
 
 def _segments(tree: PrefixTree, step: Step, local: dict[int, int], begin: np.ndarray) -> TreeSegments:

@@ -1,4 +1,4 @@
-"""Where a model comes from, and loading it: weights from safetensors only, every tensor accounted for."""
+"""A model and its tokenizer as a scorer needs them: in place, in its dtype, checked, with errors that can be read."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from typing import Any, cast
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer
 
+from instsel.checkpoints import find_checkpoint, gguf_parts
+from instsel.engine.inference_context import preserved_random_state
+from instsel.engine.inference_lock import inference_lock
 from instsel.engine.model import CausalModel
 from instsel.engine.model_checks import ScoringWarning, check_model
 from instsel.engine.model_source import ModelSource
+from instsel.engine.pretrained import load_pretrained, load_text_config, outline_pretrained, with_merged_adapter
 from instsel.engine.process_memory import available_bytes, keep_freed_memory
-from instsel.engine.surroundings import kept_random_state
 from instsel.engine.tokenizer_checks import check_tokenizer, missing_files
-from instsel.engine.turns import turn
-from instsel.engine.wrapped_models import HeldModel, hold
+from instsel.engine.wrapped_models import UnwrappedModel, unwrap
 from instsel.hub import cache_alone_if_out_of_reach
 from instsel.kernels.layer_operations import has_bfloat16_products
 
@@ -30,11 +32,19 @@ _SPARE_BYTES = 1 << 30  # for activations, beside the weights
 
 def load_model(source: ModelSource) -> CausalModel:
     """The model on its device, with its head and its prefix sharing checked."""
-    with turn(), kept_random_state():
-        held = source.held or hold(_from_pretrained(source))
-        assert held is not None
-        _place(held, source)
-        loaded = _as_causal(held, source)
+    with inference_lock(), preserved_random_state():
+        unwrapped = source.unwrapped
+        if unwrapped is not None:
+            _place(unwrapped, source)
+        else:
+            with _readable_errors(source):
+                whole = load_pretrained(source)
+            unwrapped = unwrap(whole)
+            assert unwrapped is not None
+            _place(unwrapped, source)
+            unwrapped = unwrap(with_merged_adapter(whole, unwrapped))
+            assert unwrapped is not None
+        loaded = _as_causal(unwrapped, source)
         if loaded.device.type == "cpu":
             keep_freed_memory()
         check_model(loaded)
@@ -43,54 +53,51 @@ def load_model(source: ModelSource) -> CausalModel:
 
 def outline_model(source: ModelSource) -> CausalModel:
     """The model's shapes without its weights, for planning."""
-    held = source.held
-    if held is None:
-        with turn(), kept_random_state(), _readable_errors(source), torch.device("meta"):
-            config = AutoConfig.from_pretrained(
-                source.model, revision=source.revision, trust_remote_code=source.trust_remote_code
-            )
-            held = hold(AutoModelForCausalLM.from_config(config, trust_remote_code=source.trust_remote_code))
-    assert held is not None
-    return _as_causal(held, source)
+    unwrapped = source.unwrapped
+    if unwrapped is None:
+        with inference_lock(), preserved_random_state(), _readable_errors(source), torch.device("meta"):
+            unwrapped = unwrap(outline_pretrained(source))
+    assert unwrapped is not None
+    return _as_causal(unwrapped, source)
 
 
-def _place(held: HeldModel, source: ModelSource) -> None:
+def _place(unwrapped: UnwrappedModel, source: ModelSource) -> None:
     """Moves and casts a model, in place, where it is not yet what was asked for."""
-    stays = (source.device == "auto" and source.held) or (source.device_map is not None and held.dispatched)
+    stays = (source.device == "auto" and source.unwrapped) or (source.device_map is not None and unwrapped.dispatched)
     stays = stays or source.divided
     dtype, device = source.dtype, None if stays else source.resolved_device()
-    if source.held is None and dtype is None and device == torch.device("cpu"):
-        dtype = _faster_dtype(held, source.name)
-    if device is not None and device.type == "cuda" and device.index is None and held.device.type == "cuda":
+    if source.unwrapped is None and dtype is None and device == torch.device("cpu"):
+        dtype = _faster_dtype(unwrapped, source.name)
+    if device is not None and device.type == "cuda" and device.index is None and unwrapped.device.type == "cuda":
         device = None
-    moved = device is not None and device != held.device
+    moved = device is not None and device != unwrapped.device
     other_dtype = dtype is not None and any(
-        p.dtype != dtype for p in held.base.parameters() if p.dtype.is_floating_point or held.quantised
+        p.dtype != dtype for p in unwrapped.base.parameters() if p.dtype.is_floating_point or unwrapped.quantised
     )
     if not moved and not other_dtype:
         return
-    reason = "quantised" if held.quantised else "spread by a device_map" if held.dispatched else None
+    reason = "quantised" if unwrapped.quantised else "spread by a device_map" if unwrapped.dispatched else None
     if reason is not None:
         name = "device" if moved else "dtype"
         raise ValueError(
-            f"{name}: the model is {reason} and stays as it is, with {str(held.dtype).removeprefix('torch.')} on "
-            f'{held.device}; expected "auto", got {source.device if moved else source.dtype_name!r}'
+            f"{name}: the model is {reason} and stays as it is, with {str(unwrapped.dtype).removeprefix('torch.')} on "
+            f'{unwrapped.device}; expected "auto", got {source.device if moved else source.dtype_name!r}'
         )
-    cast(Any, held.whole).to(device=device, dtype=dtype)
+    cast(Any, unwrapped.whole).to(device=device, dtype=dtype)
 
 
-def _faster_dtype(held: HeldModel, name: str) -> torch.dtype | None:
+def _faster_dtype(unwrapped: UnwrappedModel, name: str) -> torch.dtype | None:
     """float32, which holds every number of float16 and bfloat16, for weights of those that this CPU cannot multiply."""
-    if held.dtype == torch.float16:
+    if unwrapped.dtype == torch.float16:
         return torch.float32
     if (
-        held.dtype != torch.bfloat16
-        or held.quantised
+        unwrapped.dtype != torch.bfloat16
+        or unwrapped.quantised
         or platform.machine() not in ("x86_64", "AMD64")
         or has_bfloat16_products()
     ):
         return None
-    size = sum(p.numel() * 4 for p in held.base.parameters())
+    size = sum(p.numel() * 4 for p in unwrapped.base.parameters())
     available = available_bytes()
     reason = f"{name} is stored in bfloat16, in which this processor has no arithmetic"
     if available is not None and available < size + _SPARE_BYTES:
@@ -110,16 +117,16 @@ def _faster_dtype(held: HeldModel, name: str) -> torch.dtype | None:
     return torch.float32
 
 
-def _as_causal(held: HeldModel, source: ModelSource) -> CausalModel:
+def _as_causal(unwrapped: UnwrappedModel, source: ModelSource) -> CausalModel:
     """ValueError for what is not a causal language model, such as an encoder-decoder or a model without a head."""
-    model = held.base
+    model = unwrapped.base
     expected = f"model: expected a causal (decoder-only) language model, got {type(model).__name__}"
     if getattr(model.config, "is_encoder_decoder", False):
         raise ValueError(f"{expected}, an encoder-decoder")
     if model.get_output_embeddings() is None and not hasattr(model, "lm_head"):
         raise ValueError(f"{expected}, which has no language modelling head")
     try:
-        return CausalModel(held, backend=source.backend, context=source.context_length)
+        return CausalModel(unwrapped, backend=source.backend, context=source.context_length)
     except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"{expected}, which lacks what scoring needs: {reason}") from error
@@ -129,78 +136,26 @@ def load_tokenizer(source: ModelSource) -> Any:
     """The tokenizer given, or the model's own; None for a loaded model that comes without one."""
     if source.tokenizer is not None and not isinstance(source.tokenizer, (str, os.PathLike)):
         return source.tokenizer
-    held = source.held
-    name = source.tokenizer or (source.model if held is None else held.base.name_or_path)
+    unwrapped = source.unwrapped
+    name = source.tokenizer or (source.model if unwrapped is None else unwrapped.base.name_or_path)
     if not name:
         return None
-    with turn(), _readable_errors(source, "tokenizer"):
-        options: dict[str, Any] = {"revision": source.revision, "trust_remote_code": source.trust_remote_code}
+    with inference_lock(), _readable_errors(source, "tokenizer"):
+        found = find_checkpoint(str(name), source.revision).tokenizer
         try:
-            tokenizer = AutoTokenizer.from_pretrained(name, **options)
+            tokenizer = AutoTokenizer.from_pretrained(
+                found.name, **found.options, trust_remote_code=source.trust_remote_code
+            )
         except Exception as error:
-            if held is not None and source.tokenizer is None:  # where it came from there may be none
+            if unwrapped is not None and source.tokenizer is None:  # where it came from there may be none
                 return None
             said = str(error).strip().partition("\n")[0].rstrip()
             if said.endswith(":"):  # a list of what it could have been follows
                 raise ValueError(missing_files(None, str(name))) from error
             raise
-        config = AutoConfig.from_pretrained(source.model, **options) if held is None else held.base.config
-        check_tokenizer(tokenizer, getattr(config.get_text_config(), "vocab_size", None), str(name))
+        config = load_text_config(source) if unwrapped is None else unwrapped.base.config.get_text_config()
+        check_tokenizer(tokenizer, getattr(config, "vocab_size", None), str(name))
         return tokenizer
-
-
-def _from_pretrained(source: ModelSource) -> PreTrainedModel:
-    with _readable_errors(source):
-        config = AutoConfig.from_pretrained(
-            source.model, revision=source.revision, trust_remote_code=source.trust_remote_code
-        )
-        if config.is_encoder_decoder:
-            raise ValueError("expected a causal (decoder-only) language model, got an encoder-decoder")
-        # What is quantised cannot be moved later.
-        quantised = getattr(config, "quantization_config", None) is not None
-        device = source.resolved_device()
-        placed: dict[str, Any] = {} if source.device_map is None else {"device_map": source.device_map}
-        if source.divided:
-            placed = _tensor_parallel()
-        elif not placed and quantised and device.type != "cpu":
-            placed = {"device_map": {"": device}}
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source.model,
-            config=config,
-            revision=source.revision,
-            trust_remote_code=source.trust_remote_code,
-            dtype=source.dtype or "auto",
-            use_safetensors=True,
-            output_loading_info=True,
-            **placed,
-        )
-        model, info = loaded
-        # transformers would go on with random numbers in their place.
-        if absent := sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"]):
-            raise ValueError(f"its weights lack {len(absent)} tensors, the first of them {absent[0]}")
-        if unused := sorted(info["unexpected_keys"]):
-            _refuse_unused(unused, source)
-        if source.divided and not model.supports_tp_plan:
-            raise ValueError(f"transformers has no plan of tensor parallelism for {type(model).__name__}")
-    return model.eval()
-
-
-def _refuse_unused(names: list[str], source: ModelSource) -> None:
-    """Weights that the model does not read, but for those that its class declares to be of no concern to it."""
-    some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    said = f"{len(names)} of its weights are not read by the model that its configuration describes ({some})"
-    if not source.allow_unused_weights:
-        raise ValueError(f"{said}; its scores would be those of another model: --allow-unused-weights goes on")
-    warnings.warn(f"{source.name}: {said}", ScoringWarning, stacklevel=2)
-
-
-def _tensor_parallel() -> dict[str, Any]:
-    """What asks transformers for the part of the model that belongs to this rank."""
-    from transformers.distributed import DistributedConfig
-
-    if "tp_plan" in DistributedConfig.__dataclass_fields__:
-        return {"distributed_config": DistributedConfig(tp_plan="auto")}
-    return {"tp_plan": "auto"}
 
 
 @contextmanager
@@ -222,13 +177,15 @@ def without_remarks() -> Iterator[None]:
 def _readable_errors(source: ModelSource, parameter: str = "model") -> Iterator[None]:
     """What transformers raises for a folder or name it cannot use, as one line that says what was wrong."""
     name = source.name
-    if parameter == "model" and ("/" in name or "\\" in name or name.startswith(".")) and not Path(name).exists():
-        looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
-        if looks_local:
-            raise ValueError(f"model: expected a folder or a hub id, got {name!r}, which does not exist")
+    place, file = gguf_parts(name)
+    looks_local = (
+        place.startswith((".", "/", "~")) or place.count("/") > 1 or (file is not None and Path(place).is_dir())
+    )
+    if parameter == "model" and looks_local and not Path(place, file or "").exists():
+        raise ValueError(f"model: expected a folder, a GGUF file or a hub id, got {name!r}, which does not exist")
     asked = source.tokenizer if parameter == "tokenizer" and source.tokenizer is not None else name
     try:
-        with without_remarks(), cache_alone_if_out_of_reach(str(asked)):
+        with without_remarks(), cache_alone_if_out_of_reach(gguf_parts(str(asked))[0]):
             yield
     except (torch.OutOfMemoryError, MemoryError):
         raise

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from instsel.engine.arithmetic import Arithmetic, arithmetic_of
 from instsel.engine.fused_layers import FusedLayers
 from instsel.engine.replica import PLAIN_TENSORS, Replica
 from instsel.engine.signature import Changes, Signature
-from instsel.engine.wrapped_models import HeldModel
+from instsel.engine.wrapped_models import UnwrappedModel
 from instsel.kernels.float_products import float_product
 from instsel.kernels.native_arrays import chosen_instruction_set
 
@@ -34,36 +33,37 @@ class Head:
 class CausalModel:
     """A loaded model and what is known of it: its head, and how long a path may be for its prefixes to be shared.
 
-    The model itself is left as it is: `Guest` runs a replica of it.
+    The model itself is left as it is: `ModelSession` runs a replica of it.
     """
 
-    def __init__(self, held: HeldModel, *, backend: str = "auto", context: int | None = None) -> None:
-        model = held.base
-        self.held = held
+    def __init__(self, unwrapped: UnwrappedModel, *, backend: str = "auto", context: int | None = None) -> None:
+        model = unwrapped.base
+        self.unwrapped = unwrapped
         self.model = model
         self.backend = backend
-        self.device = held.device
-        self.dtype = held.dtype
+        self.device = unwrapped.device
+        self.dtype = unwrapped.dtype
         self.config = model.config.get_text_config()
         find_decoder(model)
         self.input_vocabulary = _rows(model.get_input_embeddings(), self.config)
-        self.head: Head | None = None if held.opaque else read_head(model)
+        self.head: Head | None = None if unwrapped.opaque else read_head(model)
         self.vocabulary = self.head.weight.shape[0] if self.head else self.input_vocabulary
         self.max_length = context_length(self.config)
         if context is not None:
             self.max_length = self._lengthened(context)
-        self.inference_tensors = held.plain_tensors and not held.dispatched
+        self.inference_tensors = unwrapped.plain_tensors and not unwrapped.dispatched
         # What follows is set by `model_checks`.
         # Longest path whose tokens may run beside other paths: 0 where none may.
         self.shareable_length: int | None = None
         self.largest_pack: int | None = None  # tokens of a forward, where its own code does not go by positions
+        self.state_tokens = 0  # what a node's recurrent states are worth, in tokens' rows of all layers
         self.fused_layers: FusedLayers | None = None
         self.length_dependent = ""  # rotary scaling by which the whole sequence's length matters
         self.row_dependent = False  # whether rounding of a row depends on its company, as of int8 activations
         self.draws = False  # whether a forward draws random numbers
         self.signature = Signature()  # of the replica that was checked
         self.changing: Changes = frozenset()  # what of it forwards change themselves
-        self._keeps_rows = "logits_to_keep" in inspect.signature(held.whole.forward).parameters
+        self._keeps_rows = "logits_to_keep" in inspect.signature(unwrapped.whole.forward).parameters
 
     def _lengthened(self, context: int) -> int:
         """A context in place of that of the configuration; ValueError beyond a table that has an entry a position."""
@@ -87,7 +87,7 @@ class CausalModel:
     @property
     def keeps_rows(self) -> bool:
         """Whether the model can be told which rows' logits are wanted, without moving them."""
-        return self._keeps_rows and not self.held.opaque and not self.row_dependent
+        return self._keeps_rows and not self.unwrapped.opaque and not self.row_dependent
 
     @property
     def whole_sequences(self) -> bool:
@@ -108,8 +108,8 @@ class CausalModel:
         if self.device.type != "cpu":
             return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
         weights = [m.weight for m in self.model.modules() if type(m) is torch.nn.Linear]
-        libraries = {float_product(*w.shape) for w in weights if type(w) in PLAIN_TENSORS and w.dtype == torch.float32}
-        products = f", float32 products by {' and '.join(sorted(libraries))}" if libraries else ""
+        by_library = any(type(w) in PLAIN_TENSORS and w.dtype == torch.float32 for w in weights)
+        products = f", float32 products by {float_product()}" if by_library else ""
         return chosen_instruction_set() + products
 
     def arithmetic(self) -> Arithmetic:
@@ -117,7 +117,7 @@ class CausalModel:
         return arithmetic_of(self.model, self.vocabulary)
 
 
-def find_decoder(model: PreTrainedModel) -> Any:
+def find_decoder(model: PreTrainedModel) -> torch.nn.Module:
     """The part that gives the final hidden states; some classes call themselves their decoder."""
     candidates = [
         model.get_decoder(),
@@ -127,7 +127,7 @@ def find_decoder(model: PreTrainedModel) -> Any:
     return next((part for part in candidates if isinstance(part, torch.nn.Module) and part is not model), model)
 
 
-def _rows(embedding: Any, config: Any) -> int:
+def _rows(embedding: torch.nn.Module, config: PreTrainedConfig) -> int:
     count = getattr(embedding, "num_embeddings", None)
     if not isinstance(count, int):
         weight = getattr(embedding, "weight", None)
@@ -153,7 +153,7 @@ def read_head(model: PreTrainedModel) -> Head | None:
     )
 
 
-def context_length(config: Any) -> int | None:
+def context_length(config: PreTrainedConfig) -> int | None:
     """The longest sequence that the model is made for; None where its configuration states none."""
     for name in ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length"):
         value = getattr(config, name, None)

@@ -6,6 +6,7 @@ A list of model families would be out of date on the day it is written, so a few
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,12 @@ import torch
 from torch import Tensor
 
 from instsel.engine.fused_layers import FusedLayers
-from instsel.engine.guest import Guest
+from instsel.engine.inference_context import preserved_random_state
 from instsel.engine.model import CausalModel, Head
+from instsel.engine.model_session import ModelSession
 from instsel.engine.replica import Replica
 from instsel.engine.sharing_checks import CheckedTree, hidden_tolerance, length_dependence, sharing_limit
-from instsel.engine.surroundings import kept_random_state
+from instsel.kernels.backends import choose_backend
 
 CHECK_TOKENS = 24
 # Activations in int8 may have one scale for all rows, so that what follows moves what stands before by their rounding:
@@ -36,7 +38,7 @@ def check_model(model: CausalModel) -> None:
     Raises ValueError for a model that cannot be run on token ids alone or that is not causal.
     """
     before = torch.get_rng_state()
-    with kept_random_state(model.device):
+    with preserved_random_state(model.device):
         slower = _checked(model)
         model.draws = not torch.equal(before, torch.get_rng_state())
     if slower:
@@ -46,46 +48,53 @@ def check_model(model: CausalModel) -> None:
 
 def _checked(model: CausalModel) -> list[str]:
     """Makes the checks; what is slower than it could be, in words."""
-    guest = Guest(model)
-    model.signature, untouched = guest.replica.signature, Replica(guest.whole).signature
+    session = ModelSession(model)
+    model.signature, untouched = session.replica.signature, Replica(session.whole).signature
     slower = []
     why_own_logits = "its logits are not a function of its final hidden states that instsel knows"
-    if model.head is None and (model.held.quantised or model.held.dispatched):
-        where = "divided over processes" if model.held.divided else "quantised or kept outside memory"
+    if model.head is None and (model.unwrapped.quantised or model.unwrapped.dispatched):
+        where = "divided over processes" if model.unwrapped.divided else "quantised or kept outside memory"
         why_own_logits = f"its head is {where}"
-    with guest.undisturbed():
-        ids = _check_ids(model, guest)
+    with session.inference_context():
+        ids = _check_ids(model, session)
     first, second = np.concatenate([ids[:8], ids[8:16]]), np.concatenate([ids[:8], ids[16:]])
-    logits, others = _own_logits(model, guest, first, second)
-    with guest.undisturbed():
+    logits, others = _own_logits(model, session, first, second)
+    with session.inference_context():
         moved = _moved(logits[:8], others[:8])
         if moved > hidden_tolerance(model.dtype):
-            if not model.held.quantised or moved > _QUANTISED_TOLERANCE or _attends_both_ways(guest):
+            if not model.unwrapped.quantised or moved > _QUANTISED_TOLERANCE or _attends_both_ways(session):
                 raise ValueError(
                     f"model: expected a causal language model, but what {type(model.model).__name__} predicts depends "
                     "on the tokens that follow (an encoder such as BERT needs is_decoder=True in its configuration)"
                 )
             model.row_dependent = True
         model.vocabulary = logits.shape[-1]
-        if guest.head is not None and (model.row_dependent or not _head_agrees(guest, guest.head, first, logits)):
-            model.head = guest.head = None
+        if session.head is not None and (model.row_dependent or not _head_agrees(session, session.head, first, logits)):
+            model.head = session.head = None
         model.length_dependent, _ = length_dependence(model.config)
-        tree = CheckedTree(model, guest, ids)
+        tree = CheckedTree(model, session, ids)
         reason, model.shareable_length = sharing_limit(model, tree)
-        if model.held.quantised and model.shareable_length == 0:
+        if model.unwrapped.quantised and model.shareable_length == 0:
             # Rounding to integers makes large differences of small ones: only the same rows give the same numbers.
             model.row_dependent = True
-            model.head = guest.head = None
+            model.head = session.head = None
         if model.head is None:
             slower.append(
                 f"{why_own_logits}: its own logits are computed, a whole row of the vocabulary for every token"
             )
         if not model.row_dependent:
-            fused = FusedLayers(guest.replica)
+            backend = layer_backend(model)
+            if model.shareable_length == 0:  # no pack of it is ever run
+                fused = FusedLayers(session.replica, backend=backend)
+            else:
+                with session.ready():
+                    fused = FusedLayers(session.replica, partial(tree.run_first_pack, session), backend)
             if _fused_layers_agree(model, tree, fused):
                 model.fused_layers = fused
-    model.changing = untouched.changes(Replica(guest.whole).signature)
-    guest.close()
+            if backend == "triton":
+                slower += _unfused(model, fused)
+    model.changing = untouched.changes(Replica(session.whole).signature)
+    session.close()
     if reason:
         limit = model.shareable_length
         shared = "prefixes cannot be shared" if limit == 0 else f"only sequences of up to {limit} tokens share prefixes"
@@ -94,13 +103,27 @@ def _checked(model: CausalModel) -> list[str]:
     return slower
 
 
-def _own_logits(model: CausalModel, guest: Guest, first: np.ndarray, second: np.ndarray) -> tuple[Tensor, Tensor]:
+def layer_backend(model: CausalModel) -> str:
+    """Whose kernels run in a model's layers."""
+    return "triton" if choose_backend(model.backend, model.device) == "triton" else "cpu"
+
+
+def _unfused(model: CausalModel, fused: FusedLayers) -> list[str]:
+    """What of a model on a GPU takes a pass over memory for each operation, and why."""
+    if model.fused_layers is None:
+        return ["what stands between its products is not fused (the kernels give other rows than its own code)"]
+    return [f"what stands between the products of {layer} is not fused ({why})" for layer, why in fused.reasons.items()]
+
+
+def _own_logits(
+    model: CausalModel, session: ModelSession, first: np.ndarray, second: np.ndarray
+) -> tuple[Tensor, Tensor]:
     """The model's own logits of two sequences; without inference tensors where its code cannot do with them."""
     rows = np.arange(16)
     while True:
         try:
-            with guest.undisturbed():
-                return tuple(guest.forward_alone(ids, rows, logits=True) for ids in (first, second))  # type: ignore[return-value]
+            with session.inference_context():
+                return tuple(session.forward_alone(ids, rows, logits=True) for ids in (first, second))  # type: ignore[return-value]
         except (torch.OutOfMemoryError, MemoryError):
             raise
         except Exception as error:  # whatever its own code raises
@@ -112,12 +135,12 @@ def _own_logits(model: CausalModel, guest: Guest, first: np.ndarray, second: np.
             raise ValueError(f"model: {name} cannot be run on a sequence of token ids by itself: {reason}") from error
 
 
-def _check_ids(model: CausalModel, guest: Guest) -> np.ndarray:
+def _check_ids(model: CausalModel, session: ModelSession) -> np.ndarray:
     """Random token ids with finite embeddings, without those that the configuration gives a meaning (an image, ...)."""
     config = model.config.to_dict() | model.model.config.to_dict()
     special = [v for k, v in config.items() if k.endswith(("_token_id", "_token_index")) and isinstance(v, int)]
     drawn = np.random.default_rng(0).integers(0, min(model.input_vocabulary, model.vocabulary), 8 * CHECK_TOKENS)
-    embedding: Any = guest.base.get_input_embeddings()
+    embedding: Any = session.base.get_input_embeddings()
     try:
         finite = torch.isfinite(embedding(torch.from_numpy(drawn).to(model.device))).all(-1).cpu().numpy()
     except Exception:  # an embedding that takes more than ids
@@ -134,11 +157,11 @@ def _moved(one: Tensor, other: Tensor) -> float:
     return float(moved.nan_to_num(0.0).median())
 
 
-def _attends_both_ways(guest: Guest) -> bool:
+def _attends_both_ways(session: ModelSession) -> bool:
     """Whether the attention layers say of themselves that they are not causal."""
-    return {value for module in guest.replica.modules if type(value := getattr(module, "is_causal", None)) is bool} == {
-        False
-    }
+    return {
+        value for module in session.replica.modules if type(value := getattr(module, "is_causal", None)) is bool
+    } == {False}
 
 
 def head_logits(hidden: Tensor, head: Head) -> Tensor:
@@ -151,9 +174,9 @@ def head_logits(hidden: Tensor, head: Head) -> Tensor:
     return head.softcap * torch.tanh(z / head.softcap) if head.softcap else z
 
 
-def _head_agrees(guest: Guest, head: Head, ids: np.ndarray, own: Tensor) -> bool:
+def _head_agrees(session: ModelSession, head: Head, ids: np.ndarray, own: Tensor) -> bool:
     try:
-        hidden = guest.forward_alone(ids, np.arange(len(ids))).to(head.weight.device)
+        hidden = session.forward_alone(ids, np.arange(len(ids))).to(head.weight.device)
     except Exception:
         return False  # the decoder by itself takes other arguments or gives other things than the whole model
     if hidden.shape[0] != len(ids) or hidden.shape[-1] != head.weight.shape[1] or own.shape[-1] != len(head.weight):
@@ -174,7 +197,7 @@ def _head_agrees(guest: Guest, head: Head, ids: np.ndarray, own: Tensor) -> bool
 def _fused_layers_agree(model: CausalModel, tree: CheckedTree, fused: FusedLayers) -> bool:
     """Whether fused layers give the same numbers for a sequence by itself, and for a tree where prefixes are shared."""
     own = tree.own_rows[0]
-    other = Guest(model, fused)
+    other = ModelSession(model, fused)
     try:
         ours = tree.rows_of(other, 0)
         if model.shareable_length != 0 and tree.difference(other, []):

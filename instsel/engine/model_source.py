@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from instsel.engine.wrapped_models import HeldModel, hold
+from instsel.engine.wrapped_models import UnwrappedModel, unwrap
 from instsel.kernels import BACKENDS
 
 MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
@@ -43,7 +43,7 @@ class ModelSource:
         revision: str | None,
         trust_remote_code: bool,
         device_map: Any = None,
-        context_length: Any = None,
+        context_length: object = None,
         allow_unused_weights: bool = False,
     ) -> ModelSource:
         """The source; ValueError or TypeError naming the parameter that is not what it should be."""
@@ -51,7 +51,7 @@ class ModelSource:
             model = os.fspath(model)
             if not model:
                 raise ValueError("model: expected a name or a folder, got an empty string")
-        elif hold(model) is None:
+        elif unwrap(model) is None:
             raise TypeError(
                 "model: expected a name, a folder or a loaded transformers model (adapted by peft, compiled or "
                 f"quantised as it may be), got {type(model).__name__}"
@@ -91,15 +91,15 @@ class ModelSource:
         )
 
     @property
-    def held(self) -> HeldModel | None:
+    def unwrapped(self) -> UnwrappedModel | None:
         """The loaded model that was given; None where a name or folder was."""
-        return None if isinstance(self.model, str) else hold(self.model)
+        return None if isinstance(self.model, str) else unwrap(self.model)
 
     @property
     def name(self) -> str:
         """The model's name or folder."""
-        held = self.held
-        return str(self.model if held is None else held.base.name_or_path or type(held.base).__name__)
+        unwrapped = self.unwrapped
+        return str(self.model if unwrapped is None else unwrapped.base.name_or_path or type(unwrapped.base).__name__)
 
     @property
     def dtype_name(self) -> str:
@@ -110,12 +110,12 @@ class ModelSource:
         """The device to run on."""
         if self.device != "auto":
             return torch.device(self.device)
-        if self.held is not None:
-            return self.held.device
+        if self.unwrapped is not None:
+            return self.unwrapped.device
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _checked_map(device_map: Any, model: Any, device: Any) -> Any:
+def _checked_map(device_map: Any, model: object, device: object) -> Any:
     """A device map; ValueError where it is none, or does not go with the model or the device."""
     if device_map is None:
         return None

@@ -27,8 +27,11 @@ class Step:
     release: tuple[int, ...] = ()  # nodes whose keys and values no later step reads
 
 
-def plan_steps(tree: PrefixTree, budget: int, *, alone: bool = False) -> list[Step]:
+def plan_steps(tree: PrefixTree, budget: int, *, alone: bool = False, state_tokens: int = 0) -> list[Step]:
     """Steps that forward every token of the tree once, largest first.
+
+    Where kept nodes have states of a recurrence, `state_tokens` is how many tokens of the budget one is worth: spines
+    end where their nodes' states fill it, and what hangs on a spine runs before larger subtrees add states of theirs.
 
     A node longer than `budget` tokens makes a step of its own; with `alone` every root's subtree does, however small.
     """
@@ -36,10 +39,10 @@ def plan_steps(tree: PrefixTree, budget: int, *, alone: bool = False) -> list[St
     if alone:
         units = tree.roots()
         return [_subtrees(tree, sizes, [unit], ()) for unit in units[np.argsort(-sizes[units], kind="stable")].tolist()]
-    return _plan(tree, sizes, budget, tree.roots().tolist(), ())
+    return _plan(tree, sizes, budget, tree.roots().tolist(), (), state_tokens)
 
 
-def split_step(tree: PrefixTree, step: Step, budget: int) -> list[Step]:
+def split_step(tree: PrefixTree, step: Step, budget: int, state_tokens: int = 0) -> list[Step]:
     """The same nodes in steps of at most `budget` tokens; an empty list if the step is one node and cannot be split."""
     if len(step.nodes) == 1:
         return []
@@ -54,12 +57,14 @@ def split_step(tree: PrefixTree, step: Step, budget: int) -> list[Step]:
     for part in _spine_parts(tree, step.keep, budget):
         steps.append(Step(np.array(part, np.int64), int(tree.lengths[list(part)].sum()), path, part))
         path = (*path, *part)
-    steps += _plan(tree, sizes, budget, sorted(hanging), path)
+    steps += _plan(tree, sizes, budget, sorted(hanging), path, state_tokens)
     steps[-1] = replace(steps[-1], release=(*steps[-1].release, *step.release))
     return steps
 
 
-def _plan(tree: PrefixTree, sizes: np.ndarray, budget: int, units: list[int], cached: tuple[int, ...]) -> list[Step]:
+def _plan(
+    tree: PrefixTree, sizes: np.ndarray, budget: int, units: list[int], cached: tuple[int, ...], state_tokens: int
+) -> list[Step]:
     """Steps for subtrees whose ancestors are all on the path `cached`.
 
     The work is a stack, not a recursion: a tree may be thousands of levels deep.
@@ -71,8 +76,12 @@ def _plan(tree: PrefixTree, sizes: np.ndarray, budget: int, units: list[int], ca
     def push(large: list[int], path: tuple[int, ...], packs: list[list[int]]) -> None:
         """Large subtrees run first, since their first steps are full; then the packs, largest first."""
         packs = sorted((p for p in packs if p), key=lambda pack: -int(sizes[pack].sum()))
-        work.extend(_subtrees(tree, sizes, pack, path) for pack in reversed(packs))
-        work.extend(reversed(large))
+        tasks: list[list[Step | int | tuple[int, ...]]] = [
+            [_subtrees(tree, sizes, pack, path) for pack in reversed(packs)],
+            [*reversed(large)],
+        ]
+        for part in reversed(tasks) if state_tokens else tasks:
+            work.extend(part)
         # A subtree may hang higher up on the path: its own ancestors end at its parent.
         paths.update((unit, path[: path.index(int(tree.parent[unit])) + 1] if path else ()) for unit in large)
 
@@ -86,7 +95,7 @@ def _plan(tree: PrefixTree, sizes: np.ndarray, budget: int, units: list[int], ca
             steps[-1] = replace(steps[-1], release=(*steps[-1].release, *task))
         else:
             path = paths.pop(task)
-            spine, hanging = _spine(tree, sizes, budget, task)
+            spine, hanging = _spine(tree, sizes, budget, task, state_tokens)
             if not hanging:
                 steps.append(_subtrees(tree, sizes, [task], path))
                 continue
@@ -99,13 +108,16 @@ def _plan(tree: PrefixTree, sizes: np.ndarray, budget: int, units: list[int], ca
     return steps
 
 
-def _spine(tree: PrefixTree, sizes: np.ndarray, budget: int, unit: int) -> tuple[tuple[int, ...], list[int]]:
+def _spine(
+    tree: PrefixTree, sizes: np.ndarray, budget: int, unit: int, state_tokens: int
+) -> tuple[tuple[int, ...], list[int]]:
     """A path down from `unit` through subtrees too large for a step, as far as it fits, and what hangs on it."""
     spine = [unit]
     hanging: list[int] = []
     room = budget - int(tree.lengths[unit])
     while True:
         children = tree.children(spine[-1])
+        room -= state_tokens if len(children) > 1 else 0  # a single child that is taken in goes on within the step
         below = [c for c in children if sizes[c] > budget and tree.lengths[c] <= room and tree.subtree_end[c] > c + 1]
         if not below:
             return tuple(spine), hanging + children

@@ -43,6 +43,7 @@ class Replica:
 
     def __init__(self, root: nn.Module) -> None:
         self.modules: list[nn.Module] = []
+        self.ours: set[nn.Module] = set()  # modules that were given another forward
         self.signature = Signature()
         self._copies: dict[int, Any] = {}  # by id of the original
         self._pending: list[tuple[nn.Module, nn.Module]] = []
@@ -66,10 +67,11 @@ class Replica:
         self._copies[id(module)] = copy
         return copy
 
-    def put_forward(self, module: nn.Module, forward: Callable[..., Any]) -> None:
+    def put_forward(self, module: nn.Module, forward: Callable[..., object]) -> None:
         """Gives a copy another forward."""
         state = vars(module)
         state["forward"] = forward
+        self.ours.add(module)
         self._methods.append((state, "forward"))
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ Requests = Iterable[Request | Mapping[str, Any]] | Any
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedRequests:
     """Sequences of token ids one after another, and from where on each is scored."""
 
     tokens: np.ndarray  # int32 [total]
@@ -30,7 +30,7 @@ class Prepared:
     status: np.ndarray  # str [n]
 
     @classmethod
-    def from_ids(cls, sequences: Sequence[np.ndarray], first_scored: Sequence[int]) -> Prepared:
+    def from_ids(cls, sequences: Sequence[np.ndarray], first_scored: Sequence[int]) -> PreparedRequests:
         """Sequences that are all to be scored, from the given positions on (0 for not at all)."""
         tokens, offsets = concatenate(sequences)
         first = np.asarray(first_scored, np.int64)
@@ -58,7 +58,7 @@ def token_limit(model: CausalModel, max_length: int | None) -> int | None:
     return min((length for length in (max_length, model.max_length) if length is not None), default=None)
 
 
-def prepare(scorer: Any, model: CausalModel, requests: Requests, max_length: int | None) -> Prepared:
+def prepare(scorer: Any, model: CausalModel, requests: Requests, max_length: int | None) -> PreparedRequests:
     """Token ids of all requests; those with nothing to score or too long for the model get their status.
 
     The scorer's tokenizer is loaded only where there is text, or an empty context for a token of its own.
@@ -67,7 +67,7 @@ def prepare(scorer: Any, model: CausalModel, requests: Requests, max_length: int
     pairs = _listed(requests)
     tokenizer = scorer.tokenizer if any(map(_needs_tokenizer, pairs, range(len(pairs)))) else None
     encoded = encode_pairs(tokenizer, pairs, empty_context_token=model.first_token(), max_tokens=limit)
-    prepared = Prepared.from_ids([e.ids for e in encoded], [e.start for e in encoded])
+    prepared = PreparedRequests.from_ids([e.ids for e in encoded], [e.start for e in encoded])
     lengths, status = prepared.lengths, prepared.status
     status[prepared.num_tokens == 0] = "empty_target"
     status[np.array([e.too_long for e in encoded], dtype=bool)] = "too_long"  # not even tokenised
@@ -78,14 +78,14 @@ def prepare(scorer: Any, model: CausalModel, requests: Requests, max_length: int
     return prepared
 
 
-def _needs_tokenizer(request: Any, index: int) -> bool:
+def _needs_tokenizer(request: object, index: int) -> bool:
     context, continuation = request_pair(request, index)
     return (
         isinstance(context, str) or isinstance(continuation, str) or not (hasattr(context, "__len__") and len(context))
     )
 
 
-def _listed(requests: Any) -> list[Any]:
+def _listed(requests: Requests) -> list[Any]:
     """Requests one by one, out of a table as its rows."""
     if not isinstance(requests, (list, tuple)) and (table := open_table(requests)) is not None:
         return [row for batch in table[1] for row in batch]
@@ -94,7 +94,7 @@ def _listed(requests: Any) -> list[Any]:
     return list(requests)
 
 
-def _check_ids(prepared: Prepared, model: CausalModel) -> None:
+def _check_ids(prepared: PreparedRequests, model: CausalModel) -> None:
     """Token ids that the model does not have are an error, not a score."""
     known = min(model.input_vocabulary, model.vocabulary)
     wrong = np.flatnonzero((prepared.tokens < 0) | (prepared.tokens >= known))

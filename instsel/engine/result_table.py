@@ -37,7 +37,7 @@ class ResultTable:
     def __len__(self) -> int:
         return len(self.status)
 
-    def _columns(self) -> dict[str, Any]:
+    def _columns(self) -> dict[str, np.ndarray | list[Any]]:
         """The arrays and lists with one entry a row, by name."""
         fields = [field.name for field in dataclasses.fields(cast(Any, self))]
         values = {name: getattr(self, name) for name in fields if name not in self.NOT_COLUMNS}
@@ -86,7 +86,7 @@ class ResultTable:
         return f"<div>{title}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}</div>"
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     if isinstance(value, (np.ndarray, list, tuple)):
         shown = ", ".join(_cell(item) for item in value[:SHOWN_VALUES])
         return f"[{shown}{', …' if len(value) > SHOWN_VALUES else ''}]"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -12,16 +13,19 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from instsel.engine.execution import Execution, Work, plan_work
-from instsel.engine.guest import Guest
+from instsel.engine.execution import Execution, Output
+from instsel.engine.inference_lock import enter_process, inference_lock
 from instsel.engine.layout import Layout
 from instsel.engine.loading import load_model, load_tokenizer, outline_model
 from instsel.engine.model import CausalModel
+from instsel.engine.model_session import ModelSession
 from instsel.engine.model_source import ModelSource
+from instsel.engine.planned_tree import PlannedTree, plan_trees
 from instsel.engine.process_memory import give_back_memory
-from instsel.engine.requests import Prepared
+from instsel.engine.requests import PreparedRequests, Requests
+from instsel.engine.results import ScoreBatch
+from instsel.engine.scoring import score_in_session
 from instsel.engine.token_progress import ProgressLike, open_progress
-from instsel.engine.turns import enter_process, turn
 from instsel.kernels.devices import to_host
 
 _CHECKED_KEPT = 4
@@ -30,8 +34,10 @@ _CHECKED_KEPT = 4
 class Scorer:
     """A causal language model ready to score, loaded when it is first used.
 
-    model                 a hub id, a local folder, or a loaded transformers model: plain, adapted by peft, compiled, in
-                          a wrapper for data parallel training, quantised, or spread over devices by a device_map
+    model                 a hub id or local folder of a model, of one that reads images too, or of an adapter of peft; a
+                          GGUF file as PATH/FILE.gguf or FOLDER:FILE.gguf, unpacked to dtype; or a loaded transformers
+                          model: plain, adapted by peft, compiled, in a wrapper for data parallel training, quantised,
+                          or spread over devices by a device_map
     tokenizer             a transformers tokenizer or where to load it from; by default the model's own
     device                "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", ...
     dtype                 "auto" (as the checkpoint is stored, but float32 on a CPU for float16, and for bfloat16 where
@@ -76,16 +82,16 @@ class Scorer:
 
     def __init__(
         self,
-        model: Any,
+        model: object,
         *,
-        tokenizer: Any = None,
+        tokenizer: object = None,
         device: str = "auto",
-        dtype: Any = "auto",
+        dtype: object = "auto",
         backend: str = "auto",
         max_batch_tokens: int | str = "auto",
         revision: str | None = None,
         trust_remote_code: bool = False,
-        device_map: Any = None,
+        device_map: object = None,
         context_length: int | None = None,
         allow_unused_weights: bool = False,
     ) -> None:
@@ -147,7 +153,7 @@ class Scorer:
         if model is None:
             self._check_open()
             enter_process(None)
-            with turn():  # threads that come meanwhile find it loaded
+            with inference_lock():  # threads that come meanwhile find it loaded
                 if self._model is None:
                     self._model = load_model(self.source)
                 model = self._model
@@ -167,7 +173,7 @@ class Scorer:
         """The tokenizer; None for a loaded model that came without one."""
         if not self._tokenizer_loaded:
             self._check_open()
-            with turn():
+            with inference_lock():
                 if not self._tokenizer_loaded:
                     self._tokenizer = load_tokenizer(self.source)
                     self._tokenizer_loaded = True
@@ -192,28 +198,44 @@ class Scorer:
             raise ValueError(f"scorer: {self!r} has been closed")
 
     @contextmanager
-    def visit(self) -> Iterator[Guest]:
+    def session(self) -> Iterator[ModelSession]:
         """The model as it is now; checked again where it is another than the one that was checked."""
         self._check_open()
         model = self.model
         enter_process(model.device)
-        guest = Guest(model)
+        session = ModelSession(model)
         try:
-            if not guest.as_checked:
-                guest.close()
-                model = next((one for one in self._checked if one.describes(guest.replica)), None) or self._check(model)
+            if not session.as_checked:
+                session.close()
+                known = next((one for one in self._checked if one.describes(session.replica)), None)
+                model = known or self._check(model)
                 self._model = model
-                guest = Guest(model)
-            yield guest
+                session = ModelSession(model)
+            yield session
         finally:
-            guest.close()
+            session.close()
 
     def _check(self, model: CausalModel) -> CausalModel:
         """The model checked as it is now."""
-        with turn():
-            found = load_model(replace(self.source, model=model.held.whole, device="auto", dtype=None, device_map=None))
+        with inference_lock():
+            found = load_model(
+                replace(self.source, model=model.unwrapped.whole, device="auto", dtype=None, device_map=None)
+            )
         self._checked = [found, model, *(one for one in self._checked if one is not model)][:_CHECKED_KEPT]
         return found
+
+    def score(
+        self,
+        requests: Requests,
+        *,
+        token_logprobs: bool = False,
+        max_length: int | None = None,
+        progress: ProgressLike = None,
+    ) -> ScoreBatch:
+        """What `score_batch` gives for this scorer."""
+        began = time.perf_counter()
+        with self.session() as session:
+            return score_in_session(self, session, requests, token_logprobs, max_length, progress, began)
 
     def mean_hidden_states(self, texts: Sequence[str], *, progress: ProgressLike = None) -> np.ndarray:
         """Mean over a text's tokens of the model's final hidden states, float32 [n, hidden]; NaN for an empty text.
@@ -226,48 +248,44 @@ class Scorer:
         encoded = [np.asarray(ids, np.int32) for ids in self.tokenizer(list(texts))["input_ids"]] if len(texts) else []
         # The tree leaves out a sequence's last token, so every text gets one more; what it is has no influence.
         sequences = [np.append(ids[: model.max_length], ids[-1:]) for ids in encoded]
-        prepared = Prepared.from_ids(sequences, [min(len(s), 1) for s in sequences])
+        prepared = PreparedRequests.from_ids(sequences, [min(len(s), 1) for s in sequences])
         total = np.zeros((len(sequences), model.config.hidden_size), np.float64)
 
-        def add(layout: Layout, rows: Tensor) -> Callable[[], None]:
-            read = to_host(rows.float())
+        def output(layout: Layout, rows: Tensor) -> Callable[[], np.ndarray]:
+            return to_host(rows.float())
 
-            def finish() -> None:
-                hidden = read()
+        with (
+            self.session() as session,
+            self.execute(session, prepared, output, logits=False, progress=progress) as (execution, results),
+        ):
+            for layout, hidden in results:
                 layout.add_by_sequence(hidden[layout.pair_row[layout.scored_pair]], total)
-
-            return finish
-
-        def fail(sequences: np.ndarray) -> None:
-            total[sequences] = np.nan
-
-        with self.visit() as guest:
-            self.execute(guest, prepared, logits=False, consume=add, fail=fail, progress=progress)
+        total[execution.failed] = np.nan
         count = np.maximum(np.diff(prepared.offsets) - 1, 0)
         with np.errstate(invalid="ignore"):
             return (total / count[:, None]).astype(np.float32)
 
+    @contextmanager
     def execute(
         self,
-        guest: Guest,
-        prepared: Prepared,
+        session: ModelSession,
+        prepared: PreparedRequests,
+        output: Output,
         *,
         logits: bool,
-        consume: Callable[[Layout, Tensor], Callable[[], None]],
-        fail: Callable[[np.ndarray], None],
         progress: ProgressLike,
-    ) -> Execution:
-        """Runs all of what was prepared on a visited model; see `Execution` for the callbacks."""
-        work = self.plan(guest.facts, prepared)
-        with open_progress(progress, sum(part.num_tokens for part in work)) as advance:
-            execution = Execution(guest, logits=logits, consume=consume, fail=fail, progress=advance)
-            for part in work:
-                execution.run(part)
+    ) -> Iterator[tuple[Execution, Iterator[tuple[Layout, np.ndarray]]]]:
+        """The execution of what was prepared, and its results, within a session; see `Execution`."""
+        trees = self.plan(session.info, prepared)
+        with open_progress(progress, sum(planned.num_tokens for planned in trees)) as advance:
+            execution = Execution(session, trees, output, sequences=len(prepared), logits=logits, progress=advance)
+            with closing(execution.results()) as results:
+                yield execution, results
         if execution.budget is not None:
             self._budget = min(self.budget, execution.budget)  # half of an overlong sequence may be more
-        return execution
 
-    def plan(self, model: CausalModel, prepared: Prepared) -> list[Work]:
+    def plan(self, model: CausalModel, prepared: PreparedRequests) -> list[PlannedTree]:
         """The work that this would be for a model, within the budget of now."""
         budget = self.budget if model.largest_pack is None else max(min(self.budget, model.largest_pack), 1)
-        return plan_work(prepared.tokens, prepared.offsets, prepared.first_scored, budget, model.shareable_length)
+        sequences = prepared.tokens, prepared.offsets, prepared.first_scored
+        return plan_trees(*sequences, budget, model.shareable_length, model.state_tokens)

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
 
-from instsel.engine.execution import Work
-from instsel.engine.guest import Guest
+from instsel.engine.execution import Execution
 from instsel.engine.layout import Layout
 from instsel.engine.logprob import PairValues, pair_logprobs, pair_logprobs_of_logits
+from instsel.engine.model_session import ModelSession
+from instsel.engine.planned_tree import PlannedTree
 from instsel.engine.requests import Requests, prepare
 from instsel.engine.results import Plan, ScoreBatch, ScoreStats
-from instsel.engine.scorer import Scorer
+from instsel.engine.scorer_protocol import ScorerProtocol
 from instsel.engine.token_progress import ProgressLike
 
 
 def score_batch(
-    scorer: Scorer,
+    scorer: ScorerProtocol,
     requests: Requests,
     *,
     token_logprobs: bool = False,
@@ -47,55 +51,49 @@ def score_batch(
     >>> batch.mean_logprob.round(3).tolist(), batch.status.tolist()  # doctest: +SKIP
     ([-0.001, -4.781, nan], ['ok', 'ok', 'empty_target'])
     """
-    elsewhere = getattr(scorer, "score_elsewhere", None)  # a pool of workers
-    if elsewhere is not None:
-        batch: ScoreBatch = elsewhere(requests, token_logprobs=token_logprobs, max_length=max_length, progress=progress)
-        return batch
-    began = time.perf_counter()
-    with scorer.visit() as guest:
-        return _score(scorer, guest, requests, token_logprobs, max_length, progress, began)
+    return scorer.score(requests, token_logprobs=token_logprobs, max_length=max_length, progress=progress)
 
 
-def _score(
-    scorer: Scorer,
-    guest: Guest,
+class Executor(Protocol):
+    """What holds a model and runs requests through it."""
+
+    @property
+    def tokenizer(self) -> Any: ...
+
+    @property
+    def execute(self) -> Callable[..., AbstractContextManager[tuple[Execution, Iterator[tuple[Layout, Any]]]]]: ...
+
+
+def score_in_session(
+    scorer: Executor,
+    session: ModelSession,
     requests: Requests,
     token_logprobs: bool,
     max_length: int | None,
     progress: ProgressLike,
     began: float,
 ) -> ScoreBatch:
-    model = guest.facts
-    prepared = prepare(scorer, model, requests, max_length)
+    """The scores of requests within a session; see `score_batch`."""
+    prepared = prepare(scorer, session.info, requests, max_length)
     count = prepared.num_tokens
     total = np.zeros(len(prepared))
     greedy = prepared.first_scored > 0
-    failed = np.zeros(len(prepared), bool)
     ends = np.cumsum(np.where(prepared.first_scored > 0, count, 0))
     each = np.full(int(ends[-1]) if len(ends) else 0, np.nan, np.float32) if token_logprobs else None
-    seen = {"rows": 0, "pairs": 0}
-
-    def add(layout: Layout, rows: Tensor) -> Callable[[], None]:
-        pair_values = _pair_values(guest, layout, rows) if len(layout.rows) else None
-        return lambda: None if pair_values is None else collect(layout, *pair_values())
-
-    def collect(layout: Layout, values: np.ndarray, best: np.ndarray) -> None:
-        value = values[layout.scored_pair]
-        sequence = layout.scored_sequence
-        layout.add_by_sequence(value, total)
-        greedy[sequence[~best[layout.scored_pair]]] = False
-        if each is not None:
-            last = ends[sequence] - prepared.lengths[sequence]
-            each[last + layout.scored_position] = value
-        seen["rows"] += len(layout.rows)
-        seen["pairs"] += len(layout.pair_row)
-
-    def fail(sequences: np.ndarray) -> None:
-        failed[sequences] = True
-
-    execution = scorer.execute(guest, prepared, logits=guest.head is None, consume=add, fail=fail, progress=progress)
+    rows = pairs = 0
+    output, logits = partial(_pair_values, session), session.head is None
+    with scorer.execute(session, prepared, output, logits=logits, progress=progress) as (execution, results):
+        for layout, (values, best) in results:
+            value, sequence = values[layout.scored_pair], layout.scored_sequence
+            layout.add_by_sequence(value, total)
+            greedy[sequence[best[layout.scored_pair] == 0]] = False
+            if each is not None:
+                last = ends[sequence] - prepared.lengths[sequence]
+                each[last + layout.scored_position] = value
+            rows += len(layout.rows)
+            pairs += len(layout.pair_row)
     status = prepared.status.copy()
-    status[failed & (status == "ok")] = "out_of_memory"
+    status[execution.failed & (status == "ok")] = "out_of_memory"
     status[~np.isfinite(total) & (status == "ok")] = "nonfinite"
     good = status == "ok"
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -105,8 +103,8 @@ def _score(
         execution.tokens_forwarded,
         prepared.tokens_unshared,
         execution.packs,
-        seen["rows"],
-        seen["pairs"],
+        rows,
+        pairs,
         time.perf_counter() - began,
     )
     arrays = None
@@ -116,14 +114,14 @@ def _score(
     return ScoreBatch(mean, np.where(good, total, np.nan), count, greedy & good, status, arrays, stats)
 
 
-def _pair_values(model: Guest, layout: Layout, rows: Tensor) -> PairValues:
-    if model.head is None:
-        return pair_logprobs_of_logits(rows, layout.pair_row, layout.pair_target, backend=model.backend)
-    rows = rows.to(model.head.weight.device, non_blocking=True)
-    return pair_logprobs(rows, model.head, layout.pair_row, layout.pair_target, backend=model.backend)
+def _pair_values(session: ModelSession, layout: Layout, rows: Tensor) -> PairValues:
+    if session.head is None:
+        return pair_logprobs_of_logits(rows, layout.pair_row, layout.pair_target, backend=session.backend)
+    rows = rows.to(session.head.weight.device, non_blocking=True)
+    return pair_logprobs(rows, session.head, layout.pair_row, layout.pair_target, backend=session.backend)
 
 
-def plan_batch(scorer: Scorer, requests: Requests, *, max_length: int | None = None) -> Plan:
+def plan_batch(scorer: ScorerProtocol, requests: Requests, *, max_length: int | None = None) -> Plan:
     """What `score_batch` would do with these requests: tokens, packs and floating-point operations, with no forward."""
     model = scorer.outline
     prepared = prepare(scorer, model, requests, max_length)
@@ -143,7 +141,7 @@ def plan_batch(scorer: Scorer, requests: Requests, *, max_length: int | None = N
     )
 
 
-def _context_tokens(part: Work) -> int:
+def _context_tokens(part: PlannedTree) -> int:
     """Sum over the forwarded tokens of the tokens that each attends to, itself included."""
     first, last = part.tree.start, part.tree.end
     return int((last * (last + 1) - first * (first + 1)).sum() // 2)

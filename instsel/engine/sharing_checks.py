@@ -5,16 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from instsel.engine.attention import Kept
-from instsel.engine.guest import Guest
+from instsel.engine.attention import NodeCache
+from instsel.engine.expert_choice import fixed_choice
+from instsel.engine.kept_states import state_bytes
 from instsel.engine.layout import find_spans, lay_out
 from instsel.engine.model import CausalModel
+from instsel.engine.model_session import ModelSession
 from instsel.engine.packing import plan_steps
 from instsel.engine.prefix_tree import PrefixTree, build_prefix_tree, concatenate
 
@@ -46,29 +48,30 @@ def hidden_tolerance(dtype: torch.dtype) -> float:
 
 def sharing_limit(model: CausalModel, tree: CheckedTree) -> tuple[str, int | None]:
     """Why paths are shared only up to a length (empty if they are shared whatever it is), and that length."""
-    if model.held.opaque:
-        return f"{type(model.held.whole).__name__} adds to the model's own forward", 0
+    if model.unwrapped.opaque:
+        return f"{type(model.unwrapped.whole).__name__} adds to the model's own forward", 0
     if model.row_dependent:
         return "the rounding of its quantised products depends on the tokens beside", 0
     own = getattr(model.model, "_can_set_attn_implementation", None)
     if own is not None and not own():
         return "its attention cannot be replaced", 0
     types = set(getattr(model.config, "layer_types", None) or ())
-    known = _KNOWN_LAYER_TYPES | (_RECURRENT_LAYER_TYPES if tree.guest.recurrences else set())
+    known = _KNOWN_LAYER_TYPES | (_RECURRENT_LAYER_TYPES if tree.session.recurrences else set())
     if types - known:
         return f"it has layers of type {', '.join(sorted(types - known))}", 0
     temperature = _temperature_length(model.config)
     model.largest_pack = temperature
     windows: list[int | None] = []
     try:
-        reason = tree.difference(tree.guest, windows)
+        reason = tree.difference(tree.session, windows)
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # whatever its own code raises where it meets what it does not expect
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     if reason:
         return reason, 0
-    reason, limit = _length_limit(model.config, types, windows, recurrent=tree.guest.recurrences > 0)
+    model.state_tokens = -(-tree.state_bytes // tree.row_bytes)
+    reason, limit = _length_limit(model.config, types, windows, recurrent=tree.session.recurrences > 0)
     if temperature is not None and (limit is None or temperature < limit):
         reason, limit = "it scales attention by a token's place in the forward, not by its position", temperature
     beyond_context = limit is not None and model.max_length is not None and limit >= model.max_length
@@ -78,12 +81,15 @@ def sharing_limit(model: CausalModel, tree: CheckedTree) -> tuple[str, int | Non
 class CheckedTree:
     """A small tree of 24 random tokens and the model's own rows for it, against which a way to run it is held."""
 
-    def __init__(self, model: CausalModel, guest: Guest, ids: np.ndarray) -> None:
-        self.guest = guest
-        self._layers = model.config.num_hidden_layers
+    def __init__(self, model: CausalModel, session: ModelSession, ids: np.ndarray) -> None:
+        self.session = session
+        layers = range(model.config.num_hidden_layers)
+        to_images = getattr(model.config, "cross_attention_layers", None) or ()  # passed over where there are none
+        self._layers = len(layers) - len({*to_images} & {*layers})
         self._logits = model.head is None
         self._tolerance = hidden_tolerance(model.dtype)
         self._budget = len(ids)
+        self.state_bytes = 0  # that a node was seen to keep, beside keys and values
         tails = [ids[8:16], ids[16:24], np.concatenate([ids[8:10], ids[20:23]]), ids[8:9]]
         self.paths = [np.concatenate([ids[:8], tail]) for tail in tails] + [ids[3:9]]
         self._tree = build_prefix_tree(*concatenate([np.append(path, ids[:1]) for path in self.paths]))
@@ -91,27 +97,41 @@ class CheckedTree:
     @cached_property
     def own_rows(self) -> list[Tensor]:
         """Of each path, run by itself by the model's own layers."""
-        return [self.rows_of(self.guest, path) for path in range(len(self.paths))]
+        return [self.rows_of(self.session, path) for path in range(len(self.paths))]
 
-    def rows_of(self, guest: Guest, path: int) -> Tensor:
+    def rows_of(self, session: ModelSession, path: int) -> Tensor:
         """Hidden states or logits of one path, run by itself."""
         ids = self.paths[path]
-        return guest.forward_alone(ids, np.arange(len(ids)), logits=self._logits).float()
+        with fixed_choice(session.replica.modules):
+            return session.forward_alone(ids, np.arange(len(ids)), logits=self._logits).float()
 
-    def difference(self, guest: Guest, windows: list[int | None]) -> str:
+    def run_first_pack(self, session: ModelSession) -> None:
+        """Has a pack of several nodes, with none before it, run by a session that is ready for packs."""
+        spans = find_spans(self._tree, np.ones(len(self.paths), np.int64))
+        step = next(iter(plan_steps(self._tree, self._budget)))
+        session.forward_pack(lay_out(self._tree, spans, step), logits=self._logits)
+
+    @property
+    def row_bytes(self) -> int:
+        """Of a token's rows of all layers."""
+        embeddings = self.session.base.get_input_embeddings()
+        return self._layers * cast(Tensor, embeddings.weight).shape[1] * self.session.info.dtype.itemsize
+
+    def difference(self, session: ModelSession, windows: list[int | None]) -> str:
         """How a tree run in packs that keep and reuse keys and values differs from its paths by themselves, if it does.
 
         Puts the sliding window that each layer asked for into `windows`.
         """
         tree = self._tree
         spans = find_spans(tree, np.ones(len(self.paths), np.int64))
-        caches: dict[int, Kept] = {}
+        caches: dict[int, NodeCache] = {}
         outputs: dict[int, Tensor] = {}  # of each node
-        with guest.ready():
+        with session.ready(), fixed_choice(session.replica.modules):
             for step in plan_steps(tree, self._budget):
                 layout = lay_out(tree, spans, step)
-                rows, state = guest.forward_pack(layout, [caches[node] for node in step.cached], logits=self._logits)
+                rows, state = session.forward_pack(layout, [caches[node] for node in step.cached], logits=self._logits)
                 caches.update(state.keys_values)
+                self.state_bytes = max(self.state_bytes, state_bytes(state.keys_values.values()))
                 windows[:] = [call.window for call in state.calls]
                 if state.layers == 0 or (state.layers % self._layers and not state.recurrences):
                     return f"{state.layers} attention calls for {self._layers} layers"
@@ -130,7 +150,7 @@ def _path_rows(tree: PrefixTree, outputs: dict[int, Tensor], sequence: int) -> T
     return torch.cat([outputs[node] for node in [*tree.ancestors(last), last]])[:length]
 
 
-def length_dependence(config: Any) -> tuple[str, int]:
+def length_dependence(config: object) -> tuple[str, int]:
     """The rotary scaling by which a token's state depends on the whole sequence's length, and from what length on."""
     rope = getattr(config, "rope_parameters", None) or {}
     scalings = rope.values() if rope and all(isinstance(v, Mapping) for v in rope.values()) else [rope]
@@ -156,6 +176,8 @@ def _length_limit(
         found.pop("sliding_window", None)
     if recurrent:
         found.pop("chunk_size", None)  # of a scan: how many tokens are computed at once, which no number depends on
+    if found.get("local_attention", 0) // 2 in windows:  # of both sides, of which a causal model has one
+        del found["local_attention"]
     unseen = {name: length for name, length in found.items() if length not in windows}
     # The model's own masks are made by its configuration, layer by layer where that has types of layers.
     window = getattr(config, "sliding_window", None)
@@ -173,7 +195,7 @@ def _length_limit(
     return f"what its {name} of {unseen[name]} does is not stated by its layers", unseen[name]
 
 
-def _temperature_length(config: Any) -> int | None:
+def _temperature_length(config: object) -> int | None:
     """Tokens of a forward that attend as the first does, where attention's temperature is a step function of a token's
     place in the forward (Llama 4); None for other models."""
     if not getattr(config, "attn_temperature_tuning", False):
@@ -186,6 +208,8 @@ def _lengths(settings: Mapping[str, Any]) -> list[tuple[str, int]]:
     for name, value in settings.items():
         if isinstance(value, Mapping):
             found += [] if _OTHER_INPUTS.search(name) else _lengths(value)
-        elif type(value) in (int, float) and value > 1 and _LENGTH_NAMES.search(name) and not _OTHER_NAMES.search(name):
+        elif (
+            type(value) in (int, float) and value >= 1 and _LENGTH_NAMES.search(name) and not _OTHER_NAMES.search(name)
+        ):
             found.append((name, int(value)))
     return found

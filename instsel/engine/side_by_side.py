@@ -14,9 +14,9 @@ from typing import TypeVar
 
 import torch
 
-from instsel.engine.attention import Place
+from instsel.engine.attention import Workspace
 from instsel.engine.fused_modules import is_hooked
-from instsel.engine.guest import Guest
+from instsel.engine.model_session import ModelSession
 from instsel.kernels.thread_shares import ThreadShares
 
 Result = TypeVar("Result")
@@ -29,7 +29,7 @@ VARIABLE = "INSTSEL_PACKS_AT_ONCE"
 LARGEST_GATE = 32 << 20
 
 
-def packs_at_once(guest: Guest) -> int:
+def packs_at_once(session: ModelSession) -> int:
     """How many packs of a model may run at once: several only where the layers are nothing but kernels that take a
     share of the threads, and nothing of the user's own code runs between them.
 
@@ -38,45 +38,46 @@ def packs_at_once(guest: Guest) -> int:
     allowed = os.environ.get(VARIABLE, "") or str(MOST)
     if not allowed.isdecimal() or int(allowed) < 1:
         raise ValueError(f"{VARIABLE}: expected a positive integer, got {allowed!r}")
-    facts = guest.facts
+    info = session.info
     known = (
-        guest.device.type == "cpu"
-        and guest.backend in ("auto", "cpu")
+        session.device.type == "cpu"
+        and session.backend in ("auto", "cpu")
         # float32 is multiplied by libraries whose threads are not ours to divide.
-        and facts.dtype == torch.bfloat16
-        and guest.head is not None
-        and len(guest.whole_layers) == facts.config.num_hidden_layers
-        and all(4 * layer.shape.hidden * layer.shape.gate <= LARGEST_GATE for layer in guest.whole_layers)
-        and not (facts.draws or facts.length_dependent or facts.row_dependent)
-        and type(guest.decoder).__module__.startswith("transformers.")
-        and not any(is_hooked(module) for module in guest.replica.modules)
+        and info.dtype == torch.bfloat16
+        and session.head is not None
+        and len(session.whole_layers) == info.config.num_hidden_layers
+        and all(layer.only_kernels for layer in session.whole_layers)
+        and all(4 * layer.shape.hidden * layer.shape.gate <= LARGEST_GATE for layer in session.whole_layers)
+        and not (info.draws or info.length_dependent or info.row_dependent)
+        and type(session.decoder).__module__.startswith("transformers.")
+        and not any(is_hooked(module) for module in session.replica.modules)
     )
     return min(torch.get_num_threads(), int(allowed), MOST) if known else 1
 
 
 class SideBySide:
-    """Up to `count` packs of a model at once, each in one of as many places, which keep their memory for the next."""
+    """Up to `count` packs of a model at once, each in a workspace of its own, which keeps its memory for the next."""
 
-    def __init__(self, guest: Guest, count: int) -> None:
-        self._guest = guest
-        self.places = [Place() for _ in range(count)]
+    def __init__(self, session: ModelSession, count: int) -> None:
+        self._session = session
+        self.workspaces = [Workspace() for _ in range(count)]
 
-    def run(self, tasks: Sequence[Callable[[Place], Result]]) -> list[Result]:
+    def run_packs(self, tasks: Sequence[Callable[[Workspace], Result]]) -> list[Result]:
         """What the tasks give, or the first error among them once all have ended; Ctrl-C stops all of them."""
         if len(tasks) == 1:
-            return [tasks[0](self.places[0])]
+            return [tasks[0](self.workspaces[0])]
         shares = ThreadShares(torch.get_num_threads())
 
-        def run_one(task: Callable[[Place], Result], place: Place) -> Result:
-            with shares.taken(), self._guest.undisturbed():
-                return task(place)
+        def run_one(task: Callable[[Workspace], Result], workspace: Workspace) -> Result:
+            with shares.taken(), self._session.inference_context():
+                return task(workspace)
 
         with ThreadPoolExecutor(len(tasks), thread_name_prefix="instsel-pack") as pool:
             try:
-                futures = [pool.submit(run_one, *both) for both in zip(tasks, self.places, strict=False)]
+                futures = [pool.submit(run_one, *both) for both in zip(tasks, self.workspaces, strict=False)]
                 wait(futures)
             except BaseException:  # Ctrl-C, at any point
-                for place in self.places:
-                    place.stop.set()
+                for workspace in self.workspaces:
+                    workspace.stop.set()
                 raise
         return [future.result() for future in futures]

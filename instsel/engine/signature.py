@@ -30,7 +30,7 @@ class Signature:
     """One entry a module, class or configuration: what is seen of each, by name."""
 
     def __init__(self) -> None:
-        self.entries: list[dict[str, Any]] = []
+        self.entries: list[dict[str, object]] = []
         self._seen: dict[int, int] = {}  # by id of a class or configuration: its entry
 
     def add(self, module: nn.Module, state: Mapping[str, Any]) -> None:
@@ -39,7 +39,7 @@ class Signature:
         if id(kind) not in self._seen:
             self._seen[id(kind)] = len(self.entries)
             self.entries.append(dict(_names_of(kind)))
-        entry: dict[str, Any] = {"": kind, "hooks": [not state["_forward_hooks"], not state["_forward_pre_hooks"]]}
+        entry: dict[str, object] = {"": kind, "hooks": [not state["_forward_hooks"], not state["_forward_pre_hooks"]]}
         for name, tensor in state["_parameters"].items():
             # A tensor that a model class itself holds may stand between the head's product and the logits.
             constant = tensor is not None and isinstance(module, PreTrainedModel)
@@ -72,7 +72,7 @@ class Signature:
             if name not in one or name not in two or one[name] != two[name]
         )
 
-    def _of(self, value: Any, depth: int = 0) -> Any:
+    def _of(self, value: Any, depth: int = 0) -> object:
         kind = type(value)
         if kind in _PLAIN or isinstance(value, (Enum, int, float, str)):
             return value
@@ -91,13 +91,13 @@ class Signature:
             return _Same(value)
         return self._attributes(value, depth)
 
-    def _attributes(self, value: Any, depth: int) -> int:
+    def _attributes(self, value: object, depth: int) -> int:
         """The entry of an object such as a configuration."""
         known = self._seen.get(id(value))
         if known is not None:
             return known
         place = self._seen[id(value)] = len(self.entries)
-        entry: dict[str, Any] = {"": type(value)}
+        entry: dict[str, object] = {"": type(value)}
         self.entries.append(entry)
         for name, item in list(vars(value).items()):
             entry[name] = item if type(item) in _PLAIN else self._of(item, depth + 1)
@@ -112,7 +112,7 @@ class _Same:
 
     __slots__ = ("value",)
 
-    def __init__(self, value: Any) -> None:
+    def __init__(self, value: object) -> None:
         self.value = value
 
     def __eq__(self, other: object) -> bool:
@@ -122,7 +122,7 @@ class _Same:
         return id(self.value)
 
 
-def _names_of(kind: type) -> Iterator[tuple[str, Any]]:
+def _names_of(kind: type) -> Iterator[tuple[str, object]]:
     """A class's forward, and what it, or what it decorates, finds under the names of its module."""
     function: Any = cast(Any, kind).forward
     yield "", _Same(function)
@@ -134,10 +134,10 @@ def _names_of(kind: type) -> Iterator[tuple[str, Any]]:
         function = getattr(function, "__wrapped__", None)
 
 
-def _kind_of(tensor: Tensor | None) -> Any:
+def _kind_of(tensor: Tensor | None) -> object:
     return None if tensor is None else (type(tensor), tensor.dtype, tensor.device, tensor.shape)
 
 
-def _constant(tensor: Tensor) -> tuple[Any, ...]:
+def _constant(tensor: Tensor) -> tuple[object, ...]:
     """The tensor and how often it was written to; what was made in inference mode does not count."""
     return _Same(tensor), None if tensor.is_inference() else tensor._version, _kind_of(tensor)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _SENTENCE = "The quick brown fox jumps over the lazy dog."
 _FEWEST_TOKENS = 4
@@ -12,7 +15,7 @@ _SHARE = 100  # a vocabulary is at least so much of the model's: what is padded 
 _READING_TOKENS = 256  # so many could write any ASCII text; fewer may be of nucleotides, or of a test's words
 
 
-def check_tokenizer(tokenizer: Any, rows: int | None, folder: str) -> None:
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, rows: int | None, folder: str) -> None:
     """ValueError, naming the folder and its missing files, for a tokenizer without its vocabulary.
 
     rows: of the model's embedding table, if it is known. A tokenizer whose tokens are of another model is refused by
@@ -33,7 +36,7 @@ def check_tokenizer(tokenizer: Any, rows: int | None, folder: str) -> None:
         raise ValueError(f"it cannot give back {_SENTENCE!r}, but {back!r}; {missing_files(tokenizer, folder)}")
 
 
-def missing_files(tokenizer: Any, folder: str) -> str:
+def missing_files(tokenizer: PreTrainedTokenizerBase | None, folder: str) -> str:
     """Which of a tokenizer's files a folder lacks, for a message."""
     names = list(dict.fromkeys(getattr(tokenizer, "vocab_files_names", {}).values())) or ["tokenizer.json"]
     lacking = [name for name in names if not os.path.isfile(os.path.join(folder, name))]

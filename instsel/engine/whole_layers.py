@@ -1,135 +1,209 @@
-"""Decoder layers of the usual kind in one run of kernels, where nothing that somebody has added would be passed by."""
+"""Decoder layers in one run of kernels, where nothing that somebody has added would be passed by."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from functools import partial
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
-from instsel.engine.attention import (
-    AttentionCall,
-    PackState,
-    PackStoppedError,
-    attending_along_tree,
-    current_pack,
-    running,
-)
-from instsel.engine.fused_modules import Norm, holds_others, is_hooked, is_usable, nearly_equal, random_like
-from instsel.engine.pre_norm_layers import pre_norm_forward
-from instsel.kernels import TreeSegments
-from instsel.kernels.decoder_layer import Attention, DecoderLayer
-from instsel.kernels.decoder_layer import Norm as LayerNorm
-from instsel.kernels.layer_products import GatedProduct, Product, make_product
-from instsel.kernels.native_arrays import array_of
+from instsel.engine.attention import PackState, PackStoppedError, current_pack, running
+from instsel.engine.attention_parts import AttentionParts, find_attention
+from instsel.engine.feed_forward_parts import FeedForwardParts, find_feed_forward
+from instsel.engine.fused_modules import KnownNorm, nearly_equal
+from instsel.engine.layer_flow import HIDDEN_ROWS, ChildCall, find_flow
+from instsel.engine.layer_records import LayerRecord
+from instsel.engine.layer_schedule import PartRun, schedule
+from instsel.kernels.decoder_layer import Call, DecoderLayer, Step, Sum
+from instsel.kernels.gpu_layer import GpuLayer
+from instsel.kernels.layer_attention import Attention
 
-Norms = Mapping[nn.Module, Norm]
-
-_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
-_HEAD_NORMS = ("q_norm", "k_norm")
-# Of what a decoder gives its layers, all that need not be None.
+# Of what a decoder gives its layers, all that has no effect but by what the checks look at.
 _WITHOUT_EFFECT = {"position_embeddings", "position_ids", "cache_position", "use_cache"}
+_PLAIN = (bool, int, float, str)
 
 
-def find_whole_layer(layer: Any, norms: Norms, activation: str) -> AttentionCall | None:
-    """What a layer, of `pre_norm_layers`, asks of attention, if `DecoderLayer` computes the same; None if not."""
+class _Argument(NamedTuple):
+    """Stands for an argument of the layer."""
+
+    name: str
+
+
+class OwnCall(NamedTuple):
+    """A child that is called as it is, on rows of `dimensions` [1, T, H] or [T, H]."""
+
+    dimensions: int
+    given: tuple[Any, ...]
+    named: dict[str, Any]
+
+    @property
+    def arguments(self) -> set[str]:
+        """Those of the layer that it is given."""
+        return {value.name for value in (*self.given, *self.named.values()) if isinstance(value, _Argument)}
+
+    def of(self, child: nn.Module) -> Call:
+        """With the weights of a child."""
+        return Call(partial(self._run, child))
+
+    def _run(self, child: nn.Module, x: Tensor) -> Tensor:
+        state = current_pack()
+        assert state is not None
+        rows, arguments = x[None] if self.dimensions == 3 else x, state.arguments
+
+        def value_of(value: Any) -> Any:
+            return rows if value is HIDDEN_ROWS else arguments.get(value.name) if type(value) is _Argument else value
+
+        out = child(*map(value_of, self.given), **{name: value_of(value) for name, value in self.named.items()})
+        return (out[0] if isinstance(out, tuple) else out).reshape(x.shape)
+
+
+Part = KnownNorm | AttentionParts | FeedForwardParts | OwnCall
+
+
+class LayerParts(NamedTuple):
+    """A layer as a list of steps, by the names of its children."""
+
+    names: list[str]  # of the arguments of its forward
+    plain: dict[str, Any]  # arguments that are always the same
+    parts: list[tuple[str, Part]]  # in the order in which they run
+    steps: list[PartRun | Sum]
+    columns: int
+    dtype: torch.dtype
+    length: int | None  # of the tuple that it gives
+    leaves: bool = False  # its last sum to what reads its rows next, on a GPU
+
+    @property
+    def only_kernels(self) -> bool:
+        """Whether nothing of the model's own is called."""
+        return not any(isinstance(part, OwnCall) for _, part in self.parts)
+
+    @property
+    def passed(self) -> set[str]:
+        """Arguments that are given to what is called as it is."""
+        return {name for _, part in self.parts if isinstance(part, OwnCall) for name in part.arguments}
+
+
+class OtherLayerError(ValueError):
+    """Why a layer runs its own code."""
+
+
+def find_whole_layer(
+    layer: Any,
+    record: LayerRecord,
+    norms: Mapping[nn.Module, KnownNorm],
+    backend: str,
+    gives_the_same: Callable[[nn.Module, LayerParts, LayerRecord], bool],
+) -> LayerParts:
+    """The steps of a layer; OtherLayerError where they are not found, or give other rows than the layer itself gave."""
+    flow = find_flow(layer, record)
+    if flow is None:
+        raise OtherLayerError("it does more with what its parts give than to sum it up")
     try:
-        return _find_call(layer, norms, activation) if _has_known_parts(layer, norms) else None
-    except Exception:  # whatever a part of another kind raises
+        found = [_part_of(layer.get_submodule(call.name), call, record, norms, backend) for call in flow.calls]
+        parts = list(zip((call.name for call in flow.calls), found, strict=True))
+        if all(isinstance(part, OwnCall) for part in found):
+            raise OtherLayerError("none of its parts is one that the kernels compute")
+        can_add = [backend == "cpu" and not isinstance(part, OwnCall) for part in found]
+        steps = schedule(flow, can_add)
+        plain = {name: value for name, value in record.others.items() if isinstance(value, _PLAIN)}
+        rows = record.rows
+        layer_parts = LayerParts(record.names, plain, parts, steps, rows.shape[1], rows.dtype, record.length)
+        if not gives_the_same(layer, layer_parts, record):
+            raise OtherLayerError("the kernels give other rows than its own code")
+        return layer_parts
+    except OtherLayerError:
+        raise
+    except Exception as error:  # whatever a part of another kind raises
+        raise OtherLayerError((str(error).strip() or type(error).__name__).splitlines()[0]) from error
+
+
+def _part_of(
+    child: nn.Module, call: ChildCall, record: LayerRecord, norms: Mapping[nn.Module, KnownNorm], backend: str
+) -> Part:
+    if child in norms and len(call.given) + len(call.named) == 1 and child.weight.dtype == record.rows.dtype:
+        return norms[child]
+    attention = find_attention(child, call, record.calls[0], norms, backend) if len(record.calls) == 1 else None
+    return attention or find_feed_forward(child, call, backend) or _own_call(call, record)
+
+
+def _own_call(call: ChildCall, record: LayerRecord) -> OwnCall:
+    """StopIteration where it is given something that is neither an argument of the layer nor a plain value."""
+
+    def reference(value: Any) -> Any:
+        if value is HIDDEN_ROWS or value is None or isinstance(value, _PLAIN):
+            return value
+        return _Argument(next(name for name, own in record.others.items() if own is value))
+
+    named = {name: reference(value) for name, value in call.named.items()}
+    return OwnCall(call.dimensions, tuple(reference(value) for value in call.given), named)
+
+
+def make_whole_layer(layer: nn.Module, found: LayerParts) -> DecoderLayer | None:
+    """The layer's weights made ready; None where a shape is not for the kernels."""
+    parts = [part.of(layer.get_submodule(name)) for name, part in found.parts]
+    if any(isinstance(part, Attention) and not part.can_run() for part in parts):
         return None
-
-
-def _has_known_parts(layer: Any, norms: Norms) -> bool:
-    """Whether nothing but projections and norms of heads is in the attention, and all parts are as they came."""
-    attention, mlp = layer.self_attn, layer.mlp
-    head_norms = _head_norms(attention)
-    known = {*_PROJECTIONS, *(name for name, part in zip(_HEAD_NORMS, head_norms, strict=True) if part is not None)}
-    if holds_others(attention) or {name for name, part in attention._modules.items() if part is not None} != known:
-        return False
-    linear = [*(getattr(attention, name) for name in _PROJECTIONS), mlp.gate_proj, mlp.up_proj, mlp.down_proj]
-    if not all(type(part) is nn.Linear and is_usable(part.weight) for part in linear):
-        return False
-    if any(part.bias is not None for part in linear[3:]):
-        return False
-    normed = [part for part in (layer.input_layernorm, layer.post_attention_layernorm, *head_norms) if part is not None]
-    inner = [part for part in layer.modules() if part is not layer]
-    return all(part in norms for part in normed) and not any(is_hooked(p) or "forward" in vars(p) for p in inner)
-
-
-def _head_norms(attention: Any) -> tuple[Any, Any]:
-    return getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
-
-
-def _find_call(layer: Any, norms: Norms, activation: str) -> AttentionCall | None:
-    weight, size = layer.self_attn.q_proj.weight, layer.self_attn.head_dim
-    x = random_like(5, weight.shape[1], like=weight)[None]
-    rotary = tuple(random_like(2, 1, 5, size, like=weight))
-    state = PackState(TreeSegments.from_lists([0, 2, 5], [[], [(0, 2)]]))  # two tokens, then three
-    norm = norms[layer.post_attention_layernorm]
-    with attending_along_tree(layer.self_attn.config), running(state):
-        own = pre_norm_forward(layer, norm, None, x.clone(), attention_mask=None, position_embeddings=rotary)
-    whole = make_whole_layer(layer, norms, activation, state.calls[0])
-    if whole is None:
-        return None
-    whole.run(x[0], rotary[0][0], rotary[1][0], state.memory_of(whole, x.dtype))
-    return state.calls[0] if nearly_equal(own, x) else None
-
-
-def make_whole_layer(layer: Any, norms: Norms, activation: str, call: AttentionCall) -> DecoderLayer | None:
-    """The layer's weights made ready; None where a weight has no product here or a shape is not for the kernels."""
-    attention, mlp = layer.self_attn, layer.mlp
-    linear = *(getattr(attention, name) for name in _PROJECTIONS), mlp.gate_proj, mlp.up_proj, mlp.down_proj
-    products = [make_product(part.weight, part.bias) for part in linear]
-    if None in products or call.sinks is not None:
-        return None
-    query, key, value, out, gate, up, down = cast("list[Product]", products)
-    query_norm, key_norm = (None if part is None else _norm_of(part, norms) for part in _head_norms(attention))
-    whole = DecoderLayer(
-        _norm_of(layer.input_layernorm, norms),
-        Attention(
-            query, key, value, out, query_norm, key_norm, attention.head_dim, call.scaling, call.window, call.softcap
-        ),
-        _norm_of(layer.post_attention_layernorm, norms),
-        GatedProduct(gate, up, activation),
-        down,
+    steps = (
+        step if isinstance(step, Sum) else Step(parts[step.call], step.source, step.target, step.add)
+        for step in found.steps
     )
-    return whole if whole.can_run() else None
+    return DecoderLayer(tuple(steps), found.columns, found.dtype)
 
 
-def _norm_of(module: Any, norms: Norms) -> LayerNorm:
-    epsilon, offset = norms[module]
-    return LayerNorm(array_of(module.weight.detach()), offset, getattr(module, epsilon))
+def gives_the_same(layer: nn.Module, found: LayerParts, record: LayerRecord) -> bool:
+    """Held against what the layer gave for the same rows."""
+    whole = make_whole_layer(layer, found)
+    if whole is None:
+        return False
+    state, own = record.state, record.result
+    again = PackState(state.segments, tree=state.tree, places=state.places, arguments=record.arguments)
+    x = record.rows.clone()
+    with running(again):
+        whole.forward(x, tables_of(record.arguments), again.memory_of(whole, x.dtype))
+    return own is not None and nearly_equal(own, x)
+
+
+def tables_of(arguments: Mapping[str, Any]) -> tuple[Tensor, Tensor] | None:
+    """The rotary embedding's tables [T, r]."""
+    tables = arguments.get("position_embeddings")
+    if not isinstance(tables, tuple) or len(tables) != 2:
+        return None
+    return tables[0][0], tables[1][0]
 
 
 def whole_forward(
-    whole: DecoderLayer, otherwise: Callable[..., Tensor], hidden_states: Tensor, **kwargs: Any
-) -> Tensor:
+    whole: DecoderLayer, found: LayerParts, otherwise: Callable[..., Any], *given: Any, **named: Any
+) -> Any:
     """A layer's forward: within a pack by `whole`, else, or where more is asked of it, as before."""
     state = current_pack()
-    rotary = kwargs.get("position_embeddings")
-    if state is None or rotary is None or not _is_usual(whole, state, hidden_states, rotary, kwargs):
-        return otherwise(hidden_states, **kwargs)
-    if state.place.stop.is_set():
+    arguments = dict(zip(found.names, given, strict=False)) | named
+    hidden_states = arguments.pop(found.names[0], None)
+    if state is None or state.backend not in ("auto", "cpu") or not is_usual(whole, found, hidden_states, arguments):
+        return otherwise(*given, **named)
+    if state.workspace.stop.is_set():
         raise PackStoppedError("the pack was given up")
-    cos, sin = rotary
+    state.arguments = arguments
+    x = hidden_states[0]
     keep = state.keep if state.kept else None
     # The next hidden states are written over the last, which nothing else reads: the layer before made them for this.
-    whole.run(hidden_states[0], cos[0], sin[0], state.memory_of(whole, hidden_states.dtype), state.cached_layer(), keep)
-    state.layers += 1
-    return hidden_states
+    whole.forward(x, tables_of(arguments), state.memory_of(whole, x.dtype), state.next_cached, keep)
+    return hidden_states if found.length is None else (hidden_states, *[None] * (found.length - 1))
 
 
-def _is_usual(whole: DecoderLayer, state: PackState, x: Tensor, rotary: Any, kwargs: Mapping[str, Any]) -> bool:
-    if any(value is not None for name, value in kwargs.items() if name not in _WITHOUT_EFFECT):
+def is_usual(whole: DecoderLayer | GpuLayer, found: LayerParts, x: Any, arguments: Mapping[str, Any]) -> bool:
+    """Whether a layer is given hidden states and nothing that it would not heed."""
+    known = _WITHOUT_EFFECT | found.passed
+    for name, value in arguments.items():
+        if value is not None and name not in known and (name not in found.plain or found.plain[name] != value):
+            return False
+    if not isinstance(x, Tensor) or x.ndim != 3 or x.shape[0] != 1:
         return False
-    table = 1, x.shape[1], whole.attention.head_size
-    return (
-        state.backend in ("auto", "cpu")
-        and x.ndim == 3
-        and x.shape[0] == 1
-        and x.is_contiguous()
-        and not x.requires_grad
-        and x.dtype == whole.down.weight.dtype
-        and isinstance(rotary, tuple)
-        and all(part.dtype == x.dtype and part.shape == table for part in rotary)
-    )
+    if not x.is_contiguous() or x.requires_grad or x.dtype != whole.dtype:
+        return False
+    attention = whole.attention
+    if attention is None or attention.rotary is None:
+        return True
+    tables = arguments.get("position_embeddings")
+    return isinstance(tables, tuple) and all(table.shape[:2] == x.shape[:2] for table in tables)

@@ -21,7 +21,7 @@ _WRAPPERS = {
 
 
 @dataclass(frozen=True, slots=True)
-class HeldModel:
+class UnwrappedModel:
     """A model as it was given, unwrapped as far as its numbers allow.
 
     whole   what is called for logits: the transformers model, or a wrapper whose own forward adds to it
@@ -85,7 +85,7 @@ class HeldModel:
         return plain[0] if plain else self.base.dtype
 
 
-def hold(model: Any) -> HeldModel | None:
+def unwrap(model: object) -> UnwrappedModel | None:
     """The model within its wrappers; None for what holds no transformers model."""
     while isinstance(model, nn.Module) and not isinstance(model, PreTrainedModel):
         inside = model._modules.get(_WRAPPERS.get(type(model).__name__, ""))
@@ -96,19 +96,19 @@ def hold(model: Any) -> HeldModel | None:
         if peft is None or not isinstance(model, (peft.PeftModel, peft.PeftMixedModel)):
             return None
         return _adapted(model)
-    return HeldModel(model, model) if isinstance(model, PreTrainedModel) else None
+    return UnwrappedModel(model, model) if isinstance(model, PreTrainedModel) else None
 
 
-def _adapted(model: Any) -> HeldModel | None:
+def _adapted(model: Any) -> UnwrappedModel | None:
     """Adapters that sit in the layers are run with them; a forward that adds something around the model is called."""
     tuner = model.base_model
     if isinstance(tuner, nn.Module) and not isinstance(tuner, PreTrainedModel) and hasattr(tuner, "model"):
-        inside = hold(tuner.model)
+        inside = unwrap(tuner.model)
         if inside is None or type(tuner).forward is _plain_tuner_forward() or type(tuner).__name__ == "AdaLoraModel":
             return inside  # AdaLora's forward adds to the loss alone
-        return HeldModel(model, inside.base)
-    inside = hold(tuner)
-    return None if inside is None else HeldModel(model, inside.base)
+        return UnwrappedModel(model, inside.base)
+    inside = unwrap(tuner)
+    return None if inside is None else UnwrappedModel(model, inside.base)
 
 
 def _plain_tuner_forward() -> Any:

@@ -9,11 +9,12 @@ from typing import Any
 from instsel.records import open_rows, to_examples, to_groups
 from instsel.records.examples import Example, Group
 from instsel.records.formats import Layout, detect_layout
-from instsel.records.turns import turns_of
-from instsel.records.unread_keys import COLUMNS, UnreadKeys, holds, turn_keys, turns_in
+from instsel.records.turns import turns_of, with_calls_together
+from instsel.records.unread_keys import COLUMNS, UnreadKeys, turn_keys, turns_in
 
 Message = dict[str, Any]
 Messages = tuple[Message, ...]
+SYSTEM = ("system", "developer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +37,12 @@ class Conversation:
     @property
     def system(self) -> str:
         """The text of a first system turn; empty where there is none."""
-        return _text(self.prompt[0]) if self.prompt and self.prompt[0]["role"] == "system" else ""
+        return _text(self.prompt[0]) if self.prompt and self.prompt[0]["role"] in SYSTEM else ""
 
     @property
     def turns(self) -> Messages:
         """All turns but the system's."""
-        return (*self.prompt[1 if self.prompt and self.prompt[0]["role"] == "system" else 0 :], *self.answer)
+        return (*self.prompt[1 if self.prompt and self.prompt[0]["role"] in SYSTEM else 0 :], *self.answer)
 
     @property
     def asked(self) -> list[Message]:
@@ -51,15 +52,14 @@ class Conversation:
         last = self.prompt[-1]
         return [*self.prompt[:-1], {**last, "content": f"{_text(last)}\n\n{self.input}"}]
 
-    def extra_keys(self) -> dict[str, None]:
-        """Keys of its turns beside role and content, where they hold something."""
-        turns = (*self.prompt, *self.answer, *(self.rejected or ()))
-        items = (item for turn in turns for item in turn.items())
-        return dict.fromkeys(key for key, value in items if key not in ("role", "content") and holds(value))
+    @property
+    def all_turns(self) -> Messages:
+        """All turns, a rejected answer's too."""
+        return (*self.prompt, *self.answer, *(self.rejected or ()))
 
 
 def read_conversations(
-    rows: Any, columns: Mapping[str, str] | None = None, best: str | None = "best"
+    rows: object, columns: Mapping[str, str] | None = None, best: str | None = "best"
 ) -> list[Conversation]:
     """Every row as a conversation; a group scored by GRAPE gives its best answer, whose place is in the column `best`.
 
@@ -94,7 +94,7 @@ def _best_of(number: int, row: Mapping[str, Any], group: Group, column: str) -> 
 
 
 def _conversation(
-    row: Mapping[str, Any], read: Example | Group, layout: Layout, answers: Sequence[str]
+    row: Mapping[str, object], read: Example | Group, layout: Layout, answers: Sequence[str]
 ) -> Conversation:
     """A row's turns as they stand in it; where it holds texts, as they were read."""
     plain: Messages = tuple(
@@ -113,21 +113,24 @@ def _conversation(
             prompt = _split(held[0])[0]
             held = [turns[len(prompt) :] if _is_whole(turns) else turns for turns in held]
         found = [turns or ({"role": "assistant", "content": text},) for turns, text in zip(held, answers, strict=True)]
-    if plain[0]["role"] == "system" and prompt[0]["role"] != "system":
+    if plain[0]["role"] == "system" and prompt[0]["role"] not in SYSTEM:
         prompt = (plain[0], *prompt)
     kept = {name: row[name] for name in COLUMNS if name in row and name not in layout.columns.values()}
     return Conversation(prompt, read.input, found[0], found[1] if len(found) > 1 else None, kept)
 
 
-def _messages(row: Mapping[str, Any], column: str | None) -> Messages:
+def _messages(row: Mapping[str, object], column: str | None) -> Messages:
     """A cell's turns with role, content and all other keys in their order; none where it holds text."""
-    raw = list(turns_in(row.get(column))) if column else []
+    raw = with_calls_together(turns_in(row.get(column))) if column else []
     found = []
-    for turn, (role, text) in zip(raw, turns_of(raw, str(column)), strict=True):
+    for turn, read in zip(raw, turns_of(raw, str(column)), strict=True):
         role_key, text_key = turn_keys(turn)
-        named = {role_key: ("role", role), text_key: ("content", None if turn[text_key] is None else text)}
+        named = {role_key: ("role", read.message["role"]), text_key: ("content", read.message["content"])}
         extra = {key: (key, value) for key, value in turn.items() if key not in ("role", "content")}
-        found.append(dict((extra | named)[key] for key in turn if key in extra or key in named))
+        message = dict((extra | named)[key] for key in turn if key in extra or key in named)
+        if "tool_calls" in read.message and not extra.keys() & {"tool_calls", "function_call"}:
+            message |= {"content": None, "tool_calls": read.message["tool_calls"]}  # the text was the call
+        found.append({"content": None, **message} if "content" not in message else message)
     return tuple(found)
 
 

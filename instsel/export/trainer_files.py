@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from instsel.export.conversations import Conversation, read_conversations
+from instsel.export.conversations import Conversation, Message, read_conversations
 from instsel.export.written_files import check_writable, write_files
+from instsel.records.tool_calls import calls_of
 from instsel.records.unread_keys import UnreadKeys, holds
 from instsel.runs.regular_files import read_json
 
@@ -23,6 +24,8 @@ _ROLES = {
     "user_tag": "user",
     "assistant_tag": "assistant",
     "system_tag": "system",
+    "observation_tag": "observation",  # named tags have no defaults there: without these a turn of a tool is unknown
+    "function_tag": "function_call",
 }
 
 
@@ -42,9 +45,32 @@ def _messages(one: Conversation) -> Row:
 
 def _llama_factory(one: Conversation) -> Row:
     row = _messages(one)
+    for name, turns in row.items():
+        if name in ("messages", "chosen", "rejected"):
+            row[name] = _tagged(turns) if name == "messages" else _tagged([turns])[0]
     if row.get("tools") is not None and not isinstance(row["tools"], str):
         row["tools"] = json.dumps(row["tools"], ensure_ascii=False)  # it reads them as text
     return row
+
+
+def _tagged(turns: Sequence[Message]) -> list[Message]:
+    """Turns with LLaMA-Factory's own roles for calls, as JSON text, and for what tools answer, which is one turn."""
+    found: list[Message] = []
+    for turn in turns:
+        calls = turn.get("tool_calls") if not (turn["content"] or "").strip() else None
+        if turn["role"] == "tool":
+            if found and found[-1]["role"] == "observation":
+                found[-1]["content"] += _BETWEEN_RESULTS + turn["content"]
+            else:
+                found.append({**turn, "role": "observation"})
+        elif calls:
+            functions = [call["function"] for call in calls_of(turn, "tool_calls")]
+            text = json.dumps(functions if len(functions) > 1 else functions[0], ensure_ascii=False)
+            kept = {key: value for key, value in turn.items() if key != "tool_calls"}
+            found.append({**kept, "role": "function_call", "content": text})
+        else:
+            found.append({**turn, "role": "system"} if turn["role"] == "developer" else turn)
+    return found
 
 
 def _trl(one: Conversation) -> Row:
@@ -62,11 +88,13 @@ TRAINERS: Mapping[str, Callable[[Conversation], Row]] = {
 }
 _LISTED = ("llama-factory", "alpaca")  # one JSON list; the others read a line at a time
 _IN_TURN = ("llama-factory", "alpaca")  # their exchanges are pairs of a user's and an assistant's turn
+_BETWEEN_RESULTS = "\n</tool_response>\n<tool_response>\n"  # as its own converter of OpenAI's files joins them
+_ANSWERS = ("assistant", "function_call")
 _ONE_TURN = ("llama-factory", "axolotl", "alpaca", "messages")  # of a preference pair's answers
 
 
 def export(
-    rows: Any,
+    rows: object,
     to: str,
     output: Path | str,
     *,
@@ -123,8 +151,11 @@ def _check(conversations: Sequence[Conversation], to: str) -> None:
     for number, one in enumerate(conversations):
         if not _says(one.answer) or (one.rejected is not None and not _says(one.rejected)):
             raise ValueError(f"row {number} (counting from 0) has no answer to train on")
-        roles = [turn["role"] for turn in one.turns]
-        if to in _IN_TURN and (len(roles) % 2 or roles != ["user", "assistant"] * (len(roles) // 2)):
+        turns = _tagged(one.turns) if to == "llama-factory" else one.turns
+        roles = [turn["role"] for turn in turns]
+        known = ("user", "assistant", *(("observation", "function_call") if to == "llama-factory" else ()))
+        in_turn = all(role in known and (role in _ANSWERS) == bool(i % 2) for i, role in enumerate(roles))
+        if to in _IN_TURN and (len(roles) % 2 or not in_turn):
             raise ValueError(
                 f"row {number} (counting from 0): {to} reads turns of user and assistant in turn, got "
                 f"{', '.join(roles)}"
@@ -150,8 +181,11 @@ def _warn(conversations: Sequence[Conversation], to: str) -> None:
     counts: Counter[str] = Counter()
     for one in conversations:
         columns = one.columns if to == "alpaca" else {}
-        counts.update({*one.extra_keys(), *(name for name, value in columns.items() if holds(value))})
-    if told := UnreadKeys(counts).told():
+        turns = one.all_turns if to == "alpaca" else _tagged(one.all_turns)
+        items = (item for turn in turns for item in turn.items())
+        keys = (key for key, value in items if key not in ("role", "content") and holds(value))
+        counts.update({*keys, *(name for name, value in columns.items() if holds(value))})
+    if told := UnreadKeys(counts).summary():
         what = "left out, for which alpaca has no place" if to == "alpaca" else "kept in turns, where it is not read"
         warnings.warn(f"{to}: {what}: {told}", stacklevel=3)
 

@@ -12,6 +12,7 @@ from instsel.methods.definition import Method
 from instsel.methods.in_memory import run_in_memory
 from instsel.methods.registry import find_methods
 from instsel.optional_packages import need_package
+from instsel.parallel.pool import Pool
 from instsel.records.table_batches import columns_of, with_columns
 from instsel.runs.column_names import allot_names
 from instsel.runs.fingerprints import model_fingerprint
@@ -24,10 +25,10 @@ _IMPORTED_IN = os.getpid()
 class Scores:
     """A function of a batch that gives a method's columns for it; `score` makes it."""
 
-    def __init__(self, scorer: Scorer, name: str, parameters: Mapping[str, Any], digest: str) -> None:
+    def __init__(self, scorer: Scorer | Pool, name: str, parameters: Mapping[str, object], digest: str) -> None:
         self.scorer, self.name, self.parameters, self.digest = scorer, name, dict(parameters), digest
 
-    def __call__(self, batch: Any) -> Any:
+    def __call__(self, batch: object) -> Any:
         """The new columns of a batch of columns; of a table (`with_format`), that table with them."""
         import instsel
 
@@ -69,10 +70,10 @@ class Scores:
         self.__init__(scorer, state["name"], dict(state["parameters"]), state["digest"])  # type: ignore[misc]
 
 
-def score(scorer: Scorer | str | os.PathLike[str], method: str = "perplexity", **parameters: Any) -> Scores:
+def score(scorer: Scorer | Pool | str | os.PathLike[str], method: str = "perplexity", **parameters: object) -> Scores:
     """A function for `dataset.map(..., batched=True)` that adds the columns of a method: perplexity, ifd or grape.
 
-    scorer      a `Scorer`, or the name or folder of a model
+    scorer      a `Scorer`, workers, or the name or folder of a model
     method      a method whose rows do not depend on each other, so that batches can be scored apart
     parameters  of the method, such as template="chat"
 
@@ -82,7 +83,7 @@ def score(scorer: Scorer | str | os.PathLike[str], method: str = "perplexity", *
 
     >>> rows.map(score("Qwen/Qwen2.5-0.5B", "ifd"), batched=True, batch_size=1000)  # doctest: +SKIP
     """
-    if not isinstance(scorer, Scorer):
+    if not isinstance(scorer, (Scorer, Pool)):
         scorer = Scorer(scorer)
     methods = {name: one for name, one in find_methods().items() if _by_row(one)}
     if method not in methods:
@@ -95,11 +96,11 @@ def _by_row(method: Method[Any]) -> bool:
     return not any(stage.whole or stage.reads_whole or stage.needs for stage in method.stages)
 
 
-def _state(parameters: Mapping[str, Any]) -> dict[str, Any]:
+def _state(parameters: Mapping[str, object]) -> dict[str, Any]:
     return {"parameters": sorted(parameters.items())}
 
 
-def _digest(scorer: Scorer) -> str:
+def _digest(scorer: Scorer | Pool) -> str:
     source = scorer.source
     if isinstance(source.model, str):
         found = model_fingerprint(source.model, source.revision)

@@ -47,12 +47,12 @@ class InstselLM(HFLM):
 
     def __init__(
         self,
-        pretrained: Any,
+        pretrained: object,
         *,
         device: str | None = None,
         max_batch_tokens: int | str = "auto",
         kernels: str = "auto",
-        **options: Any,
+        **options: object,
     ) -> None:
         for name in [name for name in _REFUSED if options.get(name)]:
             raise ValueError(f"{name}: {_REFUSED[name]}, got {options[name]!r}")
@@ -69,7 +69,7 @@ class InstselLM(HFLM):
             self.scorer.model.max_length += 1  # the harness does not count the last token, which is not forwarded
         self._encode = functools.lru_cache(maxsize=8)(super().tok_encode)  # a question's options share their context
 
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **options: Any) -> list[int]:
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **options: object) -> list[int]:
         """The token ids of a text."""
         return list(self._encode(string, add_special_tokens=add_special_tokens, **options))
 

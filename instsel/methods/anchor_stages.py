@@ -6,11 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from instsel.methods.embedding_stages import EMBEDDING_STAGES, EmbeddingParameters
 from instsel.methods.parameters import parameter
-from instsel.methods.stages import Columns, Slice, Stage
+from instsel.methods.stages import Columns, Stage, StageSlice
 from instsel.neighbors.clusters import cluster_rows, nearest_to_centres
 from instsel.records import Example
 
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class AnchorParameters(EmbeddingParameters):
-    """What a method that has anchors can be told."""
+    """Parameters of a method that has anchors."""
 
     anchors: Any = parameter(
         None, "examples whose answers are scored after each row; chosen from the rows where not given", kind="rows",
@@ -42,23 +40,23 @@ class AnchorParameters(EmbeddingParameters):
         return self
 
 
-def anchor_count(told: AnchorParameters, count: int) -> int:
+def anchor_count(parameters: AnchorParameters, count: int) -> int:
     """How many anchors there are, in a pool of `count` rows."""
-    return told.num_anchors if told.anchors is None else len(told.anchors)
+    return parameters.num_anchors if parameters.anchors is None else len(parameters.anchors)
 
 
-def anchor_rows(part: Slice[Any]) -> list[int]:
+def anchor_rows(part: StageSlice[Any]) -> list[int]:
     """The rows that were chosen as anchors; none where anchors were given."""
     return part.columns["anchor_row"].tolist() if part.parameters.anchors is None else []
 
 
-def anchors_of(part: Slice[Any]) -> list[Example]:
+def anchors_of(part: StageSlice[Any]) -> list[Example]:
     """The anchors, given or chosen."""
     given = part.parameters.anchors
     return [part.examples[row] for row in anchor_rows(part)] if given is None else given
 
 
-def _choose(part: Slice[AnchorParameters]) -> Columns:
+def _choose(part: StageSlice[AnchorParameters]) -> Columns:
     """The rows nearest the centres of k-means over the whole pool, largest cluster first."""
     wanted, embedding = part.parameters.num_anchors, part.columns["embedding"]
     rows = nearest_to_centres(embedding, cluster_rows(embedding, wanted, seed=part.parameters.seed))
@@ -67,16 +65,16 @@ def _choose(part: Slice[AnchorParameters]) -> Columns:
     return {"anchor_row": rows}
 
 
-def _requests(part: Slice[AnchorParameters]) -> list[Request]:
+def _requests(part: StageSlice[AnchorParameters]) -> list[Request]:
     if part.parameters.anchors is None:
         return [part.request(row) for row in anchor_rows(part)]
     return [part.request_of(anchor) for anchor in part.parameters.anchors[part.rows.start : part.rows.stop]]
 
 
-def zero_shot_stage(requests: Callable[[Slice[Any]], list[Request]], **options: Any) -> Stage[Any]:
+def zero_shot_stage(requests: Callable[[StageSlice[Any]], list[Request]], **options: Any) -> Stage[Any]:
     """What the model makes of each task by itself: the columns zero_shot, nats a token, and zero_shot_status."""
 
-    def compute(part: Slice[Any]) -> Columns:
+    def compute(part: StageSlice[Any]) -> Columns:
         batch = part.score(requests(part))
         return {"zero_shot": batch.mean_logprob, "zero_shot_status": batch.status}
 
@@ -87,8 +85,7 @@ ANCHOR_STAGES = (
     *EMBEDDING_STAGES,
     Stage(
         "anchors", _choose, reads_whole=("embeddings",), whole=True, length=anchor_count,
-        when=lambda told: told.needs_embeddings,
-        guess=lambda told, count: {"anchor_row": np.arange(told.num_anchors) * count // told.num_anchors},
+        when=lambda parameters: parameters.needs_embeddings,
     ),
     zero_shot_stage(_requests, reads=("anchors",), needs=anchor_rows, length=anchor_count),
 )  # fmt: skip

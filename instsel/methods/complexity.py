@@ -9,12 +9,13 @@ import numpy as np
 from instsel.methods.ifd import difficulty_columns, difficulty_requests
 from instsel.methods.rating_prompts import QUALITY_PROMPT, RATING_PROMPT
 from instsel.methods.ratings import expected_rating, rating_logprobs, rating_requests
-from instsel.methods.stages import Columns, Slice
+from instsel.methods.stages import Columns, StageSlice
+from instsel.methods.turn_requests import TurnRequests, flat, regrouped
 from instsel.prompts import encode_pairs
 
 if TYPE_CHECKING:
     from instsel.engine.requests import Request
-    from instsel.engine.scorer import Scorer
+    from instsel.engine.scorer_protocol import ScorerProtocol
 
 ORDERINGS = ("length", "ifd", "deita", "quality", "compqual")
 RATED = {"deita": ("complexity",), "quality": ("quality",), "compqual": ("complexity", "quality")}
@@ -22,11 +23,11 @@ LEVELS = 6
 
 
 def complexity_columns(
-    part: Slice[Any],
-    complexity: Any,
-    rater: Scorer | None = None,
+    part: StageSlice[Any],
+    complexity: object,
+    rater: ScorerProtocol | None = None,
     rating_prompt: str = RATING_PROMPT,
-    quality_rater: Scorer | None = None,
+    quality_rater: ScorerProtocol | None = None,
     quality_prompt: str = QUALITY_PROMPT,
 ) -> Columns:
     """The column complexity of a slice, float64 `[r]`, higher is more complex.
@@ -60,7 +61,7 @@ def complexity_columns(
 
 
 def complexity_requests(
-    part: Slice[Any], complexity: Any, rating_prompt: str = RATING_PROMPT, quality_prompt: str = QUALITY_PROMPT
+    part: StageSlice[Any], complexity: object, rating_prompt: str = RATING_PROMPT, quality_prompt: str = QUALITY_PROMPT
 ) -> list[Request]:
     """What `complexity_columns` will score."""
     if not isinstance(complexity, str) or complexity == "length":
@@ -71,21 +72,26 @@ def complexity_requests(
     return rating_requests(part, [prompts[one] for one in RATED[complexity]], LEVELS)
 
 
-def expected_ratings(part: Slice[Any], prompt: str, rater: Scorer | None = None) -> tuple[np.ndarray, np.ndarray]:
+def expected_ratings(
+    part: StageSlice[Any], prompt: str, rater: ScorerProtocol | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """The rating from 1 to 6 that the model expects of each example, float64 `[r]`, and statuses, str `[r]`."""
     logprob, status = rating_logprobs(part, [prompt], LEVELS, rater)
     return expected_rating(logprob)[:, 0], status[:, 0]
 
 
-def _lengths(part: Slice[Any]) -> np.ndarray:
+def _lengths(part: StageSlice[Any]) -> np.ndarray:
     limit = part.token_limit
-    pairs = [part.request(row) for row in part.rows]
+    requests = [part.request(row) for row in part.rows]
+    pairs = flat(requests)
     encoded = encode_pairs(part.scorer.tokenizer, pairs, max_tokens=limit)
+    each = [
+        np.nan if not answer or one.too_long or (limit is not None and len(one.ids) > limit) else length
+        for one, (_, answer) in zip(encoded, pairs, strict=True)
+        for length in [len(one.ids) - one.start]
+    ]
+    grouped = regrouped(requests, each)
     return np.array(
-        [
-            np.nan if not answer or one.too_long or (limit is not None and len(one.ids) > limit) else length
-            for one, (_, answer) in zip(encoded, pairs, strict=True)
-            for length in [len(one.ids) - one.start]
-        ],
+        [(sum(one) if one else np.nan) if isinstance(one, TurnRequests) else one for one in grouped],
         np.float64,
     )

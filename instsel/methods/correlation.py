@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -20,7 +19,7 @@ class Correlation:
 
 
 def spearman_correlation(
-    x: Any, y: Any, *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0
+    x: object, y: object, *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0
 ) -> Correlation:
     """Spearman's rank correlation of difficulty and influence, say, with a bootstrap interval.
 

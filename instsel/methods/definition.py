@@ -14,7 +14,7 @@ from instsel.methods.stages import Stage
 from instsel.nearest_word import nearest
 
 if TYPE_CHECKING:
-    from instsel.engine.scorer import Scorer
+    from instsel.engine.scorer_protocol import ScorerProtocol
 
 K = ParamSpec("K")
 R = TypeVar("R", covariant=True)
@@ -26,7 +26,7 @@ class MethodFunction(Protocol[K, R]):
 
     method: Method[Any]
 
-    def __call__(self, scorer: Scorer, rows: Iterable[Any], /, *args: K.args, **kwargs: K.kwargs) -> R: ...
+    def __call__(self, scorer: ScorerProtocol, rows: Iterable[Any], /, *args: K.args, **kwargs: K.kwargs) -> R: ...
 
 
 def method(
@@ -53,7 +53,7 @@ def method(
         definition = Method(name, help, kind, stages, build, rows, score, findings)
         argument = "groups" if rows == "group" else "examples"
 
-        def function(scorer: Any, /, *given: Any, **keywords: Any) -> Any:
+        def function(scorer: ScorerProtocol, /, *given: Any, **keywords: Any) -> Any:
             if argument in keywords and not given:
                 given = (keywords.pop(argument),)
             if not 1 <= len(given) <= len(places):
@@ -74,7 +74,7 @@ def method(
 
         fields = fields_of(kind)
         known = {word for word, _, _ in fields}
-        places = (argument, *(word for word, _, about in fields if about.positional))
+        places = (argument, *(word for word, _, spec in fields if spec.positional))
         function.__name__, function.__qualname__, function.__module__ = name, name, build.__module__
         function.__doc__ = _documented(build.__doc__ or "", fields, argument)
         function.__signature__ = _signature(kind, argument, build)  # type: ignore[attr-defined]
@@ -102,7 +102,7 @@ def _check_stages(name: str, stages: tuple[Stage[Any], ...]) -> None:
 def _documented(text: str, fields: list[tuple[str, str, Any]], argument: str) -> str:
     """The docstring with a line for each parameter where it says "{parameters}"."""
     rows = "candidate groups" if argument == "groups" else "dicts in any known format, a `Dataset`, a table"
-    described = [(argument, rows), *((name, _with_choices(about)) for name, _, about in fields)]
+    described = [(argument, rows), *((name, _with_choices(spec)) for name, _, spec in fields)]
     width = max(len(name) for name, _ in described) + 2
     lines = [
         textwrap.fill(f"{name:<{width}}{help}", 116, initial_indent="    ", subsequent_indent=" " * (width + 4))
@@ -111,16 +111,16 @@ def _documented(text: str, fields: list[tuple[str, str, Any]], argument: str) ->
     return text.replace("    {parameters}", "\n".join(lines))
 
 
-def _with_choices(about: Any) -> str:
-    return f"{about.help} ({', '.join(about.choices)})" if about.choices else str(about.help)
+def _with_choices(spec: Any) -> str:
+    return f"{spec.help} ({', '.join(spec.choices)})" if spec.choices else str(spec.help)
 
 
-def _signature(parameters: type[Parameters], argument: str, build: Callable[..., Any]) -> inspect.Signature:
+def _signature(parameters: type[Parameters], argument: str, build: Callable[..., object]) -> inspect.Signature:
     kinds = inspect.Parameter
     keywords = [one.replace(kind=kinds.KEYWORD_ONLY) for one in inspect.signature(parameters).parameters.values()]
     order = {name: place for place, (name, _, _) in enumerate(fields_of(parameters))}
     keywords.sort(key=lambda one: order[one.name])
-    by_place = {name for name, _, about in fields_of(parameters) if about.positional}
+    by_place = {name for name, _, spec in fields_of(parameters) if spec.positional}
     first = [kinds(one, kinds.POSITIONAL_OR_KEYWORD) for one in ("scorer", argument)]
     first += [one.replace(kind=kinds.POSITIONAL_OR_KEYWORD) for one in keywords if one.name in by_place]
     keywords = [one for one in keywords if one.name not in by_place]

@@ -16,7 +16,7 @@ from instsel.methods.pairs import pair_statuses
 from instsel.methods.parameters import parameter
 from instsel.methods.rating_prompts import QUALITY_PROMPT, RATING_PROMPT, check_rating_prompt
 from instsel.methods.ratings import rating_requests
-from instsel.methods.stages import Columns, Slice, Stage, first_failure
+from instsel.methods.stages import Columns, Stage, StageSlice, first_failure
 
 if TYPE_CHECKING:
     from instsel.engine.requests import Request
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class DeitaParameters(EmbeddingParameters):
-    """What `deita` can be told."""
+    """Parameters of `deita`."""
 
     uses_template: ClassVar[bool] = False
 
@@ -66,14 +66,14 @@ class DeitaResult(ResultTable):
     stats: ScoreStats
 
 
-def _requests(part: Slice[DeitaParameters]) -> list[Request]:
+def _requests(part: StageSlice[DeitaParameters]) -> list[Request]:
     return rating_requests(part, [part.parameters.complexity_prompt, part.parameters.quality_prompt], LEVELS)
 
 
-def _compute(part: Slice[DeitaParameters]) -> Columns:
-    told = part.parameters
-    complexity, first = expected_ratings(part, told.complexity_prompt, told.complexity_scorer)
-    quality, second = expected_ratings(part, told.quality_prompt, told.quality_scorer)
+def _compute(part: StageSlice[DeitaParameters]) -> Columns:
+    parameters = part.parameters
+    complexity, first = expected_ratings(part, parameters.complexity_prompt, parameters.complexity_scorer)
+    quality, second = expected_ratings(part, parameters.quality_prompt, parameters.quality_scorer)
     status = first_failure(pair_statuses(part.answered), first, second)
     complexity, quality = (np.where(status == "ok", values, np.nan) for values in (complexity, quality))
     return {"score": complexity * quality, "complexity": complexity, "quality": quality, "status": status}

@@ -6,15 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from instsel.methods.stages import Slice
+from instsel.methods.stages import StageSlice
+from instsel.methods.turn_requests import TurnRequests
 from instsel.prompts import encode_pairs
 from instsel.records import Example
+from instsel.records.chat import TRAIN_KEYS
 
 Pair = tuple[Example, Example]  # demonstration, example
 
 
 def cut_to_fit(
-    part: Slice[Any], pairs: Sequence[Pair], rows: Sequence[tuple[int, int]] | None = None
+    part: StageSlice[Any], pairs: Sequence[Pair], rows: Sequence[tuple[int, int]] | None = None
 ) -> list[Example | None]:
     """For each pair the demonstration with just so much taken from its left that the whole sequence fits.
 
@@ -33,11 +35,13 @@ def cut_to_fit(
             part.request_of(example, demonstration, row=row, demonstration_row=demonstration_row)
             for (demonstration, example), (demonstration_row, row) in zip(tried.values(), numbers, strict=True)
         ]
-        encoded = encode_pairs(part.scorer.tokenizer, texts, max_tokens=limit)
+        longest = [(one[-1] if one else ("", "")) if isinstance(one, TurnRequests) else one for one in texts]
+        encoded = encode_pairs(part.scorer.tokenizer, longest, max_tokens=limit)
         return [not one.too_long and len(one.ids) <= limit for one in encoded]
 
     too_long = [i for i, fits in enumerate(fit(dict(enumerate(pairs)))) if not fits]
     # Bisection on the number of characters cut: with fewer than `low` it does not fit, with `high` it does.
+    too_long = [i for i in too_long if _is_texts(pairs[i][0])]  # of tools, calls and reasoning no part can be taken
     low = dict.fromkeys(too_long, 0)
     high = {i: _size(pairs[i][0]) - 1 for i in too_long}
     shortest = {i: (_cut(pairs[i][0], high[i]), pairs[i][1]) for i in too_long}
@@ -56,6 +60,12 @@ def cut_to_fit(
     return out
 
 
+def _is_texts(example: Example) -> bool:
+    chat = example.chat
+    known = {"role", "content", *TRAIN_KEYS}
+    return chat is None or (not chat.tools and all(message.keys() <= known for message in chat.messages))
+
+
 def _size(example: Example) -> int:
     """Characters that can be cut: a blank rest is no answer, so all up to the answer's last visible character."""
     return len(example.instruction) + len(example.input) + len(example.response.rstrip())
@@ -67,4 +77,4 @@ def _cut(example: Example, count: int) -> Example:
     for text in (example.instruction, example.input, example.response):
         parts.append(text[count:])
         count = max(0, count - len(text))
-    return replace(example, instruction=parts[0], input=parts[1], response=parts[2], history=())
+    return replace(example, instruction=parts[0], input=parts[1], response=parts[2], history=(), chat=None)

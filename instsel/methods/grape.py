@@ -11,9 +11,9 @@ from instsel.engine.result_table import ResultTable
 from instsel.engine.results import ScoreStats
 from instsel.methods.definition import Outcome, method
 from instsel.methods.parameters import Parameters, parameter
-from instsel.methods.stages import Columns, Refused, Slice, Stage
+from instsel.methods.stages import Columns, RefusedRequest, Stage, StageSlice
+from instsel.methods.turn_requests import flat, regrouped
 from instsel.prompts import encode_pairs
-from instsel.records import Example
 
 if TYPE_CHECKING:
     from instsel.engine.requests import Request
@@ -23,7 +23,7 @@ NORMALIZATIONS = ("mean", "sum")
 
 @dataclass(frozen=True, kw_only=True)
 class GrapeParameters(Parameters):
-    """What `grape` can be told."""
+    """Parameters of `grape`."""
 
     normalize: str = parameter("mean", "log-probability a token, or of the whole answer", choices=NORMALIZATIONS)
     include_eos: bool = parameter(False, "whether the tokenizer's EOS ends each answer and is scored with it")
@@ -48,7 +48,7 @@ class GrapeResult(ResultTable):
     stats: ScoreStats
 
 
-def _compute(part: Slice[GrapeParameters]) -> Columns:
+def _compute(part: StageSlice[GrapeParameters]) -> Columns:
     batch = part.score(_requests(part))
     sizes = [len(part.examples[row].responses) for row in part.rows]
     stop = np.cumsum(sizes, dtype=np.int64)
@@ -63,16 +63,13 @@ def _compute(part: Slice[GrapeParameters]) -> Columns:
     return {"best": best_of(scores), "scores": scores, "status": status}
 
 
-def _requests(part: Slice[GrapeParameters]) -> list[Request]:
+def _requests(part: StageSlice[GrapeParameters]) -> list[Request]:
     """All answers of the groups after their prompts.
 
     Raises ValueError where EOS is to be included and the tokenizer has none, or a chat template refuses a row.
     """
     requests: list[Request] = [
-        part.request_of(Example(group.instruction, group.input, response, group.history), row=row)
-        for row in part.rows
-        for group in [part.examples[row]]
-        for response in group.responses
+        part.request_of(one, row=row) for row in part.rows for one in getattr(part.examples[row], "examples", ())
     ]
     if not part.parameters.include_eos:
         return requests
@@ -81,15 +78,16 @@ def _requests(part: Slice[GrapeParameters]) -> list[Request]:
     if end is None:
         raise ValueError("include_eos=True needs a tokenizer with an EOS token, and this one has none")
     # As ids, so that no tokenizer can make anything else of the token's text. What is to be scored stays joint.
-    encoded = encode_pairs(tokenizer, requests, max_tokens=part.token_limit)
+    each = flat(requests)
+    encoded = encode_pairs(tokenizer, each, max_tokens=part.token_limit)
     for i, one in enumerate(encoded):
-        if isinstance(requests[i], Refused):
+        if isinstance(each[i], RefusedRequest):
             continue
-        if not requests[i][1]:
-            requests[i] = ("", "")
+        if not each[i][1]:
+            each[i] = ("", "")
         elif not one.too_long:  # what is surely too long stays text, of which `score_batch` finds the same
-            requests[i] = (one.ids[: one.start].tolist(), [*one.ids[one.start :].tolist(), int(end)])
-    return requests
+            each[i] = (one.ids[: one.start].tolist(), [*one.ids[one.start :].tolist(), int(end)])
+    return regrouped(requests, each)
 
 
 def best_of(scores: np.ndarray) -> np.ndarray:

@@ -11,7 +11,8 @@ from instsel.engine.result_table import ResultTable
 from instsel.engine.results import ScoreStats
 from instsel.methods.definition import Outcome, method
 from instsel.methods.parameters import Parameters, parameter
-from instsel.methods.stages import Columns, Slice, Stage, first_failure
+from instsel.methods.stages import Columns, Stage, StageSlice, first_failure
+from instsel.methods.turn_requests import answers_alone
 
 if TYPE_CHECKING:
     from instsel.engine.requests import Request
@@ -21,7 +22,7 @@ KINDS = ("ppl", "loss")
 
 @dataclass(frozen=True, kw_only=True)
 class DifficultyParameters(Parameters):
-    """What `ifd` can be told."""
+    """Parameters of `ifd`."""
 
     kind: str = parameter("ppl", "ratio of perplexities or of losses", choices=KINDS)
 
@@ -47,13 +48,13 @@ class DifficultyResult(ResultTable):
     stats: ScoreStats
 
 
-def difficulty_requests(part: Slice[Any]) -> list[Request]:
+def difficulty_requests(part: StageSlice[Any]) -> list[Request]:
     """The answers alone, then the answers after their prompts."""
     prompted = [part.request(row) for row in part.rows]
-    return [*(("", answer) for _, answer in prompted), *prompted]
+    return [*answers_alone(prompted), *prompted]
 
 
-def difficulty_columns(part: Slice[Any], kind: str = "ppl") -> Columns:
+def difficulty_columns(part: StageSlice[Any], kind: str = "ppl") -> Columns:
     """The columns direct, conditional, ifd, num_tokens and status."""
     batch = part.score(difficulty_requests(part))
     direct, conditional = np.split(batch.mean_logprob, 2)
@@ -71,7 +72,7 @@ def difficulty_columns(part: Slice[Any], kind: str = "ppl") -> Columns:
     }
 
 
-def _compute(part: Slice[DifficultyParameters]) -> Columns:
+def _compute(part: StageSlice[DifficultyParameters]) -> Columns:
     return difficulty_columns(part, part.parameters.kind)
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
@@ -15,18 +15,21 @@ from instsel.engine.token_progress import ProgressLike
 from instsel.methods.method import Method, Outcome
 from instsel.methods.parameters import Parameters, examples_of, fields_of, now, numbers_of_column, replaced
 from instsel.methods.refused_rows import refused_rows
-from instsel.methods.stages import UNREADABLE, Columns, Slice, Stage, columns_for
+from instsel.methods.stage_loop import SliceWorkers, run_stages
+from instsel.methods.stages import UNREADABLE, Columns, Stage, StageSlice, columns_for
 from instsel.prompts import is_chat_template
+from instsel.prompts.automatic_template import AUTO, automatic_template, told
 from instsel.records import Unreadable, open_rows, to_examples, to_groups
+from instsel.records.unread_keys import UnreadKeys
 
 if TYPE_CHECKING:
-    from instsel.engine.scorer import Scorer
+    from instsel.engine.scorer_protocol import ScorerProtocol
 
 P = TypeVar("P", bound=Parameters)
 
 
 def run_in_memory(
-    method: Method[P], scorer: Scorer, rows: Any, parameters: P, *, whole_pool: bool = True
+    method: Method[P], scorer: ScorerProtocol, rows: Any, parameters: P, *, whole_pool: bool = True
 ) -> Outcome[P]:
     """Run all stages of a method over rows; raises what scoring raises.
 
@@ -36,13 +39,14 @@ def run_in_memory(
     if isinstance(rows, Iterator):
         rows = list(rows)
     parameters = _with_columns(parameters, rows)
-    if parameters.template_date is None and is_chat_template(parameters.template):
-        parameters = replaced(parameters, template_date=now())
     read = to_groups if method.rows == "group" else to_examples
-    records: list[Any] = read(rows, columns=parameters.columns, on_error="status")
+    unread = UnreadKeys()
+    records: list[Any] = read(rows, columns=parameters.columns, unread=unread, on_error="status")
     count = len(records)
-    for row, reason in refused_rows(dict(enumerate(records)), parameters, scorer).items():
+    parameters = _with_template(parameters, scorer, records)
+    for row, reason in refused_rows(dict(enumerate(records)), parameters, scorer, unread).items():
         records[row] = Unreadable(reason)
+    unread.warn()
     unreadable = [row for row, record in enumerate(records) if isinstance(record, Unreadable)]
     if whole_pool and count and len(unreadable) == count:
         read(rows, columns=parameters.columns)
@@ -53,55 +57,76 @@ def run_in_memory(
             f"row {unreadable[0]} (counting from 0): {records[unreadable[0]].reason}",
             stacklevel=3,
         )
-    parameters = _with_functions(parameters, records).for_rows(count)
-    known: dict[str, Columns] = {}
-    stats = ScoreStats()
-    for stage in method.stages_for(parameters):
-        known[stage.name], cost = _run_stage(method, stage, parameters, scorer, records, known)
-        stats += cost
-    columns = {name: values for part in known.values() for name, values in part.items()}
-    return Outcome(columns, parameters, count, stats)
+    store = _MemoryStore(method, _with_functions(parameters, records).for_rows(count), scorer, records)
+    run_stages(store, scorer)
+    columns = {name: values for part in store.known.values() for name, values in part.items()}
+    return Outcome(columns, store.parameters, count, store.stats)
 
 
-def _run_stage(
-    method: Method[P],
-    stage: Stage[P],
-    parameters: P,
-    scorer: Scorer,
-    records: Sequence[Any],
-    known: Mapping[str, Columns],
-) -> tuple[Columns, ScoreStats]:
-    length = stage.length(parameters, len(records))
-    whole = columns_for(replace(stage, reads=()), range(0), known)
+def _with_template(parameters: P, scorer: ScorerProtocol, records: Sequence[Any]) -> P:
+    """The parameters with a template in place of "auto", and with a date for one that tells the date."""
+    if not parameters.uses_template:
+        return replaced(parameters, template="plain") if parameters.template == AUTO else parameters
+    if parameters.template == AUTO:
+        conversations = any(record.in_turns for record in records)
+        takes_chat = parameters.takes_chat_template
+        template, reason = automatic_template(scorer.tokenizer, conversations=conversations, takes_chat=takes_chat)
+        parameters = replaced(parameters, template=template)
+        if template == "chat":
+            warnings.warn(told(template, reason), stacklevel=4)
+    if parameters.template_date is None and is_chat_template(parameters.template):
+        parameters = replaced(parameters, template_date=now())
+    return parameters
 
-    def part_of(rows: range) -> Slice[P]:
-        part = Slice(rows, len(records), parameters, scorer, {}, columns_for(stage, rows, known))
-        part.examples = {row: records[row] for row in stage.needed(part)}
+
+Found = tuple[Columns, ScoreStats]
+
+
+def unpacked(stage: str, rows: range, columns: Columns, stats: ScoreStats, seconds: float) -> Found:
+    """A slice's columns and their cost as they are."""
+    return columns, stats
+
+
+class _MemoryStore(Generic[P]):
+    """Rows and columns of a run in memory."""
+
+    pack = staticmethod(unpacked)
+
+    def __init__(self, method: Method[P], parameters: P, scorer: ScorerProtocol, records: Sequence[object]) -> None:
+        self.method, self.parameters, self.scorer, self.records = method, parameters, scorer, records
+        self.count = len(records)
+        self.known: dict[str, Columns] = {}
+        self.stats = ScoreStats()
+        self._parts: dict[int, Columns] = {}  # of the open stage, by their first row
+        self._progress = _StageProgress(None, 0)
+
+    @contextmanager
+    def open(self, stage: Stage[P], workers: SliceWorkers | None) -> Iterator[list[range]]:
+        """See `StageStore`: nothing is there yet. A stage without rows is one empty slice, which gives its columns."""
+        length = stage.length(self.parameters, self.count)
+        step = rows_at_a_time(stage, length, 1 if workers is None else workers.size)
+        self._parts = {}
+        with _StageProgress(self.parameters.progress, length, silent=workers is not None) as self._progress:
+            yield [range(start, min(start + step, length)) for start in range(0, max(length, 1), step)]
+        parts = [self._parts[start] for start in sorted(self._parts)]
+        self.known[stage.name] = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def part(self, stage: Stage[P], rows: range) -> StageSlice[P]:
+        """See `StageStore`."""
+        part = StageSlice(rows, self.count, self.parameters, self.scorer, {}, columns_for(stage, rows, self.known))
+        part.examples = {row: self.records[row] for row in stage.needed(part)}
+        part.progress = self._progress.of(rows)
         return part
 
-    pool: Any = scorer if hasattr(scorer, "run_slices") else None  # workers, which compute slices themselves
-    if not stage.is_divided or (pool is not None and not pool.can_run(method)):
-        pool = None
-    step = rows_at_a_time(stage, length, 1 if pool is None else pool.size)
-    slices = [range(start, min(start + step, length)) for start in range(0, max(length, 1), step)]
-    parts: dict[int, Columns] = {}
-    stats = ScoreStats()
-    with _StageProgress(parameters.progress, length) as progress:
-        if pool is not None:
-            with closing(pool.run_slices(method, stage, map(part_of, slices), whole)) as found:
-                for rows, (columns, cost) in found:
-                    parts[rows.start] = columns
-                    stats += cost
-                    progress.skip(rows, cost.tokens_forwarded)
-            slices = []
-        for rows in slices:
-            part = part_of(rows)
-            part.progress = progress.of(rows)
-            parts[rows.start] = method.checked(stage, part, stage.compute(part))
-            progress.done(part.stats.tokens_forwarded)
-            stats += part.stats
-    order = sorted(parts)
-    return {name: np.concatenate([parts[start][name] for start in order]) for name in parts[order[0]]}, stats
+    def whole_columns(self, stage: Stage[P]) -> Columns:
+        """See `StageStore`."""
+        return columns_for(replace(stage, reads=()), range(0), self.known)
+
+    def keep(self, rows: range, packed: Found) -> None:
+        """See `StageStore`."""
+        self._parts[rows.start], cost = packed
+        self.stats += cost
+        self._progress.done(rows, cost.tokens_forwarded)
 
 
 def rows_at_a_time(stage: Stage[Any], length: int, workers: int = 1) -> int:
@@ -114,10 +139,13 @@ def rows_at_a_time(stage: Stage[Any], length: int, workers: int = 1) -> int:
 
 
 class _StageProgress:
-    """The progress of a stage whose later slices' tokens are not known yet: reckoned from the rows done so far."""
+    """The progress of a stage whose later slices' tokens are not known yet: reckoned from the rows done so far.
 
-    def __init__(self, progress: ProgressLike, num_rows: int) -> None:
-        self.progress, self.num_rows, self.before, self.rows = progress, num_rows, 0, 0
+    `silent` slices are heard of only when they are through.
+    """
+
+    def __init__(self, progress: ProgressLike, num_rows: int, *, silent: bool = False) -> None:
+        self.progress, self.num_rows, self.silent, self.before, self.rows = progress, num_rows, silent, 0, 0
         self.bar: Any = None
 
     def __enter__(self) -> _StageProgress:
@@ -127,7 +155,7 @@ class _StageProgress:
             self.bar = tqdm(total=1, unit="tok", unit_scale=True, delay=3.0, dynamic_ncols=True)
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         if self.bar is not None:
             self.bar.close()
 
@@ -146,41 +174,37 @@ class _StageProgress:
 
         return report
 
-    def skip(self, rows: range, tokens: int) -> None:
-        """A slice is through of which nothing was heard before."""
+    def done(self, rows: range, tokens: int) -> None:
+        """A slice is through."""
         self.rows += len(rows)
-        report = self.of(range(self.rows))
+        report = self.of(range(self.rows)) if self.silent else None
         if report is not None:
             report(tokens, tokens)
-        self.done(tokens)
-
-    def done(self, tokens: int) -> None:
-        """A slice is through."""
         self.before += tokens
 
 
 def _with_columns(parameters: P, rows: Any) -> P:
     """Parameters that name a column of the rows, with its numbers in place of the name; rows as examples."""
     values: dict[str, Any] = {}
-    for name, _, about in fields_of(type(parameters)):
+    for name, _, spec in fields_of(type(parameters)):
         given = getattr(parameters, name)
-        if about.kind == "rows" and given is not None:
+        if spec.kind == "rows" and given is not None:
             values[name] = examples_of(name, given, parameters.columns)
-        if about.kind == "numbers" and isinstance(given, str) and given not in about.choices:
+        if spec.kind == "numbers" and isinstance(given, str) and given not in spec.choices:
             names, batches = open_rows(rows)
 
             def read(column: str, batches: Any = batches) -> list[Any]:
                 return [row.get(column) for batch in batches for row in batch]
 
-            values[name] = numbers_of_column(name, given, about.choices, names, read)
+            values[name] = numbers_of_column(name, given, spec.choices, names, read)
     return replaced(parameters, **values)
 
 
-def _with_functions(parameters: P, records: Sequence[Any]) -> P:
+def _with_functions(parameters: P, records: Sequence[object]) -> P:
     """Parameters that are functions of the examples, with the numbers that they give."""
     values = {
         name: getattr(parameters, name)(records)
-        for name, _, about in fields_of(type(parameters))
-        if about.kind == "numbers" and callable(getattr(parameters, name))
+        for name, _, spec in fields_of(type(parameters))
+        if spec.kind == "numbers" and callable(getattr(parameters, name))
     }
     return replaced(parameters, **values)

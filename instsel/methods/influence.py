@@ -8,7 +8,8 @@ import numpy as np
 
 from instsel.methods.demonstrations import cut_to_fit
 from instsel.methods.pairs import NO_ANSWER, pair_scores, pair_statuses
-from instsel.methods.stages import Columns, Slice, first_failure
+from instsel.methods.stages import Columns, StageSlice, first_failure
+from instsel.methods.turn_requests import answers_alone
 
 if TYPE_CHECKING:
     from instsel.engine.requests import Request
@@ -18,24 +19,24 @@ WEIGHTS = ("rule", "distance", "none")
 NEGATIVES = ("rule", "keep", "drop")
 
 
-def direct_requests(part: Slice[Any]) -> list[Request]:
+def direct_requests(part: StageSlice[Any]) -> list[Request]:
     """The answers alone."""
-    return [("", part.request(row)[1]) for row in part.rows]
+    return answers_alone([part.request(row) for row in part.rows])
 
 
-def direct_columns(part: Slice[Any]) -> Columns:
+def direct_columns(part: StageSlice[Any]) -> Columns:
     """The columns direct (mean log-probability of the answer alone) and direct_status."""
     batch = part.score(direct_requests(part))
     return {"direct": batch.mean_logprob, "direct_status": batch.status}
 
 
-def shown_rows(part: Slice[Any]) -> list[int]:
+def shown_rows(part: StageSlice[Any]) -> list[int]:
     """The rows of a slice and their probes."""
     probes = part.columns["probes"]
     return [*part.rows, *probes[probes >= 0].tolist()]
 
 
-def influence_columns(part: Slice[Any], *, cut_demonstration: bool = False) -> Columns:
+def influence_columns(part: StageSlice[Any], *, cut_demonstration: bool = False) -> Columns:
     """Score the answers of some rows and of their probes, after their prompts; all in one call of `score_batch`.
 
     A row's own prompt and answer are the very prefix that its probes share, so they cost nothing beyond it.
@@ -60,13 +61,15 @@ def influence_columns(part: Slice[Any], *, cut_demonstration: bool = False) -> C
     }
 
 
-def influence_requests(part: Slice[Any], *, cut_demonstration: bool = False) -> list[Request]:
+def influence_requests(part: StageSlice[Any], *, cut_demonstration: bool = False) -> list[Request]:
     """What `influence_columns` will score."""
     own, _, pairs, _ = _pairs(part, cut_demonstration)
     return own + pairs
 
 
-def _pairs(part: Slice[Any], cut_demonstration: bool) -> tuple[list[Request], np.ndarray, list[Request], np.ndarray]:
+def _pairs(
+    part: StageSlice[Any], cut_demonstration: bool
+) -> tuple[list[Request], np.ndarray, list[Request], np.ndarray]:
     """Requests for the rows' own answers, statuses `[r, k]` of their pairs, the pairs' requests, and which were cut.
 
     A pair has a request where there is a probe and both demonstration and probe have an answer.
@@ -117,7 +120,8 @@ def combine_influence(
     A pair that was not scored has no influence (NaN) and is left out of the mean.
 
     Takes the columns of `direct_columns` and `influence_columns` for all rows, `probes` int64 and `similarity` float64
-    `[n, k]`. Gives score, ifd, selectable, status `[n]` and one_shot_ifd, influence `[n, k]`. A row's status is "ok"
+    `[n, k]`. Gives score, gain (the score by rule="gain", whatever the rule), ifd, selectable, status `[n]` and
+    one_shot_ifd, influence `[n, k]`. A row's status is "ok"
     where it has a score, that is, where at least one pair was scored; else it is the row's own failure or, where it
     has none, that of its first pair. A row without any probe is "empty_target": there is no answer to be lowered.
 
@@ -133,7 +137,8 @@ def combine_influence(
         pair_status = np.where((pair_status == "ok") & ~np.isfinite(one_shot_ifd), "nonfinite", pair_status)
         scored = pair_status == "ok"
         one_shot_ifd = np.where(scored, one_shot_ifd, np.nan)
-        influence = one_shot - conditional[probes] if rule == "gain" else own[probes] - one_shot_ifd
+        gains = np.where(scored, one_shot - conditional[probes], np.nan)
+        influence = gains if rule == "gain" else own[probes] - one_shot_ifd
         influence = np.where(scored, influence / own[probes] if relative else influence, np.nan)
     has_score = scored.any(1)
     score = weighted_mean(influence, similarity, rule, weight, negatives)
@@ -141,9 +146,11 @@ def combine_influence(
     status = np.where(has_score, "ok", status)
     status = np.where(has_score & ~np.isfinite(score), "nonfinite", status)
     score = np.where(status == "ok", score, np.nan)
+    gain = np.where(status == "ok", weighted_mean(gains, similarity, "gain"), np.nan)
     selectable = (status == "ok") & ((own <= 1) if rule == "release" else True)
     return {
         "score": score,
+        "gain": gain,
         "ifd": own,
         "one_shot_ifd": one_shot_ifd,
         "influence": influence,

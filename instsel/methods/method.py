@@ -10,7 +10,7 @@ import numpy as np
 
 from instsel.engine.results import ScoreStats
 from instsel.methods.parameters import Parameters
-from instsel.methods.stages import Columns, Slice, Stage
+from instsel.methods.stages import Columns, Stage, StageSlice
 
 P = TypeVar("P", bound=Parameters)
 R = TypeVar("R")
@@ -25,7 +25,7 @@ class Outcome(Generic[P]):
     count: int
     stats: ScoreStats = field(default_factory=ScoreStats)
 
-    def result(self, kind: type[R], **given: Any) -> R:
+    def result(self, kind: type[R], **given: object) -> R:
         """A result of a dataclass whose fields are columns, parameters and `stats`, by their names, or given here."""
         names = [one.name for one in fields(kind) if one.name not in given]  # type: ignore[arg-type]
         known = {"stats": self.stats, **self.columns}
@@ -60,7 +60,7 @@ class Method(Generic[P]):
         """The stages that these parameters call for."""
         return tuple(stage for stage in self.stages if stage.when(parameters))
 
-    def checked(self, stage: Stage[P], part: Slice[P], columns: Any) -> Columns:
+    def checked(self, stage: Stage[P], part: StageSlice[P], columns: object) -> Columns:
         """What a stage's function gave; ValueError where it is not columns with an entry a row, the last one's statuses
         among them."""
         found = stage.checked(part, columns)

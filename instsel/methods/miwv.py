@@ -12,7 +12,7 @@ from instsel.engine.results import ScoreStats
 from instsel.methods.definition import Outcome, method
 from instsel.methods.neighbor_stages import NEIGHBOR_STAGES, NeighborParameters, rows_and_neighbors
 from instsel.methods.pairs import pair_scores, pair_statuses
-from instsel.methods.stages import Columns, Slice, Stage, first_failure
+from instsel.methods.stages import Columns, Stage, StageSlice, first_failure
 
 if TYPE_CHECKING:
     from instsel.engine.requests import Request
@@ -40,7 +40,7 @@ class NeighborResult(ResultTable):
     stats: ScoreStats
 
 
-def _pairs(part: Slice[NeighborParameters]) -> tuple[np.ndarray, list[Request]]:
+def _pairs(part: StageSlice[NeighborParameters]) -> tuple[np.ndarray, list[Request]]:
     """Statuses `[r]` of the rows' pairs before they are scored, and the requests: all rows' own, then these pairs'."""
     neighbor = part.columns["neighbor"].tolist()
     status = pair_statuses(np.array([b >= 0 and bool(part.examples[b].response.strip()) for b in neighbor], bool))
@@ -49,11 +49,11 @@ def _pairs(part: Slice[NeighborParameters]) -> tuple[np.ndarray, list[Request]]:
     return status, own + [part.request(row, part.examples[b], b) for row, b in pairs]
 
 
-def _requests(part: Slice[NeighborParameters]) -> list[Request]:
+def _requests(part: StageSlice[NeighborParameters]) -> list[Request]:
     return _pairs(part)[1]
 
 
-def _miwv(part: Slice[NeighborParameters]) -> Columns:
+def _miwv(part: StageSlice[NeighborParameters]) -> Columns:
     known, requests = _pairs(part)
     batch, count = part.score(requests), len(part.rows)
     one_shot, status = pair_scores(batch, count, known)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from instsel.methods.embedding_stages import EMBEDDING_STAGES, EmbeddingParameters
 from instsel.methods.parameters import parameter, replaced
-from instsel.methods.stages import Columns, Slice, Stage
+from instsel.methods.stages import Columns, Stage, StageSlice
 from instsel.neighbors.embeddings import cosine
 from instsel.neighbors.nearest import neighbors_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class NeighborParameters(EmbeddingParameters):
-    """What a method that shows each row's neighbour can be told."""
+    """Parameters of a method that shows each row's neighbour."""
+
+    shows_demonstrations: ClassVar[bool] = True
 
     neighbors: Any = parameter(
         None, "rows [n], which other row is shown before each, -1 for none; the nearest where not given", kind="array"
@@ -31,13 +33,13 @@ class NeighborParameters(EmbeddingParameters):
         return self if self.neighbors is None else replaced(self, neighbors=checked_neighbors(self.neighbors, count))
 
 
-def rows_and_neighbors(part: Slice[Any]) -> list[int]:
+def rows_and_neighbors(part: StageSlice[Any]) -> list[int]:
     """The rows of a slice and their neighbours."""
     neighbor = part.columns["neighbor"]
     return [*part.rows, *neighbor[neighbor >= 0].tolist()]
 
 
-def checked_neighbors(neighbors: Any, count: int) -> np.ndarray:
+def checked_neighbors(neighbors: object, count: int) -> np.ndarray:
     """Neighbours as int64 `[n]`; raises ValueError where they are not other rows of the pool."""
     array = np.asarray(neighbors)
     if array.shape != (count,) or (count and array.dtype.kind not in "iu"):
@@ -54,7 +56,7 @@ def checked_neighbors(neighbors: Any, count: int) -> np.ndarray:
     return array.astype(np.int64)
 
 
-def _neighbors(part: Slice[NeighborParameters]) -> Columns:
+def _neighbors(part: StageSlice[NeighborParameters]) -> Columns:
     """The nearest other row of each, or the one given, and the cosine between them."""
     rows, embedding = part.rows, part.columns.get("embedding")
     if part.parameters.neighbors is None:
@@ -71,8 +73,5 @@ def _neighbors(part: Slice[NeighborParameters]) -> Columns:
 
 NEIGHBOR_STAGES = (
     *EMBEDDING_STAGES,
-    Stage(
-        "neighbors", _neighbors, reads_whole=("embeddings",), needs=lambda part: (), slice_rows=2048,
-        guess=lambda told, count: {"neighbor": (np.arange(count) + 1) % count if count > 1 else np.full(count, -1)},
-    ),
-)  # fmt: skip
+    Stage("neighbors", _neighbors, reads_whole=("embeddings",), needs=lambda part: (), slice_rows=2048),
+)

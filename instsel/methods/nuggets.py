@@ -13,7 +13,7 @@ from instsel.methods.anchor_stages import ANCHOR_STAGES, AnchorParameters, ancho
 from instsel.methods.definition import Outcome, method
 from instsel.methods.pairs import pair_scores, pair_statuses, row_statuses, same_texts
 from instsel.methods.parameters import parameter
-from instsel.methods.stages import Columns, Slice, Stage, first_failure
+from instsel.methods.stages import Columns, Stage, StageSlice, first_failure
 
 if TYPE_CHECKING:
     from instsel.engine.requests import Request
@@ -23,7 +23,9 @@ MEASURES = ("wins", "gain", "ratio")
 
 @dataclass(frozen=True, kw_only=True)
 class NuggetsParameters(AnchorParameters):
-    """What `nuggets` can be told."""
+    """Parameters of `nuggets`."""
+
+    shows_demonstrations: ClassVar[bool] = True
 
     measure: str = parameter("wins", "how an anchor's two log-probabilities are compared", choices=MEASURES)
 
@@ -55,7 +57,7 @@ class AnchorResult(ResultTable):
     stats: ScoreStats
 
 
-def _pairs(part: Slice[NuggetsParameters]) -> tuple[np.ndarray, np.ndarray, list[Request]]:
+def _pairs(part: StageSlice[NuggetsParameters]) -> tuple[np.ndarray, np.ndarray, list[Request]]:
     """Statuses `[r, m]` of the pairs as far as they are known, which anchors are the row itself, and the requests.
 
     A pair has a request where it is "ok": both have an answer, the anchor was scored by itself and is not the row.
@@ -72,7 +74,7 @@ def _pairs(part: Slice[NuggetsParameters]) -> tuple[np.ndarray, np.ndarray, list
     ]  # fmt: skip
 
 
-def _one_shot(part: Slice[NuggetsParameters]) -> Columns:
+def _one_shot(part: StageSlice[NuggetsParameters]) -> Columns:
     """One call for all pairs of the rows: each row is the prefix that its anchors share, forwarded once."""
     known, own, requests = _pairs(part)
     one_shot, status = pair_scores(part.score(requests), 0, known)
@@ -100,11 +102,11 @@ def anchor_score(one_shot: np.ndarray, zero_shot: np.ndarray, measure: str) -> n
         return np.where(scored, compared, 0.0).sum(1) / scored.sum(1)
 
 
-def _result(part: Slice[NuggetsParameters]) -> Columns:
+def _result(part: StageSlice[NuggetsParameters]) -> Columns:
     return {name: part.columns[name] for name in ("score", "num_anchors", "is_anchor", "status")}
 
 
-def _requests(part: Slice[NuggetsParameters]) -> list[Request]:
+def _requests(part: StageSlice[NuggetsParameters]) -> list[Request]:
     return _pairs(part)[2]
 
 

@@ -1,8 +1,10 @@
-"""What a method can be told: typed fields with their help and bounds, from which keywords and flags follow."""
+"""Parameters of methods: typed fields with their help and bounds, from which keywords and flags follow."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +15,9 @@ import numpy as np
 
 from instsel.engine.token_progress import ProgressLike
 from instsel.prompts import check_template
+from instsel.prompts.automatic_template import AUTO
+from instsel.prompts.chat_messages import TAKEN, ChatSettings
+from instsel.prompts.scored_turns import WHICH
 from instsel.records import Example, to_examples
 
 # How a command line reads a parameter and a manifest records it:
@@ -30,7 +35,7 @@ _BOUNDED = {"int": (int, np.integer), "float": (int, float, np.integer, np.float
 
 
 @dataclass(frozen=True, slots=True)
-class About:
+class FieldSpec:
     """What is said of one parameter besides its name, type and default."""
 
     help: str
@@ -44,7 +49,7 @@ class About:
 
 
 def parameter(
-    default: Any,
+    default: object,
     help: str,
     *,
     kind: Kind = "value",
@@ -60,8 +65,8 @@ def parameter(
     Raises ValueError or TypeError naming the parameter when an object is made whose value is outside `choices` or
     below `minimum` or above `maximum`, or is no number where the field's type says int or float.
     """
-    about = About(help, kind, choices, minimum, maximum, metavar, flag, positional)
-    return dataclasses.field(default=default, metadata={"about": about})
+    spec = FieldSpec(help, kind, choices, minimum, maximum, metavar, flag, positional)
+    return dataclasses.field(default=default, metadata={"spec": spec})
 
 
 Self = TypeVar("Self", bound="Parameters")
@@ -69,18 +74,21 @@ Self = TypeVar("Self", bound="Parameters")
 
 @dataclass(frozen=True, kw_only=True)
 class Parameters:
-    """What every method can be told; a method's own class adds its fields.
+    """Parameters of every method; a method's own class adds its fields.
 
     A subclass is a frozen dataclass with `kw_only=True`. `check` may look at several fields together, `for_rows` at
     fields that have one entry a row.
     """
 
     uses_template: ClassVar[bool] = True  # whether the rows' requests are written by it
+    takes_chat_template: ClassVar[bool] = True
+    shows_demonstrations: ClassVar[bool] = False
 
     template: Any = parameter(
-        "plain",
-        'how a prompt is written: "plain", "alpaca", "chat", a text with {instruction} and {input}, or the path of a '
-        "Jinja chat template",
+        AUTO,
+        'how a prompt is written: "plain", "alpaca", "chat", a text with {instruction} and {input}, the path of a '
+        'Jinja chat template, or "auto": "chat" where the tokenizer has a chat template and the rows hold turns or the '
+        'model is named as an instruct model, else "plain"',
         flag=None,
     )
     template_date: str | None = parameter(
@@ -88,6 +96,26 @@ class Parameters:
         "the day, 2026-07-31 or 2026-07-31T09:30:00, that a chat template with `strftime_now` reads; by default that "
         "of the call, or of the run's beginning",
         flag=None,
+    )
+    score_turns: str = parameter(
+        "last",
+        "which of a conversation's assistant turns are scored, as one mean over their tokens: the last, all, or those "
+        "that the row does not leave out of training (trained)",
+        choices=WHICH,
+    )
+    chat_template_kwargs: Any = parameter(
+        None,
+        "what a chat template is told for every row, as a JSON object; what a row tells it itself stands before that",
+        metavar="JSON",
+    )
+    reasoning: str = parameter(
+        "keep",
+        "of an answer that begins with reasoning, what is scored: all of it, what follows the reasoning (drop), or the "
+        "reasoning only",
+        choices=("keep", "drop", "only"),
+    )
+    keep_demonstration_reasoning: bool = parameter(
+        False, "leave a demonstration its reasoning, by the chat template's own switch; refused where it has none"
     )
     max_length: int | None = parameter(
         None, "longest sequence in tokens, by default and at most the model's context; answers are never cut", flag=None
@@ -100,11 +128,18 @@ class Parameters:
     )
 
     def __post_init__(self) -> None:
-        for name, kind, about in fields_of(type(self)):
-            _check(name, kind, about, getattr(self, name))
-        check_template(self.template)
+        for name, kind, spec in fields_of(type(self)):
+            _check(name, kind, spec, getattr(self, name))
+        if self.template != AUTO:
+            check_template(self.template)
+        self.chat_settings()
         read_moment(self.template_date)
         self.check()
+
+    def chat_settings(self) -> ChatSettings:
+        """How conversations are written and scored; ValueError for `chat_template_kwargs` that are none."""
+        parameters = template_kwargs(self.chat_template_kwargs)
+        return ChatSettings(self.reasoning, parameters, self.keep_demonstration_reasoning)
 
     def check(self) -> None:
         """Raise ValueError or TypeError for fields that do not go together."""
@@ -112,6 +147,25 @@ class Parameters:
     def for_rows(self: Self, count: int) -> Self:
         """These parameters for a pool of `count` rows; raises ValueError where an array has another length."""
         return self
+
+
+def template_kwargs(given: Any) -> dict[str, Any]:
+    """What a chat template is told, from a mapping or its JSON text; ValueError for anything else.
+
+    >>> template_kwargs('{"enable_thinking": false}')
+    {'enable_thinking': False}
+    """
+    found = given
+    if isinstance(given, str):
+        with contextlib.suppress(ValueError, RecursionError):
+            found = json.loads(given)
+    if given is not None and not isinstance(found, Mapping):
+        raise ValueError(f"chat_template_kwargs must be a JSON object, got {given!r}")
+    parameters = {str(name): value for name, value in (found or {}).items()}
+    taken = [name for name in parameters if name in TAKEN]
+    if taken:
+        raise ValueError(f"chat_template_kwargs must not say {taken[0]!r}, which is given to every template")
+    return parameters
 
 
 def now() -> str:
@@ -127,22 +181,23 @@ def read_moment(text: Any) -> datetime | None:
         raise ValueError(f"template_date must be a day such as 2026-07-31, got {text!r}") from None
 
 
-COMMON = tuple(field.name for field in dataclasses.fields(Parameters))
+COMMON = tuple(field.name for field in dataclasses.fields(Parameters) if field.metadata["spec"].flag is None)
+OF_CONVERSATIONS = tuple(field.name for field in dataclasses.fields(Parameters) if field.name not in COMMON)
 
 
-def fields_of(parameters: type[Parameters]) -> list[tuple[str, str, About]]:
+def fields_of(parameters: type[Parameters]) -> list[tuple[str, str, FieldSpec]]:
     """Name, type (as written) and description of each field, a method's own ones first."""
-    found = [(field.name, _type_of(field.type), field.metadata["about"]) for field in dataclasses.fields(parameters)]
-    return sorted(found, key=lambda one: one[0] in COMMON)
+    found = [(field.name, _type_of(field.type), field.metadata["spec"]) for field in dataclasses.fields(parameters)]
+    return sorted(found, key=lambda one: (one[0] in COMMON) + (one[0] in COMMON + OF_CONVERSATIONS))
 
 
-def _type_of(kind: Any) -> str:
+def _type_of(kind: object) -> str:
     """A type as it is written, whether or not annotations are kept as text."""
     return kind if isinstance(kind, str) else kind.__name__ if isinstance(kind, type) else str(kind)
 
 
-def own_fields(parameters: type[Parameters]) -> list[tuple[str, str, About]]:
-    """The fields that a method adds to the common ones."""
+def own_fields(parameters: type[Parameters]) -> list[tuple[str, str, FieldSpec]]:
+    """The fields that are flags by their names: those that a method adds, and those that say how turns are scored."""
     return [one for one in fields_of(parameters) if one[0] not in COMMON]
 
 
@@ -156,20 +211,20 @@ def replaced(parameters: Self, **values: Any) -> Self:
     return dataclasses.replace(parameters, **values) if values else parameters
 
 
-def _check(name: str, kind: str, about: About, value: Any) -> None:
-    if about.kind == "value" and about.choices and value not in about.choices:
-        raise ValueError(f"{name} must be one of {', '.join(about.choices)}, got {value!r}")
+def _check(name: str, kind: str, spec: FieldSpec, value: Any) -> None:
+    if spec.kind == "value" and spec.choices and value not in spec.choices:
+        raise ValueError(f"{name} must be one of {', '.join(spec.choices)}, got {value!r}")
     words = [word.strip() for word in kind.split("|")]
     if value is None and "None" in words:
         return
     if words[0] == "bool" and not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be True or False, got {value!r}")
-    if words[0] in _BOUNDED and about.kind == "value" and name not in COMMON:
-        limits = ((about.minimum, "at least"), (about.maximum, "at most"))
+    if words[0] in _BOUNDED and spec.kind == "value" and name not in COMMON:
+        limits = ((spec.minimum, "at least"), (spec.maximum, "at most"))
         bounds = " and ".join(f"{word} {limit:g}" for limit, word in limits if limit is not None)
         whole = "a whole number" if words[0] == "int" else "a number"
         valid = isinstance(value, _BOUNDED[words[0]]) and not isinstance(value, (bool, np.bool_))
-        low, high = (-np.inf if about.minimum is None else about.minimum), about.maximum
+        low, high = (-np.inf if spec.minimum is None else spec.minimum), spec.maximum
         if not valid or not low <= value <= (np.inf if high is None else high):
             raise ValueError(f"{name} must be {whole}{' of ' + bounds if bounds else ''}, got {value!r}")
 
@@ -185,7 +240,7 @@ def examples_of(name: str, rows: Any, columns: Mapping[str, str] | None) -> list
     return found
 
 
-def numbers_for_rows(name: str, values: Any, count: int) -> np.ndarray:
+def numbers_for_rows(name: str, values: object, count: int) -> np.ndarray:
     """Numbers as float64 `[n]`; raises ValueError where they are not numbers or not one for each example."""
     try:
         array = np.asarray(values, np.float64)
@@ -197,7 +252,7 @@ def numbers_for_rows(name: str, values: Any, count: int) -> np.ndarray:
 
 
 def numbers_of_column(
-    name: str, value: Any, choices: tuple[str, ...], present: Sequence[str], read: Callable[[str], list[Any]]
+    name: str, value: object, choices: tuple[str, ...], present: Sequence[str], read: Callable[[str], list[Any]]
 ) -> Any:
     """What a parameter of kind "numbers" stands for: a word of `choices` as it is, the numbers of a column it names.
 

@@ -11,7 +11,7 @@ from instsel.engine.result_table import ResultTable
 from instsel.engine.results import ScoreStats
 from instsel.methods.definition import Outcome, method
 from instsel.methods.parameters import Parameters
-from instsel.methods.stages import Columns, Slice, Stage
+from instsel.methods.stages import Columns, Stage, StageSlice
 
 if TYPE_CHECKING:
     from instsel.engine.requests import Request
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class PerplexityParameters(Parameters):
-    """What `perplexity` can be told: nothing of its own."""
+    """Parameters of `perplexity`: none of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +44,11 @@ class PerplexityResult(ResultTable):
     stats: ScoreStats
 
 
-def _requests(part: Slice[PerplexityParameters]) -> list[Request]:
+def _requests(part: StageSlice[PerplexityParameters]) -> list[Request]:
     return [part.request(row) for row in part.rows]
 
 
-def _compute(part: Slice[PerplexityParameters]) -> Columns:
+def _compute(part: StageSlice[PerplexityParameters]) -> Columns:
     batch = part.score(_requests(part))
     with np.errstate(over="ignore"):
         perplexity = np.exp(-batch.mean_logprob)

@@ -11,7 +11,7 @@ from instsel.methods.complexity import ORDERINGS, RATED, complexity_columns, com
 from instsel.methods.embedding_stages import EMBEDDING_STAGES, EmbeddingParameters
 from instsel.methods.parameters import numbers_for_rows, parameter, replaced
 from instsel.methods.rating_prompts import QUALITY_PROMPT, RATING_PROMPT, check_rating_prompt
-from instsel.methods.stages import Columns, Slice, Stage
+from instsel.methods.stages import Columns, Stage, StageSlice
 from instsel.neighbors.embeddings import cosine
 from instsel.neighbors.nearest import neighbors_of
 from instsel.neighbors.probes import check_sizes, probes_among
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeParameters(EmbeddingParameters):
-    """What a method that finds probes can be told."""
+    """Parameters of a method that finds probes."""
 
     probes: Any = parameter(
         None, "other rows [n, k] to show each example to, -1 for none; found where not given", kind="array"
@@ -83,50 +83,51 @@ class ProbeParameters(EmbeddingParameters):
         return replaced(self, **values)
 
 
-def _complexity(part: Slice[ProbeParameters]) -> Columns:
-    told = part.parameters
-    complexity, quality = (told.complexity_scorer, told.rating_prompt), (told.quality_scorer, told.quality_prompt)
-    return complexity_columns(part, told.complexity, *complexity, *quality)
+def _complexity(part: StageSlice[ProbeParameters]) -> Columns:
+    parameters = part.parameters
+    complexity, quality = (
+        (parameters.complexity_scorer, parameters.rating_prompt),
+        (parameters.quality_scorer, parameters.quality_prompt),
+    )
+    return complexity_columns(part, parameters.complexity, *complexity, *quality)
 
 
-def _complexity_requests(part: Slice[ProbeParameters]) -> list[Request]:
-    told = part.parameters
-    return complexity_requests(part, told.complexity, told.rating_prompt, told.quality_prompt)
+def _some_complexity(part: StageSlice[ProbeParameters]) -> Columns:
+    """As "length" orders them but in characters; for ratings, which take a forward to know, too."""
+    if not isinstance(part.parameters.complexity, str):
+        return _complexity(part)
+    lengths = [len(part.examples[row].response) or np.nan for row in part.rows]
+    return {"complexity": np.array(lengths, np.float64)}
 
 
-def _probes(part: Slice[ProbeParameters]) -> Columns:
+def _complexity_requests(part: StageSlice[ProbeParameters]) -> list[Request]:
+    parameters = part.parameters
+    return complexity_requests(part, parameters.complexity, parameters.rating_prompt, parameters.quality_prompt)
+
+
+def _probes(part: StageSlice[ProbeParameters]) -> Columns:
     """The probes of each row, found or as given, and their cosines."""
-    told, columns, rows = part.parameters, part.columns, part.rows
+    parameters, columns, rows = part.parameters, part.columns, part.rows
     own = slice(rows.start, rows.stop)
-    if told.probes is not None:
-        if told.similarity is not None:
-            return {"probes": told.probes[own], "similarity": told.similarity[own]}
-        cosines = cosine(columns["embedding"], np.arange(rows.start, rows.stop)[:, None], told.probes[own])
-        return {"probes": told.probes[own], "similarity": np.where(told.probes[own] >= 0, cosines, np.nan)}
+    if parameters.probes is not None:
+        if parameters.similarity is not None:
+            return {"probes": parameters.probes[own], "similarity": parameters.similarity[own]}
+        cosines = cosine(columns["embedding"], np.arange(rows.start, rows.stop)[:, None], parameters.probes[own])
+        return {"probes": parameters.probes[own], "similarity": np.where(parameters.probes[own] >= 0, cosines, np.nan)}
     unit = columns["embedding"]
-    if told.neighbors_as_probes:
-        near = neighbors_of(unit, rows, told.num_probes)
-        room = ((0, 0), (0, told.num_probes - near.index.shape[1]))
+    if parameters.neighbors_as_probes:
+        near = neighbors_of(unit, rows, parameters.num_probes)
+        room = ((0, 0), (0, parameters.num_probes - near.index.shape[1]))
         return {
             "probes": np.pad(near.index, room, constant_values=-1),
             "similarity": np.pad(near.similarity, room, constant_values=np.nan),
         }
-    near = neighbors_of(unit, rows, told.num_neighbors)
-    found = probes_among(unit, columns["complexity"], near, num_probes=told.num_probes, seed=told.seed)
+    near = neighbors_of(unit, rows, parameters.num_neighbors)
+    found = probes_among(unit, columns["complexity"], near, num_probes=parameters.num_probes, seed=parameters.seed)
     return {"probes": found.index, "similarity": found.similarity}
 
 
-def _some_probes(parameters: ProbeParameters, count: int) -> Columns:
-    """As many probes as there will be; which rows they are takes a forward to know, so the next ones stand in."""
-    if parameters.probes is not None:
-        return {"probes": parameters.probes}
-    width = max(min(parameters.num_probes, count - 1), 0)
-    probes = np.full((count, parameters.num_probes), -1)
-    probes[:, :width] = (np.arange(count)[:, None] + 1 + np.arange(width)) % max(count, 1)
-    return {"probes": probes}
-
-
-def checked_probes(probes: Any, count: int) -> np.ndarray:
+def checked_probes(probes: object, count: int) -> np.ndarray:
     """Probes as int64 `[n, k]`; raises ValueError where they are not other rows of the pool."""
     array = np.asarray(probes)
     if array.size == 0 and count == 0:
@@ -145,7 +146,7 @@ def checked_probes(probes: Any, count: int) -> np.ndarray:
     return array.astype(np.int64)
 
 
-def checked_similarity(similarity: Any, probes: np.ndarray) -> np.ndarray:
+def checked_similarity(similarity: object, probes: np.ndarray) -> np.ndarray:
     """Cosines float64 `[n, k]`; raises ValueError where they are none or not one a probe."""
     array = np.asarray(similarity, np.float64)
     if array.shape != probes.shape:
@@ -160,9 +161,11 @@ def checked_similarity(similarity: Any, probes: np.ndarray) -> np.ndarray:
 
 PROBE_STAGES = (
     *EMBEDDING_STAGES,
-    Stage("complexity", _complexity, requests=_complexity_requests, when=lambda told: told.clusters_neighbors),
     Stage(
-        "probes", _probes, reads_whole=("embeddings", "complexity"), needs=lambda part: (), guess=_some_probes,
-        slice_rows=2048,
+        "complexity", _complexity, requests=_complexity_requests, guess=_some_complexity,
+        when=lambda parameters: parameters.clusters_neighbors,
+    ),
+    Stage(
+        "probes", _probes, reads_whole=("embeddings", "complexity"), needs=lambda part: (), slice_rows=2048,
     ),
 )  # fmt: skip

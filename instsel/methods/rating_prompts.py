@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 RATING_PROMPT = (
     "How complex is the following request? Answer with a number from 1 (very simple) to 6 (very complex).\n"
@@ -32,14 +31,14 @@ def default_prompts(levels: int) -> list[str]:
     return [question.replace("{levels}", str(levels)) + _EXAMPLE for question in _QUESTIONS]
 
 
-def check_rating_prompt(prompt: Any, places: Sequence[str] = ("request",), name: str = "rating_prompt") -> None:
+def check_rating_prompt(prompt: object, places: Sequence[str] = ("request",), name: str = "rating_prompt") -> None:
     """Raise ValueError unless the prompt is a text with each of these places for the example."""
     missing = [f'"{{{one}}}"' for one in places if not isinstance(prompt, str) or f"{{{one}}}" not in prompt]
     if missing:
         raise ValueError(f"{name} must contain {' and '.join(missing)}, got {prompt!r}")
 
 
-def check_rating_prompts(prompts: Any, places: Sequence[str], name: str) -> None:
+def check_rating_prompts(prompts: object, places: Sequence[str], name: str) -> None:
     """Raise ValueError unless this is a list of rating prompts, and at least one."""
     if isinstance(prompts, str) or not isinstance(prompts, (list, tuple)) or not prompts:
         raise ValueError(f"{name} must be a list of at least one text, got {prompts!r}")

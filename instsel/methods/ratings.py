@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from instsel.methods.stages import Slice
+from instsel.methods.stages import StageSlice
 from instsel.prompts import embedding_text, encode_pairs
 from instsel.records import Unreadable
 
 if TYPE_CHECKING:
     from instsel.engine.requests import Request
-    from instsel.engine.scorer import Scorer
+    from instsel.engine.scorer_protocol import ScorerProtocol
 
 _PLACES = re.compile(r"\{request\}|\{response\}")
 
 
-def rating_requests(part: Slice[Any], prompts: Sequence[str], levels: int) -> list[Request]:
+def rating_requests(part: StageSlice[Any], prompts: Sequence[str], levels: int) -> list[Request]:
     """For each row, for each prompt, each digit after it: `[r, K, levels]`, row by row."""
     requests: list[Request] = []
     for row in part.rows:
@@ -36,7 +36,7 @@ def rating_requests(part: Slice[Any], prompts: Sequence[str], levels: int) -> li
 
 
 def rating_logprobs(
-    part: Slice[Any], prompts: Sequence[str], levels: int, rater: Scorer | None = None
+    part: StageSlice[Any], prompts: Sequence[str], levels: int, rater: ScorerProtocol | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Log-probabilities of the digits, float64 `[r, K, levels]`, and the statuses of the prompts, str `[r, K]`.
 
@@ -68,7 +68,9 @@ def expected_rating(logprob: np.ndarray) -> np.ndarray:
     return np.asarray((shares(logprob) * np.arange(1, logprob.shape[-1] + 1)).sum(-1))
 
 
-def _one_token_each(part: Slice[Any], requests: list[Request], levels: int, rater: Scorer | None) -> list[Request]:
+def _one_token_each(
+    part: StageSlice[Any], requests: list[Request], levels: int, rater: ScorerProtocol | None
+) -> list[Request]:
     """The requests as token ids, a prompt's digits after the same ids; what is too long stays text."""
     from instsel.engine.requests import token_limit
 

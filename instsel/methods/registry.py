@@ -90,7 +90,7 @@ def load_plugin(name: str, path: str, text: str | None = None) -> types.ModuleTy
     return module
 
 
-def _method_of(loaded: Any, source: str) -> Method[Any]:
+def _method_of(loaded: object, source: str) -> Method[Any]:
     method = loaded if isinstance(loaded, Method) else getattr(loaded, "method", None)
     if not isinstance(method, Method):
         raise ValueError(f"{source} is not a method, got {type(loaded).__name__}")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import string
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -14,8 +14,10 @@ from instsel.methods.anchor_stages import zero_shot_stage
 from instsel.methods.definition import Outcome, method
 from instsel.methods.pairs import pair_statuses, row_statuses, same_texts
 from instsel.methods.parameters import Parameters, parameter, replaced
-from instsel.methods.stages import Columns, Slice, Stage, first_failure
+from instsel.methods.stages import Columns, Stage, StageSlice, first_failure
+from instsel.methods.turn_requests import flat, regrouped
 from instsel.prompts import is_chat_template
+from instsel.prompts.automatic_template import AUTO
 from instsel.records import to_examples
 
 if TYPE_CHECKING:
@@ -28,7 +30,9 @@ _STEEPNESS, _LARGE = 50, 0.5  # of the program's sigmoid, and where it is cut of
 
 @dataclass(frozen=True, kw_only=True)
 class RicoParameters(Parameters):
-    """What `rico` can be told."""
+    """Parameters of `rico`."""
+
+    takes_chat_template: ClassVar[bool] = False
 
     assessment: Any = parameter(
         None, "examples of the tasks that the model is to become better at", kind="rows", positional=True
@@ -38,7 +42,7 @@ class RicoParameters(Parameters):
     def check(self) -> None:
         if self.assessment is None or (isinstance(self.assessment, (list, tuple)) and not self.assessment):
             raise ValueError(f"assessment must be at least one example, got {self.assessment!r}")
-        if is_chat_template(self.template):
+        if self.template != AUTO and is_chat_template(self.template):
             raise ValueError('template must not be "chat" or a .jinja file: what is shown stands before a task as text')
 
     def for_rows(self, count: int) -> RicoParameters:
@@ -74,30 +78,32 @@ def noise_for(text: str, seed: int, row: int) -> str:
     return "".join(np.random.default_rng([seed, row]).choice(_NOISE, len(text)))
 
 
-def _tasks(part: Slice[RicoParameters]) -> list[Request]:
+def _tasks(part: StageSlice[RicoParameters]) -> list[Request]:
     return [part.request_of(part.parameters.assessment[task]) for task in part.rows]
 
 
-def _requests(part: Slice[RicoParameters]) -> list[Request]:
+def _requests(part: StageSlice[RicoParameters]) -> list[Request]:
     """For each row each task after the row's own text, then each after noise."""
-    told = part.parameters
-    tasks = [part.request_of(task) for task in told.assessment]
+    parameters = part.parameters
+    tasks = [part.request_of(task) for task in parameters.assessment]
+    whole = replace(part, parameters=replaced(parameters, score_turns="last", reasoning="keep"))
     requests: list[Request] = []
     for row in part.rows:
-        shown = "".join(str(text) for text in part.request(row))
+        shown = "".join(str(text) for text in whole.request(row))
         if not shown:  # as of a row that cannot be read
             requests.extend([("", "")] * (2 * len(tasks)))
             continue
-        for before in (shown, noise_for(shown, told.seed, row)):
-            requests.extend((before + _BETWEEN + str(prompt), answer) for prompt, answer in tasks)
+        for before in (shown, noise_for(shown, parameters.seed, row)):
+            each = [(before + _BETWEEN + str(prompt), answer) for prompt, answer in flat(tasks)]
+            requests.extend(regrouped(tasks, each))
     return requests
 
 
-def _compute(part: Slice[RicoParameters]) -> Columns:
-    told, zero = part.parameters, part.columns
-    batch, shape = part.score(_requests(part)), (len(part.rows), 2, len(told.assessment))
+def _compute(part: StageSlice[RicoParameters]) -> Columns:
+    parameters, zero = part.parameters, part.columns
+    batch, shape = part.score(_requests(part)), (len(part.rows), 2, len(parameters.assessment))
     known = pair_statuses(
-        part.answered[:, None] & ~same_texts([part.examples[row] for row in part.rows], told.assessment)
+        part.answered[:, None] & ~same_texts([part.examples[row] for row in part.rows], parameters.assessment)
     )
     status = first_failure(known, zero["zero_shot_status"], *batch.status.reshape(shape).swapaxes(0, 1))
     with np.errstate(over="ignore", invalid="ignore"):
@@ -130,7 +136,7 @@ def contributions(influence: np.ndarray) -> Columns:
     help="contribution to assessment tasks, against noise",
     parameters=RicoParameters,
     stages=(
-        zero_shot_stage(_tasks, length=lambda told, count: len(told.assessment)),
+        zero_shot_stage(_tasks, length=lambda parameters, count: len(parameters.assessment)),
         Stage("rico", _compute, reads_whole=("zero_shot",), requests=_requests, slice_rows=8),
     ),
 )

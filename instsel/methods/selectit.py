@@ -14,18 +14,18 @@ from instsel.methods.pairs import pair_statuses
 from instsel.methods.parameters import Parameters, parameter, replaced
 from instsel.methods.rating_prompts import check_rating_prompts, default_prompts
 from instsel.methods.ratings import expected_rating, rating_logprobs, rating_requests, shares
-from instsel.methods.stages import Columns, Slice, Stage, first_failure
+from instsel.methods.stages import Columns, Stage, StageSlice, first_failure
 
 if TYPE_CHECKING:
     from instsel.engine.requests import Request
-    from instsel.engine.scorer import Scorer
+    from instsel.engine.scorer_protocol import ScorerProtocol
 
 TOKEN_LEVELS = ("authors", "expected")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelectItParameters(Parameters):
-    """What `selectit` can be told."""
+    """Parameters of `selectit`."""
 
     uses_template: ClassVar[bool] = False
 
@@ -82,29 +82,29 @@ def peak_score(logprob: np.ndarray) -> np.ndarray:
     return np.asarray((again.argmax(-1) + 1) * lead.sum(-1) / (logprob.shape[-1] - 1))
 
 
-def scorer_weights(scorers: list[Scorer]) -> np.ndarray:
+def scorer_weights(scorers: list[ScorerProtocol]) -> np.ndarray:
     """Each scorer's share of all their parameters, float64 `[S]`."""
     if len(scorers) == 1:
         return np.ones(1)
-    counts = np.array([sum(one.numel() for one in scorer.model.model.parameters()) for scorer in scorers], np.float64)
+    counts = np.array([sum(one.numel() for one in scorer.outline.model.parameters()) for scorer in scorers], np.float64)
     return np.asarray(counts / counts.sum())
 
 
-def _requests(part: Slice[SelectItParameters]) -> list[Request]:
+def _requests(part: StageSlice[SelectItParameters]) -> list[Request]:
     # A plan knows one model: what further scorers cost is not in it.
     return rating_requests(part, part.parameters.rating_prompts, part.parameters.levels)
 
 
-def _compute(part: Slice[SelectItParameters]) -> Columns:
-    told = part.parameters
-    scorers = [part.scorer, *(told.scorers or ())]
+def _compute(part: StageSlice[SelectItParameters]) -> Columns:
+    parameters = part.parameters
+    scorers = [part.scorer, *(parameters.scorers or ())]
     status = pair_statuses(part.answered)
     token, sentence = [], []
     for place, scorer in enumerate(scorers):
-        logprob, found = rating_logprobs(part, told.rating_prompts, told.levels, scorer if place else None)
+        logprob, found = rating_logprobs(part, parameters.rating_prompts, parameters.levels, scorer if place else None)
         status = first_failure(status, *found.T)
-        token.append(peak_score(logprob) if told.token_level == "authors" else expected_rating(logprob))
-        sentence.append(token[-1].mean(1) / (1 + told.alpha * token[-1].std(1)))
+        token.append(peak_score(logprob) if parameters.token_level == "authors" else expected_rating(logprob))
+        sentence.append(token[-1].mean(1) / (1 + parameters.alpha * token[-1].std(1)))
     good = (status == "ok")[:, None]
     each = np.where(good, np.stack(sentence, 1), np.nan)
     return {

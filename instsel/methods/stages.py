@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import numpy as np
 
 from instsel.engine.results import ScoreStats
 from instsel.engine.token_progress import ProgressLike
 from instsel.methods.parameters import Parameters, read_moment
+from instsel.methods.turn_requests import TurnRequests, combined, flat
 from instsel.prompts import prompt_and_answer
+from instsel.prompts.scored_turns import scored_turns
 from instsel.prompts.templates import REFUSALS
 from instsel.records import Unreadable
 
 if TYPE_CHECKING:
     from instsel.engine.requests import Request
     from instsel.engine.results import ScoreBatch
-    from instsel.engine.scorer import Scorer
+    from instsel.engine.scorer_protocol import ScorerProtocol
     from instsel.records import Example
 
 Columns = dict[str, np.ndarray]  # each with one entry a row; a two-dimensional one is a list in each row
@@ -26,10 +29,10 @@ P = TypeVar("P", bound=Parameters)
 UNREADABLE = "unreadable"  # status of a row that is no example, or none that the template takes
 
 
-class Refused(tuple[str, str]):
+class RefusedRequest(tuple[str, str]):
     """The request in place of one that the template refuses: nothing to score, and a status that says so."""
 
-    def __new__(cls) -> Refused:
+    def __new__(cls) -> RefusedRequest:
         return super().__new__(cls, ("", ""))
 
 
@@ -39,7 +42,7 @@ def pool_rows(parameters: Parameters, count: int) -> int:
 
 
 @dataclass(slots=True)
-class Slice(Generic[P]):
+class StageSlice(Generic[P]):
     """What a stage's function sees: some rows of the stage, and what it needs to compute their columns.
 
     rows        of the stage; all of them for one that is `whole`
@@ -54,14 +57,17 @@ class Slice(Generic[P]):
     rows: range
     count: int
     parameters: P
-    scorer: Scorer
+    scorer: ScorerProtocol
     examples: Mapping[int, Any] = field(default_factory=dict)
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     progress: ProgressLike = None
     stats: ScoreStats = field(default_factory=ScoreStats)
 
     def request(self, row: int, demonstration: Example | None = None, demonstration_row: int | None = None) -> Request:
-        """Row `row`'s answer after its prompt, and before that a demonstration; a blank answer is none."""
+        """Row `row`'s answer after its prompt, and before that a demonstration; a blank answer is none.
+
+        Where several turns of a conversation are scored it is a `TurnRequests`, which `score` takes as one request.
+        """
         return self.request_of(self.examples[row], demonstration, row=row, demonstration_row=demonstration_row)
 
     def request_of(
@@ -78,18 +84,25 @@ class Slice(Generic[P]):
         """
         if isinstance(example, Unreadable) or isinstance(demonstration, Unreadable):
             return "", ""
+        parameters = self.parameters
         try:
-            context, answer = prompt_and_answer(
-                self.parameters.template,
-                example,
-                demonstration=demonstration,
-                tokenizer=self.scorer.tokenizer,
-                moment=read_moment(self.parameters.template_date),
-            )
+            turns = scored_turns(example, parameters.score_turns)
+            found = [self._pair(one, demonstration) for one in turns]
         except REFUSALS:
             if row is None and demonstration_row is None:
                 raise
-            return Refused()
+            return RefusedRequest()
+        return found[0] if parameters.score_turns == "last" else TurnRequests(found)
+
+    def _pair(self, example: Example, demonstration: Example | None) -> Request:
+        context, answer = prompt_and_answer(
+            self.parameters.template,
+            example,
+            demonstration=demonstration,
+            tokenizer=self.scorer.tokenizer,
+            moment=read_moment(self.parameters.template_date),
+            settings=self.parameters.chat_settings(),
+        )
         return context, answer if example.response.strip() else ""
 
     @property
@@ -105,22 +118,24 @@ class Slice(Generic[P]):
         return token_limit(self.scorer.outline, self.parameters.max_length)
 
     def score(
-        self, requests: Iterable[Request], *, scorer: Scorer | None = None, token_logprobs: bool = False
+        self, requests: Iterable[Request], *, scorer: ScorerProtocol | None = None, token_logprobs: bool = False
     ) -> ScoreBatch:
         """`instsel.score_batch` of these requests, under the slice's scorer or another, its cost noted."""
         from instsel.engine.scoring import score_batch
 
         if isinstance(requests, Iterator):
             requests = list(requests)
+        requests = cast("list[Any]", requests)
         batch = score_batch(
             scorer or self.scorer,
-            requests,
+            flat(requests),
             token_logprobs=token_logprobs,
             max_length=self.parameters.max_length if scorer in (None, self.scorer) else None,
             progress=self.progress,
         )
         self.stats += batch.stats
-        refused = [isinstance(request, Refused) for request in requests]
+        batch = combined(batch, requests)
+        refused = [isinstance(request, RefusedRequest) for request in requests]
         if any(refused):
             batch = replace(batch, status=np.where(refused, UNREADABLE, batch.status))
         return batch
@@ -138,21 +153,22 @@ class Stage(Generic[P]):
     in_driver    whether it is so little work that a pool of workers does not get it; so too where it is `whole`
     needs        the rows whose examples it works with; by default its own, and none where it is `whole`
     requests     what a slice will score, for a plan; None where a stage scores nothing
-    guess        stand-ins for its columns, by which a plan can go on without computing it
+    guess        of a stage that scores something, stand-ins for a slice's columns by which a plan can go on, as
+                 `compute` but with no forward; the columns of one that scores nothing are computed for it
     when         whether these parameters call for it
     length       its rows, given the parameters and the pool's; by default the pool's
-    slice_rows   rows at a time
+    slice_rows   rows at a time, at most
     """
 
     name: str
-    compute: Callable[[Slice[P]], Columns]
+    compute: Callable[[StageSlice[P]], Columns]
     reads: tuple[str, ...] = ()
     reads_whole: tuple[str, ...] = ()
     whole: bool = False
     in_driver: bool = False
-    needs: Callable[[Slice[P]], Iterable[int]] | None = None
-    requests: Callable[[Slice[P]], list[Request]] | None = None
-    guess: Callable[[P, int], Columns] | None = None
+    needs: Callable[[StageSlice[P]], Iterable[int]] | None = None
+    requests: Callable[[StageSlice[P]], list[Request]] | None = None
+    guess: Callable[[StageSlice[P]], Columns] | None = None
     when: Callable[[P], bool] = lambda parameters: True
     length: Callable[[P, int], int] = pool_rows
     slice_rows: int = 512
@@ -162,13 +178,13 @@ class Stage(Generic[P]):
         """Whether a pool of workers gets its slices."""
         return not (self.whole or self.in_driver)
 
-    def needed(self, part: Slice[P]) -> list[int]:
+    def needed(self, part: StageSlice[P]) -> list[int]:
         """The rows whose examples a slice needs, in rising order."""
         if self.needs is not None:
             return sorted({int(row) for row in self.needs(part)})
         return [] if self.whole else list(part.rows)
 
-    def checked(self, part: Slice[P], columns: Any) -> Columns:
+    def checked(self, part: StageSlice[P], columns: object) -> Columns:
         """What `compute` gave; ValueError where it is not columns with one entry a row."""
         if not isinstance(columns, Mapping):
             raise ValueError(f"stage {self.name}: expected columns, a mapping of arrays, got {type(columns).__name__}")
@@ -181,7 +197,7 @@ class Stage(Generic[P]):
                 )
         return self._without_unreadable(part, dict(columns))
 
-    def _without_unreadable(self, part: Slice[P], columns: Columns) -> Columns:
+    def _without_unreadable(self, part: StageSlice[P], columns: Columns) -> Columns:
         """The columns, with the status of rows that cannot be read, and no number for them beside it."""
         if self.length is not pool_rows:
             return columns
@@ -218,3 +234,13 @@ def first_failure(*statuses: np.ndarray) -> np.ndarray:
     for status in statuses[-2::-1]:
         out = np.where(status != "ok", status, out)
     return out
+
+
+if not TYPE_CHECKING:  # a type checker would take any name for one of this module
+
+    def __getattr__(name: str) -> Any:
+        """`Slice`, the former name of `StageSlice`, is kept for one version, for plug-ins."""
+        if name != "Slice":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        warnings.warn("instsel.methods.stages.Slice is now StageSlice", DeprecationWarning, stacklevel=2)
+        return StageSlice

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from instsel.methods.influence import (
 )
 from instsel.methods.parameters import parameter
 from instsel.methods.probe_stages import PROBE_STAGES, ProbeParameters
-from instsel.methods.stages import Columns, Slice, Stage
+from instsel.methods.stages import Columns, Stage, StageSlice
 
 if TYPE_CHECKING:
     from instsel.engine.requests import Request
@@ -34,7 +34,9 @@ _RESAMPLES, _RESAMPLES_OF_MANY, _MANY = 1000, 100, 100_000  # bootstrap: of many
 
 @dataclass(frozen=True, kw_only=True)
 class InfluenceParameters(ProbeParameters):
-    """What `wici` can be told."""
+    """Parameters of `wici`."""
+
+    shows_demonstrations: ClassVar[bool] = True
 
     rule: str = parameter("paper", "how influences are combined", choices=RULES)
     weight: str = parameter("rule", "of an influence: its probe's distance, none, or as the rule says", choices=WEIGHTS)
@@ -55,6 +57,7 @@ class InfluenceResult(ResultTable):
     """wICI of each example, in the order given; k probes an example.
 
     score              float64 [n], NaN where `status` is not "ok"
+    gain               float64 [n], nats a token: the score by rule="gain", whatever the rule
     ifd                float64 [n], `PPL(y|x) / PPL(y)` of the example itself, NaN where it could not be computed
     one_shot_ifd       float64 [n, k], of the probe's answer after the example as a demonstration; NaN where missing
     influence          float64 [n, k], `ifd[probe] - one_shot_ifd`, or `log ifd[probe] - log one_shot_ifd` with
@@ -68,6 +71,7 @@ class InfluenceResult(ResultTable):
     """
 
     score: np.ndarray
+    gain: np.ndarray
     ifd: np.ndarray
     one_shot_ifd: np.ndarray
     influence: np.ndarray
@@ -82,19 +86,24 @@ class InfluenceResult(ResultTable):
     stats: ScoreStats
 
 
-def _influence(part: Slice[InfluenceParameters]) -> Columns:
+def _influence(part: StageSlice[InfluenceParameters]) -> Columns:
     return influence_columns(part, cut_demonstration=part.parameters.cut_demonstration)
 
 
-def _influence_requests(part: Slice[InfluenceParameters]) -> list[Request]:
+def _influence_requests(part: StageSlice[InfluenceParameters]) -> list[Request]:
     return influence_requests(part, cut_demonstration=part.parameters.cut_demonstration)
 
 
-def _combine(part: Slice[InfluenceParameters]) -> Columns:
+def _combine(part: StageSlice[InfluenceParameters]) -> Columns:
     columns = dict(part.columns)
     cut, _ = columns.pop("demonstration_cut"), columns.pop("num_tokens")
-    told = part.parameters
-    options = {"rule": told.rule, "weight": told.weight, "negatives": told.negatives, "relative": told.relative}
+    parameters = part.parameters
+    options = {
+        "rule": parameters.rule,
+        "weight": parameters.weight,
+        "negatives": parameters.negatives,
+        "relative": parameters.relative,
+    }
     scores = combine_influence(**columns, **options)  # type: ignore[arg-type]
     status = scores.pop("status")
     shown = {"probes": columns["probes"], "similarity": columns["similarity"], "demonstration_cut": cut}

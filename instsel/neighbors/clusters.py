@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -32,7 +31,7 @@ class Clusters:
     centres: np.ndarray
 
 
-def cluster_rows(embeddings: Any, num_clusters: int = 24, *, seed: int = 0) -> Clusters:
+def cluster_rows(embeddings: object, num_clusters: int = 24, *, seed: int = 0) -> Clusters:
     """Divide rows into clusters by k-means: `min over labels, c of sum_i |x_i / |x_i| - c_label(i)|²`.
 
     Lloyd's iterations until no row moves (at most 50), from the best of four greedy k-means++ draws (one, for more than
@@ -67,7 +66,7 @@ def cluster_rows(embeddings: Any, num_clusters: int = 24, *, seed: int = 0) -> C
     return Clusters(labels, _means(sums[filled], sizes[filled]))
 
 
-def nearest_to_centres(embeddings: Any, clusters: Clusters) -> np.ndarray:
+def nearest_to_centres(embeddings: object, clusters: Clusters) -> np.ndarray:
     """Find of each cluster the member nearest its centre, int64 `[k]`; ties to the lower row.
 
     >>> rows = [[1, 0], [0.8, 0.2], [0.9, 0.1], [0, 1]]

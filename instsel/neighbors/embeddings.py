@@ -14,7 +14,7 @@ from instsel.neighbors.mapped_rows import BLOCK_ROWS, blocks_of, rows_of
 from instsel.optional_packages import need_package
 
 if TYPE_CHECKING:
-    from instsel.engine.scorer import Scorer
+    from instsel.engine.scorer_protocol import ScorerProtocol
     from instsel.engine.token_progress import ProgressLike
 
 Embedder = str | os.PathLike[str] | np.ndarray | None
@@ -24,7 +24,7 @@ def embed(
     texts: Sequence[str],
     embedder: Embedder = None,
     *,
-    scorer: Scorer | None = None,
+    scorer: ScorerProtocol | None = None,
     batch_size: int = 64,
     progress: ProgressLike = None,
 ) -> np.ndarray:
@@ -65,7 +65,7 @@ def embed(
     return unit_rows(vectors if embedder is not None else centred(vectors), "embedder")[place]
 
 
-def given_vectors(embedder: Any, count: int) -> np.ndarray | None:
+def given_vectors(embedder: object, count: int) -> np.ndarray | None:
     """The vectors of an embedder that is an array or a .npy file, not yet of unit length; None of one that is a model.
 
     A file is memory-mapped. Raises TypeError or ValueError as `embed` does, but for what is not finite.
@@ -88,7 +88,7 @@ def text_vectors(
     texts: Sequence[str],
     embedder: str | os.PathLike[str] | None,
     *,
-    scorer: Scorer | None = None,
+    scorer: ScorerProtocol | None = None,
     batch_size: int = 64,
     progress: ProgressLike = None,
 ) -> np.ndarray:
@@ -100,7 +100,7 @@ def text_vectors(
     return np.asarray(scorer.mean_hidden_states(texts, progress=progress), np.float32)
 
 
-def unit_rows(array: Any, name: str = "embeddings", *, first_row: int = 0) -> np.ndarray:
+def unit_rows(array: object, name: str = "embeddings", *, first_row: int = 0) -> np.ndarray:
     """Rows of an array divided by their length, float32 `[n, d]`; a row of zeros stays zero.
 
     Raises ValueError naming the first row that holds NaN or infinity (counted from `first_row`), or where the array is

@@ -13,7 +13,7 @@ T = TypeVar("T")
 BLOCK_ROWS = 4096
 
 
-def is_mapped(array: Any) -> TypeGuard[np.memmap]:
+def is_mapped(array: object) -> TypeGuard[np.memmap]:
     """Whether an array is a whole memory-mapped file, not a part of one or a copy."""
     return isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap)
 
@@ -56,7 +56,7 @@ class Prepared(Generic[T]):
         self._last = [weakref.ref(array, self._drop) for array in arrays], result
         return result
 
-    def _drop(self, reference: Any) -> None:
+    def _drop(self, reference: object) -> None:
         last = self._last
         if last is not None and any(one is reference for one in last[0]):
             self._last = None

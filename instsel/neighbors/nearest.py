@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -41,7 +40,7 @@ class DistinctRows:
     begin: np.ndarray
 
 
-def nearest_neighbors(embeddings: Any, num_neighbors: int = 32, *, exact_limit: int = EXACT_LIMIT) -> Neighbors:
+def nearest_neighbors(embeddings: object, num_neighbors: int = 32, *, exact_limit: int = EXACT_LIMIT) -> Neighbors:
     """Find of each row the `num_neighbors` other rows with the highest cosine.
 
     A row is left out of its own neighbours by its index, not by its similarity: its copies are neighbours. The search

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -28,8 +27,8 @@ class Probes:
 
 
 def find_probes(
-    embeddings: Any,
-    complexity: Any,
+    embeddings: object,
+    complexity: object,
     *,
     num_neighbors: int = 32,
     num_probes: int = 5,

@@ -8,9 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from instsel.engine.requests import prepare
+from instsel.engine.execution import PlannedTree
+from instsel.engine.model import CausalModel
+from instsel.engine.requests import PreparedRequests, Requests, prepare
 from instsel.engine.results import ScoreBatch, ScoreStats
 from instsel.engine.scorer import Scorer
+from instsel.engine.scorer_protocol import ScorerProtocol
+from instsel.engine.token_progress import ProgressLike
 
 WORKER_DIED = "worker_died"
 
@@ -33,21 +37,15 @@ def moved(scorer: Scorer, device: str | None = None) -> dict[str, Any]:
     }
 
 
-class FailingScorer(Scorer):
+class FailingScorer:
     """Gives every request that could be scored the status "worker_died", and forwards nothing.
 
     A method then treats these rows as it treats any that could not be scored: its columns keep their form, and its
     result says which rows are missing.
     """
 
-    def __init__(self, scorer: Scorer) -> None:
-        super().__init__(**moved(scorer))
+    def __init__(self, scorer: ScorerProtocol) -> None:
         self._stands_for = scorer
-
-    @property
-    def outline(self) -> Any:
-        """The model's shapes."""
-        return self._stands_for.outline
 
     @property
     def tokenizer(self) -> Any:
@@ -55,12 +53,22 @@ class FailingScorer(Scorer):
         return self._stands_for.tokenizer
 
     @property
-    def model(self) -> Any:
-        """The model, of which only figures are asked."""
-        return self._stands_for.model
+    def outline(self) -> CausalModel:
+        """The model's shapes."""
+        return self._stands_for.outline
 
-    def score_elsewhere(
-        self, requests: Any, *, token_logprobs: bool = False, max_length: int | None = None, progress: Any = None
+    @property
+    def max_length(self) -> int | None:
+        """The model's context in tokens."""
+        return self.outline.max_length
+
+    def score(
+        self,
+        requests: Requests,
+        *,
+        token_logprobs: bool = False,
+        max_length: int | None = None,
+        progress: ProgressLike = None,
     ) -> ScoreBatch:
         """What `score_batch` gives for this scorer."""
         prepared = prepare(self, self.outline, requests, max_length)
@@ -71,6 +79,10 @@ class FailingScorer(Scorer):
         stats = ScoreStats(sequences=count)
         return ScoreBatch(missing, missing.copy(), prepared.num_tokens, np.zeros(count, bool), status, arrays, stats)
 
-    def mean_hidden_states(self, texts: Sequence[str], *, progress: Any = None) -> np.ndarray:
+    def mean_hidden_states(self, texts: Sequence[str], *, progress: ProgressLike = None) -> np.ndarray:
         """No embedding: NaN, float32 [n, hidden]."""
         return np.full((len(texts), self.outline.config.hidden_size), np.nan, np.float32)
+
+    def plan(self, model: CausalModel, prepared: PreparedRequests) -> list[PlannedTree]:
+        """The work that it would have been."""
+        return self._stands_for.plan(model, prepared)

@@ -51,7 +51,7 @@ def reference_to(method: Method[Any]) -> MethodReference | None:
     return MethodReference(method.name, name, path, Path(path).read_text(encoding="utf-8"))
 
 
-def _in_module(module: Any, name: str) -> Method[Any] | None:
+def _in_module(module: object, name: str) -> Method[Any] | None:
     for value in list(vars(module).values()):
         found = getattr(value, "method", None)
         if isinstance(found, Method) and found.name == name:

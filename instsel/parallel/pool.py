@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import pickle
@@ -11,35 +12,38 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
+from instsel.engine.execution import PlannedTree
+from instsel.engine.model import CausalModel
 from instsel.engine.prefix_tree import build_prefix_tree
-from instsel.engine.requests import prepare
+from instsel.engine.requests import PreparedRequests, Requests, prepare
 from instsel.engine.results import ScoreBatch, ScoreStats
 from instsel.engine.scorer import Scorer
-from instsel.kernels.float_products import Choices
+from instsel.engine.token_progress import ProgressLike, open_progress
 from instsel.methods.method import Method
 from instsel.methods.parameters import Parameters, fields_of, replaced
-from instsel.methods.stages import Columns, Slice, Stage
-from instsel.parallel.crew import Crew, versions
+from instsel.methods.stage_loop import Pack, SliceWorkers
+from instsel.methods.stages import Columns, Stage, StageSlice
 from instsel.parallel.division import divide
 from instsel.parallel.failing_scorer import moved
-from instsel.parallel.float_choices import choices_of
 from instsel.parallel.method_reference import reference_to
-from instsel.parallel.schedule import Schedule
-from instsel.parallel.tasks import HiddenWork, Job, ScoreWork, SliceWork, Task
-from instsel.parallel.whole_columns import Parcels
+from instsel.parallel.scheduler import Scheduler
+from instsel.parallel.tasks import ComputeSlice, EmbedTexts, PackedMethod, ScoreRequests, Task
+from instsel.parallel.whole_columns import PackedColumns
+from instsel.parallel.worker_backend import WorkerBackend, versions
 
 PATIENCE = 600.0  # seconds for workers to load their models
 _SHARE_TOKENS = 65_536  # of a large call a worker gets so many at a time
 _SHARES = 16  # a worker, at most
 
+R = TypeVar("R")
 Answers = Generator[tuple[Task, Any, float], None, None]
 
 
-class Pool(Scorer):
+class Pool(SliceWorkers):
     """Workers on several devices or machines, taken wherever a scorer is taken: see `workers` and `ray_workers`.
 
     Calls from several threads take turns. Ends with its `with` block, or with `close`.
@@ -49,37 +53,40 @@ class Pool(Scorer):
     """
 
     def __init__(
-        self, scorer: Scorer, crew: Crew, *, patience: float = PATIENCE, end: Callable[[], None] | None = None
+        self,
+        scorer: Scorer,
+        backend: WorkerBackend,
+        *,
+        patience: float = PATIENCE,
+        end: Callable[[], None] | None = None,
     ) -> None:
-        super().__init__(**moved(scorer))
+        self._unloaded = Scorer(**moved(scorer))  # says what needs no weights
+        self.source, self.max_batch_tokens = self._unloaded.source, self._unloaded.max_batch_tokens
         self._end, self._process, self._shut = end, os.getpid(), False
-        self._schedule = Schedule(crew, patience=patience)
+        self._scheduler = Scheduler(backend, patience=patience)
         self._numbers = itertools.count()
-        self._job: tuple[Any, Any, str, bytes] | None = None  # the method and parameters that workers know
-        self._outline: Any = None
-        began = time.monotonic()
+        self._packed_method: tuple[Any, Any, str, bytes] | None = None  # the method and parameters that workers know
         try:
-            self._schedule.start()
+            self._scheduler.start()
             self.resolved = self._check_alike()
         except BaseException:
             self.close()
             raise
-        self.start_seconds = time.monotonic() - began
 
     def _check_alike(self) -> dict[str, str]:
         """Device and dtype that all workers run with."""
-        hellos = [(place.name, place.hello) for place in self._schedule.places if place.hello is not None]
+        infos = [(slot.name, slot.info) for slot in self._scheduler.slots if slot.info is not None]
         ours = versions()
         found: dict[str, str] = {}
-        for place, hello in hellos:
-            for name, version in hello.versions.items():
+        for place, info in infos:
+            for name, version in info.versions.items():
                 if version != ours[name]:
                     raise ValueError(
-                        f"workers: the worker on {place} ({hello.host}) has {name} {version}, "
+                        f"workers: the worker on {place} ({info.host}) has {name} {version}, "
                         f"and here it is {ours[name]}"
                     )
             for name in ("device", "dtype"):
-                value = getattr(hello, name)
+                value = getattr(info, name)
                 if found.setdefault(name, value) != value:
                     raise ValueError(f"workers: they run on {name} {found[name]} and {value}; expected one for all")
         return found
@@ -87,35 +94,37 @@ class Pool(Scorer):
     @property
     def arithmetic(self) -> str:
         """By what the workers compute."""
-        hellos = [place.hello for place in self._schedule.places if place.hello is not None]
-        return "; ".join(sorted({hello.arithmetic for hello in hellos}))
+        infos = [slot.info for slot in self._scheduler.slots if slot.info is not None]
+        return "; ".join(sorted({info.arithmetic for info in infos}))
 
     @property
     def size(self) -> int:
         """Number of workers."""
-        return len(self._schedule.places)
+        return len(self._scheduler.slots)
 
     @property
     def sees_disk(self) -> bool:
         """Whether all workers see the driver's files."""
-        return all(place.hello is not None and place.hello.sees_disk for place in self._schedule.places)
+        return all(slot.info is not None and slot.info.sees_disk for slot in self._scheduler.slots)
 
     @property
-    def model(self) -> Any:
-        """Raises ValueError: the models are in the workers."""
-        raise ValueError("scorer: a pool of workers has no model in this process; ask the scorer it was made from")
+    def tokenizer(self) -> Any:
+        """The tokenizer."""
+        return self._unloaded.tokenizer
 
-    @property
-    def outline(self) -> Any:
+    @functools.cached_property
+    def outline(self) -> CausalModel:
         """The model's shapes, made once."""
-        if self._outline is None:
-            self._outline = Scorer(**moved(self)).outline
-        return self._outline
+        return self._unloaded.outline
 
     @property
     def max_length(self) -> int | None:
         """The model's context in tokens; None where its configuration states none."""
         return self.outline.max_length
+
+    def plan(self, model: CausalModel, prepared: PreparedRequests) -> list[PlannedTree]:
+        """The work that prepared requests would be for one worker."""
+        return self._unloaded.plan(model, prepared)
 
     def __getstate__(self) -> dict[str, Any]:
         raise TypeError("a pool of workers cannot be pickled: make it in the process that uses it")
@@ -123,20 +132,20 @@ class Pool(Scorer):
     def __repr__(self) -> str:
         return f"<{self.size} workers of {self.source.name!r}>"
 
-    def told(self) -> list[dict[str, Any]]:
+    def status(self) -> list[dict[str, Any]]:
         """What each worker has done so far, and what it is doing."""
-        return self._schedule.told()
+        return self._scheduler.status()
 
     @property
     def given_up(self) -> list[str]:
         """The tasks of which three workers died, by name."""
-        return list(self._schedule.given_up)
+        return list(self._scheduler.given_up)
 
     def close(self) -> None:
         """End the workers; what they were doing is lost."""
         if not self._shut and os.getpid() == self._process:
             self._shut = True
-            self._schedule.crew.close()
+            self._scheduler.backend.close()
             if self._end is not None:
                 self._end()
 
@@ -151,14 +160,17 @@ class Pool(Scorer):
     def _run(self, tasks: Iterator[Task], shared: Mapping[str, bytes]) -> Answers:
         if self._shut or os.getpid() != self._process:
             raise ValueError("scorer: this pool of workers is closed, or was made in another process")
-        return self._schedule.run(tasks, shared)
+        return self._scheduler.run_tasks(tasks, shared)
 
-    def score_elsewhere(
-        self, requests: Any, *, token_logprobs: bool = False, max_length: int | None = None, progress: Any = None
+    def score(
+        self,
+        requests: Requests,
+        *,
+        token_logprobs: bool = False,
+        max_length: int | None = None,
+        progress: ProgressLike = None,
     ) -> ScoreBatch:
         """What `score_batch` gives for a pool: requests that share a prefix go to one worker."""
-        from instsel.engine.token_progress import open_progress
-
         began = time.perf_counter()
         prepared = prepare(self, self.outline, requests, max_length)
         first, offsets = prepared.first_scored, prepared.offsets
@@ -169,7 +181,9 @@ class Pool(Scorer):
         def task(number: int, share: np.ndarray) -> Task:
             ids = [prepared.tokens[offsets[i] : offsets[i + 1]] for i in share]
             split = [(s[:f].tolist(), s[f:].tolist()) for s, f in zip(ids, first[share].tolist(), strict=True)]
-            return Task(number, f"requests, part {number}", len(share), pickle.dumps(ScoreWork(split, token_logprobs)))
+            return Task(
+                number, f"requests, part {number}", len(share), pickle.dumps(ScoreRequests(split, token_logprobs))
+            )
 
         count = len(prepared)
         mean, total, status = np.full(count, np.nan), np.full(count, np.nan), prepared.status.copy()
@@ -189,13 +203,13 @@ class Pool(Scorer):
         stats = replace(stats, sequences=count, seconds=time.perf_counter() - began)
         return ScoreBatch(mean, total, prepared.num_tokens, greedy, status, arrays if token_logprobs else None, stats)
 
-    def mean_hidden_states(self, texts: Sequence[str], *, progress: Any = None) -> np.ndarray:
+    def mean_hidden_states(self, texts: Sequence[str], *, progress: ProgressLike = None) -> np.ndarray:
         """`Scorer.mean_hidden_states`, a part of the texts on each worker."""
         texts = list(texts)
         step = max(-(-len(texts) // self.size), 1)
         parts = [texts[start : start + step] for start in range(0, len(texts), step)]
         tasks = (
-            Task(number, f"texts, part {number}", len(part), pickle.dumps(HiddenWork(part)))
+            Task(number, f"texts, part {number}", len(part), pickle.dumps(EmbedTexts(part)))
             for number, part in enumerate(parts)
         )
         found = {task.number: value for task, value, _ in self._run(tasks, {})}
@@ -208,70 +222,63 @@ class Pool(Scorer):
         return reference_to(method) is not None
 
     def run_slices(
-        self,
-        method: Method[Any],
-        stage: Stage[Any],
-        parts: Iterator[Slice[Any]],
-        whole: Columns,
-        *,
-        settings: str = "",
-    ) -> Iterator[tuple[range, Any]]:
-        """The columns and costs of slices of a stage, as they come, each computed by a worker.
+        self, method: Method[Any], stage: Stage[Any], parts: Iterator[StageSlice[Any]], whole: Columns, pack: Pack[R]
+    ) -> Generator[tuple[range, R], None, None]:
+        """Slices of a stage as they come, each computed and packed by a worker.
 
-        With the `settings` of a run folder, its shards in their place.
         `whole` are the columns that the stage reads at all rows, which every slice has; they are sent once a worker,
         and those that are memory-mapped not at all where all workers see the disk.
         """
-        parcels = Parcels(f"columns {next(self._numbers)}", whole, seen=self.sees_disk)
-        jobs: dict[str, bytes] = {}
+        packed_columns = PackedColumns(f"columns {next(self._numbers)}", whole, seen=self.sees_disk)
+        packed_methods: dict[str, bytes] = {}
         rows_of: dict[int, range] = {}
 
         def tasks() -> Iterator[Task]:
             for number, part in enumerate(parts):
-                job, packed = self._job_of(method, part.parameters)
-                jobs[job] = packed
+                key, packed = self._packed_method_of(method, part.parameters)
+                packed_methods[key] = packed
                 own = {name: values for name, values in part.columns.items() if values is not whole.get(name)}
-                work = SliceWork(stage.name, part.rows, part.count, part.examples, own, settings, self.size)
+                body = ComputeSlice(stage.name, part.rows, part.count, part.examples, own, pack)
                 rows_of[number] = part.rows
                 label = f"{stage.name}, rows {part.rows.start} to {part.rows.stop - 1}"
-                uses = (job, *parcels)
-                yield Task(number, label, len(part.rows), pickle.dumps(work, protocol=5), uses)
+                uses = (key, *packed_columns)
+                yield Task(number, label, len(part.rows), pickle.dumps(body, protocol=5), uses)
 
         try:
-            for task, value, _ in self._run(tasks(), ChainMap(jobs, cast(Any, parcels))):
+            for task, value, _ in self._run(tasks(), ChainMap(packed_methods, cast(Any, packed_columns))):
                 yield rows_of.pop(task.number), value
         finally:
             if not self._shut:
-                self._schedule.crew.forget(parcels)
+                self._scheduler.backend.forget(packed_columns)
 
-    def _job_of(self, method: Method[Any], parameters: Parameters) -> tuple[str, bytes]:
+    def _packed_method_of(self, method: Method[Any], parameters: Parameters) -> tuple[str, bytes]:
         """The key and the packed form of a method and its parameters, kept by workers over all stages of a run."""
-        if self._job is None or self._job[0] is not method or self._job[1] is not parameters:
-            if self._job is not None:
-                self._schedule.crew.forget([self._job[2]])
+        if (
+            self._packed_method is None
+            or self._packed_method[0] is not method
+            or self._packed_method[1] is not parameters
+        ):
+            if self._packed_method is not None:
+                self._scheduler.backend.forget([self._packed_method[2]])
             reference = reference_to(method)
             assert reference is not None
-            choices: Choices = {}
-            for name, _, about in fields_of(type(parameters)):
+            for name, _, spec in fields_of(type(parameters)):
                 given = getattr(parameters, name)
-                models = given if about.kind == "models" else [given] if about.kind == "model" else []
-                given_models = [one for one in models or () if one is not None]
-                check_can_move(given_models, name)
-                for one in given_models if self.resolved["device"] == "cpu" else ():
-                    choices |= choices_of(one) or {}
+                models = given if spec.kind == "models" else [given] if spec.kind == "model" else []
+                check_can_move([one for one in models or () if one is not None], name)
             packed = pickle.dumps(replaced(parameters, progress=None), protocol=5)
-            job = pickle.dumps(Job(reference, packed, choices), protocol=5)
-            self._job = (method, parameters, f"job {next(self._numbers)}", job)
-        return self._job[2], self._job[3]
+            packed_method = pickle.dumps(PackedMethod(reference, packed), protocol=5)
+            self._packed_method = (method, parameters, f"method {next(self._numbers)}", packed_method)
+        return self._packed_method[2], self._packed_method[3]
 
 
-def check_can_move(scorers: Sequence[Any], parameter: str = "scorer") -> None:
+def check_can_move(scorers: Sequence[object], parameter: str = "scorer") -> None:
     """Raise ValueError or TypeError for what other processes cannot load for themselves."""
     for scorer in scorers:
-        if not isinstance(scorer, Scorer):
-            raise TypeError(f"{parameter}: expected a Scorer, got {type(scorer).__name__}")
         if isinstance(scorer, Pool):
             raise ValueError(f"{parameter}: expected a Scorer, got a pool of workers")
+        if not isinstance(scorer, Scorer):
+            raise TypeError(f"{parameter}: expected a Scorer, got {type(scorer).__name__}")
         if not isinstance(scorer.source.model, str):
             raise ValueError(
                 f"{parameter}: expected one made from a folder or hub id, which other processes can load, got a model "

@@ -27,48 +27,44 @@ def serve(descriptor: int, driver: int, ask_kernel: bool) -> None:
     inbox: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(line, inbox, driver), daemon=True).start()
     _, *given = inbox.get()
-    bench = _open_bench(line, *given, began=began)
-    while bench is not None:
+    executor = _open_executor(line, *given, began=began)
+    while executor is not None:
         word, *rest = inbox.get()
         if word == "task":
-            line.send(("done", bench.run(*rest)))
+            line.send(("done", executor.execute(*rest)))
         elif word == "keep":
-            bench.keep(*rest)
+            executor.keep(*rest)
         elif word == "forget":
-            bench.forget(*rest)
+            executor.forget(*rest)
 
 
-def _open_bench(
+def _open_executor(
     line: Connection,
     packed: bytes,
     threads: int,
     silent: bool,
-    choices: dict[tuple[int, int], str] | None,
     *,
     began: float,
 ) -> Any:
-    """The bench with the model loaded; None where that failed, which the driver is told."""
+    """The executor with the model loaded; None where that failed, which the driver is told."""
     import torch
 
-    from instsel.kernels.float_products import settle
-    from instsel.parallel.crew import hello
-    from instsel.parallel.tasks import Bench, pack_error
+    from instsel.parallel.tasks import TaskExecutor, pack_error
+    from instsel.parallel.worker_backend import worker_info
 
     if silent:
         warnings.simplefilter("ignore")  # the first worker says what all would say
     torch.set_num_threads(threads)
-    if choices is not None:
-        settle(choices)
     try:
         scorer = pickle.loads(packed)
-        line.send(("ready", hello(scorer, time.monotonic() - began)))
+        line.send(("ready", worker_info(scorer, time.monotonic() - began)))
     except Exception as error:
         line.send(("refused", pickle.loads(pack_error(error))[1]))
         return None
-    return Bench(scorer)
+    return TaskExecutor(scorer)
 
 
-def _read(line: Connection, inbox: queue.SimpleQueue[tuple[Any, ...]], driver: int) -> None:
+def _read(line: Connection, inbox: queue.SimpleQueue[tuple[object, ...]], driver: int) -> None:
     """Take what comes as it comes, so that the driver never waits to send; leave when the driver is gone."""
     with contextlib.suppress(EOFError, OSError):
         while os.getppid() == driver:

@@ -12,61 +12,57 @@ from dataclasses import asdict
 from typing import Any
 
 from instsel.engine.scorer import Scorer
-from instsel.kernels.float_products import Choices, settle
-from instsel.parallel.crew import Died, Done, Event, Hello, Ready, Refused
+from instsel.kernels.float_products import VARIABLE, float_product
 from instsel.parallel.failing_scorer import moved
-from instsel.parallel.float_choices import choices_of
-from instsel.parallel.tasks import Bench, Task, pack_error
+from instsel.parallel.tasks import Task, TaskExecutor, pack_error
+from instsel.parallel.worker_backend import Died, Done, Event, Ready, Refused, WorkerInfo
 
 
 class RayWorker:
-    """The actor: a bench in a process of Ray's."""
+    """The actor: an executor of tasks in a process of Ray's."""
 
-    def __init__(
-        self, packed: bytes, threads: int, silent: bool, seen: str | None, choices: Choices | None = None
-    ) -> None:
+    def __init__(self, packed: bytes, threads: int, silent: bool, seen: str | None, library: str) -> None:
         self._packed, self._threads, self._silent, self._seen = packed, threads, silent, seen
-        self._choices = choices
-        self._bench: Bench | None = None
+        self._library = library
+        self._executor: TaskExecutor | None = None
 
-    def hello(self) -> tuple[str, Any]:
+    def load(self) -> tuple[str, Any]:
         """Load the model: "ready" and what the worker is, or "refused" and the error."""
         import torch
 
-        from instsel.parallel.crew import hello
+        from instsel.parallel.worker_backend import worker_info
 
         began = time.monotonic()
         if self._silent:
             warnings.simplefilter("ignore")  # the first worker says what all would say
         torch.set_num_threads(self._threads)
-        if self._choices is not None:
-            settle(self._choices)
+        os.environ[VARIABLE] = self._library  # the driver's, whatever processor this node has
         try:
             scorer = Scorer(**pickle.loads(self._packed))
             sees_disk = self._seen is not None and os.path.exists(self._seen)
-            told = asdict(hello(scorer, time.monotonic() - began, sees_disk))
+            info = asdict(worker_info(scorer, time.monotonic() - began, sees_disk))
         except Exception as error:
             return "refused", (socket.gethostname(), pack_error(error))
-        self._bench = Bench(scorer)
-        return "ready", told
+        self._executor = TaskExecutor(scorer)
+        return "ready", info
 
     def keep(self, key: str, packed: bytes) -> None:
-        """See `Bench.keep`."""
-        assert self._bench is not None
-        self._bench.keep(key, packed)
+        """See `TaskExecutor.keep`."""
+        assert self._executor is not None
+        self._executor.keep(key, packed)
 
     def forget(self, keys: list[str]) -> None:
-        """See `Bench.forget`."""
-        assert self._bench is not None
-        self._bench.forget(keys)
+        """See `TaskExecutor.forget`."""
+        assert self._executor is not None
+        self._executor.forget(keys)
 
-    def run(self, task: Task) -> bytes:
-        """See `Bench.run`."""
-        assert self._bench is not None
-        return self._bench.run(task)
+    def execute(self, task: Task) -> bytes:
+        """See `TaskExecutor.execute`."""
+        assert self._executor is not None
+        return self._executor.execute(task)
 
 
-class RayCrew:
+class RayActors:
     """So many actors with so many processors and GPUs each.
 
     An actor that dies, with its node or alone, is replaced by a new one, which Ray places where there is room: that
@@ -80,7 +76,6 @@ class RayCrew:
         self.places = [f"Ray actor {number}" for number in range(count)]
         self._packed = pickle.dumps(moved(scorer, "cuda" if num_gpus else "cpu"))
         self._threads = max(int(num_cpus), 1)
-        self._choices = None if num_gpus else choices_of(scorer)
         self._actor_class = ray.remote(RayWorker).options(
             num_cpus=num_cpus, num_gpus=num_gpus, max_restarts=0, scheduling_strategy="SPREAD"
         )
@@ -90,15 +85,15 @@ class RayCrew:
         self._stored: dict[str, Any] = {}  # what tasks share, once in Ray's store
 
     def start(self, worker: int) -> None:
-        """Ask Ray for an actor; see `Crew`."""
+        """Ask Ray for an actor; see `WorkerBackend`."""
         self._actors[worker] = actor = self._actor_class.remote(
-            self._packed, self._threads, worker > 0, self._seen, self._choices
+            self._packed, self._threads, worker > 0, self._seen, float_product()
         )
         self._sent[worker] = set()
-        self._pending[actor.hello.remote()] = worker, "hello"
+        self._pending[actor.load.remote()] = worker, "load"
 
     def send(self, worker: int, task: Task, shared: Mapping[str, bytes]) -> None:
-        """Send a task; see `Crew`."""
+        """Send a task; see `WorkerBackend`."""
         actor = self._actors[worker]
         for key in task.uses:
             if key not in self._stored:
@@ -106,10 +101,10 @@ class RayCrew:
             if key not in self._sent[worker]:
                 actor.keep.remote(key, self._stored[key])
                 self._sent[worker].add(key)
-        self._pending[actor.run.remote(task)] = worker, "task"
+        self._pending[actor.execute.remote(task)] = worker, "task"
 
     def forget(self, keys: Iterable[str]) -> None:
-        """Tell all actors; see `Crew`."""
+        """Tell all actors; see `WorkerBackend`."""
         keys = list(keys)
         for key in keys:
             self._stored.pop(key, None)
@@ -119,7 +114,7 @@ class RayCrew:
                 sent -= set(keys)
 
     def events(self, timeout: float) -> list[Event]:
-        """What the actors have answered; see `Crew`."""
+        """What the actors have answered; see `WorkerBackend`."""
         if not self._pending:
             time.sleep(timeout)
             return []
@@ -136,11 +131,11 @@ class RayCrew:
             return Died(worker, next(iter(str(error).strip().splitlines()), type(error).__name__))
         if of == "task":
             return Done(worker, answer)
-        word, told = answer
+        word, payload = answer
         if word == "ready":
-            self.places[worker] = f"Ray node {told['host']}"
-            return Ready(worker, Hello(**told))
-        host, packed = told
+            self.places[worker] = f"Ray node {payload['host']}"
+            return Ready(worker, WorkerInfo(**payload))
+        host, packed = payload
         refusal = pickle.loads(packed)[1]
         known = type(refusal) is ValueError
         return Refused(worker, ValueError(f"{refusal} (the worker on {host})") if known else refusal)
@@ -151,7 +146,7 @@ class RayCrew:
             self._ray.kill(actor)
 
     def stop(self, worker: int) -> None:
-        """End an actor; see `Crew`."""
+        """End an actor; see `WorkerBackend`."""
         self._pending = {result: whose for result, whose in self._pending.items() if whose[0] != worker}
         self._kill(worker)
 

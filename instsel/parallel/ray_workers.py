@@ -14,7 +14,7 @@ from typing import Any
 from instsel.engine.scorer import Scorer
 from instsel.optional_packages import need_package
 from instsel.parallel.pool import PATIENCE, Pool, check_can_move
-from instsel.parallel.ray_actors import RayCrew
+from instsel.parallel.ray_actors import RayActors
 
 _SECONDS = 5.0  # to wait for something to listen at an address
 _QUIET = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
@@ -27,7 +27,7 @@ def ray_workers(
     address: str | None = None,
     num_gpus_per_worker: float | None = None,
     num_cpus_per_worker: float = 1,
-    ray_options: Mapping[str, Any] | None = None,
+    ray_options: Mapping[str, object] | None = None,
     patience: float = PATIENCE,
     seen: str | os.PathLike[str] | None = None,
 ) -> Pool:
@@ -67,11 +67,11 @@ def ray_workers(
     try:
         gpus = _gpus(ray, scorer, num_gpus_per_worker)
         _check_room(ray, workers, {"CPU": num_cpus_per_worker, "GPU": gpus})
-        crew = RayCrew(ray, scorer, workers, num_cpus=num_cpus_per_worker, num_gpus=gpus, seen=_absolute(seen))
+        backend = RayActors(ray, scorer, workers, num_cpus=num_cpus_per_worker, num_gpus=gpus, seen=_absolute(seen))
     except BaseException:
         end()
         raise
-    return Pool(scorer, crew, patience=patience, end=end)
+    return Pool(scorer, backend, patience=patience, end=end)
 
 
 def _absolute(path: str | os.PathLike[str] | None) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -47,17 +47,24 @@ class RowReader:
         return read(rows, **settings, unread=unread, on_error="status")
 
 
-@dataclass(frozen=True, slots=True)
-class RowReference:
-    """Rows that a worker reads for itself."""
+class RowReference(Mapping[int, Any]):
+    """Rows by number, read from a run folder's file by whoever first asks for one; OSError where it is not seen."""
 
-    path: str
-    numbers: list[int]
-    reader: RowReader
+    def __init__(self, path: Path, numbers: Iterable[int], reader: RowReader) -> None:
+        self._numbers = sorted(set(numbers))
+        self._path, self._reader = str(path.absolute()), reader.for_rows(self._numbers)
+        self._read: dict[int, Any] | None = None
 
-    def read(self) -> dict[int, Any]:
-        """The examples by number; OSError where the file is not to be seen here."""
-        return self.reader.read(_store(self.path), self.numbers)
+    def __getitem__(self, number: int) -> Any:
+        if self._read is None:
+            self._read = self._reader.read(_store(self._path), self._numbers)
+        return self._read[number]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._numbers)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
 
 
 @functools.lru_cache(maxsize=4)

@@ -1,4 +1,4 @@
-"""Tasks as they travel to a worker, and the bench on which a worker does them."""
+"""Tasks as they travel to a worker, and what a worker does them with."""
 
 from __future__ import annotations
 
@@ -12,22 +12,19 @@ from typing import Any, Protocol
 import numpy as np
 
 from instsel.engine.requests import Request
-from instsel.engine.results import ScoreBatch, ScoreStats
-from instsel.engine.scorer import Scorer
-from instsel.engine.scoring import score_batch
-from instsel.kernels.float_products import Choices, settle
+from instsel.engine.results import ScoreBatch
+from instsel.engine.scorer_protocol import ScorerProtocol
 from instsel.methods.parameters import fields_of, replaced
-from instsel.methods.stages import Columns, Slice
+from instsel.methods.stage_loop import Pack, compute_slice
+from instsel.methods.stages import StageSlice
 from instsel.parallel.failing_scorer import FailingScorer
 from instsel.parallel.method_reference import MethodReference
-from instsel.parallel.row_references import RowReference
-from instsel.runs.shards import PackedShard, pack_shard
 
 
-class Work(Protocol):
+class TaskBody(Protocol):
     """What a task asks for; `shared` is what it has in common with other tasks."""
 
-    def run(self, scorer: Scorer, shared: Sequence[Any]) -> Any: ...
+    def run(self, scorer: ScorerProtocol, shared: Sequence[Any]) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,95 +38,82 @@ class Task:
     number: int
     label: str
     rows: int
-    work: bytes
+    body: bytes
     uses: tuple[str, ...] = ()
     failing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class SliceWork:
-    """Some rows of a stage; shares the run's `Job`, and the `WholeColumns` that the stage reads at all rows.
+class ComputeSlice:
+    """Some rows of a stage; shares the run's `PackedMethod`, and the `WholeColumns` that the stage reads at all rows.
 
-    Gives the columns and their cost, or for a run folder with these `settings` their shard, its seconds divided by
-    the number of workers, so that those of all shards add up to the run's.
+    Gives what `pack` makes of them.
     """
 
     stage: str
     rows: range
     count: int
-    examples: Mapping[int, Any] | RowReference
+    examples: Mapping[int, Any]
     columns: Mapping[str, np.ndarray]
-    settings: str = ""
-    workers: int = 1
+    pack: Pack[Any]
 
-    def run(self, scorer: Scorer, shared: Sequence[Any]) -> tuple[Columns, ScoreStats] | PackedShard:
+    def run(self, scorer: ScorerProtocol, shared: Sequence[Any]) -> Any:
         began = time.monotonic()
-        job, columns, *pieces = shared
+        packed_method, columns, *pieces = shared
         whole = columns.open(pieces)
-        method, parameters = job.open()
+        method, parameters = packed_method.open()
         if isinstance(scorer, FailingScorer):
             parameters = _with_failing_scorers(parameters)
         stage = next(one for one in method.stages if one.name == self.stage)
-        examples = self.examples.read() if isinstance(self.examples, RowReference) else self.examples
-        part = Slice(self.rows, self.count, parameters, scorer, examples, {**whole, **self.columns})
-        found = method.checked(stage, part, stage.compute(part))
-        if not self.settings:
-            return found, part.stats
-        stats = {name: getattr(part.stats, name) for name in part.stats.__slots__}
-        stats["wall_seconds"] = (time.monotonic() - began) / self.workers
-        return pack_shard(self.stage, self.settings, self.rows, found, stats)
+        part = StageSlice(self.rows, self.count, parameters, scorer, self.examples, {**whole, **self.columns})
+        found, stats = compute_slice(method, stage, part)
+        return self.pack(self.stage, self.rows, found, stats, time.monotonic() - began)
 
 
 @dataclass(slots=True)
-class Job:
-    """A method and its parameters, packed apart: a plug-in's parameters are known only once its file is imported.
-
-    choices  for products of the models among the parameters
-    """
+class PackedMethod:
+    """A method and its parameters, packed apart: a plug-in's parameters are known only once its file is imported."""
 
     method: MethodReference
     parameters: bytes
-    choices: Choices = field(default_factory=dict)
     _opened: Any = field(default=None, compare=False)
 
     def open(self) -> tuple[Any, Any]:
         """The method and its parameters."""
         if self._opened is None:
-            if self.choices:
-                settle(self.choices)
             self._opened = self.method.find(), pickle.loads(self.parameters)
         return self._opened[0], self._opened[1]
 
 
 @dataclass(frozen=True, slots=True)
-class ScoreWork:
+class ScoreRequests:
     """Part of a call of `score_batch`, as token ids."""
 
     requests: list[Request]
     token_logprobs: bool
 
-    def run(self, scorer: Scorer, shared: Sequence[Any]) -> ScoreBatch:
-        return score_batch(scorer, self.requests, token_logprobs=self.token_logprobs)
+    def run(self, scorer: ScorerProtocol, shared: Sequence[object]) -> ScoreBatch:
+        return scorer.score(self.requests, token_logprobs=self.token_logprobs)
 
 
 @dataclass(frozen=True, slots=True)
-class HiddenWork:
+class EmbedTexts:
     """Texts to embed."""
 
     texts: list[str]
 
-    def run(self, scorer: Scorer, shared: Sequence[Any]) -> np.ndarray:
+    def run(self, scorer: ScorerProtocol, shared: Sequence[object]) -> np.ndarray:
         return scorer.mean_hidden_states(self.texts)
 
 
 def _with_failing_scorers(parameters: Any) -> Any:
     """Parameters whose own models forward nothing either."""
     values: dict[str, Any] = {}
-    for name, _, about in fields_of(type(parameters)):
+    for name, _, spec in fields_of(type(parameters)):
         given = getattr(parameters, name)
-        if about.kind == "model" and given is not None:
+        if spec.kind == "model" and given is not None:
             values[name] = FailingScorer(given)
-        elif about.kind == "models" and given is not None:
+        elif spec.kind == "models" and given is not None:
             values[name] = [FailingScorer(one) for one in given]
     return replaced(parameters, **values)
 
@@ -141,10 +125,10 @@ class WorkerTracebackError(Exception):
         return f"\n\n{self.args[0]}"
 
 
-class Bench:
+class TaskExecutor:
     """A worker's scorer and what its tasks share."""
 
-    def __init__(self, scorer: Scorer) -> None:
+    def __init__(self, scorer: ScorerProtocol) -> None:
         self.scorer = scorer
         self._shared: dict[str, bytes | Any] = {}
 
@@ -161,12 +145,12 @@ class Bench:
         for key in keys:
             self._shared.pop(key, None)
 
-    def run(self, task: Task) -> bytes:
+    def execute(self, task: Task) -> bytes:
         """Do a task; gives its value or its error, packed for `open_answer`."""
         began = time.perf_counter()
         try:
-            scorer = FailingScorer(self.scorer) if task.failing else self.scorer
-            value = pickle.loads(task.work).run(scorer, [self._open(key) for key in task.uses])
+            scorer: ScorerProtocol = FailingScorer(self.scorer) if task.failing else self.scorer
+            value = pickle.loads(task.body).run(scorer, [self._open(key) for key in task.uses])
             return pickle.dumps((value, None, "", time.perf_counter() - began), protocol=5)
         except Exception as error:
             return pack_error(error)

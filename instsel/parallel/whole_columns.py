@@ -53,7 +53,7 @@ class WholeColumns:
         return self._opened
 
 
-class Parcels(Mapping[str, bytes]):
+class PackedColumns(Mapping[str, bytes]):
     """The packed columns under `key`, and the pieces of mapped arrays under keys of their own, each packed when asked.
 
     So the driver never holds more than a piece of an array that it has on the disk.

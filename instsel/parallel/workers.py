@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from instsel.engine.scorer import Scorer
-from instsel.parallel.local import LocalCrew, threads_for
+from instsel.parallel.local_processes import LocalProcesses, threads_for
 from instsel.parallel.pool import PATIENCE, Pool, check_can_move
 
 
@@ -49,8 +48,8 @@ def workers(
     named = devices_for(scorer, devices, tensor_parallel)
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
         raise ValueError(f"threads: expected a whole number of at least 1, got {threads!r}")
-    crew = LocalCrew(scorer, named, threads or threads_for(len(named) * tensor_parallel), tensor_parallel)
-    return Pool(scorer, crew, patience=patience)
+    backend = LocalProcesses(scorer, named, threads or threads_for(len(named) * tensor_parallel), tensor_parallel)
+    return Pool(scorer, backend, patience=patience)
 
 
 def devices_for(scorer: Scorer, devices: Sequence[str] | int | None, each: int = 1) -> list[str]:
@@ -87,7 +86,7 @@ def devices_for(scorer: Scorer, devices: Sequence[str] | int | None, each: int =
     return [str(device) for device in devices]
 
 
-def _groups(workers: Any, found: int, each: int) -> list[str]:
+def _groups(workers: object, found: int, each: int) -> list[str]:
     """The GPUs of workers that have several: `each`, or with 1 all that there are divided."""
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise ValueError(f"devices: where a model is divided expected the number of workers, got {workers!r}")

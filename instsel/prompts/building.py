@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from instsel.prompts.templates import prompt_and_answer
 from instsel.prompts.tokenization import encode_pairs
 from instsel.records import Example, to_examples
+from instsel.records.json_types import JsonMapping
 
-Row = Mapping[str, Any] | Example
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Row = JsonMapping | Example
 
 
 def build_request(
-    row: Row, *, template: Any = "plain", demonstration: Row | None = None, tokenizer: Any = None
+    row: Row,
+    *,
+    template: Any = "plain",
+    demonstration: Row | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> tuple[str, str]:
     """The prompt of a row and its answer, as a request: (context, continuation).
 
@@ -34,7 +41,7 @@ def build_request(
 
 
 def build_request_ids(
-    tokenizer: Any, row: Row, *, template: Any = "plain", demonstration: Row | None = None
+    tokenizer: PreTrainedTokenizerBase, row: Row, *, template: Any = "plain", demonstration: Row | None = None
 ) -> tuple[list[int], list[int]]:
     """The same as token ids, tokenised together: a token across the boundary counts as the answer's.
 

@@ -1,25 +1,33 @@
 """Examples in the wording of a tokenizer's chat template.
 
 The template is rendered as text, never as token ids, so that context and answer are tokenised as one text. The context
-is what the template writes before the finished answer: its generation prompt, and what it puts between that and the
-answer, such as an empty block of reasoning. The answer is as the template writes it, which may change its blanks. What
-the template writes after the answer, the end of the turn, is not scored.
+is what the template writes before the finished answer: its generation prompt, and what it puts between that and an
+answer without reasoning, such as an empty block for it. The answer is as the template writes it, which may change its
+blanks: with its reasoning and its calls of tools. What the template writes after the answer, the end of the turn, is
+not scored.
 """
 
 from __future__ import annotations
 
+import functools
 from datetime import datetime
 from typing import Any
 
-from instsel.prompts.jinja_rendering import TemplateLimitError, render
+from instsel.prompts.answer_span import STAND_IN, answer_span, begins_with_empty_block, split_reasoning
+from instsel.prompts.chat_messages import (
+    ChatInput,
+    ChatSettings,
+    TemplateRefusalError,
+    chat_input,
+    reasoning_of,
+    with_arguments_as_text,
+)
+from instsel.prompts.jinja_rendering import TemplateLimitError, render, source_of
+from instsel.prompts.reached_keys import is_written, reasoning_in
 from instsel.records import Example
 
 _LONGEST_REASON = 200  # characters: a template may put what it likes there
-STAND_IN = "\ue000the answer\ue000"  # a text that templates copy as it is and that data does not hold
-
-
-class TemplateRefusalError(ValueError):
-    """What a chat template makes of one example cannot be scored."""
+_AS_IT_IS = ChatSettings()
 
 
 def chat_prompt(
@@ -29,9 +37,11 @@ def chat_prompt(
     *,
     source: str | None = None,
     moment: datetime | None = None,
+    settings: ChatSettings = _AS_IT_IS,
 ) -> str:
     """What the chat template writes before the example's answer; arguments as `chat_prompt_and_answer`."""
-    return _around_answer(tokenizer, _prompt_messages(example, demonstration), source, moment)[0]
+    given = _input(tokenizer, example, demonstration, settings, source)
+    return _around_answer(_Renderer(tokenizer, given, source, moment), given, source)[0]
 
 
 def chat_prompt_and_answer(
@@ -41,81 +51,109 @@ def chat_prompt_and_answer(
     *,
     source: str | None = None,
     moment: datetime | None = None,
+    settings: ChatSettings = _AS_IT_IS,
 ) -> tuple[str, str]:
     """What the chat template writes before the example's answer, and the answer as it writes it.
 
     source: the text of a Jinja template in place of the tokenizer's own. moment: what its `strftime_now` tells, by
-    default the time of the call.
+    default the time of the call. settings: what it is told, and which part of the answer is scored.
 
     Raises ValueError where the tokenizer has no chat template, and TemplateRefusalError where the template refuses
     the turns or changes more of the answer than its blanks.
     """
-    messages = _prompt_messages(example, demonstration)
-    before, after = _around_answer(tokenizer, messages, source, moment)
-    if not example.response:
-        return before, ""
-    whole = _render(tokenizer, [*messages, _message("assistant", example.response)], source, moment)
+    given = _input(tokenizer, example, demonstration, settings, source)
+    written = _Renderer(tokenizer, given, source, moment)
+    if not example.response and not reasoning_of(given.answer):
+        return _around_answer(written, given, source)[0], ""
+    if given.answer.get("tool_calls") or reasoning_of(given.answer).strip() or split_reasoning(example.response)[0]:
+        needed = settings.reasoning != "drop" and not given.later
+        span = answer_span(written, given.before, given.answer, _name(source), needs_reasoning=needed)
+        context, answer = span.parts(settings.reasoning)
+    else:
+        context, answer = _plain_answer(written, given, source)
+        if settings.reasoning == "only":
+            answer = ""
+    if settings.keep_reasoning and demonstration is not None:
+        _check_kept(reasoning_in(demonstration, with_answer=True), context, source)
+    return context, answer
+
+
+def _plain_answer(written: _Renderer, given: ChatInput, source: str | None) -> tuple[str, str]:
+    """Context and answer of an answer that is nothing but its text."""
+    before, after = _around_answer(written, given, source)
+    text = given.answer["content"]
+    whole = written([*given.before, given.answer])
     if not _encloses(whole, before, after):
         # Templates that look into the answer (a block of reasoning that it begins with) write other text before it.
-        before = _render(tokenizer, messages, source, moment, add_generation_prompt=True)
+        before = written(given.before, generation=True)
     answer = whole[len(before) : len(whole) - len(after)] if _encloses(whole, before, after) else ""
-    if answer.split() != example.response.split():
+    if answer.split() != text.split() and begins_with_empty_block(text):
+        return answer_span(written, given.before, given.answer, _name(source)).parts("keep")
+    if answer.split() != text.split():
         raise TemplateRefusalError(
-            f"{_name(source)} changes more than blanks in the answer "
-            f"{_cut(example.response)}; use template 'plain' or 'alpaca'"
+            f"{_name(source)} changes more than blanks in the answer {_cut(text)}; use template 'plain' or 'alpaca'"
         )
     return before, answer
 
 
-def _prompt_messages(example: Example, demonstration: Example | None) -> list[dict[str, str]]:
-    turns: list[tuple[str, str]] = []
-    if demonstration is not None:
-        turns += [*demonstration.history, ("user", _user_text(demonstration)), ("assistant", demonstration.response)]
-    history = example.history
-    if turns and history and history[0][0] == "system" and history[0] == turns[0]:
-        history = history[1:]  # one system prompt for both
-    turns += [*history, ("user", _user_text(example))]
-    return [_message(role, text) for role, text in turns]
-
-
-def _user_text(example: Example) -> str:
-    return example.instruction + ("\n" + example.input if example.input.strip() else "")
-
-
-def _message(role: str, text: str) -> dict[str, str]:
-    return {"role": role, "content": text}
-
-
-def _around_answer(
-    tokenizer: Any, messages: list[dict[str, str]], source: str | None, moment: datetime | None
-) -> tuple[str, str]:
-    whole = _render(tokenizer, [*messages, _message("assistant", STAND_IN)], source, moment)
-    before, found, after = whole.rpartition(STAND_IN)
-    if not found:
-        raise TemplateRefusalError(f"{_name(source)} leaves out or changes the last assistant turn")
-    return before, after
-
-
-def _render(
-    tokenizer: Any,
-    messages: list[dict[str, str]],
-    source: str | None,
-    moment: datetime | None,
-    *,
-    add_generation_prompt: bool = False,
-) -> str:
+def _input(
+    tokenizer: Any, example: Example, demonstration: Example | None, settings: ChatSettings, source: str | None
+) -> ChatInput:
     if tokenizer is None:
         raise ValueError("template 'chat' needs a tokenizer")
     if source is None and not getattr(tokenizer, "chat_template", None):
         raise ValueError("template 'chat': the tokenizer has no chat template; use template 'plain' or 'alpaca'")
     try:
-        return render(tokenizer, messages, source, generation=add_generation_prompt, moment=moment)
-    except TemplateLimitError as error:
-        raise TemplateLimitError(f"{_name(source)} {error}") from None
-    except Exception as error:  # whatever its program comes upon
-        roles = ", ".join(message["role"] for message in messages)
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise TemplateRefusalError(f"{_name(source)} refuses the turns {roles}: {reason[:_LONGEST_REASON]}") from None
+        return chat_input(example, demonstration, settings, source_of(tokenizer, source))
+    except TemplateRefusalError as error:
+        raise TemplateRefusalError(f"{_name(source)}: {error}") from None
+
+
+def _check_kept(held: list[str], context: str, source: str | None) -> None:
+    """Raise TemplateRefusalError where the reasoning of an earlier turn is not in the context."""
+    if not is_written(held, context):
+        raise TemplateRefusalError(
+            f"{_name(source)} takes the reasoning out of earlier turns, and has no switch to keep it"
+        )
+
+
+def _around_answer(written: _Renderer, given: ChatInput, source: str | None) -> tuple[str, str]:
+    before, found, after = written([*given.before, {"role": "assistant", "content": STAND_IN}]).rpartition(STAND_IN)
+    if not found:
+        raise TemplateRefusalError(f"{_name(source)} leaves out or changes the last assistant turn")
+    return before, after
+
+
+class _Renderer:
+    """A template with what one conversation tells it beside the messages."""
+
+    def __init__(self, tokenizer: Any, given: ChatInput, source: str | None, moment: datetime | None) -> None:
+        self.source, self.later = source, given.later
+        self.render = functools.partial(
+            render, tokenizer, source=source, moment=moment, tools=given.tools, template_kwargs=given.template_kwargs
+        )
+
+    def __call__(self, messages: list[dict[str, Any]], *, generation: bool = False, alone: bool = False) -> str:
+        """Messages that end with an answer, and those after it; or without these, and with the generation prompt."""
+        messages = messages if generation or alone else [*messages, *self.later]
+        try:
+            return self._written(messages, generation)
+        except TemplateLimitError as error:
+            raise TemplateLimitError(f"{_name(self.source)} {error}") from None
+        except Exception as error:  # whatever its program comes upon
+            roles = ", ".join(message["role"] for message in messages)
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise TemplateRefusalError(
+                f"{_name(self.source)} refuses the turns {roles}: {reason[:_LONGEST_REASON]}"
+            ) from None
+
+    def _written(self, messages: list[dict[str, Any]], generation: bool) -> str:
+        try:
+            return self.render(messages, generation=generation)
+        except TypeError:  # some join the arguments of a call to a text
+            if not any(message.get("tool_calls") for message in messages):
+                raise
+            return self.render(with_arguments_as_text(messages), generation=generation)
 
 
 def _name(source: str | None) -> str:

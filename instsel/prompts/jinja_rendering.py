@@ -7,7 +7,7 @@ import functools
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -19,7 +19,7 @@ class TemplateLimitError(ValueError):
     """A chat template ran longer, or wrote more, than any conversation needs: it would do so for every row."""
 
 
-class _TimeIsUp(BaseException):  # raised in the thread that renders, past its handlers of exceptions
+class _RenderingTimeout(BaseException):  # raised in the thread that renders, past its handlers of exceptions
     pass
 
 
@@ -29,12 +29,23 @@ def reads_the_date(tokenizer: Any, source: str | None) -> bool:
 
 
 def _mentions(tokenizer: Any, source: str | None, *names: str) -> bool:
-    text = str(source or getattr(tokenizer, "chat_template", None))
-    return any(name in text for name in names)
+    return any(name in source_of(tokenizer, source) for name in names)
+
+
+def source_of(tokenizer: Any, source: str | None) -> str:
+    """The text of a chat template, by default the tokenizer's own."""
+    return str(source or getattr(tokenizer, "chat_template", None))
 
 
 def render(
-    tokenizer: Any, messages: list[dict[str, str]], source: str | None, *, generation: bool, moment: datetime | None
+    tokenizer: Any,
+    messages: list[dict[str, Any]],
+    source: str | None,
+    *,
+    generation: bool,
+    moment: datetime | None,
+    tools: list[dict[str, Any]] | None = None,
+    template_kwargs: Mapping[str, Any] | None = None,
 ) -> str:
     """The text of a conversation; `strftime_now` tells of `moment`, by default of now.
 
@@ -44,13 +55,16 @@ def render(
 
     def written() -> str:
         if _mentions(tokenizer, source, "lipsum", "random") or (moment and reads_the_date(tokenizer, source)):
-            template = _template(tokenizer.get_chat_template(source), moment)
-            values = {**tokenizer.special_tokens_map, "add_generation_prompt": generation}
-            return str(template.render(messages=messages, tools=None, documents=None, **values))
+            template = _template(tokenizer.get_chat_template(source, tools), moment)
+            values = {**tokenizer.special_tokens_map, **told, "add_generation_prompt": generation}
+            held = [{key: value for key, value in one.items() if value is not None} for one in messages]
+            return str(template.render(messages=held, tools=tools, documents=None, **values))
         text: str = tokenizer.apply_chat_template(
-            messages, chat_template=source, tokenize=False, add_generation_prompt=generation
+            messages, tools, chat_template=source, tokenize=False, add_generation_prompt=generation, **told
         )
         return text
+
+    told = template_kwargs or {}
 
     text = _limited(written)
     if len(text) > LONGEST_TEXT:
@@ -69,7 +83,7 @@ def _template(source: str, moment: datetime | None) -> Any:
     return environment.from_string(source, globals={} if moment is None else {"strftime_now": moment.strftime})
 
 
-class _Watch:
+class _Watchdog:
     """A thread that interrupts what renders for too long; it ends when nothing does."""
 
     def __init__(self) -> None:
@@ -101,16 +115,18 @@ class _Watch:
                 now = time.monotonic()
                 for thread in [one for one, until in self.until.items() if until < now]:
                     del self.until[thread]
-                    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(_TimeIsUp))
+                    ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                        ctypes.c_ulong(thread), ctypes.py_object(_RenderingTimeout)
+                    )
 
 
-_watch = _Watch()
+_watch = _Watchdog()
 
 
 def _watch_anew() -> None:
     """A forked child has no thread of its parent, and perhaps its lock."""
     global _watch
-    _watch = _Watch()
+    _watch = _Watchdog()
 
 
 if hasattr(os, "register_at_fork"):
@@ -124,12 +140,12 @@ def _limited(call: Callable[[], str]) -> str:
         _watch.begin()
         try:
             return call()
-        except _TimeIsUp:
+        except _RenderingTimeout:
             interrupted = True
             raise
         finally:
             if not interrupted and not _watch.end():
                 while True:  # until the interruption comes, which must not come later
                     time.sleep(0)
-    except _TimeIsUp:
+    except _RenderingTimeout:
         raise TemplateLimitError(f"ran for more than {LONGEST_SECONDS:g} s for one row: it may never end") from None

@@ -47,7 +47,7 @@ completion or response, got a dict with the keys 'prompt', 'chosen', 'rejected'
     return context, continuation
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A value for a message: its type and how it begins."""
     text = repr(value)
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"

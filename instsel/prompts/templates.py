@@ -19,7 +19,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from instsel.prompts.chat_template import TemplateRefusalError, chat_prompt, chat_prompt_and_answer
+from instsel.prompts.answer_span import split_reasoning
+from instsel.prompts.chat_messages import ChatSettings, TemplateRefusalError
+from instsel.prompts.chat_template import chat_prompt, chat_prompt_and_answer
 from instsel.prompts.jinja_rendering import reads_the_date
 from instsel.prompts.own_template import MissingInputError, OwnTemplate, own_template
 from instsel.records import Example
@@ -42,6 +44,7 @@ def context_text(
     demonstration: Example | None = None,
     tokenizer: Any = None,
     moment: datetime | None = None,
+    settings: ChatSettings = ChatSettings(),  # noqa: B008 - frozen
 ) -> str:
     """What stands before the example's answer; arguments and errors as :func:`prompt_and_answer`."""
     if template == "plain":
@@ -52,7 +55,8 @@ def context_text(
         return before + _alpaca_prompt(example)
     own = check_template(template)
     if own is None:
-        return chat_prompt(tokenizer, example, demonstration, source=_jinja_source(template), moment=moment)
+        source = _jinja_source(template)
+        return chat_prompt(tokenizer, example, demonstration, source=source, moment=moment, settings=settings)
     return own.context(example, demonstration)
 
 
@@ -63,13 +67,14 @@ def prompt_and_answer(
     demonstration: Example | None = None,
     tokenizer: Any = None,
     moment: datetime | None = None,
+    settings: ChatSettings = ChatSettings(),  # noqa: B008 - frozen
 ) -> tuple[str, str]:
     """The context and the continuation of an example, ready for ``score_batch``.
 
     template: one of :data:`TEMPLATES`, a text with {instruction}, two of them, or the path of a .jinja file.
     demonstration: an example shown with its answer before the prompt. tokenizer: needed for chat templates only.
-    moment: what a chat template's `strftime_now` tells, by default the time of the call. The token that ends a turn is
-    not part of the answer.
+    moment: what a chat template's `strftime_now` tells, by default the time of the call. settings: what it is told, and
+    which part of the answer is scored. The token that ends a turn is not part of the answer.
 
     Raises ValueError for an unknown template, a tokenizer without a chat template, turns that it refuses, or an input
     for which a text of one's own has no place.
@@ -81,9 +86,23 @@ def prompt_and_answer(
     ('Q: Add up. 2, 3\\nA: ', '5')
     """
     if template in ("plain", "alpaca") or check_template(template) is not None:
-        return context_text(template, example, demonstration=demonstration), example.response
+        for one in (example, demonstration):
+            _check_tools(one)
+        context = context_text(template, example, demonstration=demonstration)
+        block, rest = split_reasoning(example.response)
+        answers = {"drop": (context + block, rest), "only": (context, block)}
+        return answers.get(settings.reasoning, (context, example.response))
     source = _jinja_source(template)
-    return chat_prompt_and_answer(tokenizer, example, demonstration, source=source, moment=moment)
+    return chat_prompt_and_answer(tokenizer, example, demonstration, source=source, moment=moment, settings=settings)
+
+
+def _check_tools(example: Example | None) -> None:
+    """Raise TemplateRefusalError for a tool's turn, or an answer that is a call: a text has no place for them."""
+    messages = () if example is None or example.chat is None else example.chat.messages
+    if any(message["role"] == "tool" for message in messages):
+        raise TemplateRefusalError("the conversation holds turns of a tool, for which only a chat template has a place")
+    if messages and messages[-1].get("tool_calls") and not (messages[-1].get("content") or "").strip():
+        raise TemplateRefusalError("the answer is a call of a tool, for which only a chat template has a place")
 
 
 def embedding_text(example: Example) -> str:

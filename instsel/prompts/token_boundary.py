@@ -6,8 +6,11 @@ import json
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from unicodedata import normalize
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 PROBES = ("a", "0", "the", "á")
 KEEPS_CHARACTERS = {"ByteLevel", "Metaspace", "Split", "Digits", "Punctuation", "UnicodeScripts", "Sequence"}
@@ -15,7 +18,7 @@ COMPOSED = 32  # more characters than a composed one is made of
 NORMALIZERS = {"Prepend", "Replace", "NFC", "NFD", "NFKC", "NFKD", "ByteLevel", "Sequence"}
 
 
-def special_token_counts(tokenizer: Any) -> tuple[list[int], int]:
+def special_token_counts(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], int]:
     """The special tokens that the tokenizer puts before a text, and how many it puts after it."""
     for probe in PROBES:
         whole = list(tokenizer(probe, verbose=False)["input_ids"])
@@ -103,7 +106,12 @@ def before_composition(form: Literal["NFC", "NFKC"], context: str, continuation:
 
 
 def continuation_start_without_offsets(
-    tokenizer: Any, ids: list[int], alone: Callable[[str], list[int]], context: str, continuation: str, request: int
+    tokenizer: PreTrainedTokenizerBase,
+    ids: list[int],
+    alone: Callable[[str], list[int]],
+    context: str,
+    continuation: str,
+    request: int,
 ) -> int:
     """As :meth:`Offsets.continuation_start` for tokenizers that give no offsets.
 
@@ -134,7 +142,7 @@ def continuation_start_without_offsets(
     return bisect_right(range(1, len(ids) + 1), len(context), key=characters)
 
 
-def longest_token(tokenizer: Any) -> int | None:
+def longest_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The most characters of text that one token can stand for, or None where there is no limit.
 
     There is none where characters may be dropped, or any number of unknown ones become one token.

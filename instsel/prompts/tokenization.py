@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from instsel.prompts.token_boundary import (
     special_token_counts,
 )
 from instsel.records import SurrogateFilter
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _NO_PARTS = (bytes, Mapping, Set)  # they have a length, and nothing that could be token ids
 BATCH_PAIRS = 2048
@@ -43,7 +46,7 @@ NOTHING = np.zeros(0, dtype=np.int32)
 
 
 def encode_pairs(
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase | None,
     pairs: Sequence[tuple[Part, Part]],
     *,
     empty_context_token: int | None = None,
@@ -71,8 +74,10 @@ def encode_pairs(
 
 
 class _Encoder:
-    def __init__(self, tokenizer: Any, empty_context_token: int | None, max_tokens: int | None) -> None:
-        self.tokenizer = tokenizer
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase | None, empty_context_token: int | None, max_tokens: int | None
+    ) -> None:
+        self.tokenizer: Any = tokenizer
         self.is_fast = bool(getattr(tokenizer, "is_fast", False))
         self.clean = SurrogateFilter()
         self.max_tokens = max_tokens
@@ -224,5 +229,5 @@ def _as_ids(values: Any, index: int) -> np.ndarray:
     return ids.astype(np.int32, copy=False)
 
 
-def _is_empty(part: Any) -> bool:
+def _is_empty(part: object) -> bool:
     return hasattr(part, "__len__") and not isinstance(part, _NO_PARTS) and len(part) == 0

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeVar
 
+from instsel.records.chat import Chat, chat_of, holds_turns, text_of_message, turns_asked
 from instsel.records.conversation import read_conversation
 from instsel.records.formats import Layout, detect_layout, listed
 from instsel.records.row_sources import open_rows, plain
@@ -25,23 +26,40 @@ class Example:
 
     ``instruction`` is the last user turn, ``input`` the material that Alpaca keeps apart from it ("" if none),
     ``response`` the answer ("" if missing), ``history`` the turns before the last user turn as ``(role, text)``, the
-    role being "system", "user" or "assistant".
+    role being "system", "user", "assistant" or "tool". ``chat`` is the whole conversation as a chat template is given
+    it; None where the other fields say all of it. A call of a tool is its JSON text in ``response``. ``asked`` is the
+    number of turns of a prompt that stands apart, on which nobody trains; ``in_turns`` whether the row holds turns.
     """
 
     instruction: str
     input: str = ""
     response: str = ""
     history: Turns = ()
+    chat: Chat | None = field(default=None, repr=False, hash=False)
+    asked: int = field(default=0, repr=False, compare=False)
+    in_turns: bool = field(default=False, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """One prompt and its candidate answers; the fields are those of :class:`Example`."""
+    """One prompt and its candidate answers; the fields are those of :class:`Example`, ``chats`` one for each answer."""
 
     instruction: str
     input: str = ""
     responses: tuple[str, ...] = ()
     history: Turns = ()
+    chats: tuple[Chat | None, ...] = field(default=(), repr=False, hash=False)
+    asked: int = field(default=0, repr=False, compare=False)
+    in_turns: bool = field(default=False, repr=False, compare=False)
+
+    @property
+    def examples(self) -> list[Example]:
+        """Each answer with the prompt."""
+        chats = self.chats or (None,) * len(self.responses)
+        return [
+            Example(self.instruction, self.input, response, self.history, chat, self.asked, self.in_turns)
+            for response, chat in zip(self.responses, chats, strict=True)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +73,8 @@ class Unreadable:
     response: ClassVar[str] = ""
     responses: ClassVar[tuple[str, ...]] = ()
     history: ClassVar[Turns] = ()
+    chat: ClassVar[Chat | None] = None
+    in_turns: ClassVar[bool] = False
 
 
 OnError = Literal["raise", "status"]
@@ -86,8 +106,7 @@ def to_examples(
     """
 
     def build(row: Mapping[str, Any], layout: Layout, clean: Callable[[str], str]) -> Example:
-        instruction, context, history, answers = _cleaned(row, layout, clean)
-        return Example(instruction, context, answers[0], history)
+        return _cleaned(row, layout, clean).examples[0]
 
     return _convert(rows, "example", Example, build, columns, layout, first_row, unread, on_error)
 
@@ -106,12 +125,7 @@ def to_groups(
     >>> to_groups([{"instruction": "Add 1 and 2.", "candidates": [{"response": "3"}, "four"]}])
     [Group(instruction='Add 1 and 2.', input='', responses=('3', 'four'), history=())]
     """
-
-    def build(row: Mapping[str, Any], layout: Layout, clean: Callable[[str], str]) -> Group:
-        instruction, context, history, answers = _cleaned(row, layout, clean)
-        return Group(instruction, context, answers, history)
-
-    return _convert(rows, "group", Group, build, columns, layout, first_row, unread, on_error)
+    return _convert(rows, "group", Group, _cleaned, columns, layout, first_row, unread, on_error)
 
 
 Record = TypeVar("Record", Example, Group)
@@ -181,12 +195,23 @@ def _layout_of(names: list[str], columns: Mapping[str, str] | None, kind: str, r
         raise ValueError(f"{error}. The rows differ (counting from 0): {of_rows}") from None
 
 
-def _cleaned(
-    row: Mapping[str, Any], layout: Layout, clean: Callable[[str], str]
-) -> tuple[str, str, Turns, tuple[str, ...]]:
+def _cleaned(row: Mapping[str, Any], layout: Layout, clean: Callable[[str], str]) -> Group:
     turns, context, answers = read_conversation(row, layout)
-    history = tuple((role, clean(text)) for role, text in turns[:-1])
-    return clean(turns[-1][1]), clean(context), history, tuple(clean(text) for text in answers)
+    asked = max(place for place, turn in enumerate(turns) if turn.role == "user")
+    history = tuple((turn.role, clean(turn.text)) for turn in turns[:asked])
+    quiet = SurrogateFilter()  # the texts are counted below
+    chats = tuple(chat_of(row, layout, turns, context, answer, quiet) for answer in answers)
+    texts = tuple(clean(text_of_message(answer.message)) for answer in answers)
+    chats = chats if any(chats) else ()
+    return Group(
+        clean(turns[asked].text),
+        clean(context),
+        texts,
+        history,
+        chats,
+        turns_asked(row, layout),
+        holds_turns(row, layout),
+    )
 
 
 class SurrogateFilter:

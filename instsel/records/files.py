@@ -6,12 +6,13 @@ JSON lines is read as such, a ``.parquet`` file that is not Parquet is an error.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from instsel.records.compression import compression_of, data_suffix, open_bytes
 from instsel.records.json_rows import json_rows
+from instsel.records.json_types import JsonMapping, JsonObject
 from instsel.records.tables import csv_rows, parquet_batches
 
 if TYPE_CHECKING:
@@ -34,12 +35,12 @@ UNREADABLE = {
 }
 
 
-def read_rows(path: str | Path, *, limit: int | None = None) -> list[dict[str, Any]]:
+def read_rows(path: str | Path, *, limit: int | None = None) -> list[JsonObject]:
     """All rows of a file as dicts, at most ``limit``; errors as :func:`iter_batches`."""
     return [row for batch in iter_batches(path, limit=limit) for row in dicts_of(batch)]
 
 
-def dicts_of(batch: list[dict[str, Any]] | pyarrow.RecordBatch) -> list[dict[str, Any]]:
+def dicts_of(batch: list[JsonObject] | pyarrow.RecordBatch) -> list[JsonObject]:
     """A batch of :func:`iter_batches` as dicts."""
     if isinstance(batch, list):
         return batch
@@ -50,7 +51,7 @@ def dicts_of(batch: list[dict[str, Any]] | pyarrow.RecordBatch) -> list[dict[str
 
 def iter_batches(
     path: str | Path, *, batch_rows: int = BATCH_ROWS, limit: int | None = None
-) -> Iterator[list[dict[str, Any]] | pyarrow.RecordBatch]:
+) -> Iterator[list[JsonObject] | pyarrow.RecordBatch]:
     """The rows of a file in order, in batches: Arrow record batches of a Parquet file, else lists of dicts.
 
     batch_rows: rows a batch at most; a batch of long rows ends earlier. limit: rows in all. Values of a CSV file are
@@ -109,7 +110,7 @@ def file_format(path: Path) -> str:
     return named
 
 
-Row = TypeVar("Row", bound=Mapping[str, Any])
+Row = TypeVar("Row", bound=JsonMapping)
 
 
 def _batched(rows: Iterable[tuple[Row, int]], batch_rows: int, limit: int | None) -> Iterator[list[Row]]:

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from instsel.records.json_rows import DECODER
+from instsel.records.json_types import JsonObject
 
 _EXTENSION = {b"ARROW:extension:name": b"arrow.json", b"ARROW:extension:metadata": b""}
 _MISSING = {b"instsel:null": b"missing key"}
@@ -32,7 +33,7 @@ def plain_field_with_missing(name: str, kind: pa.DataType) -> pa.Field:
     return pa.field(name, kind, metadata=_MISSING)
 
 
-def json_array(values: Iterable[Any]) -> pa.Array:
+def json_array(values: Iterable[object]) -> pa.Array:
     """Values as JSON text, for a field of `json_field`; `...` is a null of the array."""
     texts = [None if value is ... else json.dumps(value, ensure_ascii=False, default=json_value) for value in values]
     storage = pa.array(texts, pa.string())
@@ -41,7 +42,7 @@ def json_array(values: Iterable[Any]) -> pa.Array:
     return storage
 
 
-def json_value(value: Any) -> Any:
+def json_value(value: object) -> str:
     """What JSON has no word for, as text: bytes in base64, dates, decimals."""
     return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
 
@@ -55,7 +56,7 @@ def is_json(field: pa.Field) -> bool:
     )
 
 
-def whole_rows(table: pa.Table | pa.RecordBatch) -> list[dict[str, Any]]:
+def whole_rows(table: pa.Table | pa.RecordBatch) -> list[JsonObject]:
     """The rows with JSON text read, and without the keys that a row did not have.
 
     >>> fields = [json_field("x", has_missing=True)]
@@ -65,7 +66,7 @@ def whole_rows(table: pa.Table | pa.RecordBatch) -> list[dict[str, Any]]:
     readers = [_reader(field) for field in table.schema]
     optional = [(field.metadata or {}).items() >= _MISSING.items() for field in table.schema]
     if not any(readers) and not any(optional):
-        rows: list[dict[str, Any]] = table.to_pylist()
+        rows: list[JsonObject] = table.to_pylist()
         return rows
     columns = []
     for column, read, has_missing in zip(table.columns, readers, optional, strict=True):

@@ -9,13 +9,14 @@ from typing import Any, TextIO
 
 from instsel.records.compression import data_suffix, open_bytes, open_text
 from instsel.records.formats import DEFAULT_COLUMNS, FIELD_ALIASES, FIELDS, listed, shortened
+from instsel.records.json_types import JsonObject
 
 CHUNK = 1 << 20
 MAX_DEPTH = 200
 LITERAL = 12  # characters of the longest literal or escape that a cut may leave incomplete
 ROW_KEYS = {*FIELDS, *FIELD_ALIASES, *(name for names in DEFAULT_COLUMNS.values() for name in names)}
 
-Sized = tuple[dict[str, Any], int]
+Sized = tuple[JsonObject, int]
 
 
 def json_rows(path: Path) -> Iterator[Sized]:
@@ -134,7 +135,7 @@ def _wrapped_rows(path: Path, file: TextIO) -> Iterator[Sized]:
     yield from _unwrapped(path, value, size)
 
 
-def _unwrapped(path: Path, value: dict[str, Any], size: int) -> Iterator[Sized]:
+def _unwrapped(path: Path, value: JsonObject, size: int) -> Iterator[Sized]:
     """The rows of the one list of objects under a key that no column has; without one, the object is a row."""
     lists = {key: v for key, v in value.items() if isinstance(v, list) and v and all(isinstance(x, dict) for x in v)}
     if not lists or ROW_KEYS & value.keys():
@@ -209,7 +210,7 @@ def _is_cut_off(error: json.JSONDecodeError, text: str) -> bool:
     return error.msg.startswith("Unterminated string") or error.pos >= len(text.rstrip()) - LITERAL
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(pairs: list[tuple[str, object]]) -> JsonObject:
     found = dict(pairs)
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
@@ -218,7 +219,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _check_depth(value: Any, text: str) -> None:
+def _check_depth(value: object, text: str) -> None:
     """What the C parser can just read, writers that recurse could not write again."""
     if text.count("[") + text.count("{") <= MAX_DEPTH:
         return
@@ -240,7 +241,7 @@ def _reason(error: Exception) -> str:
     )
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     names = {list: "an array", str: "a string", bool: "a truth value", int: "a number", float: "a number"}
     return names.get(type(value), "null" if value is None else "an object")
 

@@ -81,7 +81,7 @@ def _open_table(rows: Any) -> tuple[list[str], Batches] | None:
     return None
 
 
-def _is_a(value: Any, package: str, name: str) -> bool:
+def _is_a(value: object, package: str, name: str) -> bool:
     """Whether an object is of a class of a package; one that was never imported has no objects."""
     found = getattr(sys.modules.get(package), name, None)
     return isinstance(found, type) and isinstance(value, found)
@@ -96,7 +96,7 @@ def _has_columns(rows: Mapping[Any, Any]) -> bool:
     return not any(turns)  # a column of turns holds lists of them; this is the conversation of one row
 
 
-def _is_column(value: Any) -> bool:
+def _is_column(value: object) -> bool:
     if isinstance(value, (str, bytes)):
         return False
     return isinstance(value, Sequence) or (hasattr(value, "__array__") and getattr(value, "ndim", 1) == 1)
@@ -155,7 +155,7 @@ def plain(value: Any) -> Any:
     return None if _is_missing(value) else value
 
 
-def _is_missing(value: Any) -> bool:
+def _is_missing(value: object) -> bool:
     if isinstance(value, float):
         return value != value
     pandas = sys.modules.get("pandas")

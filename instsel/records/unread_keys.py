@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from instsel.records.formats import Layout, shortened
@@ -39,15 +39,13 @@ class UnreadKeys:
 
     def add(self, row: Mapping[str, Any], layout: Layout) -> None:
         """Count what a row holds besides its prompt and its answers."""
-        used = set(layout.columns.values())
-        found = {name: None for name in COLUMNS if name in row and name not in used and holds(row[name])}
-        for column in used:
-            for turn in turns_in(row.get(column)):
-                read = turn_keys(turn)
-                found |= {str(key): None for key, value in turn.items() if key not in read and holds(value)}
-        self.counts.update(list(found))
+        self.counts.update(keys_beside(row, layout))
 
-    def told(self) -> str:
+    def reached(self, keys: Iterable[str]) -> None:
+        """Keys that a row was counted for, and that its template has written after all."""
+        self.counts -= Counter(keys)
+
+    def summary(self) -> str:
         """The keys and their numbers of rows for a message; empty where there are none."""
         if not self.counts:
             return ""
@@ -59,7 +57,18 @@ class UnreadKeys:
     def warn(self) -> None:
         """Say once what is not part of the prompt."""
         if self.counts:
-            warnings.warn(f"not part of the prompt: {self.told()}", stacklevel=4)
+            warnings.warn(f"not part of the prompt: {self.summary()}", stacklevel=4)
+
+
+def keys_beside(row: Mapping[str, Any], layout: Layout) -> list[str]:
+    """The keys in which a row holds something besides the texts of its turns."""
+    used = set(layout.columns.values())
+    found = {name: None for name in COLUMNS if name in row and name not in used and holds(row[name])}
+    for column in used:
+        for turn in turns_in(row.get(column)):
+            read = turn_keys(turn)
+            found |= {str(key): None for key, value in turn.items() if key not in read and holds(value)}
+    return list(found)
 
 
 def holds(value: Any) -> bool:

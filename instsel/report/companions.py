@@ -78,10 +78,11 @@ def _neighbors(run: Run, rows: Sequence[int]) -> dict[int, tuple[Companion, ...]
 def _candidates(run: Run, rows: Sequence[int]) -> dict[int, tuple[Companion, ...]]:
     found = {}
     for row, (scores, best) in zip(rows, _take(run, rows, "scores", "best"), strict=True):
+        known = [-np.inf if score is None or np.isnan(score) else score for score in scores or ()]
         found[row] = tuple(
             Companion(f"answer {place + 1}{' (best)' if place == best else ''}", None,
                       _figures(**{"log-probability": score}), place)
-            for place, score in enumerate(scores or ())
+            for place, score in sorted(enumerate(scores or ()), key=lambda one: -known[one[0]])
         )  # fmt: skip
     return found
 

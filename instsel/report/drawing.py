@@ -31,6 +31,8 @@ _INK = {
 _COLOURS = {f"c{slot}": pair for slot, pair in enumerate(PALETTE)} | _INK
 _SIZE = re.compile(r'<svg [^>]*? width="([\d.]+)" height="([\d.]+)"')
 _FONT = "system-ui, sans-serif"
+_CHARACTER = 0.58  # of a line's size, the width of a character, a wide one in bold type
+_SMALLEST = 9
 _LARGEST = 1e300  # differences between larger numbers would overflow
 TITLE_HEIGHT = 38
 LEGEND_LINE = 20
@@ -115,6 +117,17 @@ def text(
     )
 
 
+def fitted(content: str, size: int, room: float) -> tuple[str, int]:
+    """A line and the size at which it fits: smaller where it is long, and cut where it would be too small to read.
+
+    >>> fitted("a title", 15, 480), fitted("a long title " * 5, 15, 300)[1]
+    (('a title', 15), 9)
+    """
+    fits = int(room / (_CHARACTER * max(1, len(content))))
+    size = max(min(size, fits), _SMALLEST)
+    return shortened(content, int(room / (_CHARACTER * size))), size
+
+
 def line(x1: float, y1: float, x2: float, y2: float, *, colour: str = "rule", extra: str = "") -> str:
     """A straight line."""
     return (
@@ -134,7 +147,8 @@ def across(axis: Axis, top: float, bottom: float, label: str, ticks: Sequence[tu
     for value, name in ticks or axis.ticks():
         x = float(axis.place(value))
         parts += [line(x, top, x, bottom), text(x, bottom + 17, name, anchor="middle", colour="muted")]
-    return [*parts, text((axis.start + axis.stop) / 2, bottom + 36, label, anchor="middle")]
+    shown, size = fitted(label, 12, axis.stop - axis.start)
+    return [*parts, text((axis.start + axis.stop) / 2, bottom + 36, shown, size=size, anchor="middle")]
 
 
 def upward(axis: Axis, left: float, right: float, label: str) -> list[str]:
@@ -144,7 +158,9 @@ def upward(axis: Axis, left: float, right: float, label: str) -> list[str]:
         y = float(axis.place(value))
         parts += [line(left, y, right, y), text(left - 7, y + 4, name, anchor="end", colour="muted")]
     middle = (axis.start + axis.stop) / 2
-    return [*parts, text(14, middle, label, anchor="middle", extra=f'transform="rotate(-90 14 {middle:.1f})"')]
+    shown, size = fitted(label, 12, abs(axis.stop - axis.start))
+    turned = f'transform="rotate(-90 14 {middle:.1f})"'
+    return [*parts, text(14, middle, shown, size=size, anchor="middle", extra=turned)]
 
 
 def legend(names: Sequence[str], top: float, left: float, right: float) -> tuple[list[str], float]:
@@ -165,7 +181,8 @@ def legend(names: Sequence[str], top: float, left: float, right: float) -> tuple
 def frame(width: float, height: float, title: str, parts: Iterable[str]) -> str:
     """The whole drawing under its title; it shrinks with the page."""
     named = escape(visible(title))
-    heading = text(0, 18, title, size=15, extra='font-weight="600"')
+    shown, size = fitted(title, 15, width)
+    heading = text(0, 18, shown, size=size, extra='font-weight="600"')
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:.0f}" width="{width:g}" '
         f'height="{height:.0f}" role="img" aria-label="{named}" font-family="{_FONT}"><title>{named}</title>'

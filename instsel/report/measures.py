@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -41,6 +40,11 @@ _MEANINGS = {
         "",
         "Weighted in-context influence: how much easier a row, shown as a demonstration, makes the answers of its "
         "probes; above 0 it helps.",
+    ),
+    ("wici", "gain"): (
+        "gain",
+        LOGPROB,
+        "How much likelier a row, shown as a demonstration, makes the answers of its probes; above 0 it helps.",
     ),
     ("nuggets", "score"): (
         "NUGGETS score",
@@ -118,7 +122,7 @@ STATUSES = {
 }
 
 
-def meaning(method: str, column: str, parameters: Mapping[str, Any]) -> tuple[str, str, str]:
+def meaning(method: str, column: str, parameters: Mapping[str, object]) -> tuple[str, str, str]:
     """Label, unit and sentence for a column of a method's result; those of a plug-in are called as they are.
 
     >>> meaning("wici", "score", {"rule": "gain"})[:2]

@@ -20,7 +20,7 @@ from instsel.report.run_sections import (
     subtitle,
     tiles,
 )
-from instsel.report.score_sections import lengths_section, pair_section, scores_section
+from instsel.report.score_sections import length_note, lengths_section, pair_section, scores_section
 from instsel.runs.run_files import PAGE_POLICY
 
 STYLE = Path(__file__).with_name("page.css")
@@ -49,7 +49,7 @@ def build_page(
     ]
     sections = [section for section in found if section is not None]
     named = title or f"instsel: {' and '.join(dict.fromkeys(run.name for run in report.runs))}"
-    about = introduction or paragraph(subtitle(report.runs), muted=True)
+    about = (introduction or paragraph(subtitle(report.runs), muted=True)) + length_note(report)
     links = "".join(f'<a href="#s{place}">{text(one.name or one.title)}</a>' for place, one in enumerate(sections, 1))
     body = "\n".join(one.html(f"s{place}") for place, one in enumerate(sections, 1))
     script = SCRIPT.read_text(encoding="utf-8")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from instsel.report.candidate_sources import CandidateSources, read_sources
 from instsel.report.companions import Companion, read_companions
 from instsel.report.measures import DIFFICULTIES, INFLUENCES, PARTS, Measure
 from instsel.report.scored_runs import Run, open_run
@@ -37,6 +38,7 @@ class Report:
     status      of the first run: the number of each row's status int64 [n], and the statuses by number
     classes     rows by the class that gives them their colour, the largest first; one class without a name otherwise
     coloured_by what the classes are
+    sources     where the candidates of groups are from, where they say so
     listed      int64, the rows of the table, in order
     ranked      int64, the rows with a score, highest first
     failed      of each status but "ok", its first rows
@@ -55,6 +57,7 @@ class Report:
     status: tuple[np.ndarray, list[str]]
     classes: dict[str, np.ndarray]
     coloured_by: str | None
+    sources: CandidateSources | None
     listed: np.ndarray
     ranked: np.ndarray
     failed: dict[str, list[int]]
@@ -82,7 +85,8 @@ def read_report(
 ) -> Report:
     """Read finished run folders of one pool, and at most one selection from it.
 
-    colour_by  a column of the input whose values give rows their colour
+    colour_by  a column of the input whose values give rows their colour, or a key of groups' candidates, of which a
+               group has that of its best answer
     order      values of it that come first; the others follow, the most frequent first
     max_rows   rows in the table; of a larger pool a sample, the same at every call
 
@@ -108,7 +112,9 @@ def read_report(
     by = "" if selection is None else selection.by
     score = next((measure for measure in of_run[0] if measure.name == by), of_run[0][0])
     status = runs[0].statuses()
-    classes, coloured_by = _classes(runs[0], selection if whole else None, colour_by, order)
+    is_column = colour_by is None or colour_by in runs[0].scored.columns
+    sources = read_sources(runs[0], None if is_column else colour_by)
+    classes, coloured_by = _classes(runs[0], selection if whole else None, colour_by, order, sources)
     listed = listed_rows(score.values, max_rows)
     ranked = np.argsort(-score.values, kind="stable")
     ranked = ranked[np.isfinite(score.values[ranked])]
@@ -129,6 +135,7 @@ def read_report(
         status=status,
         classes=classes,
         coloured_by=coloured_by,
+        sources=sources,
         listed=listed,
         ranked=ranked,
         failed=failed,
@@ -228,15 +235,23 @@ def _counts(numbers: np.ndarray, names: Sequence[str]) -> dict[str, int]:
 
 
 def _classes(
-    run: Run, selection: Selection | None, colour_by: str | None, first: Sequence[str]
+    run: Run,
+    selection: Selection | None,
+    colour_by: str | None,
+    first: Sequence[str],
+    sources: CandidateSources | None,
 ) -> tuple[dict[str, np.ndarray], str | None]:
-    """Rows by the value of a column, or by whether they are selected."""
+    """Rows by the value of a column, by the source of their best candidate, or by whether they are selected."""
     if colour_by is not None:
-        if colour_by not in run.scored.columns:
+        if colour_by in run.scored.columns:
+            numbers, names = run.scored.labels(colour_by)
+        elif sources is not None:
+            numbers, names = sources.winner % (len(sources.counts) + 1), [*sources.counts, "none"]
+        else:
             shown = ", ".join(run.scored.columns[:30])
             raise ValueError(f"--colour-by: {run.scored.path} has no column {colour_by!r}; it has {shown}")
-        numbers, names = run.scored.labels(colour_by)
-        order = np.argsort(-np.bincount(numbers, minlength=len(names)), kind="stable").tolist()
+        sizes = np.bincount(numbers, minlength=len(names))
+        order = [one for one in np.argsort(-sizes, kind="stable").tolist() if sizes[one]]
         places = {name: place for place, name in enumerate(first)}
         order.sort(key=lambda one: places.get(names[one], len(places)))
         found: dict[str, np.ndarray] = {}

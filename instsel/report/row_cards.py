@@ -8,7 +8,6 @@ from instsel.report.companions import Companion
 from instsel.report.html import Section, details, number, paragraph, table, text
 from instsel.report.reading import Report
 from instsel.report.text import shown
-from instsel.report.texts import RowText
 
 CARD_CHARACTERS = 2000
 COMPANION_CHARACTERS = 300
@@ -57,12 +56,17 @@ def _card(report: Report, row: int) -> str:
     line = "".join(f'<span class="figure-of">{one}</span> ' for one in figures)
     if report.texts[row].unreadable:
         line += text(report.texts[row].unreadable)
-    return f"<article><p>{line}</p>{_sides(report.texts[row])}{_companions(report, row)}</article>"
+    return f"<article><p>{line}</p>{_sides(report, row)}{_companions(report, row)}</article>"
 
 
-def _sides(row: RowText) -> str:
-    name = "answer" if len(row.answers) == 1 else "answers"
-    sides = [("prompt", row.prompt), *([(name, row.answer)] if row.answers else [])]
+def _sides(report: Report, row: int) -> str:
+    said = report.texts[row]
+    ranked = [one.answer for one in report.companions.get(row, ()) if one.answer is not None]
+    if sorted(ranked) == list(range(len(said.answers))) and len(ranked) > 1:
+        name, answer = "answers, the best first", said.ordered(ranked)
+    else:
+        name, answer = "answer" if len(said.answers) == 1 else "answers", said.answer
+    sides = [("prompt", said.prompt), *([(name, answer)] if said.answers else [])]
     parts = [
         f'<div><small>{title}</small><div class="text" dir="auto" tabindex="0">{shown(body, CARD_CHARACTERS)}</div>'
         for title, body in sides

@@ -127,7 +127,7 @@ def _orders(columns: list[tuple[str, str, Any]]) -> str:
     )  # fmt: skip
 
 
-def _embedded(data: Any) -> str:
+def _embedded(data: object) -> str:
     """JSON that no HTML parser takes for anything else."""
     written = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return written.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")

@@ -7,15 +7,18 @@ from collections.abc import Mapping
 import numpy as np
 
 from instsel.methods.correlation import spearman_correlation
+from instsel.report.candidate_sources import CandidateSources
 from instsel.report.charts import histograms, scatter
 from instsel.report.drawing import robust_range, slot
-from instsel.report.html import Section, dot, figure, figures, number, paragraph, table, text
+from instsel.report.html import Section, dot, figure, figures, number, paragraph, share, table, text
 from instsel.report.measures import Measure
 from instsel.report.reading import Report
+from instsel.selection.length_strata import said_of_length
 
 MAX_POINTS = 3000  # in a scatter plot
 _QUANTILES = (0, 5, 25, 50, 75, 95, 100)
 _RESAMPLES, _RESAMPLES_OF_MANY, _MANY = 1000, 100, 20_000
+_MAX_SOURCES = 30
 _MAX_COMPARED = 8  # measures in the table of correlations
 
 
@@ -27,7 +30,22 @@ def scores_section(report: Report) -> Section:
     if len(_classes(report)) > 1:
         parts.append(f"<h3>{text(report.score.label)} by {text(report.coloured_by)}</h3>")
         parts.append(_quantiles_by_class(report))
+    if report.sources is not None:
+        parts += [f"<h3>Best answers by {text(report.sources.key)}</h3>", _wins(report.sources)]
     return Section("Distribution of scores", "\n".join(parts), "Scores")
+
+
+def _wins(sources: CandidateSources) -> str:
+    about = (
+        "By chance: if the best were one of a group's answers at random. A source far above it may have answers that "
+    )
+    about += "are likely because they are simple, or repeat themselves: look at some."
+    rows = [
+        [text(name), f"{one.groups:,}", f"{one.wins:,}", share(one.wins, one.groups), share(one.by_chance, one.groups)]
+        for name, one in sorted(sources.counts.items(), key=lambda item: -item[1].wins)[:_MAX_SOURCES]
+    ]
+    head = [sources.key, "groups with an answer of it", "best", "share", "by chance"]
+    return table(head, rows, numbers=range(1, 5)) + paragraph(about, muted=True)
 
 
 def _distribution(report: Report, measure: Measure) -> str:
@@ -144,6 +162,19 @@ def lengths_section(report: Report) -> Section:
         ),
     )  # fmt: skip
     return Section("Lengths", parts + paragraph(correlation_text(length, report.score)), "Lengths")
+
+
+def length_note(report: Report) -> str:
+    """A sentence for the top of the page where the score follows the answer's length; empty where it does not."""
+    if report.length is None or report.length is report.score:
+        return ""
+    rho = spearman_correlation(report.length.values, report.score.values, resamples=1).rho
+    said = said_of_length(report.score.label, rho)
+    if not said:
+        return ""
+    way = "longer answers rank higher" if rho > 0 else "shorter answers rank higher"
+    about = "instsel select --length-strata 10 ranks rows among those of like length."
+    return paragraph(f"{said}: {way}. {about}")
 
 
 def _characters(report: Report) -> Measure:

@@ -13,12 +13,10 @@ import pyarrow.parquet as pq
 
 from instsel.records.score_columns import from_table
 from instsel.report.measures import Measure, meaning
-from instsel.runs.finished_run import ReadRun, read_run
-from instsel.runs.manifest import settings_digest
+from instsel.runs.finished_run import RunReader, read_run
 from instsel.runs.results import open_result
-from instsel.runs.run_files import SHARDS
 from instsel.runs.scored_files import ScoredFile
-from instsel.runs.shards import how_to_repair, is_whole
+from instsel.runs.shards import how_to_repair
 
 _ROW_NUMBERS = ("best", "neighbor")  # whole numbers that measure nothing
 
@@ -58,6 +56,8 @@ class Run:
         found = _of_groups(self) if self.column("scores") and first == "best" else []
         plain = [name for name, column in self.columns.items() if _is_number(kinds[column])]
         plain = [name for name in plain if name not in _ROW_NUMBERS]
+        if self.manifest.get("parameters", {}).get("rule") == "gain":  # which is the score itself
+            plain = [name for name in plain if name != "gain"]
         for name in sorted(plain, key=lambda one: one != first):
             found.append(self.measure(name, self.scored.numbers(self.columns[name])))
         return found
@@ -81,28 +81,34 @@ class Run:
 
         Raises ValueError where a shard is not as it was written.
         """
-        for name, count, size in self.manifest.get("stages", ()):
-            if name == stage:
-                numbers = np.arange(count) if rows is None else np.array(rows, np.int64)
-                return self._from_shards(stage, column, numbers, count, size)
+        reader = RunReader(self.path, self.manifest)
+        for kept in reader.stages():
+            if kept.name == stage:
+                found, damaged = reader.shards().look(kept)
+                there = max((of_shard.stop for of_shard in found), default=0)
+                numbers = np.arange(there) if rows is None else np.array(rows, np.int64)
+                if rows is None and kept.missing(found):
+                    if damaged:
+                        raise ValueError(f"{damaged[0]} is not as it was written: {how_to_repair(self.path)}")
+                    return None
+                return self._from_shards(found, damaged, column, numbers)
         return None
 
-    def _from_shards(self, stage: str, column: str, rows: np.ndarray, count: int, size: int) -> np.ndarray | None:
-        shards = ReadRun(self.path, self.manifest).place(SHARDS)
-        settings = settings_digest({name: self.manifest.get(name) for name in self.manifest["compared"]})
+    def _from_shards(
+        self, found: dict[range, Path], damaged: list[Path], column: str, rows: np.ndarray
+    ) -> np.ndarray | None:
         pieces, order = [], []
-        for number in np.unique(rows // size).tolist():
-            there = sorted(shards.glob(f"{stage}-{number:05d}-*.parquet"))
-            slice_ = range(number * size, min((number + 1) * size, count))
-            path = next((one for one in there if is_whole(one, settings, slice_)), None)
-            if there and path is None:
-                raise ValueError(f"{there[0]} is not as it was written: {how_to_repair(self.path)}")
-            if path is None or column not in pq.read_schema(path).names:
+        for of_shard, path in found.items():
+            places = np.flatnonzero((rows >= of_shard.start) & (rows < of_shard.stop))
+            if not len(places):
+                continue
+            if column not in pq.read_schema(path).names:
                 return None
-            places = np.flatnonzero(rows // size == number)
-            pieces.append(pq.read_table(path, columns=[column]).take(pa.array(rows[places] - number * size)))
+            pieces.append(pq.read_table(path, columns=[column]).take(pa.array(rows[places] - of_shard.start)))
             order.append(places)
-        if not pieces:
+        if sum(map(len, order)) < len(rows) and damaged:
+            raise ValueError(f"{damaged[0]} is not as it was written: {how_to_repair(self.path)}")
+        if not pieces or sum(map(len, order)) < len(rows):
             return None
         values = from_table(pa.concat_tables(pieces))[column]
         return values[np.argsort(np.concatenate(order), kind="stable")]

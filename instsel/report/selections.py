@@ -66,6 +66,17 @@ class Selection:
         size = f"{100 * budget:.4g} % of the rows" if isinstance(budget, float) else size
         size = f"{budget:,} rows" if isinstance(budget, int) else size
         words = [f"the highest by {label} within {size}"]
+        if (share := told.get("worst_share")) is not None:
+            cluster = "each cluster" if told.get("num_clusters") else "the pool"
+            alike = " among answers of like length" if told.get("worst_strata") else ""
+            words = [f"{label}: drawn at random within {size}, without the {100 * share:.4g} % of {cluster} with the "
+                     f"highest IFD{alike}"]  # fmt: skip
+        elif (share := told.get("draw_share")) is not None:
+            words = [
+                f"drawn at random within {size} from the {100 * share:.4g} % of each cluster with the highest {label}"
+            ]
+        if told.get("leave_out"):
+            words.append(f"left out: {', '.join(told['leave_out'])}")
         if told.get("coverage"):
             words.append(_WORDS.get(told["coverage"], str(told["coverage"])))
         if told.get("clusters"):
@@ -123,9 +134,9 @@ def pool_of(selection: Selection, runs: Sequence[Run]) -> Run | None:
 def alone(selection: Selection) -> Run:
     """A selection whose pool is not there, read as if it were a run of its own: its rows are those selected."""
     run = selection.run
-    by = selection.by
+    by = selection.by if selection.by_column is not None else "ifd"  # what every procedure needs
     found = {name: run.columns.get(name) for name in ("status", "num_tokens", "row", "cluster")}
-    found[by] = selection.by_column
+    found[by] = selection.by_column or run.columns.get(by)
     manifest = {**run.manifest, "score": by, "rows": len(selection.rows), "stages": ()}
     columns = {name: column for name, column in found.items() if column is not None and column in run.scored.columns}
     return replace(run, manifest=manifest, columns=columns)

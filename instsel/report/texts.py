@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from instsel.records import Example, Group, Unreadable, to_examples, to_groups
+from instsel.records.chat import text_of_message
 from instsel.records.formats import detect_layout
 from instsel.records.json_columns import whole_rows
 from instsel.records.unread_keys import UnreadKeys
@@ -28,9 +29,13 @@ class RowText:
     @property
     def answer(self) -> str:
         """The answer, or all of them under their numbers."""
+        return self.ordered(range(len(self.answers)))
+
+    def ordered(self, places: Iterable[int]) -> str:
+        """The answer, or those at these places under their numbers."""
         if len(self.answers) == 1:
             return self.answers[0]
-        return "\n".join(f"{number}. {text.strip()}" for number, text in enumerate(self.answers, 1))
+        return "\n".join(f"{place + 1}. {self.answers[place].strip()}" for place in places)
 
 
 def read_texts(run: Run, rows: np.ndarray, columns: Sequence[str] | None = None) -> dict[int, RowText]:
@@ -63,7 +68,11 @@ def given_texts(run: Run, parameter: str) -> list[RowText]:
 
 
 def row_texts(
-    rows: Sequence[Mapping[str, Any]], names: Sequence[str], mapping: Mapping[str, str] | None, *, groups: bool = False
+    rows: Sequence[Mapping[str, object]],
+    names: Sequence[str],
+    mapping: Mapping[str, str] | None,
+    *,
+    groups: bool = False,
 ) -> list[RowText]:
     """Rows of any known format as texts; those of no known format as their columns."""
     for kind in ("group", "example") if groups else ("example", "group"):
@@ -89,11 +98,14 @@ def _of_record(record: Example | Group) -> RowText:
 
 def prompt_text(record: Example | Group) -> str:
     """Everything before the answer, earlier turns with their role."""
+    chat = record.chats[0] if isinstance(record, Group) and record.chats else getattr(record, "chat", None)
+    if chat is not None:
+        return "\n\n".join(f"[{message['role']}] {text_of_message(message)}" for message in chat.messages[:-1])
     turns = [f"[{role}] {text}" for role, text in record.history]
     return "\n\n".join([*turns, *filter(None, (record.instruction, record.input))])
 
 
-def _as_columns(row: Mapping[str, Any]) -> RowText:
+def _as_columns(row: Mapping[str, object]) -> RowText:
     lines = [
         f"{name}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)}"
         for name, value in row.items()

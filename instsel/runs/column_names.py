@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
 
 import pyarrow as pa
 
@@ -72,7 +71,7 @@ def names_within(schema: pa.Schema) -> dict[str, str] | None:
     return checked_names(told.get("columns") if isinstance(told, dict) else None, schema.names)
 
 
-def checked_names(told: Any, columns: Collection[str]) -> dict[str, str] | None:
+def checked_names(told: object, columns: Collection[str]) -> dict[str, str] | None:
     """A mapping of our names to columns, as a file tells it; None where it is none or names others than `columns`."""
     if not isinstance(told, dict):
         return None

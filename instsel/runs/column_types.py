@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from instsel.records.json_columns import json_array, json_field, plain_field_with_missing
+from instsel.records.json_types import JsonMapping
 
 _EXACT_IN_FLOAT = 2**53
 _INT64 = range(-(2**63), 2**63)
 _SCALARS: dict[type, pa.DataType] = {bool: pa.bool_(), float: pa.float64(), str: pa.string()}
 MAX_DEPTH = 16  # a value nested deeper is written as JSON text: Parquet readers recurse over types
 
-Rows = Sequence[Mapping[str, Any]]
+Rows = Sequence[JsonMapping]
 
 
 class ColumnTypeError(Exception):
@@ -105,7 +106,7 @@ class ColumnTypes:
         return self._columns[name].present < self._rows
 
 
-def _top_type(values: Sequence[Any]) -> pa.DataType | None:
+def _top_type(values: Sequence[object]) -> pa.DataType | None:
     """The type of a column's values; integers beside other numbers are float64 here, where none is rounded."""
     if {type(value) for value in values if value is not None} == {int, float}:
         exact = all(type(value) is not int or abs(value) <= _EXACT_IN_FLOAT for value in values)

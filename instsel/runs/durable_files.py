@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 TEMPORARY_PREFIX = ".unfinished-"
-TEMPORARY = re.compile(r"\.unfinished-(\d+)(-workers)?")
+TEMPORARY = re.compile(r"\.unfinished-(\d+)(-workers|-progress)?")
 _BLOCK = 1 << 20
 
 

@@ -14,11 +14,11 @@ from instsel.runs.manifest import FORMAT, read_manifest, settings_digest
 from instsel.runs.overwriting import is_whole
 from instsel.runs.row_store import RowStore
 from instsel.runs.run_files import COLUMNS, DAMAGED, NEXT, ROWS_NAME, SHARDS
-from instsel.runs.shards import ShardFolder, Stage
+from instsel.runs.shards import ShardedStage, ShardFolder
 
 
 @dataclass(frozen=True, slots=True)
-class ReadRun:
+class RunReader:
     """A run and where its files lie."""
 
     folder: Path
@@ -37,9 +37,9 @@ class ReadRun:
         path = self.place(name)
         return path if path.is_file() else None
 
-    def stages(self) -> list[Stage]:
+    def stages(self) -> list[ShardedStage]:
         """The stages that have begun; to be read, not computed."""
-        return [Stage(name, rows, shard_rows, _never) for name, rows, shard_rows in self.manifest.get("stages", ())]
+        return [ShardedStage(name, rows) for name, rows, *_ in self.manifest.get("stages", ())]
 
     def shards(self, scratch: Path | None = None) -> ShardFolder:
         """The run's shards; arrays are mapped from files in `scratch`."""
@@ -50,7 +50,7 @@ class ReadRun:
             folder, folder.parent / DAMAGED, scratch or folder.parent / COLUMNS, settings_digest(settings)
         )
 
-    def column(self, stage: Stage, name: str) -> np.ndarray:
+    def column(self, stage: ShardedStage, name: str) -> np.ndarray:
         """A column of a complete stage; one of lists of numbers is mapped from a temporary file.
 
         Raises ValueError where a shard is damaged or gone, or has no such column.
@@ -71,7 +71,7 @@ class ReadRun:
         return None
 
 
-def read_run(folder: Path) -> ReadRun:
+def read_run(folder: Path) -> RunReader:
     """A run folder, whatever its state; ValueError, in a line, where it is none."""
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder" if folder.exists() else f"run folder {folder} does not exist")
@@ -80,8 +80,4 @@ def read_run(folder: Path) -> ReadRun:
         raise ValueError(f"the manifest of {folder} is damaged; the command that made the run repairs it")
     if manifest is None:
         raise ValueError(f"{folder} is not a run folder: it has no manifest.json")
-    return ReadRun(folder, manifest)
-
-
-def _never(rows: range) -> Any:
-    raise AssertionError("a run that is only read computes nothing")
+    return RunReader(folder, manifest)

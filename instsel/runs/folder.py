@@ -6,7 +6,7 @@ shards/STAGE-NNNNN-DIGEST.parquet    results; DIGEST begins the SHA-256 of the f
 columns/                             arrays that the process at work has mapped; copies of what shards hold
 damaged/                             files whose content no longer matches their digest
 scores.parquet or scores.jsonl       the merged result, the original columns first
-workers.json                         what the workers of a run with several are doing
+progress.json                        which stage runs, how far it is, and what workers are doing
 report.html                          the page that `instsel report` writes here if it is told no other place
 next/                                the run that --overwrite makes, all of the above, until it is whole
 lock                                 who writes the folder now
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from instsel.runs.durable_files import digest_file, durable_file, remove_unfinished
+from instsel.runs.errors import disk_error
 from instsel.runs.interrupts import Interrupts
 from instsel.runs.lock import RunLock
 from instsel.runs.manifest import FORMAT, differing_fields, read_manifest, settings_digest, write_manifest
@@ -40,15 +41,7 @@ from instsel.runs.run_files import (
     SHARDS,
     remove_files,
 )
-from instsel.runs.shards import DIGEST_CHARACTERS, PackedShard, ShardFolder, ShardInfo, Stage, pack_shard
-
-OnStart = Callable[[Stage, range, int], None]  # a shard's rows, and how many rows of the stage are done
-OnShard = Callable[[Stage, range, ShardInfo], None]
-Spread = Callable[[Iterator[range]], Iterator[tuple[range, PackedShard]]]  # slices to their shards, in any order
-
-
-class RunError(Exception):
-    """A run cannot go on for a reason outside its input: the disk, the folder, too many failed rows."""
+from instsel.runs.shards import DIGEST_CHARACTERS, PackedShard, ShardedStage, ShardFolder
 
 
 class RunFolder:
@@ -69,8 +62,8 @@ class RunFolder:
     def __init__(
         self,
         path: Path,
-        settings: Mapping[str, Any],
-        about: Mapping[str, Any],
+        settings: Mapping[str, object],
+        about: Mapping[str, object],
         *,
         overwrite: bool = False,
         inputs: Sequence[Path] = (),
@@ -110,10 +103,7 @@ class RunFolder:
         if found is not None and overwrite and self._has_results():
             found = self._open_next()
         elif fields and self._has_results():
-            raise ValueError(
-                f"{self.name} holds a run with other settings: {'; '.join(fields)}. "
-                "Name another --output, or start again with --overwrite"
-            )
+            raise ValueError(other_settings(self.name, fields))
         elif overwrite or fields:
             self._remove_rows()
             found = None
@@ -163,14 +153,14 @@ class RunFolder:
             if (self.path / name).is_file():
                 self._set_aside(self.path / name)
 
-    def save(self, **fields: Any) -> None:
+    def save(self, **fields: object) -> None:
         """Set fields of the manifest and write it."""
         self.manifest.update(fields, updated=_now())
         with self.explained():
             write_manifest(self.path, self.manifest)
             self.written(self.path / MANIFEST)
 
-    def finish(self, **fields: Any) -> None:
+    def finish(self, **fields: object) -> None:
         """Write the manifest over the result; a run that overwrites another takes its place."""
         self.save(state="finished", **fields)
         if self.path != self.home:
@@ -240,59 +230,18 @@ class RunFolder:
             self._set_aside(path)
         return None
 
-    def run(
-        self,
-        stage: Stage,
-        *,
-        on_start: OnStart | None = None,
-        on_shard: OnShard | None = None,
-        spread: Spread | None = None,
-    ) -> None:
-        """Compute the shards of a stage that are missing or damaged: in order, or as `spread` gives them."""
+    def missing(self, stage: ShardedStage) -> list[range]:
+        """The rows of a stage that are to be computed; shards that are damaged are set aside."""
         with self.explained():
             before = {path.name for path in (self.path / DAMAGED).glob("*")}
-            done = self.shards.whole(stage)
+            whole = self.shards.whole(stage)
             self.damaged += sorted({path.name for path in (self.path / DAMAGED).glob("*")} - before)
-        slices = stage.slices()
-        done_rows = sum(len(slices[number]) for number in done)
-        missing = [rows for number, rows in enumerate(slices) if number not in done]
-        computed = self._in_order(stage, missing) if spread is None else spread(self._checked(missing))
-        begun = missing[0] if missing else range(0)
-        while missing:
-            self.interrupts.check()
-            if on_start is not None:
-                on_start(stage, missing[0] if spread is None else begun, done_rows)
-            try:
-                rows, shard = next(computed)
-            except (RunError, ValueError, TypeError, ImportError, OSError, MemoryError):
-                raise  # of the input, the settings or the machine: the text says which
-            except Exception as error:  # of a kernel, a driver, a library, somebody's own method
-                reason = next(iter(str(error).strip().splitlines()), "")
-                where = f"{stage.name}, rows {missing[0].start} to {missing[0].stop - 1}"
-                raise RunError(
-                    f"{getattr(error, 'where', where)}: {type(error).__name__}: {reason}; "
-                    "what is whole is kept, and the same command continues"
-                ) from error
-            with self.interrupts.held(), self.explained():
-                self.written(self.shards.write(stage, rows.start // stage.shard_rows, shard))
-            missing.remove(rows)
-            done_rows += len(rows)
-            begun = rows
-            if on_shard is not None:
-                on_shard(stage, rows, shard.info)
+        return stage.missing(whole)
 
-    def _in_order(self, stage: Stage, missing: list[range]) -> Iterator[tuple[range, PackedShard]]:
-        for rows in list(missing):
-            start = time.monotonic()
-            columns, stats = stage.compute(rows)
-            seconds = time.monotonic() - start
-            yield rows, pack_shard(stage.name, self.shards.settings, rows, columns, {**stats, "wall_seconds": seconds})
-
-    def _checked(self, missing: list[range]) -> Iterator[range]:
-        """Slices as a driver takes them, noticing signals between them."""
-        for rows in list(missing):
-            self.interrupts.check()
-            yield rows
+    def write(self, stage: ShardedStage, rows: range, shard: PackedShard) -> None:
+        """Write the shard of these rows; a signal is noticed when it is whole."""
+        with self.interrupts.held(), self.explained():
+            self.written(self.shards.write(stage, rows.start, shard))
 
     def _set_aside(self, path: Path) -> None:
         with self.explained():
@@ -302,17 +251,20 @@ class RunFolder:
         self.damaged.append(path.name)
 
     @contextlib.contextmanager
-    def explained(self) -> Any:
+    def explained(self) -> Iterator[None]:
         """Errors of the disk as RunError."""
         try:
             yield
         except OSError as error:
-            if not self.path.is_dir():
-                raise RunError(f"run folder {self.name} was removed while the run wrote to it") from error
-            raise RunError(
-                f"cannot write to run folder {self.name}: {error.strerror or error}; what is whole is kept, "
-                "and the same command continues"
-            ) from error
+            raise disk_error(error, self.path, self.name) from error
+
+
+def other_settings(name: str, fields: Sequence[str]) -> str:
+    """What is said of a folder that holds another run."""
+    return (
+        f"{name} holds a run with other settings: {'; '.join(fields)}. "
+        "Name another --output, or start again with --overwrite"
+    )
 
 
 def _now() -> str:

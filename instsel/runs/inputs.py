@@ -34,13 +34,14 @@ _OPEN_PIPES = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
 @dataclass(frozen=True, slots=True)
 class InputSource:
     """A named input: what it is called, the digest of its content, reading its rows in batches, where rows are,
-    and its files here."""
+    its files here, and the format of its (first) file."""
 
     name: str
     digest: str
     read: Callable[[], Iterable[Batch]]
     places: Callable[[Sequence[int]], dict[int, str]]  # file and line, or row, by the row's number
     files: tuple[Path, ...]
+    format: str  # as `InputPart.format`
 
 
 def open_input(names: str | Sequence[str], limit: int | None, split: str | None = None) -> InputSource:
@@ -59,7 +60,14 @@ def open_input(names: str | Sequence[str], limit: int | None, split: str | None 
     rest = f" and {len(places) - _SHOWN_NAMES} more" if len(places) > _SHOWN_NAMES else ""
     shown = ", ".join(places[:_SHOWN_NAMES]) + rest
     files = tuple(Path(place) for place in places if os.path.isabs(place))
-    return InputSource(shown, digest, lambda: joined_batches(parts, limit), lambda rows: row_places(parts, rows), files)
+    return InputSource(
+        shown,
+        digest,
+        lambda: joined_batches(parts, limit),
+        lambda rows: row_places(parts, rows),
+        files,
+        parts[0].format,
+    )
 
 
 def _parts(name: str, split: str | None) -> list[InputPart]:

@@ -8,8 +8,8 @@ import json
 import platform
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from instsel.records.json_types import JsonMapping, JsonObject
 from instsel.runs.durable_files import durable_file
 from instsel.runs.manifest_shape import is_manifest
 from instsel.runs.regular_files import read_json
@@ -18,7 +18,7 @@ from instsel.runs.run_files import MANIFEST
 FORMAT = 1
 
 
-def read_manifest(folder: Path) -> tuple[dict[str, Any] | None, bool]:
+def read_manifest(folder: Path) -> tuple[JsonObject | None, bool]:
     """The manifest of a run folder, or None if there is none to be read; and whether there is a damaged one.
 
     Damaged is what is no regular file, no JSON, or not of a manifest's shape (see `instsel.runs.manifest_shape`).
@@ -32,13 +32,13 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any] | None, bool]:
     return (found, False) if is_manifest(found) else (None, True)
 
 
-def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+def write_manifest(folder: Path, manifest: JsonMapping) -> None:
     """Write the manifest of a run folder, whole or not at all."""
     with durable_file(folder, MANIFEST) as file:
         file.write(json.dumps(manifest, indent=2, ensure_ascii=False).encode("utf-8", "replace"))
 
 
-def settings_digest(settings: Mapping[str, Any]) -> str:
+def settings_digest(settings: JsonMapping) -> str:
     """The SHA-256 of settings, whatever the order of their fields."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
@@ -55,7 +55,7 @@ def environment() -> dict[str, str]:
     return versions
 
 
-def differing_fields(there: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+def differing_fields(there: JsonMapping, now: JsonMapping, prefix: str = "") -> list[str]:
     """What differs between two settings, each as `field (value there, value now)`; extra fields there are ignored."""
     found: list[str] = []
     for name in now:
@@ -68,6 +68,6 @@ def differing_fields(there: Mapping[str, Any], now: Mapping[str, Any], prefix: s
     return found
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = "none" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 40 else text[:12] + "…"

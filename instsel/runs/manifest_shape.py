@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 from instsel.runs.run_files import RESULTS, STAGE_NAME
 
 MAX_DEPTH = 64
-MAX_SHARDS = 1 << 20  # of one stage
-Check = Callable[[Any], bool]
+MAX_ROWS = 1 << 40  # of one stage
+Check = Callable[[object], bool]
 
 
-def is_manifest(found: Any) -> bool:
+def is_manifest(found: object) -> bool:
     """Whether what a JSON file says is a manifest whose fields have the types that all readers count on."""
     if not (isinstance(found, dict) and {"format", "method"} <= set(found) and _nests_at_most(found, MAX_DEPTH)):
         return False
@@ -21,17 +20,17 @@ def is_manifest(found: Any) -> bool:
     return all(check(found[name]) for name, check in checks.items() if name in found)
 
 
-def is_text(value: Any) -> bool:
+def is_text(value: object) -> bool:
     """Whether it is a text."""
     return isinstance(value, str)
 
 
-def is_count(value: Any) -> bool:
+def is_count(value: object) -> bool:
     """Whether it is a whole number from 0 to what 63 bits hold."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: object) -> bool:
     """Whether it is a finite number."""
     return (
         isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e30 and math.isfinite(value)
@@ -43,7 +42,7 @@ def is_mapping(of: Check) -> Check:
     return lambda value: isinstance(value, dict) and all(map(of, value.values()))
 
 
-def _anything(value: Any) -> bool:
+def _anything(value: object) -> bool:
     return True
 
 
@@ -56,11 +55,11 @@ def _list(of: Check) -> Check:
 
 
 def _record(*of: Check) -> Check:
-    def check(value: Any) -> bool:
-        right = isinstance(value, list) and len(value) == len(of)
-        return right and all(one(part) for one, part in zip(of, value, strict=True))
-
-    return check
+    return lambda value: (
+        isinstance(value, list)
+        and len(value) == len(of)
+        and all(one(part) for one, part in zip(of, value, strict=True))
+    )
 
 
 def _fields(**checks: Check) -> Check:
@@ -69,14 +68,14 @@ def _fields(**checks: Check) -> Check:
     )
 
 
-def _stage(value: Any) -> bool:
-    if not _record(is_text, is_count, is_count)(value):
+def _stage(value: object) -> bool:
+    """A name and a number of rows; earlier versions wrote the rows of a shard behind them."""
+    if not (isinstance(value, list) and _record(is_text, is_count)(value[:2]) and all(map(is_count, value[2:]))):
         return False
-    name, rows, shard_rows = value
-    return STAGE_NAME.fullmatch(name) is not None and shard_rows > 0 and rows // shard_rows < MAX_SHARDS
+    return STAGE_NAME.fullmatch(value[0]) is not None and value[1] < MAX_ROWS
 
 
-def _nests_at_most(value: Any, depth: int) -> bool:
+def _nests_at_most(value: object, depth: int) -> bool:
     if not isinstance(value, (dict, list)):
         return True
     within = value.values() if isinstance(value, dict) else value

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from instsel.records.json_columns import json_value, whole_rows
+from instsel.records.json_types import JsonObject
 from instsel.runs.column_names import allot_names, with_names
 from instsel.runs.column_types import ColumnTypeError
 from instsel.runs.durable_files import durable_file
@@ -87,10 +88,10 @@ def _beside(original: pa.Table, scores: pa.Table, own: Mapping[str, str]) -> pa.
     return pa.Table.from_arrays([*original.columns, *scores.columns], schema=schema)
 
 
-def _write_json_lines(file: BinaryIO, rows: list[dict[str, Any]], scores: pa.Table) -> None:
+def _write_json_lines(file: BinaryIO, rows: list[JsonObject], scores: pa.Table) -> None:
     for row, score in zip(rows, scores.to_pylist(), strict=True):
         _write_json_line(file, {**row, **score})
 
 
-def _write_json_line(file: BinaryIO, row: dict[str, Any]) -> None:
+def _write_json_line(file: BinaryIO, row: JsonObject) -> None:
     file.write(json.dumps(row, ensure_ascii=False, default=json_value).encode("utf-8", "replace") + b"\n")

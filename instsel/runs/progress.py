@@ -30,8 +30,9 @@ class StageProgress:
             leave=False,
             bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total} rows [{elapsed}<{remaining}{postfix}]",
         )
+        self.rows_done = float(done_rows)  # those of a shard under way in proportion to its tokens
         self._rows = float(done_rows)
-        self._shard = range(0)
+        self._shard, self._total_rows = range(0), total_rows
         self._tokens_before = self._tokens_now = 0
         self._start = time.monotonic()
 
@@ -47,12 +48,12 @@ class StageProgress:
     def tokens(self, done: int, total: int) -> None:
         """`done` of the shard's `total` tokens are through."""
         self._tokens_now = done
-        self._show(self._rows + len(self._shard) * done / max(total, 1))
+        self._show(min(self._rows + len(self._shard) * done / max(total, 1), self._total_rows))
 
-    def end(self) -> None:
-        """The shard is written."""
-        self._rows += len(self._shard)
-        self._tokens_before += self._tokens_now
+    def end(self, rows: range, tokens: int) -> None:
+        """A shard of these rows is written, for which so many tokens were forwarded."""
+        self._rows += len(rows)
+        self._tokens_before += tokens
         self._tokens_now = 0
         self._show(self._rows)
 
@@ -61,4 +62,5 @@ class StageProgress:
         tokens = self._tokens_before + self._tokens_now
         if tokens:
             self._bar.set_postfix_str(f"{tokens / seconds:,.0f} tokens/s", refresh=False)
+        self.rows_done = rows
         self._bar.update(rows - self._bar.n)

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from instsel.records.json_types import JsonMapping, JsonObject
 from instsel.runs.column_names import checked_names, names_guessed, names_of_old_run
 from instsel.runs.durable_files import digest_file
-from instsel.runs.finished_run import ReadRun
+from instsel.runs.finished_run import RunReader
 from instsel.runs.run_files import SHARDS
 from instsel.runs.scored_files import ScoredFile
 
 
-def describe_result(path: Path, own: Mapping[str, str]) -> dict[str, Any]:
+def describe_result(path: Path, own: Mapping[str, str]) -> JsonObject:
     """What a manifest says of the result: its name, size and digest, and the name in it of each of our columns."""
     return {"name": path.name, "bytes": path.stat().st_size, "digest": digest_file(path), "columns": dict(own)}
 
 
-def result_path(run: ReadRun) -> Path:
+def result_path(run: RunReader) -> Path:
     """The result of a finished run, read once to compare its digest.
 
     Raises ValueError where there is none, where it is a link out of the folder, or where the file is not as it was
@@ -42,7 +42,7 @@ def result_path(run: ReadRun) -> Path:
     return path
 
 
-def open_result(run: ReadRun) -> ScoredFile:
+def open_result(run: RunReader) -> ScoredFile:
     """The result as `result_path` finds it, with the names of the run's own columns; ValueError where it is damaged."""
     scored = ScoredFile(result_path(run))
     told = _output(run.manifest).get("columns")
@@ -56,12 +56,12 @@ def open_result(run: ReadRun) -> ScoredFile:
     return scored
 
 
-def _output(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+def _output(manifest: JsonMapping) -> JsonMapping:
     output = manifest.get("output")
     return output if isinstance(output, Mapping) else {}
 
 
-def _derived_names(run: ReadRun, columns: list[str]) -> dict[str, str]:
+def _derived_names(run: RunReader, columns: list[str]) -> dict[str, str]:
     """The names in a folder whose manifest does not tell them: those before this version were given by a fixed rule."""
     if run.manifest.get("method") == "select":
         return names_guessed(columns)  # whatever it was made from
@@ -76,7 +76,7 @@ def _derived_names(run: ReadRun, columns: list[str]) -> dict[str, str]:
     return {guessed.get(name, name): name for name in rest}
 
 
-def _columns_of_shards(run: ReadRun) -> list[str] | None:
+def _columns_of_shards(run: RunReader) -> list[str] | None:
     """The columns of a run's last stage, where its shards are there."""
     stages = run.manifest.get("stages") or ()
     for path in sorted(run.place(SHARDS).glob(f"{stages[-1][0]}-*.parquet"))[:1] if stages else ():

@@ -11,13 +11,14 @@ import bisect
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Union
+from typing import BinaryIO, Union
 
 import pyarrow as pa
 
 from instsel.records.json_columns import whole_rows
+from instsel.records.json_types import JsonMapping, JsonObject
 from instsel.runs.column_types import ColumnTypes
 
 BATCH_ROWS = 128
@@ -25,7 +26,7 @@ BATCH_CHARACTERS = 1 << 23  # a batch of huge rows ends earlier
 _LONE_SURROGATES = re.compile("[\ud800-\udfff]")  # no UTF-8 holds them
 _JSON_ROW = pa.schema([pa.field("row", pa.large_string())], metadata={"instsel": "json rows"})
 
-Batch = Union[pa.RecordBatch, pa.Table, Sequence[Mapping[str, Any]]]  # noqa: UP007 - evaluated at run time
+Batch = Union[pa.RecordBatch, pa.Table, Sequence[JsonMapping]]  # noqa: UP007 - evaluated at run time
 
 
 def write_rows(sink: BinaryIO, batches: Iterable[Batch]) -> tuple[int, list[str]]:
@@ -47,7 +48,7 @@ def write_rows(sink: BinaryIO, batches: Iterable[Batch]) -> tuple[int, list[str]
     return count, list(names)
 
 
-def _json_pieces(batches: Iterable[Sequence[Mapping[str, Any]]], names: dict[str, None]) -> Iterator[pa.RecordBatch]:
+def _json_pieces(batches: Iterable[Sequence[JsonMapping]], names: dict[str, None]) -> Iterator[pa.RecordBatch]:
     texts: list[str] = []
     characters = 0
     for row in itertools.chain.from_iterable(batches):
@@ -97,14 +98,14 @@ class RowStore:
     def close(self) -> None:
         self._file.close()
 
-    def rows(self, start: int, stop: int) -> list[dict[str, Any]]:
+    def rows(self, start: int, stop: int) -> list[JsonObject]:
         """Rows start to stop as dicts."""
         return [row for batch in self._batches(start, stop) for row in self._dicts(batch)]
 
-    def take(self, numbers: Iterable[int]) -> list[dict[str, Any]]:
+    def take(self, numbers: Iterable[int]) -> list[JsonObject]:
         """The rows with these numbers, in the order given."""
         wanted = list(numbers)
-        found: dict[int, dict[str, Any]] = {}
+        found: dict[int, JsonObject] = {}
         for _, group in itertools.groupby(sorted(set(wanted)), key=self._batch_of):
             members = list(group)
             index = self._batch_of(members[0])
@@ -146,7 +147,7 @@ class RowStore:
             )
         return batches
 
-    def _dicts(self, batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    def _dicts(self, batch: pa.RecordBatch) -> list[JsonObject]:
         if self.holds_json:
             return [json.loads(text) for text in batch.column(0).to_pylist()]
         return whole_rows(batch)

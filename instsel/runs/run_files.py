@@ -12,7 +12,8 @@ from instsel.runs.durable_files import TEMPORARY
 from instsel.runs.regular_files import read_regular
 
 MANIFEST, DAMAGED_MANIFEST = "manifest.json", "manifest.damaged.json"
-LOCK, NOTES, PAGE = "lock", "workers.json", "report.html"
+LOCK, RUN_STATUS, PAGE = "lock", "progress.json", "report.html"
+OLD_WORKER_STATUS = "workers.json"  # of earlier versions
 SHARDS, DAMAGED, COLUMNS = "shards", "damaged", "columns"
 NEXT = "next"  # the run that --overwrite makes, until it is whole
 RESULTS = ("scores.parquet", "scores.jsonl", "selected.parquet", "selected.jsonl", "neighbors.npz")
@@ -23,7 +24,7 @@ ARRAY_NAME = re.compile(rf"{STAGE_NAME.pattern}\.[^/]+\.npy")
 # What every page of a report has near its beginning, and no other page: the policy that lets its own script run.
 PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-"
 
-_TOP = "|".join(map(re.escape, (MANIFEST, DAMAGED_MANIFEST, LOCK, NOTES, PAGE, *RESULTS)))
+_TOP = "|".join(map(re.escape, (MANIFEST, DAMAGED_MANIFEST, LOCK, RUN_STATUS, OLD_WORKER_STATUS, PAGE, *RESULTS)))
 _KEPT = f"{ROWS_NAME.pattern.replace('?P<digest>', '')}|{TEMPORARY.pattern}"
 _SHARD = re.sub(r"\?P<\w+>", "", SHARD_NAME.pattern)
 _OURS = re.compile(

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from instsel.records.files import dicts_of, iter_batches
 from instsel.records.json_columns import empty_table, is_json, json_field, take_rows, whole_values
+from instsel.records.json_types import JsonObject
 from instsel.records.tables import check_names
 from instsel.runs.column_names import names_within
 from instsel.runs.column_types import ColumnTypes
@@ -75,10 +76,13 @@ class ScoredFile:
 
     def values(self, name: str) -> list[Any]:
         """A column as Python's values, null as None."""
-        if self._parquet is None:
-            return [value for column in self._column(name) for value in column.to_pylist()]
-        field = self._parquet.schema_arrow.field(name)
-        return [value for column in self._column(name) for value in whole_values(column, field)]
+        return [value for piece in self.pieces(name) for value in piece]
+
+    def pieces(self, name: str) -> Iterator[list[Any]]:
+        """The same piece by piece, for a column that need not be held whole."""
+        field = None if self._parquet is None else self._parquet.schema_arrow.field(name)
+        for column in self._column(name):
+            yield column.to_pylist() if field is None else whole_values(column, field)
 
     def labels(self, name: str) -> tuple[np.ndarray, list[str]]:
         """A column as numbers int64 [rows] of its distinct values, and these values' texts in order of appearance."""
@@ -118,7 +122,7 @@ class ScoredFile:
         """The rows with these numbers, in the order given; all columns, or those named."""
         sorted_numbers = np.sort(numbers)
         if self._parquet is None:
-            rows: list[dict[str, Any]] = []
+            rows: list[JsonObject] = []
             first = 0
             for batch in self._batches():
                 low, high = np.searchsorted(sorted_numbers, [first, first + len(batch)])
@@ -151,7 +155,7 @@ class ScoredFile:
         except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"column {name!r} of {self.path} holds values of several types") from error
 
-    def _batches(self) -> Iterator[list[dict[str, Any]]]:
+    def _batches(self) -> Iterator[list[JsonObject]]:
         for batch in iter_batches(self.path):
             yield dicts_of(batch)
 

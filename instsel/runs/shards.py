@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,22 +28,16 @@ Stats = Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
-    """A part of a run: `compute(rows)` gives the columns of a slice of rows and the cost of getting them.
-
-    Slices begin at multiples of `shard_rows`. `compute` may return any columns as long as each has one entry a row;
-    a column called "status" is counted.
-    """
+class ShardedStage:
+    """A part of a run as its folder keeps it: `rows` rows, in shards that end anywhere."""
 
     name: str
     rows: int
-    shard_rows: int
-    compute: Callable[[range], tuple[Columns, Stats]]
 
-    def slices(self) -> list[range]:
-        """The rows of each shard."""
-        starts = range(0, self.rows, self.shard_rows)
-        return [range(start, min(start + self.shard_rows, self.rows)) for start in starts]
+    def missing(self, found: Iterable[range]) -> list[range]:
+        """The rows between those of `found`, which rise and do not overlap, each range as long as can be."""
+        edges = [0, *(edge for rows in found for edge in (rows.start, rows.stop)), self.rows]
+        return [range(end, start) for end, start in zip(edges[::2], edges[1::2], strict=True) if end < start]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,54 +100,62 @@ class ShardFolder:
         remove_unfinished(self.folder)
         self.clear_scratch()
 
-    def whole(self, stage: Stage) -> dict[int, Path]:
-        """The shards of a stage that are there and whole, by number; others of its name are set aside."""
+    def whole(self, stage: ShardedStage) -> dict[range, Path]:
+        """The shards of a stage that are there and whole, in the order of their rows; others of its name are set
+        aside."""
         found, damaged = self.look(stage)
         for path in damaged:
             self.damaged.mkdir(exist_ok=True)
             os.replace(path, self.damaged / path.name)
         return found
 
-    def look(self, stage: Stage) -> tuple[dict[int, Path], list[Path]]:
-        """The shards of a stage that are there and whole, by number, and those that are not; nothing is moved."""
-        slices = stage.slices()
-        found: dict[int, Path] = {}
+    def look(self, stage: ShardedStage) -> tuple[dict[range, Path], list[Path]]:
+        """The shards of a stage that are there and whole, in the order of their rows, and those that are not; nothing
+        is moved.
+
+        A shard's rows are those that it says itself: where shards end is no setting, and its number is but a name.
+        """
+        whole: list[tuple[int, int, Path]] = []
         damaged: list[Path] = []
         for path in sorted(self.folder.glob(f"{stage.name}-*.parquet")):
             match = SHARD_NAME.fullmatch(path.name)
             if match is None or match["stage"] != stage.name:
                 continue  # another stage's, or none of a run
-            number = int(match["number"])
-            expected = slices[number] if number < len(slices) else range(0)
-            if number not in found and is_whole(path, self.settings, expected):
-                found[number] = path
-            else:
+            info = _whole_info(path, self.settings)
+            if info is None or not 0 < info.num_rows <= stage.rows - info.first_row:
                 damaged.append(path)
+            else:
+                whole.append((info.first_row, info.first_row + info.num_rows, path))
+        found: dict[range, Path] = {}
+        end = 0
+        for start, stop, path in sorted(whole):
+            if start < end:  # rows that another has: a copy, or put there by somebody
+                damaged.append(path)
+            else:
+                found[range(start, stop)], end = path, stop
         return found, damaged
 
-    def write(self, stage: Stage, number: int, packed: PackedShard) -> Path:
+    def write(self, stage: ShardedStage, first_row: int, packed: PackedShard) -> Path:
         """Write one shard and give its file; it has its name only once it is on the disk."""
-        name = f"{stage.name}-{number:05d}-{packed.digest[:DIGEST_CHARACTERS]}.parquet"
+        name = f"{stage.name}-{first_row:05d}-{packed.digest[:DIGEST_CHARACTERS]}.parquet"
         with durable_file(self.folder, name) as file:
             file.write(packed.content)
         return self.folder / name
 
-    def tables(self, stage: Stage) -> Iterator[pa.Table]:
+    def tables(self, stage: ShardedStage) -> Iterator[pa.Table]:
         """The tables of a complete stage in the order of its rows."""
         for path in self._complete(stage):
             yield pq.read_table(path).replace_schema_metadata(None)
 
-    def columns(self, stage: Stage) -> StageColumns:
+    def columns(self, stage: ShardedStage) -> StageColumns:
         """The columns of a complete stage over all rows, read when they are asked for."""
         return StageColumns(stage.name, self._complete(stage), stage.rows, self.scratch)
 
-    def _complete(self, stage: Stage) -> list[Path]:
+    def _complete(self, stage: ShardedStage) -> list[Path]:
         found, _ = self.look(stage)
-        if missing := len(stage.slices()) - len(found):
-            raise ValueError(
-                f"{missing} shards of {stage.name} are damaged or gone: {how_to_repair(self.folder.parent)}"
-            )
-        return [found[number] for number in sorted(found)]
+        if missing := stage.missing(found):
+            raise ValueError(damaged_or_gone(stage, missing, self.folder.parent))
+        return list(found.values())
 
     def clear_scratch(self) -> None:
         """Remove the arrays that columns were mapped from: they are copies of what shards hold."""
@@ -177,6 +179,11 @@ def read_info(path: Path) -> ShardInfo:
     return info
 
 
+def damaged_or_gone(stage: ShardedStage, missing: Sequence[range], folder: Path) -> str:
+    """What is said where rows of a complete stage have no whole shard, and what brings them back."""
+    return f"{sum(map(len, missing)):,} rows of {stage.name} are damaged or gone: {how_to_repair(folder)}"
+
+
 def how_to_repair(folder: Path) -> str:
     """What brings back what is damaged or gone in a run folder: a run whose result is whole computes nothing."""
     first = f"remove the result in {folder} and " if any((folder / name).exists() for name in RESULTS) else ""
@@ -194,16 +201,17 @@ def says_itself(folder: Path) -> bool:
     return False
 
 
-def is_whole(path: Path, settings: str, rows: range) -> bool:
-    """Whether a file is as its name's digest says, and the shard of these rows of the run with these settings."""
+def _whole_info(path: Path, settings: str) -> ShardInfo | None:
+    """What a shard says of itself; None where a file is not as its name's digest says, or not of a run with these
+    settings."""
     match = SHARD_NAME.fullmatch(path.name)
     if match is None or not path.is_file() or not digest_file(path).startswith(match["digest"]):
-        return False
+        return None
     try:
         info = read_info(path)
     except (ValueError, OSError):
-        return False
-    return (info.settings, info.first_row, info.num_rows) == (settings, rows.start, len(rows))
+        return None
+    return info if info.settings == settings else None
 
 
 def infos(folder: Path, stage: str) -> list[ShardInfo]:

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
+from instsel.records.json_types import JsonMapping
 from instsel.runs.folder import RunFolder
 from instsel.runs.interrupts import Interrupts
 from instsel.runs.run_files import LOCK, MANIFEST, NEXT, is_ours
@@ -92,8 +92,8 @@ class StoredRunFolder(RunFolder):
         self,
         path: Path,
         copy: StoredCopy,
-        settings: Mapping[str, Any],
-        about: Mapping[str, Any],
+        settings: JsonMapping,
+        about: JsonMapping,
         *,
         overwrite: bool = False,
         inputs: Sequence[Path] = (),
@@ -121,7 +121,7 @@ class StoredRunFolder(RunFolder):
         self._copy.flush()
         self._copy.remove(path.relative_to(self.home).as_posix())
 
-    def finish(self, **fields: Any) -> None:
+    def finish(self, **fields: object) -> None:
         """See `RunFolder.finish`; under `next` the store has the whole run until it has it in the old one's place."""
         overwrites = self.path != self.home
         super().finish(**fields)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from instsel.selection.budget import Budget
+from instsel.selection.budget import Budget, row_budget
 from instsel.selection.diversity import different_rows
 
 
@@ -66,6 +66,33 @@ def drawn_from_best(order: np.ndarray, labels: np.ndarray, share: float, seed: i
     best = place < np.ceil(share * size)[of_row]
     chance = np.random.default_rng(seed + 1).random(len(labels))[order]  # k-means has the seed itself
     return order[np.lexsort((np.where(best, -chance, np.arange(len(order))), ~best))]
+
+
+def drawn_without_worst(
+    score: np.ndarray, usable: np.ndarray, labels: np.ndarray, share: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Random scores for the usable rows but for the worst `share` of each cluster, and which rows those are.
+
+    As many rows as `share` of the usable ones, rounded down, are left out: of each cluster those with the lowest
+    scores, so many that the clusters give in proportion to their usable rows, by largest remainder; where remainders
+    are equal, the cluster whose next row has the lowest score comes first.
+
+    `score` float64 `[n]`, `usable` bool `[n]`, `labels` int64 `[n]` from 0. Returns float64 `[n]`, NaN where a row is
+    left out or not usable, and bool `[n]`.
+
+    >>> drawn, worst = drawn_without_worst(np.arange(4.0), np.ones(4, bool), np.array([0, 0, 1, 1]), 0.5, seed=0)
+    >>> worst.tolist(), np.isnan(drawn).tolist()
+    ([True, False, True, False], [True, False, True, False])
+    """
+    usable = usable & np.isfinite(score)
+    worst = np.zeros(len(score), bool)
+    if (size := int(usable.sum())) * share >= 1:
+        order = np.argsort(score, kind="stable")
+        order = order[usable[order]]
+        few = Budget(row_budget(share, size).limit, np.ones(len(score), np.int64))
+        worst[by_quotas(order, -score, labels, few, equal=False)] = True
+    chance = np.random.default_rng(seed + 1).random(len(score))  # k-means has the seed itself
+    return np.where(usable & ~worst, chance, np.nan), worst
 
 
 def share_budget(limit: int, weight: np.ndarray, capacity: np.ndarray, score_of_next: Any) -> np.ndarray:

@@ -12,6 +12,7 @@ from instsel.selection.budget import row_budget, token_budget
 from instsel.selection.diversity import different_rows
 from instsel.selection.facility_location import by_facility_location
 from instsel.selection.labels import number_labels
+from instsel.selection.length_strata import checked_strata, rank_within_strata
 from instsel.selection.quotas import by_quotas, drawn_from_best
 
 COVERAGES = ("proportional", "equal", "facility-location")
@@ -34,6 +35,7 @@ def select(
     num_tokens: Any = None,
     max_score: float | None = None,
     draw_share: float | None = None,
+    length_strata: int | None = None,
 ) -> np.ndarray:
     """Select rows by score, highest first, that differ from each other or cover the pool.
 
@@ -54,6 +56,9 @@ def select(
       that are not above row j's, and `s` the positive part of the cosine between a row and its `num_neighbors`
       nearest.
 
+    With `length_strata` a row's score is exchanged for its rank among the rows of like length, in that many parts of
+    the pool by `num_tokens` (see `rank_within_strata`): for a score that follows the length of the answer.
+
     `score` is numbers `[n]`. `budget` is a count (int, 1 to n) or a fraction of all n rows (float, above 0 to 1;
     rounded down, at least one row). Instead, `budget_tokens` is a number of tokens, by the lengths `num_tokens`, whole
     numbers `[n]`: a row that does not fit into what is left is skipped, quotas count tokens too, and what they cannot
@@ -64,7 +69,8 @@ def select(
     Raises ValueError or TypeError naming the parameter where a budget is 0, negative, above n or above 100 %, below
     the shortest row, missing or given twice; where shapes do not agree, a row has no label or no length, embeddings
     are missing or not finite, `num_clusters` is below 1 or above n, `max_similarity` is not in (-1, 1], or
-    `draw_share` not in (0, 1] or given without quotas.
+    `draw_share` not in (0, 1] or given without quotas, or `length_strata` is below 2 or given without
+    `num_tokens`.
 
     Source: arXiv 2604.25132 (the cosine rule); arXiv 2402.00530 and 2504.13835 (see `by_facility_location`).
 
@@ -79,6 +85,9 @@ def select(
     if score.ndim != 1:
         raise ValueError(f"score must be numbers [n], got shape {list(score.shape)}")
     usable = _usable(score, selectable, max_score)
+    if length_strata is not None:
+        length = checked_strata(length_strata, num_tokens, usable)
+        score = rank_within_strata(score, length, usable, int(length_strata))
     if (budget is None) == (budget_tokens is None):
         raise ValueError(
             "give one of budget (rows) and budget_tokens, got " + ("neither" if budget is None else "both")

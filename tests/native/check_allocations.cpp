@@ -7,15 +7,17 @@
 #include <functional>
 #include <new>
 
-#include "bfloat16_linear.h"
-#include "bfloat16_linear_logsumexp.h"
-#include "bfloat16_tree_attention.h"
+#include "attention/bfloat16_tree_attention.h"
+#include "attention/float_tree_attention.h"
 #include "checks.h"
-#include "float_linear_logsumexp.h"
-#include "float_tree_attention.h"
-#include "layer_operations.h"
-#include "online_logsumexp.h"
-#include "pair_logprobs.h"
+#include "head/bfloat16_linear_logsumexp.h"
+#include "head/float_linear_logsumexp.h"
+#include "head/online_logsumexp.h"
+#include "head/pair_logprobs.h"
+#include "layer/bfloat16_experts.h"
+#include "layer/bfloat16_linear.h"
+#include "layer/layer_operations.h"
+#include "simd/aligned_buffer.h"
 
 namespace {
 
@@ -80,12 +82,14 @@ void fail_layers(const std::string& name, InstructionSet instructions) {
     const std::int64_t rows = 8, columns = 64;
     auto x = random_matrix<Element>(rows, columns, 1.0f), out = x;
     const auto y = x, weight = x;
-    fail_each([&] { rms_norm<Element>(x.data(), y.data(), weight.data(), 0.0f, 1e-5f, rows, columns, out.data(), 2, instructions); },
-              2, name + " norm");
+    const NormSettings settings{0.0f, 1e-5f, true, true};
+    fail_each([&] { layer_norm<Element>(x.data(), weight.data(), y.data(), settings, rows, columns, out.data(), 2, instructions); },
+              3, name + " norm");
     fail_each([&] { gate_in_place<Element>(x.data(), y.data(), rows * columns, Activation::silu, 2, instructions); }, 0,
               name + " gate");
-    fail_each([&] { rotate_in_place<Element>(x.data(), y.data(), weight.data(), rows, 1, columns, 2, instructions); }, 1,
-              name + " rotation");
+    const auto table = random_matrix<float>(rows, columns, 1.0f);
+    fail_each([&] { rotate_in_place<Element>(x.data(), table.data(), table.data(), rows, 1, columns, columns, false, 2, instructions); },
+              0, name + " rotation");
 }
 
 // Forty tokens and two children of four: paths of several blocks.
@@ -98,7 +102,7 @@ void fail_attention(InstructionSet instructions) {
     const auto x = random_matrix<float>(tokens, size, 1.0f);
     auto out = x;
     const HeadsView<const float> view{x.data(), tokens, 1, size, size};
-    fail_each([&] { float_tree_attention(view, view, view, {out.data(), tokens, 1, size, size}, layout, shape, 2, instructions); },
+    fail_each([&] { float_tree_attention({view, view, view, {out.data(), tokens, 1, size, size}}, layout, shape, 2, instructions); },
               4, "float attention");
     if (instructions < InstructionSet::avx512_bf16) return;
     const std::vector<std::uint16_t> bits(tokens * size, 0x3f80);
@@ -106,7 +110,7 @@ void fail_attention(InstructionSet instructions) {
     const HeadsView<const std::uint16_t> words{bits.data(), tokens, 1, size, size};
     const std::size_t bytes = std::size_t(bfloat16_tree_attention_workspace(4, 1, size));
     auto* workspace = static_cast<std::uint8_t*>(::operator new(bytes, std::align_val_t(64)));
-    fail_each([&] { bfloat16_tree_attention(words, words, words, {rounded.data(), tokens, 1, size, size}, layout, shape,
+    fail_each([&] { bfloat16_tree_attention({words, words, words, {rounded.data(), tokens, 1, size, size}}, layout, shape,
                                             workspace, 2, instructions); },
               4, "bfloat16 attention");
     ::operator delete(workspace, std::align_val_t(64));
@@ -131,6 +135,14 @@ void check_allocations() {
         fail_each([&] { bfloat16_linear(view, view, nullptr, false, out.data(), 2, instructions); }, 2, "linear");
         fail_each([&] { bfloat16_gated_linear(view, view, view, Activation::silu, out.data(), 2, instructions); }, 2,
                   "gated linear");
+        const ExpertWeights square{x.data(), 1, 32, 32, 1024, 32, 1, nullptr, 0, 0};
+        const std::int64_t expert = 0;
+        const float factor = 1.0f;
+        const ChosenExperts choice{&expert, &factor, 1, 1};
+        const AlignedBuffer memory = allocate_aligned(experts_bytes(choice, square));
+        const ExpertGate function{false, 1.0f, 1.0f, 0.0f};
+        fail_each([&] { bfloat16_experts({x.data(), 1, 32, 32}, choice, square, square, square, function, memory.get(),
+                                         out.data(), 2, instructions); }, 8, "experts");
         fail_each([&] { bfloat16_linear_logsumexp(view, view, {}, {max.data(), sum.data(), nullptr}, 2, instructions); },
                   3, "bfloat16 head");
     }

@@ -2,9 +2,9 @@
 
 #include <new>
 
-#include "bfloat16_tree_attention.h"
+#include "attention/bfloat16_tree_attention.h"
+#include "attention/float_tree_attention.h"
 #include "checks.h"
-#include "float_tree_attention.h"
 
 namespace instsel {
 namespace {
@@ -19,8 +19,8 @@ void run_attention(const std::vector<float>& query, const std::vector<float>& ke
                    InstructionSet instructions) {
     const std::int64_t size = shape.head_size;
     const auto queries = view_of(query, heads, size);
-    float_tree_attention(queries, view_of(key, 1, size), view_of(value, 1, size),
-                         {out.data(), queries.tokens, heads, heads * size, size}, layout, shape, 2, instructions);
+    float_tree_attention({queries, view_of(key, 1, size), view_of(value, 1, size),
+                          {out.data(), queries.tokens, heads, heads * size, size}}, layout, shape, 2, instructions);
 }
 
 void run_attention(const std::vector<bfloat16>& query, const std::vector<bfloat16>& key,
@@ -36,10 +36,9 @@ void run_attention(const std::vector<bfloat16>& query, const std::vector<bfloat1
     const std::int64_t bytes = bfloat16_tree_attention_workspace(layout.blocks(), 1, size);
     auto* workspace = static_cast<std::uint8_t*>(::operator new(std::size_t(bytes), std::align_val_t(64)));
     const auto queries = bits(query, heads);
-    bfloat16_tree_attention(queries, bits(key, 1), bits(value, 1),
-                       {reinterpret_cast<std::uint16_t*>(out.data()), queries.tokens, heads, heads * size, size},
-                       layout, shape, workspace, 2,
-                       instructions);
+    bfloat16_tree_attention({queries, bits(key, 1), bits(value, 1),
+                             {reinterpret_cast<std::uint16_t*>(out.data()), queries.tokens, heads, heads * size, size}},
+                            layout, shape, workspace, 2, instructions);
     ::operator delete(workspace, std::align_val_t(64));
 }
 

@@ -9,13 +9,15 @@
 #include <string>
 #include <vector>
 
-#include "bfloat16_linear.h"
-#include "bfloat16_linear_logsumexp.h"
 #include "checks.h"
-#include "float_linear_logsumexp.h"
-#include "layer_operations.h"
-#include "online_logsumexp.h"
-#include "pair_logprobs.h"
+#include "head/bfloat16_linear_logsumexp.h"
+#include "head/float_linear_logsumexp.h"
+#include "head/online_logsumexp.h"
+#include "head/pair_logprobs.h"
+#include "layer/bfloat16_experts.h"
+#include "layer/bfloat16_linear.h"
+#include "layer/layer_operations.h"
+#include "simd/aligned_buffer.h"
 
 using namespace instsel;
 
@@ -154,6 +156,53 @@ void check_bfloat16_linear(std::int64_t rows, std::int64_t size, std::int64_t ou
     }
 }
 
+// Experts whose outputs stand in every other place, with the last one's bias at the end of its buffer.
+void check_experts(std::int64_t rows, std::int64_t hidden, std::int64_t inner, InstructionSet instructions) {
+    const std::int64_t experts = 3;
+    const auto x = random_matrix<bfloat16>(rows, hidden, 1.0f);
+    const auto gate_up = random_matrix<bfloat16>(experts * hidden, 2 * inner, 0.1f);
+    const auto down = random_matrix<bfloat16>(experts * hidden, inner, 0.1f);
+    const auto bias = random_matrix<bfloat16>(experts, 2 * inner, 1.0f);
+    std::vector<std::int64_t> chosen(std::size_t(rows), 2);
+    chosen.front() = 0;
+    std::vector<float> weights(std::size_t(rows), 0.5f);
+    const ChosenExperts choice{chosen.data(), weights.data(), rows, 1};
+    const std::int64_t both = 2 * inner;
+    const ExpertWeights gates{gate_up.data(), experts, inner, hidden, hidden * both, 2, both, bias.data(), both, 2};
+    const ExpertWeights ups{gate_up.data() + 1, experts, inner, hidden, hidden * both, 2, both, bias.data() + 1, both, 2};
+    const ExpertWeights downs{down.data(), experts, hidden, inner, hidden * inner, inner, 1, nullptr, 0, 0};
+    const AlignedBuffer memory = allocate_aligned(experts_bytes(choice, gates));
+    std::vector<bfloat16> out(x.size());
+    bfloat16_experts({x.data(), rows, hidden, hidden}, choice, gates, ups, downs, {false, 1.0f, 3.0f, 1.0f},
+                     memory.get(), out.data(), 2, instructions);
+    for (std::int64_t row = 0; row < rows; ++row) {
+        const std::int64_t expert = chosen[std::size_t(row)];
+        std::vector<double> gated;
+        for (std::int64_t i = 0; i < both; i += 2) {
+            double sums[2];
+            for (int half = 0; half < 2; ++half) {
+                sums[half] = to_float(bias[std::size_t(expert * both + i + half)]);
+                for (std::int64_t k = 0; k < hidden; ++k) {
+                    sums[half] += double(to_float(x[std::size_t(row * hidden + k)])) *
+                                  to_float(gate_up[std::size_t((expert * hidden + k) * both + i + half)]);
+                }
+            }
+            const double g = std::min(sums[0], 3.0), u = std::clamp(sums[1], -3.0, 3.0);
+            gated.push_back(g / (1.0 + std::exp(-g)) * (u + 1.0));
+        }
+        for (std::int64_t j = 0; j < hidden; ++j) {
+            double exact = 0.0, size = 0.0;
+            for (std::int64_t k = 0; k < inner; ++k) {
+                const double term = gated[std::size_t(k)] * to_float(down[std::size_t((expert * hidden + j) * inner + k)]);
+                exact += 0.5 * term;
+                size += std::fabs(term);
+            }
+            expect(std::fabs(to_float(out[std::size_t(row * hidden + j)]) - exact) <= 0.01 * (0.1 + size),
+                   std::string("experts by ") + name_of(instructions));
+        }
+    }
+}
+
 }  // namespace
 
 // The last column of the last row is the last element of each buffer: a step too far is seen.
@@ -164,30 +213,41 @@ void check_layers(std::int64_t rows, std::int64_t columns, InstructionSet instru
         update[i] = 0.25f * float(i % 7);
     }
     for (std::int64_t j = 0; j < columns; ++j) weight[j] = 1.0f + 0.125f * float(j % 5);
-    std::vector<double> sums(x.size());
-    for (std::size_t i = 0; i < x.size(); ++i) sums[i] = double(x[i]) + update[i];
-    rms_norm(x.data(), update.data(), weight.data(), 1.0f, 1e-5f, rows, columns, out.data(), 2, instructions);
-    for (std::int64_t row = 0; row < rows; ++row) {
-        double squares = 0.0;
-        for (std::int64_t j = 0; j < columns; ++j) squares += sums[row * columns + j] * sums[row * columns + j];
-        const double scale = 1.0 / std::sqrt(squares / double(columns) + 1e-5);
-        for (std::int64_t j = 0; j < columns; ++j) {
-            const std::int64_t i = row * columns + j;
-            expect(close(out[i], sums[i] * scale * (double(weight[j]) + 1.0), 1e-5), "rms_norm");
+    const float* none = nullptr;
+    for (const bool centred : {false, true}) {
+        const float* bias = centred ? update.data() : none;
+        layer_norm(x.data(), weight.data(), bias, {1.0f, 1e-5f, centred, false}, rows, columns, out.data(), 2, instructions);
+        std::vector<float> added(update);
+        layer_norm(x.data(), weight.data(), bias, {1.0f, 1e-5f, centred, true}, rows, columns, added.data(), 2, instructions);
+        for (std::int64_t row = 0; row < rows; ++row) {
+            double mean = 0.0, squares = 0.0;
+            for (std::int64_t j = 0; j < columns; ++j) mean += x[row * columns + j] / double(columns);
+            if (!centred) mean = 0.0;
+            for (std::int64_t j = 0; j < columns; ++j) squares += std::pow(x[row * columns + j] - mean, 2.0);
+            const double scale = 1.0 / std::sqrt(squares / double(columns) + 1e-5);
+            for (std::int64_t j = 0; j < columns; ++j) {
+                const std::int64_t i = row * columns + j;
+                const double exact = (x[i] - mean) * scale * (double(weight[j]) + 1.0) + (centred ? update[j] : 0.0f);
+                expect(close(out[i], exact, 2e-5), "layer_norm");
+                expect(close(added[i], exact + update[i], 2e-5), "added layer_norm");
+            }
         }
     }
-    std::vector<float> gate(update), turned(x);
+    std::vector<float> gate(update), turned(x), paired(x);
     gate_in_place(gate.data(), x.data(), std::int64_t(gate.size()), Activation::silu, 2, instructions);
     for (std::size_t i = 0; i < gate.size(); ++i) {
         expect(close(gate[i], update[i] / (1.0 + std::exp(-double(update[i]))) * x[i], 1e-5), "gate_in_place");
     }
     if (columns % 2 != 0) return;
-    rotate_in_place(turned.data(), out.data(), update.data(), rows, 1, columns, 2, instructions);
+    rotate_in_place(turned.data(), out.data(), update.data(), rows, 1, columns, columns, false, 2, instructions);
+    rotate_in_place(paired.data(), out.data(), update.data(), rows, 1, columns, columns, true, 2, instructions);
     for (std::int64_t row = 0; row < rows; ++row) {
         for (std::int64_t j = 0; j < columns; ++j) {
             const std::int64_t i = row * columns + j, half = columns / 2;
             const double partner = j < half ? -double(x[i + half]) : double(x[i - half]);
             expect(close(turned[i], double(x[i]) * out[i] + partner * update[i], 1e-5), "rotate_in_place");
+            const double neighbor = j % 2 == 0 ? -double(x[i + 1]) : double(x[i - 1]);
+            expect(close(paired[i], double(x[i]) * out[i] + neighbor * update[i], 1e-5), "interleaved rotate_in_place");
         }
     }
 }
@@ -222,6 +282,8 @@ int main() {
             check_bfloat16_linear(33, 32 * size, 17, instructions);
             check_bfloat16_linear(150, 64, size + 32, instructions);
             check_bfloat16_linear(64, 1024, size, instructions);
+            check_experts(10 * size, 64, 32, instructions);
+            check_experts(1 + size, 704, 96, instructions);
         }
     }
     check_tree_attention();

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "elements.h"
+#include "simd/elements.h"
 
 namespace instsel {
 

@@ -1,0 +1,90 @@
+"""What is compared on real rows, decided before any result was looked at.
+
+A seed draws a pool and held-out rows out of a file, what is damaged, what a rule draws, and the order of tuning. The
+rules run on the exploring seeds; the one that leads there on damaged pools is named in `CONFIRMED` and runs again on
+the confirming seeds, beside what it is held against. Pools of one file overlap: an interval over seeds is of other
+draws from that file, not of other files.
+
+Sizes were set by the time that a processor takes, before any loss was seen: rows of at most `LONGEST` tokens, so that
+nothing is cut, and a softmax in tuning over those tokens alone that stand in the pool's answers (the held-out loss is
+over the whole vocabulary).
+
+Not planned: "filters, ifd below 1, coverage", added when what scores see of the damage was known of one exploring seed,
+and the losses of three of its tunings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+EXPLORING = tuple(range(5))
+CONFIRMING = tuple(range(100, 105))
+RATE_SEED = 2000  # of the learning rate, which is chosen on a random subset of a pool that nothing else uses
+
+LONGEST = 256  # tokens of prompt and answer; longer rows are left out of pools and held-out rows alike
+POOL_SIZE = 560
+HELD_OUT = 100
+QUESTIONS = 60  # with right and wrong answers, where a file of these is given
+DAMAGED = 0.2  # of the pool, in equal parts over the kinds of damage
+TEMPLATE = "alpaca"
+RATES = (3e-4, 1e-3, 3e-3)
+LORA_RANK = 16
+EPOCHS = 2
+BATCH = 8
+BUDGET = 0.1
+CLUSTERS = 24
+STRATA = 5  # of answers' lengths
+
+RANDOM, COVERED, KNOWN = "random", "random, coverage", "clean rows, coverage"
+SEEN = "none: what scores see"
+FIRST = (RANDOM, COVERED, "filters, less worst fifth of like length, coverage")
+THEN = (
+    "filters, ifd below 1, coverage", "filters, coverage", "filters, less worst tenth, coverage",
+    "filters, less worst fifth, coverage", "ifd high", "longest", "ifd high of like length", "perplexity low",
+    "perplexity middle",
+)  # fmt: skip
+CONFIRMED: tuple[str, ...] = ("filters, less worst fifth of like length, coverage",)  # led on all exploring seeds
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One tuning: a rule's rows of one pool, and the loss on the rows held out."""
+
+    seed: int
+    damaged: float
+    rule: str
+    budget: float = BUDGET
+    rate: float = 0.0  # 0: the one chosen
+
+
+def rate_cells() -> Iterator[Cell]:
+    """The tunings that choose the learning rate."""
+    for rate in RATES:
+        yield Cell(RATE_SEED, 0.0, RANDOM, rate=rate)
+
+
+def detection_cells() -> Iterator[Cell]:
+    """What scores and filters see of the damage, without tuning."""
+    for seed in (*EXPLORING, *CONFIRMING):
+        yield Cell(seed, DAMAGED, SEEN)
+
+
+def exploring_cells() -> Iterator[Cell]:
+    """Every rule on damaged pools and on pools as they are: first those that may be recommended, then the others."""
+    for rules, known in ((FIRST, ()), (THEN, (KNOWN,))):
+        for damaged in (DAMAGED, 0.0):
+            for seed in EXPLORING:
+                for rule in (*rules, *(known if damaged else ())):
+                    yield Cell(seed, damaged, rule)
+
+
+def confirming_cells() -> Iterator[Cell]:
+    """What leads, random rows and random rows with coverage, on seeds that chose nothing."""
+    for damaged in (DAMAGED, 0.0):
+        for seed in CONFIRMING:
+            for rule in (RANDOM, COVERED, *CONFIRMED) if CONFIRMED else ():
+                yield Cell(seed, damaged, rule)
+
+
+PARTS = {"rate": rate_cells, "detection": detection_cells, "exploring": exploring_cells, "confirming": confirming_cells}

@@ -1,0 +1,83 @@
+"""The rows that a rule selects, by `instsel.select` as anybody would call it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from real_rows import plan
+from real_rows.damage import CLEAN
+from real_rows.pools import Pool
+
+import instsel
+from instsel.neighbors.clusters import cluster_rows
+from instsel.records import to_examples
+from instsel.selection.row_filters import ROW_FILTERS, left_out
+
+
+@dataclass
+class Scored:
+    """A pool and what the rules ask of it; a score is computed when a rule first asks for it."""
+
+    pool: Pool
+    seed: int
+    difficulties: Callable[[], np.ndarray]
+    embeddings: Callable[[], np.ndarray]
+
+    @cached_property
+    def chance(self) -> np.ndarray:
+        """A score that says nothing."""
+        return np.random.default_rng([self.seed, 1]).random(len(self.pool.rows))
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """The cluster of each row."""
+        return cluster_rows(self.embeddings(), plan.CLUSTERS, seed=self.seed).labels
+
+    @cached_property
+    def conditional(self) -> np.ndarray:
+        """Mean log-probability of each answer after its prompt."""
+        return self.difficulties()[:, 1]
+
+    @cached_property
+    def ifd(self) -> np.ndarray:
+        """`PPL(y|x) / PPL(y)`."""
+        direct, conditional = self.difficulties().T
+        return np.exp(direct - conditional)
+
+    @cached_property
+    def passed(self) -> np.ndarray:
+        """Rows that no filter on their texts leaves out."""
+        found = left_out(to_examples(self.pool.rows), dict.fromkeys(ROW_FILTERS))
+        return np.array([one is None for one in found])
+
+
+def selected_rows(rule: str, scored: Scored, budget: float) -> np.ndarray:
+    """Rows int64 [m], m the budget's share of the pool."""
+    count = max(1, int(budget * len(scored.pool.rows)))
+    lengths = scored.pool.lengths
+    by_cluster = "coverage" in rule
+    spread = {"coverage": "proportional", "clusters": scored.labels} if by_cluster else {}
+    strata = {"length_strata": plan.STRATA, "num_tokens": lengths} if "of like length" in rule else {}
+    if rule == plan.KNOWN:
+        return instsel.select(scored.chance, count, selectable=scored.pool.kinds == CLEAN, **spread)
+    if rule.startswith("filters"):
+        left = {"worst tenth": 0.9, "worst fifth": 0.8}
+        for words, share in left.items():
+            if words in rule:  # the prompt helps these least
+                return instsel.select(
+                    -scored.ifd, count, selectable=scored.passed, draw_share=share, seed=scored.seed, **spread, **strata
+                )
+        helped = scored.ifd <= 1 if "ifd below 1" in rule else True
+        return instsel.select(scored.chance, count, selectable=scored.passed & helped, **spread)
+    if rule.startswith("ifd high"):
+        return instsel.select(scored.ifd, count, max_score=1.0, **strata)
+    if rule == "perplexity middle":
+        return instsel.select(-np.abs(scored.conditional - np.median(scored.conditional)), count)
+    score = {
+        plan.RANDOM: lambda: scored.chance, plan.COVERED: lambda: scored.chance, "longest": lambda: lengths,
+        "perplexity low": lambda: scored.conditional,
+    }[rule]()  # fmt: skip
+    return instsel.select(score, count, **spread)

@@ -1,0 +1,103 @@
+"""Tables out of the records: held-out losses of each rule, paired by seed with those of random rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from claims.intervals import mean_interval, paired_differences
+from claims.tables import interval, p_value, table
+from real_rows import plan
+
+Record = Mapping[str, Any]
+STAGES = {"exploring": "exploring seeds", "confirming": "confirming seeds"}
+
+
+def tables(records: Sequence[Record]) -> str:
+    """For each model, source, share of damage and set of seeds: what was done, and the table."""
+    groups: dict[tuple[Any, ...], list[Record]] = {}
+    for record in records:
+        if record["part"] in STAGES:
+            cell = record["cell"]
+            key = (record["model"], record["source"], record["part"], -cell["damaged"], cell["budget"])
+            groups.setdefault(key, []).append(record)
+    parts = [f"{_title(key, found)}\n\n{rules_table(found)}" for key, found in sorted(groups.items())]
+    seen = [record for record in records if "seen" in record]
+    for model, source in sorted({(record["model"], record["source"]) for record in seen}):
+        own = [record["seen"] for record in seen if (record["model"], record["source"]) == (model, source)]
+        parts.append(f"**{source}: what is seen of the damage** ({len(own)} seeds; {model}):\n\n{seen_table(own)}")
+    return "\n\n".join(parts)
+
+
+def seen_table(seen: Sequence[Mapping[str, Mapping[str, float]]]) -> str:
+    """The share that the filters leave out of each kind, and each score's area under the curve against clean rows.
+
+    The mean over seeds, with the lowest and the highest.
+    """
+    names = list(dict.fromkeys(name for one in seen for scores in one.values() for name in scores))
+    rows = []
+    for kind in sorted({kind for one in seen for kind in one}):
+        cells = [[one[kind][name] for one in seen if name in one.get(kind, {})] for name in names]
+        rows.append([
+            kind,
+            *(
+                f"{np.mean(values):.0%}" if name == "filters" else _spread(values) if values else ""
+                for name, values in zip(names, cells, strict=True)
+            ),
+        ])  # fmt: skip
+    return table(["damage", *("left out by filters" if name == "filters" else name for name in names)], rows)
+
+
+def rules_table(records: Sequence[Record]) -> str:
+    """A row for each rule, the lowest difference from random rows first."""
+    losses = losses_by_rule(records)
+    from_random, from_covered = (differences(losses, reference) for reference in (plan.RANDOM, plan.COVERED))
+    head = [
+        "selected", "seeds", "held-out loss", "minus random rows", "Holm's p", "minus random with coverage", "Holm's p",
+        "damaged", "tokens",
+    ]  # fmt: skip
+    rows = []
+    for rule in sorted(losses, key=lambda rule: from_random[rule]["mean"] if rule in from_random else 0.0):
+        own = [record for record in records if record["cell"]["rule"] == rule]
+        rows.append([
+            rule, str(len(losses[rule])), f"{np.mean(list(losses[rule].values())):.3f}",
+            *_difference(from_random.get(rule)), *_difference(from_covered.get(rule)),
+            f"{np.mean([record['damaged_share'] for record in own]):.0%}",
+            f"{np.mean([record['tokens'] for record in own]):,.0f}",
+        ])  # fmt: skip
+    return table(head, rows)
+
+
+def losses_by_rule(records: Sequence[Record]) -> dict[str, dict[int, float]]:
+    """The held-out loss of each rule by seed."""
+    found: dict[str, dict[int, float]] = {}
+    for record in records:
+        found.setdefault(record["cell"]["rule"], {})[record["cell"]["seed"]] = record["after"]["all"]
+    return found
+
+
+def differences(losses: Mapping[str, Mapping[int, float]], reference: str) -> dict[str, dict[str, Any]]:
+    """Each rule's loss minus the reference's on the same seeds; nothing where no two seeds have both."""
+    return paired_differences(losses, reference) if reference in losses else {}
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{np.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def _difference(found: Mapping[str, Any] | None) -> tuple[str, str]:
+    return ("", "") if found is None else (interval(found, sign=True), p_value(found["p_holm"]))
+
+
+def _title(key: tuple[Any, ...], records: Sequence[Record]) -> str:
+    model, source, part, undamaged, budget = key
+    seeds = sorted({record["cell"]["seed"] for record in records})
+    planned = len(plan.EXPLORING if part == "exploring" else plan.CONFIRMING)
+    before = {record["cell"]["seed"]: record["before"]["all"] for record in records}
+    begun = mean_interval(list(before.values()))["mean"]
+    pool = f"{-undamaged:.0%} of the pool damaged" if undamaged else "the pool as it is"
+    return (
+        f"**{source}, {pool}, {STAGES[part]}** ({len(seeds)} of {planned} begun; {model}; {budget:.0%} of the rows; "
+        f"before tuning {begun:.3f}):"
+    )

@@ -1,0 +1,99 @@
+"""What the layers of a model are given and give while a small pack runs through its own modules."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from instsel.engine.attention import AttentionCall, PackState, current_pack
+
+
+@dataclass(slots=True)
+class LayerRecord:
+    """One call of a layer."""
+
+    names: list[str]  # of the arguments of its forward, of which the first is the hidden states
+    arguments: dict[str, Any]
+    given: Tensor  # hidden states, as it was given them: [1, T, H]
+    rows: Tensor  # a copy [T, H]
+    state: PackState
+    gave: Tensor | None = None  # the next ones, as it gave them
+    result: Tensor | None = None  # a copy [T, H]
+    length: int | None = None  # of the tuple that it gives, whose others are None
+    calls: list[AttentionCall] = field(default_factory=list)  # what it asked of attention
+    lengths: dict[str, int] = field(default_factory=dict)  # of the tuples that some of its children give
+
+    @property
+    def others(self) -> dict[str, Any]:
+        """Its arguments but for the hidden states."""
+        return {name: value for name, value in self.arguments.items() if name != self.names[0]}
+
+
+def record_layers(
+    layers: Sequence[nn.Module], run: Callable[[], Any], others: Sequence[nn.Module] = ()
+) -> tuple[dict[nn.Module, LayerRecord], list[Tensor]]:
+    """What each of the layers did when `run` had the model compute a pack, so far as it can be told; and the tensors
+    that `others` were given."""
+    given_to_others: list[Tensor] = []
+    records: dict[nn.Module, LayerRecord] = {}
+
+    def layer_forward(layer: nn.Module, *given: Any, **more: Any) -> Any:
+        state, forward = current_pack(), type(layer).forward
+        names = list(inspect.signature(forward).parameters)[1:]
+        arguments = dict(zip(names, given, strict=False)) | more
+        hidden = arguments.get(names[0]) if names else None
+        before = 0 if state is None else len(state.calls)
+        if state is not None and isinstance(hidden, Tensor) and hidden.ndim == 3 and len(hidden) == 1:
+            records[layer] = LayerRecord(names, arguments, hidden, hidden[0].clone(), state)
+        out = forward(layer, *given, **more)
+        if (record := records.get(layer)) is not None and state is not None:
+            record.calls = state.calls[before:]
+            if isinstance(out, tuple) and all(other is None for other in out[1:]):
+                record.length = len(out)
+            next_hidden = out if record.length is None else out[0]
+            if isinstance(next_hidden, Tensor) and next_hidden.ndim == 3 and next_hidden[0].shape == record.rows.shape:
+                record.gave, record.result = next_hidden, next_hidden[0].clone()
+        return out
+
+    def child_forward(layer: nn.Module, name: str, own: Callable[..., Any], *given: Any, **more: Any) -> Any:
+        out = own(*given, **more)
+        if isinstance(out, tuple) and (record := records.get(layer)) is not None:
+            record.lengths[name] = len(out)
+        return out
+
+    def other_forward(own: Callable[..., Any], *given: Any, **more: Any) -> Any:
+        given_to_others.extend(given)
+        return own(*given, **more)
+
+    forwards: list[tuple[nn.Module, Callable[..., Any]]] = []
+    for layer in layers:
+        forwards.append((layer, _bound(layer_forward, layer)))
+        for name, child in layer.named_children():
+            forwards.append((child, _bound(child_forward, layer, name, cast(Any, child).forward)))
+    forwards += [(other, _bound(other_forward, cast(Any, other).forward)) for other in others]
+    with _other_forwards(forwards):
+        run()
+    return {layer: record for layer, record in records.items() if record.result is not None}, given_to_others
+
+
+def _bound(function: Callable[..., Any], *first: Any) -> Callable[..., Any]:
+    return lambda *given, **more: function(*first, *given, **more)
+
+
+@contextmanager
+def _other_forwards(forwards: Sequence[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
+    before = [(vars(module), vars(module).get("forward")) for module, _ in forwards]
+    for module, forward in forwards:
+        vars(module)["forward"] = forward
+    try:
+        yield
+    finally:
+        for state, own in before:
+            state.pop("forward", None)
+            if own is not None:
+                state["forward"] = own

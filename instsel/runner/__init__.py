@@ -1,0 +1,1 @@
+"""Runs of methods into run folders: their configuration, parameters, stages, workers and results."""

@@ -1,0 +1,26 @@
+"""What a fault is, and the tests that a list's faults mostly go to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Fault:
+    """In `file`, `text`, which stands there once, becomes `instead`; one of `tests`, pytest's arguments, must fail."""
+
+    name: str
+    file: str
+    text: str
+    instead: str
+    tests: str
+
+
+def interpreted(chosen: str) -> str:
+    """The kernels under Triton's interpreter, those tests whose names match."""
+    return f"tests/interpreted_kernels.py -k '{chosen}'"
+
+
+COPIES = "tests/test_device_copies.py tests/test_pack_results.py"
+REHEARSAL = "tests/gpu_rehearsal.py -k 'not few_variants'"
+RECURRENCES = "tests/interpreted_recurrences.py -k 'not whole_vectors'"

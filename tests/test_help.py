@@ -1,0 +1,44 @@
+"""The help of every command says every default, as the parser has it."""
+
+from __future__ import annotations
+
+import argparse
+import re
+
+import command_line
+
+from instsel.cli import build_parser
+from instsel.commands.arguments import HelpWithDefaults, Parser
+
+
+def shown(action: argparse.Action) -> str:
+    """What help says of one argument, in one line."""
+    formatter = HelpWithDefaults("instsel", width=10_000, max_help_position=60)
+    formatter.add_argument(action)
+    return " ".join(formatter.format_help().split())
+
+
+def test_every_flag_with_a_value_says_its_default() -> None:
+    silent, differing = [], []
+    for name, command in command_line.commands_of(build_parser()).items():
+        assert command.formatter_class is HelpWithDefaults
+        assert command.format_help()
+        for action in command_line.arguments_of(command):
+            if not action.option_strings or action.nargs == 0:
+                continue
+            said = shown(action)
+            if "default" not in said and not action.required:
+                silent.append(f"{name} {action.option_strings[0]}")
+            told = re.search(r"\(default: (.*)\)", said)
+            if told is not None and action.default not in (None, [], {}):
+                want = " ".join(str(action.default).split())
+                if not want.startswith(told[1].removesuffix("...").strip()):
+                    differing.append((name, action.option_strings[0], told[1]))
+    assert silent == [] and differing == []
+
+
+def test_a_parser_without_it_would_be_seen() -> None:
+    parser = Parser(prog="instsel x", formatter_class=argparse.HelpFormatter)
+    assert "default" not in parser.format_help()
+    parser.add_argument("--share", default="10%", help="of the rows")
+    assert "(default: 10%)" in Parser(prog="instsel x", parents=[parser], add_help=False).format_help()
