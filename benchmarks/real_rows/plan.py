@@ -10,7 +10,8 @@ nothing is cut, and a softmax in tuning over those tokens alone that stand in th
 over the whole vocabulary).
 
 Not planned: "filters, ifd below 1, coverage", added when what scores see of the damage was known of one exploring seed,
-and the losses of three of its tunings.
+and the losses of three of its tunings; and the rule that leads without its coverage, which is what `select` does where
+a run has no embeddings, added when the exploring seeds on damaged pools were known and nothing of the confirming ones.
 """
 
 from __future__ import annotations
@@ -38,13 +39,15 @@ STRATA = 5  # of answers' lengths
 
 RANDOM, COVERED, KNOWN = "random", "random, coverage", "clean rows, coverage"
 SEEN = "none: what scores see"
-FIRST = (RANDOM, COVERED, "filters, less worst fifth of like length, coverage")
+LED = "filters, less worst fifth of like length, coverage"
+PLAIN = "filters, less worst fifth of like length"  # where there are no embeddings
+FIRST = (RANDOM, COVERED, LED, PLAIN)
 THEN = (
     "filters, ifd below 1, coverage", "filters, coverage", "filters, less worst tenth, coverage",
     "filters, less worst fifth, coverage", "ifd high", "longest", "ifd high of like length", "perplexity low",
     "perplexity middle",
 )  # fmt: skip
-CONFIRMED: tuple[str, ...] = ("filters, less worst fifth of like length, coverage",)  # led on all exploring seeds
+CONFIRMED: tuple[str, ...] = (PLAIN, LED)  # led on all exploring seeds
 
 
 @dataclass(frozen=True)
