@@ -118,7 +118,7 @@ def test_every_rule_gives_its_number_of_different_rows_and_what_its_name_says(fi
     rows = {rule: selected_rows(rule, scored, 0.25) for rule in (*plan.FIRST, *plan.THEN, plan.KNOWN)}
     for rule, chosen in rows.items():
         assert len(chosen) == len(set(chosen.tolist())) == 10, rule
-        if rule.startswith("filters"):
+        if rule.startswith(("filters", "recommended")):
             assert scored.passed[chosen].all(), rule
     caught = {kind: 1 - scored.passed[pool.kinds == kind].mean() for kind in set(pool.kinds.tolist())}
     assert caught["looping"] == 1 and caught["duplicate"] > 0 and caught["swapped"] == 0
@@ -229,6 +229,44 @@ def test_a_study_goes_on_after_a_kill_and_does_nothing_twice(file, tmp_path, mon
     assert text.startswith("before") and text.endswith("after\n") and "\nold\n" not in text
     assert "20% of the pool damaged, exploring seeds** (1 of 1 begun" in text and "the pool as it is" in text
     assert "| looping | 100% |" in text
+
+
+def test_the_headline_says_better_worse_or_nothing_by_the_interval_of_paired_differences(tmp_path):
+    from real_rows import plan
+    from real_rows.headline import headline
+    from real_rows.page import CHART, write
+
+    def record(part, seed, damaged, rule, loss):
+        cell = {"seed": seed, "damaged": damaged, "rule": rule, "budget": plan.BUDGET, "rate": 0.0}
+        return {"part": part, "source": "rows", "cell": cell, "after": {"all": loss}}
+
+    # Pools differ by far more than rules do: only pairs show it.
+    pools = {seed: 1.0 + seed for seed in range(4)}
+    wobble = (0.001, -0.001, 0.002, -0.002)
+
+    def records(shift, damaged):
+        for seed, base in pools.items():
+            yield record("confirming", seed, damaged, plan.COVERED, base)
+            yield record("confirming", seed, damaged, plan.RECOMMENDED[0], base + shift + wobble[seed])
+            yield record("exploring", seed, damaged, plan.RECOMMENDED[0], 9.0)  # takes no part
+
+    half = 3.182446 * np.std(wobble, ddof=1) / 2  # Student's t with 3 degrees of freedom, four seeds
+    for shift, word in ((-0.1, "better"), (0.1, "worse"), (0.0, "no difference shown")):
+        lines = [*records(shift, plan.DAMAGED), *records(0.0, 0.0)]
+        first, second = headline(lines).splitlines()
+        assert (
+            f"20% of the pool damaged: **{word}**, {shift:+.3f} ({shift - half:+.3f} to {shift + half:+.3f})" in first
+        )
+        assert "the pool as it is: **no difference shown**" in second
+    records_file, page = tmp_path / "records.jsonl", tmp_path / "page.md"
+    records_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page.write_text("<!-- real rows headline:begin -->\nold\n<!-- real rows headline:end -->\n")
+    write(records_file, page)
+    assert headline(lines) in page.read_text() and "old" not in page.read_text()
+    assert "recommended; rows, 20% of the pool damaged" in (tmp_path / CHART).read_text()
+    page.write_text("no marks")
+    with pytest.raises(ValueError, match="expected marks"):
+        write(records_file, page)
 
 
 def test_right_answers_are_ranked_against_wrong_ones_and_the_reference_takes_no_part(tmp_path):

@@ -10,8 +10,9 @@ nothing is cut, and a softmax in tuning over those tokens alone that stand in th
 over the whole vocabulary).
 
 Not planned: "filters, ifd below 1, coverage", added when what scores see of the damage was known of one exploring seed,
-and the losses of three of its tunings; and the rule that leads without its coverage, which is what `select` does where
-a run has no embeddings, added when the exploring seeds on damaged pools were known and nothing of the confirming ones.
+and the losses of three of its tunings; and both forms of "recommended", added when `LED` had led on the damaged
+exploring pools and no rule had been tried on the confirming ones: what `select` made of that rule, which leaves the
+worst fifth out before the quotas, with embeddings and without.
 """
 
 from __future__ import annotations
@@ -40,14 +41,14 @@ STRATA = 5  # of answers' lengths
 RANDOM, COVERED, KNOWN = "random", "random, coverage", "clean rows, coverage"
 SEEN = "none: what scores see"
 LED = "filters, less worst fifth of like length, coverage"
-PLAIN = "filters, less worst fifth of like length"  # where there are no embeddings
-FIRST = (RANDOM, COVERED, LED, PLAIN)
+RECOMMENDED = ("recommended", "recommended, coverage")  # a run without embeddings, and one with them
+FIRST = (RANDOM, COVERED, LED)
 THEN = (
-    "filters, ifd below 1, coverage", "filters, coverage", "filters, less worst tenth, coverage",
+    *RECOMMENDED, "filters, ifd below 1, coverage", "filters, coverage", "filters, less worst tenth, coverage",
     "filters, less worst fifth, coverage", "ifd high", "longest", "ifd high of like length", "perplexity low",
     "perplexity middle",
 )  # fmt: skip
-CONFIRMED: tuple[str, ...] = (PLAIN, LED)  # led on all exploring seeds
+CONFIRMED: tuple[str, ...] = RECOMMENDED  # `LED` led on all exploring seeds
 
 
 @dataclass(frozen=True)

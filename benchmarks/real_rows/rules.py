@@ -14,6 +14,9 @@ from real_rows.pools import Pool
 import instsel
 from instsel.neighbors.clusters import cluster_rows
 from instsel.records import to_examples
+from instsel.selection.length_strata import rank_within_strata
+from instsel.selection.procedures import DEFAULT, WORST_STRATA, worst_share
+from instsel.selection.quotas import drawn_without_worst
 from instsel.selection.row_filters import ROW_FILTERS, left_out
 
 
@@ -63,6 +66,11 @@ def selected_rows(rule: str, scored: Scored, budget: float) -> np.ndarray:
     strata = {"length_strata": plan.STRATA, "num_tokens": lengths} if "of like length" in rule else {}
     if rule == plan.KNOWN:
         return instsel.select(scored.chance, count, selectable=scored.pool.kinds == CLEAN, **spread)
+    if rule in plan.RECOMMENDED:  # as `select --procedure recommended` does it
+        labels = scored.labels if by_cluster else np.zeros(len(lengths), np.int64)
+        score = rank_within_strata(-scored.ifd, lengths, scored.passed, WORST_STRATA)
+        drawn, _ = drawn_without_worst(score, scored.passed, labels, worst_share(DEFAULT), scored.seed)
+        return instsel.select(drawn, count, selectable=scored.passed, **spread)
     if rule.startswith("filters"):
         left = {"worst tenth": 0.9, "worst fifth": 0.8}
         for words, share in left.items():
