@@ -1,4 +1,4 @@
-"""What the confirming seeds say of the rules that are recommended, in a sentence and in a chart."""
+"""What the further seeds say of the rules that are recommended, in a sentence and in a chart."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ POOLS = {plan.DAMAGED: f"{plan.DAMAGED:.0%} of the pool damaged", 0.0: "the pool
 def confirmed(records: Sequence[Record]) -> dict[str, dict[float, dict[str, dict[str, Any]]]]:
     """By source and share of damage: each rule's paired difference from random rows with coverage."""
     found: dict[str, dict[float, dict[str, dict[str, Any]]]] = {}
-    own = [one for one in records if one["part"] == "confirming" and one["cell"]["budget"] == plan.BUDGET]
+    own = [one for one in records if one["part"] == "further" and one["cell"]["budget"] == plan.BUDGET]
     for source in dict.fromkeys(one["source"] for one in own):
         for damaged in POOLS:
             here = [one for one in own if one["source"] == source and one["cell"]["damaged"] == damaged]
@@ -47,7 +47,7 @@ def _said(found: Mapping[str, Any]) -> str:
 
 
 def chart(records: Sequence[Record]) -> str:
-    """An SVG of the differences from random rows with coverage on the confirming seeds."""
+    """An SVG of the differences from random rows with coverage on the further seeds."""
     bars = {}
     for source, by_damage in confirmed(records).items():
         for damaged, found in by_damage.items():
