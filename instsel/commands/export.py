@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from instsel.commands.arguments import Subcommands
 from instsel.commands.options import add_quiet, column_mapping, local_folder
 from instsel.methods.stages import UNREADABLE
 from instsel.runner.row_checks import REASON
@@ -15,7 +16,7 @@ from instsel.selection.selection_inputs import scored_input
 from instsel.terminal import complain, escaped, say
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Subcommands) -> None:
     """Add the command's flags."""
     from instsel.export import TRAINERS
 

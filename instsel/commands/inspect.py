@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from instsel.commands.arguments import Subcommands
 from instsel.commands.method_flags import add_method_flags
 from instsel.commands.options import add_input_options, add_model_name, add_prompt_options
 from instsel.methods.perplexity import perplexity
@@ -28,7 +29,7 @@ _END = 600  # characters shown of a long text's beginning, and of its end
 _WHOLE = 10_000  # of a template
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Subcommands) -> None:
     """Add the command's flags."""
     parser = commands.add_parser(
         "inspect",

@@ -92,7 +92,7 @@ def score(scorer: Scorer | Pool | str | os.PathLike[str], method: str = "perplex
     return Scores(scorer, method, parameters, _digest(scorer))
 
 
-def _by_row(method: Method[Any]) -> bool:
+def _by_row(method: Method) -> bool:
     return not any(stage.whole or stage.reads_whole or stage.needs for stage in method.stages)
 
 

@@ -24,7 +24,7 @@ P = TypeVar("P", bound=Parameters)
 class MethodFunction(Protocol[K, R]):
     """The Python function of a method; `method` is its definition."""
 
-    method: Method[Any]
+    method: Method
 
     def __call__(self, scorer: ScorerProtocol, rows: Iterable[Any], /, *args: K.args, **kwargs: K.kwargs) -> R: ...
 
@@ -34,10 +34,10 @@ def method(
     *,
     help: str,
     parameters: Callable[K, P],
-    stages: tuple[Stage[Any], ...],
+    stages: tuple[Stage, ...],
     rows: Literal["example", "group"] = "example",
     score: str = "score",
-    findings: Callable[[Outcome[Any]], dict[str, Any]] = lambda outcome: {},
+    findings: Callable[[Outcome], dict[str, Any]] = lambda outcome: {},
 ) -> Callable[[Callable[[Outcome[P]], R]], MethodFunction[K, R]]:
     """Make a method of the function that builds its result; arguments as the fields of `Method`.
 
@@ -84,7 +84,7 @@ def method(
     return define
 
 
-def _check_stages(name: str, stages: tuple[Stage[Any], ...]) -> None:
+def _check_stages(name: str, stages: tuple[Stage, ...]) -> None:
     seen: list[str] = []
     if not stages:
         raise ValueError(f"method {name}: expected at least one stage, got none")

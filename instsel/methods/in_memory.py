@@ -129,7 +129,7 @@ class _MemoryStore(Generic[P]):
         self._progress.done(rows, cost.tokens_forwarded)
 
 
-def rows_at_a_time(stage: Stage[Any], length: int, workers: int = 1) -> int:
+def rows_at_a_time(stage: Stage, length: int, workers: int = 1) -> int:
     """Rows in a slice of a stage of `length` rows; fewer where several workers would not all have some."""
     if stage.whole:
         return max(length, 1)

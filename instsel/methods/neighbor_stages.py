@@ -33,7 +33,7 @@ class NeighborParameters(EmbeddingParameters):
         return self if self.neighbors is None else replaced(self, neighbors=checked_neighbors(self.neighbors, count))
 
 
-def rows_and_neighbors(part: StageSlice[Any]) -> list[int]:
+def rows_and_neighbors(part: StageSlice) -> list[int]:
     """The rows of a slice and their neighbours."""
     neighbor = part.columns["neighbor"]
     return [*part.rows, *neighbor[neighbor >= 0].tolist()]

@@ -55,7 +55,7 @@ class ComputeSlice:
     count: int
     examples: Mapping[int, Any]
     columns: Mapping[str, np.ndarray]
-    pack: Pack[Any]
+    pack: Pack
 
     def run(self, scorer: ScorerProtocol, shared: Sequence[Any]) -> Any:
         began = time.monotonic()

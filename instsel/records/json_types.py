@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Union
 
-JsonObject = dict[str, Any]
-JsonMapping = Mapping[str, Any]
+JsonValue = Union[None, bool, int, float, str, Sequence["JsonValue"], Mapping[str, "JsonValue"]]
+JsonObject = dict[str, JsonValue]
+JsonMapping = Mapping[str, JsonValue]
+Row = Mapping[str, object]  # a row as it is given: a table's cells may also be dates, bytes or arrays

@@ -103,7 +103,7 @@ class RunConfiguration:
     command     by which name the method was called
     """
 
-    method: Method[Any]
+    method: Method
     input: Sequence[str]
     model_options: ModelOptions
     output: str | None = None

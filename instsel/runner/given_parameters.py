@@ -21,13 +21,13 @@ def flag_of(name: str, spec: FieldSpec) -> str:
     return spec.flag or name.replace("_", "-")
 
 
-def given_fields(method: Method[Any]) -> dict[str, tuple[str, FieldSpec]]:
+def given_fields(method: Method) -> dict[str, tuple[str, FieldSpec]]:
     """The parameters that a run can be given besides what every run has, each with its type and description."""
     fields = own_fields(method.parameters)
     return {name: (kind, spec) for name, kind, spec in fields if spec.flag is not None and name not in SHARED}
 
 
-def default_given(method: Method[Any], name: str, spec: FieldSpec) -> Any:
+def default_given(method: Method, name: str, spec: FieldSpec) -> Any:
     """What stands for a parameter that is not given."""
     return None if spec.kind in _BY_NAME else default_of(method.parameters, name)
 

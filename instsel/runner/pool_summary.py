@@ -97,7 +97,7 @@ def summarise_pool(configuration: RunConfiguration, source: InputSource, message
         configuration, why = _with_reason(configuration, source, scorer.tokenizer)
         inputs = InputRows.of(configuration, rows, columns)
         parameters = read_parameters(configuration, inputs.numbers)
-        part: StageSlice[Any] = StageSlice(range(0), len(inputs), parameters, scorer)
+        part: StageSlice = StageSlice(range(0), len(inputs), parameters, scorer)
         summary = PoolSummary(
             source=source,
             columns=columns,
@@ -146,7 +146,7 @@ def _with_reason(
     return replace(configuration, template=template), reason or "the tokenizer has no chat template"
 
 
-def _requests(part: StageSlice[Any], row: int, record: Any) -> list[tuple[int, Any]]:
+def _requests(part: StageSlice, row: int, record: Any) -> list[tuple[int, Any]]:
     """What would be scored of a row: each answer's place and request, without those that the template refuses."""
     found = [(place, part.request_of(one, row=row)) for place, one in enumerate(answers_of(record))]
     return [(place, request) for place, request in found if not isinstance(request, RefusedRequest)]
@@ -154,7 +154,7 @@ def _requests(part: StageSlice[Any], row: int, record: Any) -> list[tuple[int, A
 
 def _add(
     summary: PoolSummary,
-    part: StageSlice[Any],
+    part: StageSlice,
     outline: CausalModel,
     records: Mapping[int, object],
     reasons: Mapping[int, str],
