@@ -95,8 +95,9 @@ def _requests(part: StageSlice[EmbeddingParameters]) -> list[Request]:
     if part.parameters.embedder is not None or not part.rows:
         return []
     texts = list(dict.fromkeys(embedding_text(part.examples[row]) for row in part.rows))
-    limit = part.token_limit
-    encoded = [ids[: None if limit is None else limit - 1] for ids in part.scorer.tokenizer(texts)["input_ids"]]
+    limit, tokenizer = part.token_limit, part.scorer.tokenizer
+    assert tokenizer is not None  # a plan's model is one by name
+    encoded = [ids[: None if limit is None else limit - 1] for ids in tokenizer(texts)["input_ids"]]
     return [(ids, ids[-1:]) for ids in encoded if len(ids)]
 
 
