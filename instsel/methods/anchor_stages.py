@@ -13,6 +13,8 @@ from instsel.neighbors.clusters import cluster_rows, nearest_to_centres
 from instsel.records import Example
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from instsel.engine.requests import Request
 
 
@@ -33,7 +35,7 @@ class AnchorParameters(EmbeddingParameters):
     def needs_embeddings(self) -> bool:
         return self.anchors is None
 
-    def for_rows(self, count: int) -> Any:
+    def for_rows(self, count: int) -> Self:
         super().for_rows(count)
         if self.anchors is None and count < self.num_anchors:
             raise ValueError(f"num_anchors must be at most the number of rows, {count}, got {self.num_anchors}")

@@ -28,6 +28,8 @@ from instsel.prompts import embedding_text
 from instsel.records import Unreadable
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from instsel.engine.requests import Request
 
 _NO_TEXT = 0  # the digest of a row that cannot be read
@@ -57,7 +59,7 @@ class EmbeddingParameters(Parameters):
         else:
             given_vectors(self.embedder if not str(self.embedder).endswith(".npy") else None, 0)
 
-    def for_rows(self, count: int) -> Any:
+    def for_rows(self, count: int) -> Self:
         if self.needs_embeddings:
             given = given_vectors(self.embedder, count)
             if given is not None:

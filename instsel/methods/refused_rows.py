@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from instsel.methods.parameters import Parameters, read_moment
 from instsel.prompts import is_chat_template, prompt_and_answer
@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 
 def refused_rows(
-    records: Mapping[int, Any], parameters: Parameters, scorer: ScorerProtocol, unread: UnreadKeys
+    records: Mapping[int, Example | Group | Unreadable],
+    parameters: Parameters,
+    scorer: ScorerProtocol,
+    unread: UnreadKeys,
 ) -> dict[int, str]:
     """Why the template refuses those of the rows that it does; a group where it refuses each of its answers.
 
