@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from instsel.terminal import complain, escaped, say
 if TYPE_CHECKING:
     from instsel.runner.pool_summary import PoolSummary
     from instsel.runner.seen_text import Piece, SeenRow
+    from instsel.runs.interrupts import Interrupts
 
 _COLOUR = ("\x1b[30;42m", "\x1b[0m")  # of what is scored: a background, which shows blanks too
 _BRACKETS = ("[[", "]]")
@@ -42,7 +43,7 @@ def add_parser(commands: Subcommands) -> None:
     parser.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace, interrupts: Any) -> int:
+def run(args: argparse.Namespace, interrupts: Interrupts) -> int:
     """Print what is to know of a pool."""
     from instsel.commands.method_command import configuration_of
     from instsel.runner.configuration import Messages

@@ -14,6 +14,8 @@ from instsel.methods.method import Method
 from instsel.terminal import complain, say
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from instsel.runner.configuration import RunConfiguration
     from instsel.runs.interrupts import Interrupts
 
@@ -63,7 +65,7 @@ def configuration_of(method: Method, args: argparse.Namespace) -> RunConfigurati
 
     given = vars(args)
 
-    def options(kind: Any) -> dict[str, Any]:
+    def options(kind: type[DataclassInstance]) -> dict[str, Any]:
         return {one.name: given[one.name] for one in fields(kind) if one.name in given}
 
     own = options(RunConfiguration)

@@ -99,7 +99,9 @@ def add_budget(parser: argparse.ArgumentParser) -> None:
 class LeftOut(argparse.Action):
     """Words such as `repetition=0.4` as filters with their limits."""
 
-    def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
         """Add them to those that are there."""
         from instsel.selection.row_filters import checked_filters
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from instsel.commands.arguments import Subcommands
 from instsel.commands.summary import duration, summary_lines
@@ -21,6 +21,9 @@ from instsel.runs.run_status import StageStatus, WorkerStatus, read_run_status
 from instsel.runs.shards import infos
 from instsel.terminal import escaped, say
 
+if TYPE_CHECKING:
+    from instsel.runs.interrupts import Interrupts
+
 _HIDDEN = ("format", "version", "method")  # said elsewhere
 
 
@@ -31,7 +34,7 @@ def add_parser(commands: Subcommands) -> None:
     parser.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace, interrupts: Any) -> int:
+def run(args: argparse.Namespace, interrupts: Interrupts) -> int:
     """Print the status of a run folder."""
     run = read_run(args.folder)
     holder = running_holder(args.folder)

@@ -19,7 +19,8 @@ from instsel.methods.stage_loop import SliceWorkers, run_stages
 from instsel.methods.stages import UNREADABLE, Columns, Stage, StageSlice, columns_for
 from instsel.prompts import is_chat_template
 from instsel.prompts.automatic_template import AUTO, automatic_template, told
-from instsel.records import Example, Group, Unreadable, open_rows, to_examples, to_groups
+from instsel.records import Unreadable, open_rows, to_examples, to_groups
+from instsel.records.examples import ReadRow
 from instsel.records.row_sources import Batches
 from instsel.records.unread_keys import UnreadKeys
 
@@ -64,7 +65,7 @@ def run_in_memory(
     return Outcome(columns, store.parameters, count, store.stats)
 
 
-def _with_template(parameters: P, scorer: ScorerProtocol, records: Sequence[Example | Group | Unreadable]) -> P:
+def _with_template(parameters: P, scorer: ScorerProtocol, records: Sequence[ReadRow]) -> P:
     """The parameters with a template in place of "auto", and with a date for one that tells the date."""
     if not parameters.uses_template:
         return replaced(parameters, template="plain") if parameters.template == AUTO else parameters

@@ -19,6 +19,7 @@ from instsel.prompts.reached_keys import (
 from instsel.prompts.scored_turns import scored_turns
 from instsel.prompts.templates import REFUSALS
 from instsel.records import Example, Group, Unreadable
+from instsel.records.examples import ReadRow
 from instsel.records.unread_keys import UnreadKeys
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def refused_rows(
-    records: Mapping[int, Example | Group | Unreadable],
+    records: Mapping[int, ReadRow],
     parameters: Parameters,
     scorer: ScorerProtocol,
     unread: UnreadKeys,

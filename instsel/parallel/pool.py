@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 import numpy as np
 
@@ -35,6 +35,9 @@ from instsel.parallel.tasks import ComputeSlice, EmbedTexts, PackedMethod, Score
 from instsel.parallel.whole_columns import PackedColumns
 from instsel.parallel.worker_backend import WorkerBackend, versions
 from instsel.runs.run_status import WorkerStatus
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 PATIENCE = 600.0  # seconds for workers to load their models
 _SHARE_TOKENS = 65_536  # of a large call a worker gets so many at a time
@@ -66,7 +69,9 @@ class Pool(SliceWorkers):
         self._end, self._process, self._shut = end, os.getpid(), False
         self._scheduler = Scheduler(backend, patience=patience)
         self._numbers = itertools.count()
-        self._packed_method: tuple[Any, Any, str, bytes] | None = None  # the method and parameters that workers know
+        self._packed_method: tuple[Method, Parameters, str, bytes] | None = (
+            None  # the method and parameters that workers know
+        )
         try:
             self._scheduler.start()
             self.resolved = self._check_alike()
@@ -109,7 +114,7 @@ class Pool(SliceWorkers):
         return all(slot.info is not None and slot.info.sees_disk for slot in self._scheduler.slots)
 
     @property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
         """The tokenizer."""
         return self._unloaded.tokenizer
 

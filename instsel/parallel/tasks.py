@@ -14,11 +14,12 @@ import numpy as np
 from instsel.engine.requests import Request
 from instsel.engine.results import ScoreBatch
 from instsel.engine.scorer_protocol import ScorerProtocol
-from instsel.methods.parameters import fields_of, replaced
+from instsel.methods.parameters import Parameters, fields_of, replaced
 from instsel.methods.stage_loop import Pack, compute_slice
 from instsel.methods.stages import StageSlice
 from instsel.parallel.failing_scorer import FailingScorer
 from instsel.parallel.method_reference import MethodReference
+from instsel.records.examples import ReadRow
 
 
 class TaskBody(Protocol):
@@ -53,7 +54,7 @@ class ComputeSlice:
     stage: str
     rows: range
     count: int
-    examples: Mapping[int, Any]
+    examples: Mapping[int, ReadRow]
     columns: Mapping[str, np.ndarray]
     pack: Pack
 
@@ -106,9 +107,9 @@ class EmbedTexts:
         return scorer.mean_hidden_states(self.texts)
 
 
-def _with_failing_scorers(parameters: Any) -> Any:
+def _with_failing_scorers(parameters: Parameters) -> Parameters:
     """Parameters whose own models forward nothing either."""
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     for name, _, spec in fields_of(type(parameters)):
         given = getattr(parameters, name)
         if spec.kind == "model" and given is not None:
@@ -130,7 +131,7 @@ class TaskExecutor:
 
     def __init__(self, scorer: ScorerProtocol) -> None:
         self.scorer = scorer
-        self._shared: dict[str, bytes | Any] = {}
+        self._shared: dict[str, object] = {}
 
     def keep(self, key: str, packed: bytes) -> None:
         """Keep what tasks share; it is unpacked for the first that uses it."""

@@ -78,6 +78,7 @@ class Unreadable:
     in_turns: ClassVar[bool] = False
 
 
+ReadRow = Example | Group | Unreadable
 OnError = Literal["raise", "status"]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Union
 
-JsonValue = Union[None, bool, int, float, str, Sequence["JsonValue"], Mapping[str, "JsonValue"]]
+JsonValue = Union[None, bool, int, float, str, Sequence["JsonValue"], Mapping[str, "JsonValue"]]  # noqa: UP007 - evaluated at run time
 JsonObject = dict[str, JsonValue]
 JsonMapping = Mapping[str, JsonValue]
 Row = Mapping[str, object]  # a row as it is given: a table's cells may also be dates, bytes or arrays

@@ -62,7 +62,7 @@ class PoolSummary:
     columns: list[str]
     layout: Layout
     kind: str
-    template: Any
+    template: str | tuple[str, str]
     why: str
     limit: int | None
     unread: str = ""
@@ -120,9 +120,11 @@ def summarise_pool(configuration: RunConfiguration, source: InputSource, message
         places = source.places([*(one.first for one in summary.odd), *chosen])
         for one in summary.odd:
             one.place = places[one.first]
+        tokenizer = scorer.tokenizer
+        assert tokenizer is not None  # the model is one by name
         for row, record in inputs.read(chosen).items():
             requests = [request for _, request in _requests(part, row, record)]
-            summary.shown.append(seen_row(row, places[row], requests, scorer.tokenizer, outline))
+            summary.shown.append(seen_row(row, places[row], requests, tokenizer, outline))
     return summary
 
 

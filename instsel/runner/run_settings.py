@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import instsel
 from instsel.methods.parameters import now
@@ -80,7 +80,7 @@ def template_for(configuration: RunConfiguration, source: InputSource, tokenizer
 
 def _holds_turns(configuration: RunConfiguration, source: InputSource) -> bool:
     """Whether some of the first rows hold turns; what is wrong with them is said where they are read."""
-    read: Any = to_groups if configuration.method.rows == "group" else to_examples
+    read = to_groups if configuration.method.rows == "group" else to_examples
     batch = next(iter(source.read()), [])
     try:
         records = read(batch[:_SEEN], columns=configuration.columns, unread=UnreadKeys(), on_error="status")

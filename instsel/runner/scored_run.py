@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from instsel.engine.processors import sharing_processors
 from instsel.methods.method import Outcome
@@ -32,7 +32,7 @@ from instsel.runs.manifest_shape import Manifest
 from instsel.runs.merged_output import write_merged
 from instsel.runs.remote_files import is_address
 from instsel.runs.results import describe_result
-from instsel.runs.row_store import RowStore
+from instsel.runs.row_store import Batch, RowStore
 from instsel.runs.run_status import RunStatusFile
 from instsel.runs.shards import ShardedStage, infos
 from instsel.runs.stored_folder import StoredRunFolder, copy_here
@@ -272,7 +272,7 @@ def _note_state(folder: RunFolder, state: str) -> None:
             folder.save(state=state)
 
 
-def _batches(source: InputSource, interrupts: Interrupts) -> Iterator[Any]:
+def _batches(source: InputSource, interrupts: Interrupts) -> Iterator[Batch]:
     """The batches of an input, noticing signals between them."""
     for batch in source.read():
         interrupts.check()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -102,7 +101,7 @@ def read_left_out(
     mapping, kind = manifest.get("column_mapping"), manifest.get("unreadable", {}).get("read_as", "example")
     layout = detect_layout(names, mapping, kind=kind)
     rows = whole_rows(scored.take(np.arange(num_rows), names))
-    read: Any = to_groups if kind == "group" else to_examples
+    read = to_groups if kind == "group" else to_examples
     return left_out(read(rows, columns=mapping, layout=layout, unread=UnreadKeys(), on_error="status"), filters)
 
 
