@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -20,12 +20,6 @@ from instsel.methods.stages import StageSlice
 from instsel.parallel.failing_scorer import FailingScorer
 from instsel.parallel.method_reference import MethodReference
 from instsel.records.examples import ReadRow
-
-
-class TaskBody(Protocol):
-    """What a task asks for; `shared` is what it has in common with other tasks."""
-
-    def run(self, scorer: ScorerProtocol, shared: Sequence[Any]) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
