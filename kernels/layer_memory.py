@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -98,7 +98,7 @@ class LayerMemory:
         self.raw_keys = Rows.of(self.attended.tensor.view(-1)[: tokens * shape.keys].view(tokens, shape.keys))
         self.gated = parts("shared", shape.gates, shape.gate)
         self.keys, self.values = _KeyRows.of(taken["keys"], cached), _KeyRows.of(taken["values"], cached)
-        self._tables: dict[Any, tuple[list[Tensor], list[np.ndarray]]] = {}
+        self._tables: dict[object, tuple[list[Tensor], list[np.ndarray]]] = {}
 
     def by_head(self, rows: Rows) -> np.ndarray:
         """[T * heads, d]"""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-Integers = Any  # a sequence of ints or an integer NumPy array
+Integers = Sequence[int] | np.ndarray  # a sequence of ints or an integer NumPy array
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,7 +31,7 @@ class TreeNodes:
     parents: np.ndarray
     num_initial: int = 0
     # What a backend derives from the fields above, kept because every layer of a model uses the same nodes.
-    plans: dict[Any, Any] = field(default_factory=dict, repr=False)
+    plans: dict[object, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def from_lists(cls, offsets: Integers, parents: Integers, num_initial: int = 0) -> TreeNodes:

@@ -37,7 +37,7 @@ class TreeSegments:
     context_start: Tensor
     context_stop: Tensor
     # What a backend derives from the fields above, kept because every layer of a model uses the same segments.
-    plans: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    plans: dict[object, Any] = field(default_factory=dict, repr=False, compare=False)
     # Read from the fields once, as every layer asks for them.
     num_queries: int = field(init=False, repr=False, compare=False)
     last_key: int = field(init=False, repr=False, compare=False)  # where the last range of keys ends, 0 without ranges

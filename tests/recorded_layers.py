@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 
-import instsel
 from instsel.engine.fused_layers import FusedLayers
 from instsel.engine.model import CausalModel
 from instsel.engine.model_session import ModelSession
@@ -26,10 +23,3 @@ def find_layers(model: Any) -> FusedLayers:
             return FusedLayers(session.replica, partial(tree.run_first_pack, session))
     finally:
         session.close()
-
-
-def loaded_layers(model: torch.nn.Module, dtype: str = "float32") -> FusedLayers | None:
-    """What runs once a scorer has checked the model."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return instsel.Scorer(model, device="cpu", dtype=dtype).model.fused_layers

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from typing import Any, NoReturn, TypeAlias
 
 from instsel.nearest_word import nearest
 from instsel.terminal import complain
@@ -34,7 +35,9 @@ class Parser(argparse.ArgumentParser):
         self._given: list[str] = []
         super().__init__(*args, **{"formatter_class": HelpWithDefaults, **options})
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
         """As argparse's; a command refuses itself what it does not know, since it knows what could have been meant."""
         self._given = list(sys.argv[1:] if args is None else args)
         parsed, unknown = super().parse_known_args(args, namespace)
@@ -60,3 +63,6 @@ class Parser(argparse.ArgumentParser):
             if near and not any(known.startswith(flag) for known in flags):
                 return f"; {flag}: did you mean {near}?"
         return ""
+
+
+Subcommands: TypeAlias = "argparse._SubParsersAction[Parser]"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from instsel.commands import export, inspect, method_command, report, select
-from instsel.commands.arguments import Parser
+from instsel.commands.arguments import Parser, Subcommands
 from instsel.commands.options import (
     add_input_options,
     add_model_options,
@@ -29,7 +29,7 @@ METHODS = ("ifd", "wici")  # whose runs have what the recommended selection need
 SCORES, SELECTION, DATA = "scores", "selection", "data"  # folders of the output
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Subcommands) -> None:
     """Add the command's flags."""
     from instsel.export import TRAINERS
 

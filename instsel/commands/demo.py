@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
+from instsel.commands.arguments import Subcommands
 from instsel.commands.options import add_quiet
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Subcommands) -> None:
     """Add the command's flags."""
     parser = commands.add_parser("demo", help="wici and grape on the package's own model and data, offline")
     parser.add_argument("--output", type=Path, default=Path("instsel-demo"), metavar="DIR", help="folder to write")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
+from instsel.commands.arguments import Subcommands
 from instsel.commands.options import add_quiet, column_mapping, local_folder
 from instsel.methods.stages import UNREADABLE
+from instsel.records.json_types import JsonObject
 from instsel.runner.row_checks import REASON
 from instsel.runs.arguments import files_named_by
 from instsel.runs.scored_files import ScoredFile
@@ -15,7 +16,7 @@ from instsel.selection.selection_inputs import scored_input
 from instsel.terminal import complain, escaped, say
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Subcommands) -> None:
     """Add the command's flags."""
     from instsel.export import TRAINERS
 
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace, interrupts: object) -> int:
     return 0
 
 
-def _readable(rows: list[Any], scored: ScoredFile) -> list[Any]:
+def _readable(rows: list[JsonObject], scored: ScoredFile) -> list[JsonObject]:
     """The rows but those that the run found to be no examples, which are told of."""
     if not {"status", REASON} <= scored.own.keys():  # the second is in the results of runs with such rows
         return rows

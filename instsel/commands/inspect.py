@@ -7,10 +7,11 @@ import os
 import sys
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from instsel.commands.arguments import Subcommands
 from instsel.commands.method_flags import add_method_flags
 from instsel.commands.options import add_input_options, add_model_name, add_prompt_options
 from instsel.methods.perplexity import perplexity
@@ -19,6 +20,7 @@ from instsel.terminal import complain, escaped, say
 if TYPE_CHECKING:
     from instsel.runner.pool_summary import PoolSummary
     from instsel.runner.seen_text import Piece, SeenRow
+    from instsel.runs.interrupts import Interrupts
 
 _COLOUR = ("\x1b[30;42m", "\x1b[0m")  # of what is scored: a background, which shows blanks too
 _BRACKETS = ("[[", "]]")
@@ -28,7 +30,7 @@ _END = 600  # characters shown of a long text's beginning, and of its end
 _WHOLE = 10_000  # of a template
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Subcommands) -> None:
     """Add the command's flags."""
     parser = commands.add_parser(
         "inspect",
@@ -41,7 +43,7 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace, interrupts: Any) -> int:
+def run(args: argparse.Namespace, interrupts: Interrupts) -> int:
     """Print what is to know of a pool."""
     from instsel.commands.method_command import configuration_of
     from instsel.runner.configuration import Messages

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import Any
 
+from instsel.commands.arguments import Subcommands
 from instsel.commands.options import add_quiet
 from instsel.runner.row_checks import with_reasons
 from instsel.runs import RunError
@@ -23,7 +23,7 @@ from instsel.runs.shards import damaged_or_gone, how_to_repair
 from instsel.terminal import escaped, say
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Subcommands) -> None:
     """Add the command's flags."""
     parser = commands.add_parser("merge", help="write a complete run's shards as one file again")
     parser.add_argument("folder", type=Path, metavar="DIR", help="run folder")

@@ -7,17 +7,20 @@ from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from instsel.commands.arguments import Subcommands
 from instsel.commands.method_flags import add_method_flags
 from instsel.commands.options import add_input_options, add_model_options, add_run_options, add_worker_options
 from instsel.methods.method import Method
 from instsel.terminal import complain, say
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from instsel.runner.configuration import RunConfiguration
     from instsel.runs.interrupts import Interrupts
 
 
-def add_parser(commands: Any, method: Method[Any], name: str = "") -> None:
+def add_parser(commands: Subcommands, method: Method, name: str = "") -> None:
     """Add a method's command, under its own name or an older one."""
     parser = commands.add_parser(name or method.name, help=method.help, description=f"{method.name}: {method.help}")
     add_input_options(parser)
@@ -28,7 +31,7 @@ def add_parser(commands: Any, method: Method[Any], name: str = "") -> None:
     parser.set_defaults(run=partial(run_scoring, method))
 
 
-def run_scoring(method: Method[Any], args: argparse.Namespace, interrupts: Interrupts) -> int:
+def run_scoring(method: Method, args: argparse.Namespace, interrupts: Interrupts) -> int:
     """Run a method over an input into a run folder; returns the exit code."""
     from instsel.commands.summary import closing_summary, failure, plan_summary
     from instsel.runner.configuration import Messages
@@ -55,14 +58,14 @@ def _silent(text: str) -> None:
     """What `--quiet` makes of a note."""
 
 
-def configuration_of(method: Method[Any], args: argparse.Namespace) -> RunConfiguration:
+def configuration_of(method: Method, args: argparse.Namespace) -> RunConfiguration:
     """What the flags say."""
     from instsel.runner.configuration import ModelOptions, RunConfiguration, WorkerOptions
     from instsel.runner.given_parameters import given_fields
 
     given = vars(args)
 
-    def options(kind: Any) -> dict[str, Any]:
+    def options(kind: type[DataclassInstance]) -> dict[str, Any]:
         return {one.name: given[one.name] for one in fields(kind) if one.name in given}
 
     own = options(RunConfiguration)

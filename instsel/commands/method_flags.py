@@ -12,7 +12,7 @@ from instsel.methods.parameters import FieldSpec
 from instsel.runner.given_parameters import default_given, flag_of, given_fields
 
 
-def add_method_flags(parser: argparse.ArgumentParser, method: Method[Any]) -> None:
+def add_method_flags(parser: argparse.ArgumentParser, method: Method) -> None:
     """One flag a parameter that has one."""
     for name, (kind, spec) in given_fields(method).items():
         default = default_given(method, name, spec)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import Any
 
+from instsel.commands.arguments import Subcommands
 from instsel.commands.options import add_quiet, positive
 from instsel.runs.run_files import PAGE, is_page
 from instsel.terminal import escaped, say
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Subcommands) -> None:
     """Add the command's flags."""
     parser = commands.add_parser("report", help="a page on finished runs: scores, rows, selection, cost")
     parser.add_argument(

@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from instsel.commands.arguments import Subcommands
 from instsel.commands.options import add_quiet, local_folder
 from instsel.runs.interrupts import Interrupts
 from instsel.runs.merged_output import FORMATS
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 _SHOWN = 24  # clusters in the summary
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Subcommands) -> None:
     """Add the command's flags."""
     from instsel.selection.procedures import DEFAULT, PROCEDURES
     from instsel.selection.selection_inputs import USUAL_SCORES
@@ -98,7 +99,9 @@ def add_budget(parser: argparse.ArgumentParser) -> None:
 class LeftOut(argparse.Action):
     """Words such as `repetition=0.4` as filters with their limits."""
 
-    def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
         """Add them to those that are there."""
         from instsel.selection.row_filters import checked_filters
 

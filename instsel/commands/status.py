@@ -9,29 +9,32 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+from instsel.commands.arguments import Subcommands
 from instsel.commands.summary import duration, summary_lines
-from instsel.records.json_types import JsonObject
 from instsel.runs.finished_run import RunReader, read_run
 from instsel.runs.lock import Holder, running_holder
 from instsel.runs.manifest import read_manifest
 from instsel.runs.run_files import MANIFEST, NEXT, SHARDS
-from instsel.runs.run_status import StageStatus, read_run_status
+from instsel.runs.run_status import StageStatus, WorkerStatus, read_run_status
 from instsel.runs.shards import infos
 from instsel.terminal import escaped, say
+
+if TYPE_CHECKING:
+    from instsel.runs.interrupts import Interrupts
 
 _HIDDEN = ("format", "version", "method")  # said elsewhere
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Subcommands) -> None:
     """Add the command's flags."""
     parser = commands.add_parser("status", help="progress, counts and settings of a run folder")
     parser.add_argument("folder", type=Path, metavar="DIR", help="run folder")
     parser.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace, interrupts: Any) -> int:
+def run(args: argparse.Namespace, interrupts: Interrupts) -> int:
     """Print the status of a run folder."""
     run = read_run(args.folder)
     holder = running_holder(args.folder)
@@ -141,7 +144,7 @@ def _left_line(left: Mapping[str, float | None], to_come: Sequence[str]) -> str:
     return f"  left over all: {escaped(' and '.join(said))}" if said else ""
 
 
-def _worker_lines(workers: Sequence[JsonObject]) -> list[str]:
+def _worker_lines(workers: Sequence[WorkerStatus]) -> list[str]:
     """One line a worker: where it is, how fast it is, what it is doing, how often it died."""
     lines = []
     for number, worker in enumerate(workers):

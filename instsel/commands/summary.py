@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from instsel.runner.configuration import RunConfiguration
 from instsel.runner.plan import COUNTS, RunPlan
 from instsel.runner.scored_run import MethodRun
+from instsel.runs.manifest_shape import Manifest
 from instsel.runs.remote_files import is_address
 from instsel.terminal import complain, escaped, say
 
@@ -75,7 +75,7 @@ def _rounded(number: float) -> int:
     return int(float(f"{number:.3g}"))
 
 
-def summary_lines(manifest: Mapping[str, Any]) -> list[str]:
+def summary_lines(manifest: Manifest) -> list[str]:
     """Counts by status, cost, and what the method found."""
     counts, stats = manifest.get("counts", {}), manifest.get("stats", {})
     rows, seconds = sum(counts.values()), stats.get("wall_seconds", 0.0)
@@ -93,7 +93,7 @@ def summary_lines(manifest: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def failure(manifest: Mapping[str, Any], allowed: float) -> int:
+def failure(manifest: Manifest, allowed: float) -> int:
     """The exit code of a finished run: 1, with a line that says so, if more than the allowed share of rows failed."""
     counts = manifest["counts"]
     rows = sum(counts.values())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from instsel.demo.lessons import BUDGETS, PROCEDURES, Lessons, selections
 from instsel.demo.separation import areas_by_class
 from instsel.methods.correlation import Correlation, spearman_correlation
 from instsel.methods.influence import score_by_rule
+from instsel.records.json_types import JsonObject
 
 SCORE_NAMES = ("gain", "wICI", "IFD", "perplexity", "length", "random")
 
@@ -32,7 +32,7 @@ class Findings:
     costs        what each command cost: rows, seconds, tokens_forwarded, tokens_unshared
     """
 
-    rows: list[dict[str, Any]]
+    rows: list[JsonObject]
     scores: dict[str, np.ndarray]
     ifd: np.ndarray
     areas: dict[str, dict[str, float]]
@@ -88,14 +88,14 @@ def read_findings(folder: Path, seed: int, lessons: Lessons) -> Findings:
     )
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def _read(path: Path) -> list[JsonObject]:
     import pyarrow.parquet as pq
 
-    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    rows: list[JsonObject] = pq.read_table(path).to_pylist()
     return rows
 
 
-def _numbers(rows: list[dict[str, Any]], column: str) -> np.ndarray:
+def _numbers(rows: list[JsonObject], column: str) -> np.ndarray:
     return np.array([np.nan if row[column] is None else row[column] for row in rows], np.float64)
 
 

@@ -7,13 +7,16 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from instsel.demo.generator import Row, make_held_out_rows
 from instsel.demo.tuning import HeldOut, encode_rows, held_out, product_attention, tune
 from instsel.runs.durable_files import durable_file
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # The settings of the study in the documentation, which chose the learning rate on random subsets of other pools.
 EPOCHS, BATCH, LEARNING_RATE = 4, 10, 4e-3
@@ -80,7 +83,7 @@ def learn(
     unseen = encode_rows(tokenizer, make_held_out_rows(seed, HELD_OUT_ROWS, pool_size=len(pool)))
     pairs = encode_rows(tokenizer, pool)
 
-    def untuned() -> Any:
+    def untuned() -> PreTrainedModel:
         told = {"dtype": torch.float32, "attn_implementation": "product"}
         with without_remarks():
             return AutoModelForCausalLM.from_pretrained(model_folder, **told)

@@ -5,9 +5,16 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from instsel.prompts.building import Row
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Pair = tuple[list[int], list[int]]  # token ids of a prompt and of its answer
 IGNORED = -100  # of cross_entropy: a token without a loss
@@ -27,8 +34,15 @@ class HeldOut:
 
 
 def product_attention(
-    module: Any, query: Any, key: Any, value: Any, attention_mask: Any, *, scaling: float, **ignored: Any
-) -> tuple[Any, None]:
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: object,
+    *,
+    scaling: float,
+    **ignored: object,
+) -> tuple[Tensor, None]:
     """Causal attention as two batched matrix products, in the form that transformers calls.
 
     On short sequences its backward pass takes half the time of the fused CPU kernel's. `query`, `key` and `value` are
@@ -43,7 +57,7 @@ def product_attention(
     return torch.bmm(weights, flat_value).view(batch, heads, length, -1).transpose(1, 2).contiguous(), None
 
 
-def encode_rows(tokenizer: Any, rows: Sequence[Any], template: str = "plain") -> list[Pair]:
+def encode_rows(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], template: str = "plain") -> list[Pair]:
     """Token ids of prompt and answer of each row, as the methods would score them."""
     from instsel.prompts import build_request_ids
 
@@ -51,7 +65,7 @@ def encode_rows(tokenizer: Any, rows: Sequence[Any], template: str = "plain") ->
 
 
 def tune(
-    model: Any,
+    model: PreTrainedModel,
     pairs: Sequence[Pair],
     *,
     steps: int,
@@ -59,7 +73,7 @@ def tune(
     learning_rate: float,
     seed: int,
     after_step: Callable[[], object] = lambda: None,
-) -> Any:
+) -> PreTrainedModel:
     """Tune a model in place on the answers of `pairs`, the loss being the mean over the answers' tokens of a batch.
 
     AdamW on the parameters that ask for gradients, in float32 with products in bfloat16; the learning rate rises over
@@ -88,7 +102,7 @@ def tune(
     return model.eval()
 
 
-def held_out(model: Any, pairs: Sequence[Pair], *, batch_size: int = 32) -> HeldOut:
+def held_out(model: PreTrainedModel, pairs: Sequence[Pair], *, batch_size: int = 32) -> HeldOut:
     """Loss and exact answers of a model on `pairs`, by plain forwards, products in bfloat16 as in tuning."""
     import torch
 
@@ -107,13 +121,13 @@ def held_out(model: Any, pairs: Sequence[Pair], *, batch_size: int = 32) -> Held
     return HeldOut(loss=total / tokens, exact=exact / len(pairs))
 
 
-def answer_logits(model: Any, ids: Any, targets: Any) -> Any:
+def answer_logits(model: PreTrainedModel, ids: Tensor, targets: Tensor) -> Tensor:
     """Logits [m, vocabulary] before each of the m answer tokens of a batch, row after row."""
     mask = (ids != IGNORED).long()
     return model(input_ids=ids.clamp(min=0), attention_mask=mask, use_cache=False).logits[targets != IGNORED]
 
 
-def padded(batch: Sequence[Pair], device: Any) -> tuple[Any, Any]:
+def padded(batch: Sequence[Pair], device: torch.device) -> tuple[Tensor, Tensor]:
     """Ids int64 [count, width] of prompts with answers, `IGNORED` behind them, and what each place is to predict."""
     import torch
 

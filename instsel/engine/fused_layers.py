@@ -54,7 +54,7 @@ class FusedLayers:
     """
 
     @torch.no_grad()
-    def __init__(self, replica: Replica, run: Callable[[], Any] | None = None, backend: str = "cpu") -> None:
+    def __init__(self, replica: Replica, run: Callable[[], object] | None = None, backend: str = "cpu") -> None:
         self.backend = backend
         self.norms: dict[int, KnownNorm] = {}
         self.gates: dict[int, str] = {}

@@ -158,7 +158,7 @@ def _normed(norm: Norm, x: Tensor) -> Tensor:
 def norm_forward(module: Any, known: KnownNorm) -> Callable[..., Tensor]:
     norm = known.of(module)
 
-    def forward(hidden_states: Tensor, *more: Any, **named: Any) -> Tensor:
+    def forward(hidden_states: Tensor, *more: object, **named: object) -> Tensor:
         if more or named or hidden_states.dtype != module.weight.dtype:  # such as a gate
             return type(module).forward(module, hidden_states, *more, **named)
         return _normed(norm, hidden_states.reshape(-1, hidden_states.shape[-1]).contiguous()).view(hidden_states.shape)
@@ -170,7 +170,7 @@ def gpu_norm_forward(module: Any, known: KnownNorm) -> Callable[..., Tensor]:
     """On a GPU, with the sum that the layer before a norm has left to it."""
     norm = known.on_gpu(module)
 
-    def forward(hidden_states: Tensor, *more: Any, **named: Any) -> Tensor:
+    def forward(hidden_states: Tensor, *more: object, **named: object) -> Tensor:
         state = current_pack()
         added = None if state is None else state.left_to(hidden_states)
         if more or named or hidden_states.dtype != module.weight.dtype or hidden_states.requires_grad:

@@ -7,7 +7,7 @@ model's own code.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -27,10 +27,10 @@ def pass_over_indexers(replica: Replica) -> None:
             replica.put_forward(indexer, _choosing_all(indexer))
 
 
-def _with_absent_mask(layer: nn.Module) -> Any:
+def _with_absent_mask(layer: nn.Module) -> Callable[..., object]:
     own = layer.forward
 
-    def forward(*given: object, **named: object) -> Any:
+    def forward(*given: object, **named: object) -> object:
         if current_pack() is not None and named.get("attention_mask", ...) is None:
             named["attention_mask"] = AbsentMask()
         return own(*given, **named)
@@ -38,10 +38,10 @@ def _with_absent_mask(layer: nn.Module) -> Any:
     return forward
 
 
-def _choosing_all(indexer: nn.Module) -> Any:
+def _choosing_all(indexer: nn.Module) -> Callable[..., object]:
     own = indexer.forward
 
-    def forward(*given: object, **named: object) -> Any:
+    def forward(*given: object, **named: object) -> object:
         # Nothing looks at the choice, but that there is one: layers without an indexer go by that of the layer before.
         return own(*given, **named) if current_pack() is None else torch.empty(0, dtype=torch.int64)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +31,8 @@ class ChildCall:
     name: str
     source: Factors
     dimensions: int  # of the tensor that it was given, [1, T, H] or [T, H]
-    given: tuple[Any, ...]  # with `HIDDEN_ROWS` where that tensor stood
-    named: Mapping[str, Any]
+    given: tuple[object, ...]  # with `HIDDEN_ROWS` where that tensor stood
+    named: Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def find_flow(layer: nn.Module, record: LayerRecord) -> Flow | None:
         vectors.append(torch.randn(shape, generator=generator, dtype=torch.float64))
         return vectors[-1]
 
-    def answer(name: str, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    def answer(name: str, given: tuple[object, ...], named: dict[str, object]) -> object:
         rows = next(value for value in (*given, *named.values()) if _is_rows(value))
         marked = tuple(HIDDEN_ROWS if value is rows else value for value in given)
         others = {key: HIDDEN_ROWS if value is rows else value for key, value in named.items()}
@@ -83,7 +83,7 @@ def find_flow(layer: nn.Module, record: LayerRecord) -> Flow | None:
         return None
 
 
-def _is_rows(value: Any) -> bool:
+def _is_rows(value: object) -> TypeGuard[Tensor]:
     return isinstance(value, Tensor) and value.dtype == torch.float64
 
 

@@ -18,7 +18,7 @@ class LayerRecord:
     """One call of a layer."""
 
     names: list[str]  # of the arguments of its forward, of which the first is the hidden states
-    arguments: dict[str, Any]
+    arguments: dict[str, object]
     given: Tensor  # hidden states, as it was given them: [1, T, H]
     rows: Tensor  # a copy [T, H]
     state: PackState
@@ -29,20 +29,20 @@ class LayerRecord:
     lengths: dict[str, int] = field(default_factory=dict)  # of the tuples that some of its children give
 
     @property
-    def others(self) -> dict[str, Any]:
+    def others(self) -> dict[str, object]:
         """Its arguments but for the hidden states."""
         return {name: value for name, value in self.arguments.items() if name != self.names[0]}
 
 
 def record_layers(
-    layers: Sequence[nn.Module], run: Callable[[], Any], others: Sequence[nn.Module] = ()
+    layers: Sequence[nn.Module], run: Callable[[], object], others: Sequence[nn.Module] = ()
 ) -> tuple[dict[nn.Module, LayerRecord], list[Tensor]]:
     """What each of the layers did when `run` had the model compute a pack, so far as it can be told; and the tensors
     that `others` were given."""
     given_to_others: list[Tensor] = []
     records: dict[nn.Module, LayerRecord] = {}
 
-    def layer_forward(layer: nn.Module, *given: Any, **more: Any) -> Any:
+    def layer_forward(layer: nn.Module, *given: object, **more: object) -> object:
         state, forward = current_pack(), type(layer).forward
         names = list(inspect.signature(forward).parameters)[1:]
         arguments = dict(zip(names, given, strict=False)) | more
@@ -60,17 +60,19 @@ def record_layers(
                 record.gave, record.result = next_hidden, next_hidden[0].clone()
         return out
 
-    def child_forward(layer: nn.Module, name: str, own: Callable[..., Any], *given: Any, **more: Any) -> Any:
+    def child_forward(
+        layer: nn.Module, name: str, own: Callable[..., object], *given: object, **more: object
+    ) -> object:
         out = own(*given, **more)
         if isinstance(out, tuple) and (record := records.get(layer)) is not None:
             record.lengths[name] = len(out)
         return out
 
-    def other_forward(own: Callable[..., Any], *given: Any, **more: Any) -> Any:
+    def other_forward(own: Callable[..., object], *given: Tensor, **more: object) -> object:
         given_to_others.extend(given)
         return own(*given, **more)
 
-    forwards: list[tuple[nn.Module, Callable[..., Any]]] = []
+    forwards: list[tuple[nn.Module, Callable[..., object]]] = []
     for layer in layers:
         forwards.append((layer, _bound(layer_forward, layer)))
         for name, child in layer.named_children():
@@ -81,12 +83,12 @@ def record_layers(
     return {layer: record for layer, record in records.items() if record.result is not None}, given_to_others
 
 
-def _bound(function: Callable[..., Any], *first: Any) -> Callable[..., Any]:
+def _bound(function: Callable[..., object], *first: object) -> Callable[..., object]:
     return lambda *given, **more: function(*first, *given, **more)
 
 
 @contextmanager
-def _other_forwards(forwards: Sequence[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
+def _other_forwards(forwards: Sequence[tuple[nn.Module, Callable[..., object]]]) -> Iterator[None]:
     before = [(vars(module), vars(module).get("forward")) for module, _ in forwards]
     for module, forward in forwards:
         vars(module)["forward"] = forward

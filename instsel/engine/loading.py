@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import torch
 import transformers
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from instsel.checkpoints import find_checkpoint, gguf_parts
 from instsel.engine.inference_context import preserved_random_state
@@ -132,7 +132,7 @@ def _as_causal(unwrapped: UnwrappedModel, source: ModelSource) -> CausalModel:
         raise ValueError(f"{expected}, which lacks what scoring needs: {reason}") from error
 
 
-def load_tokenizer(source: ModelSource) -> Any:
+def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase | None:
     """The tokenizer given, or the model's own; None for a loaded model that comes without one."""
     if source.tokenizer is not None and not isinstance(source.tokenizer, (str, os.PathLike)):
         return source.tokenizer

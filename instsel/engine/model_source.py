@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from instsel.engine.wrapped_models import UnwrappedModel, unwrap
 from instsel.kernels import BACKENDS
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+DeviceMap = str | Mapping[str, int | str | torch.device]
 MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
@@ -20,14 +25,14 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 class ModelSource:
     """Which model to load and how."""
 
-    model: Any
-    tokenizer: Any
+    model: str | nn.Module
+    tokenizer: PreTrainedTokenizerBase | str | None
     device: str
     dtype: torch.dtype | None  # None: as the checkpoint is stored
     backend: str
     revision: str | None
     trust_remote_code: bool
-    device_map: Any = None  # as transformers takes it; None: all of it on `device`
+    device_map: DeviceMap | None = None  # as transformers takes it; None: all of it on `device`
     context_length: int | None = None  # in place of what the configuration says
     allow_unused_weights: bool = False
     divided: bool = False  # by tensor parallelism over the ranks of which this process is one
@@ -37,12 +42,12 @@ class ModelSource:
         cls,
         model: Any,
         tokenizer: Any,
-        device: Any,
-        dtype: Any,
+        device: object,
+        dtype: object,
         backend: str,
         revision: str | None,
         trust_remote_code: bool,
-        device_map: Any = None,
+        device_map: object = None,
         context_length: object = None,
         allow_unused_weights: bool = False,
     ) -> ModelSource:
@@ -60,15 +65,15 @@ class ModelSource:
             raise ValueError(f"backend: expected one of {', '.join(('auto', *BACKENDS))}, got {backend!r}")
         if dtype == "auto":
             resolved = None
-        elif dtype in _DTYPES:
+        elif isinstance(dtype, str) and dtype in _DTYPES:
             resolved = _DTYPES[dtype]
-        elif dtype in _DTYPES.values():
+        elif isinstance(dtype, torch.dtype) and dtype in _DTYPES.values():
             resolved = dtype
         else:
             raise ValueError(f"dtype: expected one of {', '.join(('auto', *_DTYPES))} or a torch dtype, got {dtype!r}")
         try:
             if device != "auto":
-                torch.device(device)
+                torch.device(device)  # type: ignore[call-overload]
         except (RuntimeError, TypeError) as error:
             raise ValueError(f'device: expected "auto", "cpu", "cuda" or the like, got {device!r}') from error
         if str(device).startswith("cuda") and not torch.cuda.is_available():
@@ -115,7 +120,7 @@ class ModelSource:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _checked_map(device_map: Any, model: object, device: object) -> Any:
+def _checked_map(device_map: Any, model: object, device: object) -> DeviceMap | None:
     """A device map; ValueError where it is none, or does not go with the model or the device."""
     if device_map is None:
         return None

@@ -5,7 +5,7 @@ RoBERTa's kind, which counts the tokens that are not padding, is left to its own
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 from torch import nn
 
@@ -26,10 +26,11 @@ def put_positions(replica: Replica) -> None:
                 replica.put_forward(table, _rows_of_positions(table))
 
 
-def _rows_of_positions(table: Any) -> Any:
-    own, first = table.forward, int(getattr(table, "offset", 0))
+def _rows_of_positions(table: nn.Embedding) -> Callable[..., object]:
+    own: Callable[..., object] = table.forward
+    first = int(getattr(table, "offset", 0))
 
-    def forward(*given: Any, **named: Any) -> Any:
+    def forward(*given: object, **named: object) -> object:
         pack = current_pack()
         if pack is None or pack.positions is None:
             return own(*given, **named)

@@ -24,7 +24,7 @@ _KINDS = ("CausalLM", "ImageTextToText", "MultimodalLM")
 
 def load_pretrained(source: ModelSource) -> nn.Module:
     """The model that a source names, in evaluation mode: one of transformers, or of peft where it is adapted."""
-    checkpoint = find_checkpoint(source.model, source.revision)
+    checkpoint = find_checkpoint(source.name, source.revision)
     with _reached(checkpoint):
         config = _config(checkpoint, source)
         if config.is_encoder_decoder:
@@ -67,7 +67,7 @@ def load_pretrained(source: ModelSource) -> nn.Module:
 
 def outline_pretrained(source: ModelSource) -> nn.Module:
     """The shapes of the model that a source names, without those of an adapter and without weights."""
-    checkpoint = find_checkpoint(source.model, source.revision)
+    checkpoint = find_checkpoint(source.name, source.revision)
     with _reached(checkpoint):
         config = _config(checkpoint, source)
         return _auto_class(config, source).from_config(config, trust_remote_code=source.trust_remote_code)
@@ -84,7 +84,7 @@ def with_merged_adapter(model: Any, held: UnwrappedModel) -> nn.Module:
 
 def load_text_config(source: ModelSource) -> PretrainedConfig:
     """The configuration of a source's text part."""
-    checkpoint = find_checkpoint(source.model, source.revision)
+    checkpoint = find_checkpoint(source.name, source.revision)
     with _reached(checkpoint):
         return _config(checkpoint, source).get_text_config()
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt's parameter numbers (glibc, malloc.h)
 _KEPT_BYTES = 1 << 30
@@ -39,5 +39,5 @@ def give_back_memory() -> None:
         trim(0)
 
 
-def _of_glibc(name: str) -> Any:
+def _of_glibc(name: str) -> Callable[..., int] | None:
     return getattr(ctypes.CDLL(None), name, None) if sys.platform.startswith("linux") else None

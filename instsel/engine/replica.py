@@ -47,7 +47,7 @@ class Replica:
         self.signature = Signature()
         self._copies: dict[int, Any] = {}  # by id of the original
         self._pending: list[tuple[nn.Module, nn.Module]] = []
-        self._methods: list[tuple[dict[str, Any], str]] = []  # attributes that lead back to their own module
+        self._methods: list[tuple[dict[str, object], str]] = []  # attributes that lead back to their own module
         self.root = self.of(root)
         while self._pending:
             self._fill(*self._pending.pop())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -14,9 +14,19 @@ from instsel.prompts import encode_pairs
 from instsel.prompts.request_pairs import request_pair
 from instsel.records import open_table
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 Request = tuple[str | Sequence[int], str | Sequence[int]]
 # Pairs, dicts of prompt and completion (or context and continuation), or a table of two such columns; see `prepare`.
 Requests = Iterable[Request | Mapping[str, Any]] | Any
+
+
+class HoldsTokenizer(Protocol):
+    """What has a tokenizer, or None in its place."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +68,7 @@ def token_limit(model: CausalModel, max_length: int | None) -> int | None:
     return min((length for length in (max_length, model.max_length) if length is not None), default=None)
 
 
-def prepare(scorer: Any, model: CausalModel, requests: Requests, max_length: int | None) -> PreparedRequests:
+def prepare(scorer: HoldsTokenizer, model: CausalModel, requests: Requests, max_length: int | None) -> PreparedRequests:
     """Token ids of all requests; those with nothing to score or too long for the model get their status.
 
     The scorer's tokenizer is loaded only where there is text, or an empty context for a token of its own.

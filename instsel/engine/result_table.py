@@ -37,14 +37,14 @@ class ResultTable:
     def __len__(self) -> int:
         return len(self.status)
 
-    def _columns(self) -> dict[str, np.ndarray | list[Any]]:
+    def _columns(self) -> dict[str, np.ndarray | list[object]]:
         """The arrays and lists with one entry a row, by name."""
         fields = [field.name for field in dataclasses.fields(cast(Any, self))]
         values = {name: getattr(self, name) for name in fields if name not in self.NOT_COLUMNS}
         held = {name: value for name, value in values.items() if isinstance(value, (np.ndarray, list))}
         return {name: value for name, value in held.items() if len(value) == len(self)}
 
-    def to_dict(self) -> dict[str, list[Any]]:
+    def to_dict(self) -> dict[str, list[object]]:
         """The columns as lists of Python's own values, None where there is no number.
 
         >>> batch.to_dict()["status"]  # doctest: +SKIP

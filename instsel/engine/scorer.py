@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
@@ -27,6 +27,9 @@ from instsel.engine.results import ScoreBatch
 from instsel.engine.scoring import score_in_session
 from instsel.engine.token_progress import ProgressLike, open_progress
 from instsel.kernels.devices import to_host
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _CHECKED_KEPT = 4
 
@@ -114,7 +117,7 @@ class Scorer:
         self.max_batch_tokens = max_batch_tokens
         self._model: CausalModel | None = None
         self._checked: list[CausalModel] = []  # as it was of late: adapters are switched to and fro
-        self._tokenizer: Any = None
+        self._tokenizer: PreTrainedTokenizerBase | None = None
         self._tokenizer_loaded = False
         self._budget: int | None = None  # what memory allowed, once it ran out
         self._closed = False
@@ -140,7 +143,7 @@ class Scorer:
     ) -> None:
         self.close()
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_model": None, "_checked": [], "_tokenizer": None, "_tokenizer_loaded": False}
 
     def __repr__(self) -> str:
@@ -169,7 +172,7 @@ class Scorer:
         return model
 
     @property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
         """The tokenizer; None for a loaded model that came without one."""
         if not self._tokenizer_loaded:
             self._check_open()

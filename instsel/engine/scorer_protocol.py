@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from instsel.engine.model import CausalModel
 from instsel.engine.requests import PreparedRequests, Requests
 from instsel.engine.results import ScoreBatch
 from instsel.engine.token_progress import ProgressLike
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class ScorerProtocol(Protocol):
@@ -22,7 +25,7 @@ class ScorerProtocol(Protocol):
     """
 
     @property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
         """The tokenizer; None where there is none."""
 
     @property

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -20,6 +20,9 @@ from instsel.engine.requests import Requests, prepare
 from instsel.engine.results import Plan, ScoreBatch, ScoreStats
 from instsel.engine.scorer_protocol import ScorerProtocol
 from instsel.engine.token_progress import ProgressLike
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def score_batch(
@@ -58,7 +61,7 @@ class Executor(Protocol):
     """What holds a model and runs requests through it."""
 
     @property
-    def tokenizer(self) -> Any: ...
+    def tokenizer(self) -> PreTrainedTokenizerBase | None: ...
 
     @property
     def execute(self) -> Callable[..., AbstractContextManager[tuple[Execution, Iterator[tuple[Layout, Any]]]]]: ...

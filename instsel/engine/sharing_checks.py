@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedConfig
 
 from instsel.engine.attention import NodeCache
 from instsel.engine.expert_choice import fixed_choice
@@ -165,7 +166,7 @@ def length_dependence(config: object) -> tuple[str, int]:
 
 
 def _length_limit(
-    config: Any, types: set[str], windows: Sequence[int | None], *, recurrent: bool
+    config: PreTrainedConfig, types: set[str], windows: Sequence[int | None], *, recurrent: bool
 ) -> tuple[str, int | None]:
     """Lengths beyond the few tokens run at load at which a model may compute a token by more than its path."""
     scaling, limit = length_dependence(config)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 from torch import nn
 
@@ -16,7 +15,7 @@ class StandIn(nn.Module):
         super().__init__()
         self._answer = answer
 
-    def forward(self, *given: object, **more: object) -> Any:
+    def forward(self, *given: object, **more: object) -> object:
         return self._answer(*given, **more)
 
 

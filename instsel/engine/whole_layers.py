@@ -35,8 +35,8 @@ class OwnCall(NamedTuple):
     """A child that is called as it is, on rows of `dimensions` [1, T, H] or [T, H]."""
 
     dimensions: int
-    given: tuple[Any, ...]
-    named: dict[str, Any]
+    given: tuple[object, ...]
+    named: dict[str, object]
 
     @property
     def arguments(self) -> set[str]:
@@ -52,7 +52,7 @@ class OwnCall(NamedTuple):
         assert state is not None
         rows, arguments = x[None] if self.dimensions == 3 else x, state.arguments
 
-        def value_of(value: Any) -> Any:
+        def value_of(value: object) -> object:
             return rows if value is HIDDEN_ROWS else arguments.get(value.name) if type(value) is _Argument else value
 
         out = child(*map(value_of, self.given), **{name: value_of(value) for name, value in self.named.items()})
@@ -66,7 +66,7 @@ class LayerParts(NamedTuple):
     """A layer as a list of steps, by the names of its children."""
 
     names: list[str]  # of the arguments of its forward
-    plain: dict[str, Any]  # arguments that are always the same
+    plain: dict[str, object]  # arguments that are always the same
     parts: list[tuple[str, Part]]  # in the order in which they run
     steps: list[PartRun | Sum]
     columns: int
@@ -90,7 +90,7 @@ class OtherLayerError(ValueError):
 
 
 def find_whole_layer(
-    layer: Any,
+    layer: nn.Module,
     record: LayerRecord,
     norms: Mapping[nn.Module, KnownNorm],
     backend: str,
@@ -107,7 +107,7 @@ def find_whole_layer(
             raise OtherLayerError("none of its parts is one that the kernels compute")
         can_add = [backend == "cpu" and not isinstance(part, OwnCall) for part in found]
         steps = schedule(flow, can_add)
-        plain = {name: value for name, value in record.others.items() if isinstance(value, _PLAIN)}
+        plain: dict[str, object] = {name: value for name, value in record.others.items() if isinstance(value, _PLAIN)}
         rows = record.rows
         layer_parts = LayerParts(record.names, plain, parts, steps, rows.shape[1], rows.dtype, record.length)
         if not gives_the_same(layer, layer_parts, record):
@@ -131,7 +131,7 @@ def _part_of(
 def _own_call(call: ChildCall, record: LayerRecord) -> OwnCall:
     """StopIteration where it is given something that is neither an argument of the layer nor a plain value."""
 
-    def reference(value: Any) -> Any:
+    def reference(value: object) -> object:
         if value is HIDDEN_ROWS or value is None or isinstance(value, _PLAIN):
             return value
         return _Argument(next(name for name, own in record.others.items() if own is value))
@@ -165,7 +165,7 @@ def gives_the_same(layer: nn.Module, found: LayerParts, record: LayerRecord) -> 
     return own is not None and nearly_equal(own, x)
 
 
-def tables_of(arguments: Mapping[str, Any]) -> tuple[Tensor, Tensor] | None:
+def tables_of(arguments: Mapping[str, object]) -> tuple[Tensor, Tensor] | None:
     """The rotary embedding's tables [T, r]."""
     tables = arguments.get("position_embeddings")
     if not isinstance(tables, tuple) or len(tables) != 2:
@@ -174,8 +174,8 @@ def tables_of(arguments: Mapping[str, Any]) -> tuple[Tensor, Tensor] | None:
 
 
 def whole_forward(
-    whole: DecoderLayer, found: LayerParts, otherwise: Callable[..., Any], *given: Any, **named: Any
-) -> Any:
+    whole: DecoderLayer, found: LayerParts, otherwise: Callable[..., object], *given: Any, **named: Any
+) -> object:
     """A layer's forward: within a pack by `whole`, else, or where more is asked of it, as before."""
     state = current_pack()
     arguments = dict(zip(found.names, given, strict=False)) | named
@@ -192,7 +192,7 @@ def whole_forward(
     return hidden_states if found.length is None else (hidden_states, *[None] * (found.length - 1))
 
 
-def is_usual(whole: DecoderLayer | GpuLayer, found: LayerParts, x: Any, arguments: Mapping[str, Any]) -> bool:
+def is_usual(whole: DecoderLayer | GpuLayer, found: LayerParts, x: object, arguments: Mapping[str, object]) -> bool:
     """Whether a layer is given hidden states and nothing that it would not heed."""
     known = _WITHOUT_EFFECT | found.passed
     for name, value in arguments.items():

@@ -9,6 +9,7 @@ from typing import Any
 from instsel.records import open_rows, to_examples, to_groups
 from instsel.records.examples import Example, Group
 from instsel.records.formats import Layout, detect_layout
+from instsel.records.json_types import Row
 from instsel.records.turns import turns_of, with_calls_together
 from instsel.records.unread_keys import COLUMNS, UnreadKeys, turn_keys, turns_in
 
@@ -93,9 +94,7 @@ def _best_of(number: int, row: Mapping[str, Any], group: Group, column: str) -> 
     return group.responses[int(best)]
 
 
-def _conversation(
-    row: Mapping[str, object], read: Example | Group, layout: Layout, answers: Sequence[str]
-) -> Conversation:
+def _conversation(row: Row, read: Example | Group, layout: Layout, answers: Sequence[str]) -> Conversation:
     """A row's turns as they stand in it; where it holds texts, as they were read."""
     plain: Messages = tuple(
         {"role": role, "content": text} for role, text in (*read.history, ("user", read.instruction))
@@ -119,7 +118,7 @@ def _conversation(
     return Conversation(prompt, read.input, found[0], found[1] if len(found) > 1 else None, kept)
 
 
-def _messages(row: Mapping[str, object], column: str | None) -> Messages:
+def _messages(row: Row, column: str | None) -> Messages:
     """A cell's turns with role, content and all other keys in their order; none where it holds text."""
     raw = with_calls_together(turns_in(row.get(column))) if column else []
     found = []

@@ -54,6 +54,7 @@ class InstselFilter(Filter):
     def losses(self, conversations: Sequence[list[str]]) -> np.ndarray:
         """Mean loss over the answer's tokens, nats: as many at the end as the answer has alone, less one for a BOS."""
         tokenizer = self.scorer.tokenizer
+        assert tokenizer is not None  # the model is one by name
         pairs = []
         for texts in conversations:
             ids = tokenizer(" ".join(texts).strip())["input_ids"]

@@ -28,7 +28,7 @@ class Scores:
     def __init__(self, scorer: Scorer | Pool, name: str, parameters: Mapping[str, object], digest: str) -> None:
         self.scorer, self.name, self.parameters, self.digest = scorer, name, dict(parameters), digest
 
-    def __call__(self, batch: object) -> Any:
+    def __call__(self, batch: object) -> object:
         """The new columns of a batch of columns; of a table (`with_format`), that table with them."""
         import instsel
 
@@ -48,7 +48,7 @@ class Scores:
         names = allot_names(found, columns)
         return with_columns(batch, {names[name]: values for name, values in found.items()})
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """What decides the numbers and nothing else: by it `datasets` knows a map that it has made before."""
         source = self.scorer.source
         options = {
@@ -92,11 +92,11 @@ def score(scorer: Scorer | Pool | str | os.PathLike[str], method: str = "perplex
     return Scores(scorer, method, parameters, _digest(scorer))
 
 
-def _by_row(method: Method[Any]) -> bool:
+def _by_row(method: Method) -> bool:
     return not any(stage.whole or stage.reads_whole or stage.needs for stage in method.stages)
 
 
-def _state(parameters: Mapping[str, object]) -> dict[str, Any]:
+def _state(parameters: Mapping[str, object]) -> dict[str, object]:
     return {"parameters": sorted(parameters.items())}
 
 

@@ -73,13 +73,13 @@ class Score:
         names = allot_names(named, batch)
         return {**batch, **{names[name]: values for name, values in named.items()}}
 
-    def _columns(self, rows: Mapping[str, list[Any]]) -> dict[str, np.ndarray]:
+    def _columns(self, rows: Mapping[str, list[object]]) -> dict[str, np.ndarray]:
         from instsel.methods.in_memory import run_in_memory
 
         assert self.method is not None
         return dict(run_in_memory(self.method, self.scorer, rows, self.parameters, whole_pool=False).columns)
 
-    def _requests(self, rows: Mapping[str, list[Any]]) -> dict[str, np.ndarray]:
+    def _requests(self, rows: Mapping[str, list[object]]) -> dict[str, np.ndarray]:
         fields = next((pair for pair in _PAIRS if set(pair) <= set(rows)), None)
         if fields is None:
             raise ValueError(f"columns: expected prompt and completion, got {', '.join(rows)}")

@@ -13,6 +13,8 @@ from instsel.neighbors.clusters import cluster_rows, nearest_to_centres
 from instsel.records import Example
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from instsel.engine.requests import Request
 
 
@@ -33,7 +35,7 @@ class AnchorParameters(EmbeddingParameters):
     def needs_embeddings(self) -> bool:
         return self.anchors is None
 
-    def for_rows(self, count: int) -> Any:
+    def for_rows(self, count: int) -> Self:
         super().for_rows(count)
         if self.anchors is None and count < self.num_anchors:
             raise ValueError(f"num_anchors must be at most the number of rows, {count}, got {self.num_anchors}")
@@ -45,12 +47,12 @@ def anchor_count(parameters: AnchorParameters, count: int) -> int:
     return parameters.num_anchors if parameters.anchors is None else len(parameters.anchors)
 
 
-def anchor_rows(part: StageSlice[Any]) -> list[int]:
+def anchor_rows(part: StageSlice) -> list[int]:
     """The rows that were chosen as anchors; none where anchors were given."""
     return part.columns["anchor_row"].tolist() if part.parameters.anchors is None else []
 
 
-def anchors_of(part: StageSlice[Any]) -> list[Example]:
+def anchors_of(part: StageSlice) -> list[Example]:
     """The anchors, given or chosen."""
     given = part.parameters.anchors
     return [part.examples[row] for row in anchor_rows(part)] if given is None else given
@@ -71,10 +73,10 @@ def _requests(part: StageSlice[AnchorParameters]) -> list[Request]:
     return [part.request_of(anchor) for anchor in part.parameters.anchors[part.rows.start : part.rows.stop]]
 
 
-def zero_shot_stage(requests: Callable[[StageSlice[Any]], list[Request]], **options: Any) -> Stage[Any]:
+def zero_shot_stage(requests: Callable[[StageSlice], list[Request]], **options: Any) -> Stage:
     """What the model makes of each task by itself: the columns zero_shot, nats a token, and zero_shot_status."""
 
-    def compute(part: StageSlice[Any]) -> Columns:
+    def compute(part: StageSlice) -> Columns:
         batch = part.score(requests(part))
         return {"zero_shot": batch.mean_logprob, "zero_shot_status": batch.status}
 

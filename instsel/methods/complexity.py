@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,7 +23,7 @@ LEVELS = 6
 
 
 def complexity_columns(
-    part: StageSlice[Any],
+    part: StageSlice,
     complexity: object,
     rater: ScorerProtocol | None = None,
     rating_prompt: str = RATING_PROMPT,
@@ -61,7 +61,7 @@ def complexity_columns(
 
 
 def complexity_requests(
-    part: StageSlice[Any], complexity: object, rating_prompt: str = RATING_PROMPT, quality_prompt: str = QUALITY_PROMPT
+    part: StageSlice, complexity: object, rating_prompt: str = RATING_PROMPT, quality_prompt: str = QUALITY_PROMPT
 ) -> list[Request]:
     """What `complexity_columns` will score."""
     if not isinstance(complexity, str) or complexity == "length":
@@ -73,14 +73,14 @@ def complexity_requests(
 
 
 def expected_ratings(
-    part: StageSlice[Any], prompt: str, rater: ScorerProtocol | None = None
+    part: StageSlice, prompt: str, rater: ScorerProtocol | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The rating from 1 to 6 that the model expects of each example, float64 `[r]`, and statuses, str `[r]`."""
     logprob, status = rating_logprobs(part, [prompt], LEVELS, rater)
     return expected_rating(logprob)[:, 0], status[:, 0]
 
 
-def _lengths(part: StageSlice[Any]) -> np.ndarray:
+def _lengths(part: StageSlice) -> np.ndarray:
     limit = part.token_limit
     requests = [part.request(row) for row in part.rows]
     pairs = flat(requests)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, TypeVar, ca
 
 from instsel.methods.in_memory import run_in_memory
 from instsel.methods.method import Method, Outcome
-from instsel.methods.parameters import Parameters, fields_of
+from instsel.methods.parameters import FieldSpec, Parameters, fields_of
 from instsel.methods.stages import Stage
 from instsel.nearest_word import nearest
+from instsel.records.json_types import JsonObject
 
 if TYPE_CHECKING:
     from instsel.engine.scorer_protocol import ScorerProtocol
@@ -24,9 +25,9 @@ P = TypeVar("P", bound=Parameters)
 class MethodFunction(Protocol[K, R]):
     """The Python function of a method; `method` is its definition."""
 
-    method: Method[Any]
+    method: Method
 
-    def __call__(self, scorer: ScorerProtocol, rows: Iterable[Any], /, *args: K.args, **kwargs: K.kwargs) -> R: ...
+    def __call__(self, scorer: ScorerProtocol, rows: Iterable[object], /, *args: K.args, **kwargs: K.kwargs) -> R: ...
 
 
 def method(
@@ -34,10 +35,10 @@ def method(
     *,
     help: str,
     parameters: Callable[K, P],
-    stages: tuple[Stage[Any], ...],
+    stages: tuple[Stage, ...],
     rows: Literal["example", "group"] = "example",
     score: str = "score",
-    findings: Callable[[Outcome[Any]], dict[str, Any]] = lambda outcome: {},
+    findings: Callable[[Outcome], JsonObject] = lambda outcome: {},
 ) -> Callable[[Callable[[Outcome[P]], R]], MethodFunction[K, R]]:
     """Make a method of the function that builds its result; arguments as the fields of `Method`.
 
@@ -53,7 +54,7 @@ def method(
         definition = Method(name, help, kind, stages, build, rows, score, findings)
         argument = "groups" if rows == "group" else "examples"
 
-        def function(scorer: ScorerProtocol, /, *given: Any, **keywords: Any) -> Any:
+        def function(scorer: ScorerProtocol, /, *given: Any, **keywords: Any) -> R:
             if argument in keywords and not given:
                 given = (keywords.pop(argument),)
             if not 1 <= len(given) <= len(places):
@@ -84,7 +85,7 @@ def method(
     return define
 
 
-def _check_stages(name: str, stages: tuple[Stage[Any], ...]) -> None:
+def _check_stages(name: str, stages: tuple[Stage, ...]) -> None:
     seen: list[str] = []
     if not stages:
         raise ValueError(f"method {name}: expected at least one stage, got none")
@@ -99,7 +100,7 @@ def _check_stages(name: str, stages: tuple[Stage[Any], ...]) -> None:
         seen.append(stage.name)
 
 
-def _documented(text: str, fields: list[tuple[str, str, Any]], argument: str) -> str:
+def _documented(text: str, fields: list[tuple[str, str, FieldSpec]], argument: str) -> str:
     """The docstring with a line for each parameter where it says "{parameters}"."""
     rows = "candidate groups" if argument == "groups" else "dicts in any known format, a `Dataset`, a table"
     described = [(argument, rows), *((name, _with_choices(spec)) for name, _, spec in fields)]
@@ -111,7 +112,7 @@ def _documented(text: str, fields: list[tuple[str, str, Any]], argument: str) ->
     return text.replace("    {parameters}", "\n".join(lines))
 
 
-def _with_choices(spec: Any) -> str:
+def _with_choices(spec: FieldSpec) -> str:
     return f"{spec.help} ({', '.join(spec.choices)})" if spec.choices else str(spec.help)
 
 

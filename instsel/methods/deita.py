@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from instsel.methods.stages import Columns, Stage, StageSlice, first_failure
 
 if TYPE_CHECKING:
     from instsel.engine.requests import Request
+    from instsel.engine.scorer_protocol import ScorerProtocol
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +29,10 @@ class DeitaParameters(EmbeddingParameters):
 
     uses_template: ClassVar[bool] = False
 
-    complexity_scorer: Any = parameter(
+    complexity_scorer: ScorerProtocol | None = parameter(
         None, "model that rates complexity; the scorer itself if None", kind="model", flag="complexity-model"
     )
-    quality_scorer: Any = parameter(
+    quality_scorer: ScorerProtocol | None = parameter(
         None, "model that rates quality; the scorer itself if None", kind="model", flag="quality-model"
     )
     complexity_prompt: str = parameter(

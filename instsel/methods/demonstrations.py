@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from instsel.methods.stages import StageSlice
 from instsel.methods.turn_requests import TurnRequests
@@ -16,7 +15,7 @@ Pair = tuple[Example, Example]  # demonstration, example
 
 
 def cut_to_fit(
-    part: StageSlice[Any], pairs: Sequence[Pair], rows: Sequence[tuple[int, int]] | None = None
+    part: StageSlice, pairs: Sequence[Pair], rows: Sequence[tuple[int, int]] | None = None
 ) -> list[Example | None]:
     """For each pair the demonstration with just so much taken from its left that the whole sequence fits.
 

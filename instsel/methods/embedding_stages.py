@@ -28,6 +28,8 @@ from instsel.prompts import embedding_text
 from instsel.records import Unreadable
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from instsel.engine.requests import Request
 
 _NO_TEXT = 0  # the digest of a row that cannot be read
@@ -57,7 +59,7 @@ class EmbeddingParameters(Parameters):
         else:
             given_vectors(self.embedder if not str(self.embedder).endswith(".npy") else None, 0)
 
-    def for_rows(self, count: int) -> Any:
+    def for_rows(self, count: int) -> Self:
         if self.needs_embeddings:
             given = given_vectors(self.embedder, count)
             if given is not None:
@@ -95,8 +97,9 @@ def _requests(part: StageSlice[EmbeddingParameters]) -> list[Request]:
     if part.parameters.embedder is not None or not part.rows:
         return []
     texts = list(dict.fromkeys(embedding_text(part.examples[row]) for row in part.rows))
-    limit = part.token_limit
-    encoded = [ids[: None if limit is None else limit - 1] for ids in part.scorer.tokenizer(texts)["input_ids"]]
+    limit, tokenizer = part.token_limit, part.scorer.tokenizer
+    assert tokenizer is not None  # a plan's model is one by name
+    encoded = [ids[: None if limit is None else limit - 1] for ids in tokenizer(texts)["input_ids"]]
     return [(ids, ids[-1:]) for ids in encoded if len(ids)]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -48,13 +48,13 @@ class DifficultyResult(ResultTable):
     stats: ScoreStats
 
 
-def difficulty_requests(part: StageSlice[Any]) -> list[Request]:
+def difficulty_requests(part: StageSlice) -> list[Request]:
     """The answers alone, then the answers after their prompts."""
     prompted = [part.request(row) for row in part.rows]
     return [*answers_alone(prompted), *prompted]
 
 
-def difficulty_columns(part: StageSlice[Any], kind: str = "ppl") -> Columns:
+def difficulty_columns(part: StageSlice, kind: str = "ppl") -> Columns:
     """The columns direct, conditional, ifd, num_tokens and status."""
     batch = part.score(difficulty_requests(part))
     direct, conditional = np.split(batch.mean_logprob, 2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -20,6 +20,8 @@ from instsel.methods.stages import UNREADABLE, Columns, Stage, StageSlice, colum
 from instsel.prompts import is_chat_template
 from instsel.prompts.automatic_template import AUTO, automatic_template, told
 from instsel.records import Unreadable, open_rows, to_examples, to_groups
+from instsel.records.examples import ReadRow
+from instsel.records.row_sources import Batches
 from instsel.records.unread_keys import UnreadKeys
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ P = TypeVar("P", bound=Parameters)
 
 
 def run_in_memory(
-    method: Method[P], scorer: ScorerProtocol, rows: Any, parameters: P, *, whole_pool: bool = True
+    method: Method[P], scorer: ScorerProtocol, rows: Iterable[object], parameters: P, *, whole_pool: bool = True
 ) -> Outcome[P]:
     """Run all stages of a method over rows; raises what scoring raises.
 
@@ -63,7 +65,7 @@ def run_in_memory(
     return Outcome(columns, store.parameters, count, store.stats)
 
 
-def _with_template(parameters: P, scorer: ScorerProtocol, records: Sequence[Any]) -> P:
+def _with_template(parameters: P, scorer: ScorerProtocol, records: Sequence[ReadRow]) -> P:
     """The parameters with a template in place of "auto", and with a date for one that tells the date."""
     if not parameters.uses_template:
         return replaced(parameters, template="plain") if parameters.template == AUTO else parameters
@@ -129,7 +131,7 @@ class _MemoryStore(Generic[P]):
         self._progress.done(rows, cost.tokens_forwarded)
 
 
-def rows_at_a_time(stage: Stage[Any], length: int, workers: int = 1) -> int:
+def rows_at_a_time(stage: Stage, length: int, workers: int = 1) -> int:
     """Rows in a slice of a stage of `length` rows; fewer where several workers would not all have some."""
     if stage.whole:
         return max(length, 1)
@@ -183,9 +185,9 @@ class _StageProgress:
         self.before += tokens
 
 
-def _with_columns(parameters: P, rows: Any) -> P:
+def _with_columns(parameters: P, rows: Iterable[object]) -> P:
     """Parameters that name a column of the rows, with its numbers in place of the name; rows as examples."""
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     for name, _, spec in fields_of(type(parameters)):
         given = getattr(parameters, name)
         if spec.kind == "rows" and given is not None:
@@ -193,7 +195,7 @@ def _with_columns(parameters: P, rows: Any) -> P:
         if spec.kind == "numbers" and isinstance(given, str) and given not in spec.choices:
             names, batches = open_rows(rows)
 
-            def read(column: str, batches: Any = batches) -> list[Any]:
+            def read(column: str, batches: Batches = batches) -> list[object]:
                 return [row.get(column) for batch in batches for row in batch]
 
             values[name] = numbers_of_column(name, given, spec.choices, names, read)

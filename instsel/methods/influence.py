@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,24 +19,24 @@ WEIGHTS = ("rule", "distance", "none")
 NEGATIVES = ("rule", "keep", "drop")
 
 
-def direct_requests(part: StageSlice[Any]) -> list[Request]:
+def direct_requests(part: StageSlice) -> list[Request]:
     """The answers alone."""
     return answers_alone([part.request(row) for row in part.rows])
 
 
-def direct_columns(part: StageSlice[Any]) -> Columns:
+def direct_columns(part: StageSlice) -> Columns:
     """The columns direct (mean log-probability of the answer alone) and direct_status."""
     batch = part.score(direct_requests(part))
     return {"direct": batch.mean_logprob, "direct_status": batch.status}
 
 
-def shown_rows(part: StageSlice[Any]) -> list[int]:
+def shown_rows(part: StageSlice) -> list[int]:
     """The rows of a slice and their probes."""
     probes = part.columns["probes"]
     return [*part.rows, *probes[probes >= 0].tolist()]
 
 
-def influence_columns(part: StageSlice[Any], *, cut_demonstration: bool = False) -> Columns:
+def influence_columns(part: StageSlice, *, cut_demonstration: bool = False) -> Columns:
     """Score the answers of some rows and of their probes, after their prompts; all in one call of `score_batch`.
 
     A row's own prompt and answer are the very prefix that its probes share, so they cost nothing beyond it.
@@ -61,15 +61,13 @@ def influence_columns(part: StageSlice[Any], *, cut_demonstration: bool = False)
     }
 
 
-def influence_requests(part: StageSlice[Any], *, cut_demonstration: bool = False) -> list[Request]:
+def influence_requests(part: StageSlice, *, cut_demonstration: bool = False) -> list[Request]:
     """What `influence_columns` will score."""
     own, _, pairs, _ = _pairs(part, cut_demonstration)
     return own + pairs
 
 
-def _pairs(
-    part: StageSlice[Any], cut_demonstration: bool
-) -> tuple[list[Request], np.ndarray, list[Request], np.ndarray]:
+def _pairs(part: StageSlice, cut_demonstration: bool) -> tuple[list[Request], np.ndarray, list[Request], np.ndarray]:
     """Requests for the rows' own answers, statuses `[r, k]` of their pairs, the pairs' requests, and which were cut.
 
     A pair has a request where there is a probe and both demonstration and probe have an answer.

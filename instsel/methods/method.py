@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
 
 from instsel.engine.results import ScoreStats
 from instsel.methods.parameters import Parameters
 from instsel.methods.stages import Columns, Stage, StageSlice
+from instsel.records.json_types import JsonObject
 
 P = TypeVar("P", bound=Parameters)
 R = TypeVar("R")
@@ -51,10 +52,10 @@ class Method(Generic[P]):
     help: str
     parameters: type[P]
     stages: tuple[Stage[P], ...]
-    build: Callable[[Outcome[P]], Any]
+    build: Callable[[Outcome[P]], object]
     rows: Literal["example", "group"] = "example"
     score: str = "score"
-    findings: Callable[[Outcome[P]], dict[str, Any]] = lambda outcome: {}
+    findings: Callable[[Outcome[P]], JsonObject] = lambda outcome: {}
 
     def stages_for(self, parameters: P) -> tuple[Stage[P], ...]:
         """The stages that these parameters call for."""

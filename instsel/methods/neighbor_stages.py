@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from instsel.methods.parameters import parameter, replaced
 from instsel.methods.stages import Columns, Stage, StageSlice
 from instsel.neighbors.embeddings import cosine
 from instsel.neighbors.nearest import neighbors_of
+
+if TYPE_CHECKING:
+    from typing import Self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +31,12 @@ class NeighborParameters(EmbeddingParameters):
     def needs_embeddings(self) -> bool:
         return self.neighbors is None or self.embedder is not None
 
-    def for_rows(self, count: int) -> Any:
+    def for_rows(self, count: int) -> Self:
         super().for_rows(count)
         return self if self.neighbors is None else replaced(self, neighbors=checked_neighbors(self.neighbors, count))
 
 
-def rows_and_neighbors(part: StageSlice[Any]) -> list[int]:
+def rows_and_neighbors(part: StageSlice) -> list[int]:
     """The rows of a slice and their neighbours."""
     neighbor = part.columns["neighbor"]
     return [*part.rows, *neighbor[neighbor >= 0].tolist()]

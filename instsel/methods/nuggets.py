@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from instsel.methods.definition import Outcome, method
 from instsel.methods.pairs import pair_scores, pair_statuses, row_statuses, same_texts
 from instsel.methods.parameters import parameter
 from instsel.methods.stages import Columns, Stage, StageSlice, first_failure
+from instsel.records.json_types import JsonObject
 
 if TYPE_CHECKING:
     from instsel.engine.requests import Request
@@ -110,7 +111,7 @@ def _requests(part: StageSlice[NuggetsParameters]) -> list[Request]:
     return _pairs(part)[2]
 
 
-def _findings(outcome: Outcome[NuggetsParameters]) -> dict[str, Any]:
+def _findings(outcome: Outcome[NuggetsParameters]) -> JsonObject:
     """How many rows are themselves anchors, and how many anchors the means are over."""
     own, counts = int(outcome.columns["is_anchor"].sum()), outcome.columns["num_anchors"]
     number = anchor_count(outcome.parameters, outcome.count)

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar, Literal, TypeVar
@@ -19,6 +19,7 @@ from instsel.prompts.automatic_template import AUTO
 from instsel.prompts.chat_messages import TAKEN, ChatSettings
 from instsel.prompts.scored_turns import WHICH
 from instsel.records import Example, to_examples
+from instsel.records.json_types import JsonMapping, JsonObject
 
 # How a command line reads a parameter and a manifest records it:
 # value     a number, a word or a switch, as it is written
@@ -84,7 +85,7 @@ class Parameters:
     takes_chat_template: ClassVar[bool] = True
     shows_demonstrations: ClassVar[bool] = False
 
-    template: Any = parameter(
+    template: str | os.PathLike[str] | tuple[str, str] = parameter(
         AUTO,
         'how a prompt is written: "plain", "alpaca", "chat", a text with {instruction} and {input}, the path of a '
         'Jinja chat template, or "auto": "chat" where the tokenizer has a chat template and the rows hold turns or the '
@@ -103,7 +104,7 @@ class Parameters:
         "that the row does not leave out of training (trained)",
         choices=WHICH,
     )
-    chat_template_kwargs: Any = parameter(
+    chat_template_kwargs: str | JsonMapping | None = parameter(
         None,
         "what a chat template is told for every row, as a JSON object; what a row tells it itself stands before that",
         metavar="JSON",
@@ -149,19 +150,19 @@ class Parameters:
         return self
 
 
-def template_kwargs(given: Any) -> dict[str, Any]:
+def template_kwargs(given: str | JsonMapping | None) -> JsonObject:
     """What a chat template is told, from a mapping or its JSON text; ValueError for anything else.
 
     >>> template_kwargs('{"enable_thinking": false}')
     {'enable_thinking': False}
     """
-    found = given
+    found: object = given
     if isinstance(given, str):
         with contextlib.suppress(ValueError, RecursionError):
             found = json.loads(given)
     if given is not None and not isinstance(found, Mapping):
         raise ValueError(f"chat_template_kwargs must be a JSON object, got {given!r}")
-    parameters = {str(name): value for name, value in (found or {}).items()}
+    parameters = {str(name): value for name, value in found.items()} if isinstance(found, Mapping) else {}
     taken = [name for name in parameters if name in TAKEN]
     if taken:
         raise ValueError(f"chat_template_kwargs must not say {taken[0]!r}, which is given to every template")
@@ -173,7 +174,7 @@ def now() -> str:
     return datetime.now().isoformat(timespec="seconds")
 
 
-def read_moment(text: Any) -> datetime | None:
+def read_moment(text: str | None) -> datetime | None:
     """The moment that a text in ISO 8601 says; ValueError where it says none."""
     try:
         return None if text is None else datetime.fromisoformat(text)
@@ -201,7 +202,7 @@ def own_fields(parameters: type[Parameters]) -> list[tuple[str, str, FieldSpec]]
     return [one for one in fields_of(parameters) if one[0] not in COMMON]
 
 
-def default_of(parameters: type[Parameters], name: str) -> Any:
+def default_of(parameters: type[Parameters], name: str) -> object:
     """The default of a field."""
     return next(field.default for field in dataclasses.fields(parameters) if field.name == name)
 
@@ -229,7 +230,7 @@ def _check(name: str, kind: str, spec: FieldSpec, value: Any) -> None:
             raise ValueError(f"{name} must be {whole}{' of ' + bounds if bounds else ''}, got {value!r}")
 
 
-def examples_of(name: str, rows: Any, columns: Mapping[str, str] | None) -> list[Example]:
+def examples_of(name: str, rows: Iterable[object], columns: Mapping[str, str] | None) -> list[Example]:
     """The examples that a parameter of kind "rows" holds; raises ValueError or TypeError naming it."""
     try:
         found = to_examples(rows, columns=columns)
@@ -252,8 +253,8 @@ def numbers_for_rows(name: str, values: object, count: int) -> np.ndarray:
 
 
 def numbers_of_column(
-    name: str, value: object, choices: tuple[str, ...], present: Sequence[str], read: Callable[[str], list[Any]]
-) -> Any:
+    name: str, value: object, choices: tuple[str, ...], present: Sequence[str], read: Callable[[str], Sequence[object]]
+) -> object:
     """What a parameter of kind "numbers" stands for: a word of `choices` as it is, the numbers of a column it names.
 
     Raises ValueError naming the columns where it is neither.

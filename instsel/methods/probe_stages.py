@@ -17,7 +17,10 @@ from instsel.neighbors.nearest import neighbors_of
 from instsel.neighbors.probes import check_sizes, probes_among
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from instsel.engine.requests import Request
+    from instsel.engine.scorer_protocol import ScorerProtocol
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +39,11 @@ class ProbeParameters(EmbeddingParameters):
         "length", "what orders the members of a cluster: a word, a column, numbers [n] or a function of the examples",
         kind="numbers", choices=ORDERINGS, metavar="ORDER",
     )  # fmt: skip
-    complexity_scorer: Any = parameter(
+    complexity_scorer: ScorerProtocol | None = parameter(
         None, 'rating model for complexity="deita" and "compqual"', kind="model", flag="complexity-model"
     )
     rating_prompt: str = parameter(RATING_PROMPT, "its prompt, with {request} where the example goes", metavar="TEXT")
-    quality_scorer: Any = parameter(
+    quality_scorer: ScorerProtocol | None = parameter(
         None, 'rating model for complexity="quality" and "compqual"', kind="model", flag="quality-model"
     )
     quality_prompt: str = parameter(QUALITY_PROMPT, "its prompt, with {request} and {response}", metavar="TEXT")
@@ -71,9 +74,9 @@ class ProbeParameters(EmbeddingParameters):
         if self.neighbors_as_probes and self.probes is not None:
             raise ValueError("neighbors_as_probes was given together with probes; give one of them")
 
-    def for_rows(self, count: int) -> Any:
+    def for_rows(self, count: int) -> Self:
         super().for_rows(count)
-        values: dict[str, Any] = {}
+        values: dict[str, np.ndarray] = {}
         if self.probes is not None:
             values["probes"] = checked_probes(self.probes, count)
             if self.similarity is not None:

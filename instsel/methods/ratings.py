@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _PLACES = re.compile(r"\{request\}|\{response\}")
 
 
-def rating_requests(part: StageSlice[Any], prompts: Sequence[str], levels: int) -> list[Request]:
+def rating_requests(part: StageSlice, prompts: Sequence[str], levels: int) -> list[Request]:
     """For each row, for each prompt, each digit after it: `[r, K, levels]`, row by row."""
     requests: list[Request] = []
     for row in part.rows:
@@ -36,7 +36,7 @@ def rating_requests(part: StageSlice[Any], prompts: Sequence[str], levels: int) 
 
 
 def rating_logprobs(
-    part: StageSlice[Any], prompts: Sequence[str], levels: int, rater: ScorerProtocol | None = None
+    part: StageSlice, prompts: Sequence[str], levels: int, rater: ScorerProtocol | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Log-probabilities of the digits, float64 `[r, K, levels]`, and the statuses of the prompts, str `[r, K]`.
 
@@ -69,7 +69,7 @@ def expected_rating(logprob: np.ndarray) -> np.ndarray:
 
 
 def _one_token_each(
-    part: StageSlice[Any], requests: list[Request], levels: int, rater: ScorerProtocol | None
+    part: StageSlice, requests: list[Request], levels: int, rater: ScorerProtocol | None
 ) -> list[Request]:
     """The requests as token ids, a prompt's digits after the same ids; what is too long stays text."""
     from instsel.engine.requests import token_limit

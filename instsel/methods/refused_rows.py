@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from instsel.methods.parameters import Parameters, read_moment
 from instsel.prompts import is_chat_template, prompt_and_answer
@@ -19,6 +19,7 @@ from instsel.prompts.reached_keys import (
 from instsel.prompts.scored_turns import scored_turns
 from instsel.prompts.templates import REFUSALS
 from instsel.records import Example, Group, Unreadable
+from instsel.records.examples import ReadRow
 from instsel.records.unread_keys import UnreadKeys
 
 if TYPE_CHECKING:
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
 
 
 def refused_rows(
-    records: Mapping[int, Any], parameters: Parameters, scorer: ScorerProtocol, unread: UnreadKeys
+    records: Mapping[int, ReadRow],
+    parameters: Parameters,
+    scorer: ScorerProtocol,
+    unread: UnreadKeys,
 ) -> dict[int, str]:
     """Why the template refuses those of the rows that it does; a group where it refuses each of its answers.
 

@@ -9,7 +9,6 @@ import sys
 import types
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from instsel.methods.method import Method
 
@@ -30,15 +29,15 @@ ENTRY_POINTS = "instsel.methods"
 PLUGIN_MODULES = "instsel_plugin_"  # begins the names under which plug-in files are imported
 
 
-def find_methods(plugins: Iterable[str | Path] = ()) -> dict[str, Method[Any]]:
+def find_methods(plugins: Iterable[str | Path] = ()) -> dict[str, Method]:
     """All methods by name: the package's own, then those of installed packages' entry points, then those of files.
 
     Raises ValueError where two have one name, or where a plug-in cannot be loaded or holds no method.
     """
-    found: dict[str, Method[Any]] = {}
+    found: dict[str, Method] = {}
     origin: dict[str, str] = {}
 
-    def add(method: Method[Any], source: str) -> None:
+    def add(method: Method, source: str) -> None:
         if method.name in found or method.name in OLDER_NAMES:
             raise ValueError(
                 f"{source} registers the method {method.name!r}, which {origin.get(method.name, 'instsel')} has already"
@@ -59,7 +58,7 @@ def find_methods(plugins: Iterable[str | Path] = ()) -> dict[str, Method[Any]]:
     return found
 
 
-def _methods_of_file(path: Path) -> list[Method[Any]]:
+def _methods_of_file(path: Path) -> list[Method]:
     if not path.is_file():
         raise ValueError(f"plug-in {path} is not a file")
     module = load_plugin(f"{PLUGIN_MODULES}{path.stem}", str(path))
@@ -90,7 +89,7 @@ def load_plugin(name: str, path: str, text: str | None = None) -> types.ModuleTy
     return module
 
 
-def _method_of(loaded: object, source: str) -> Method[Any]:
+def _method_of(loaded: object, source: str) -> Method:
     method = loaded if isinstance(loaded, Method) else getattr(loaded, "method", None)
     if not isinstance(method, Method):
         raise ValueError(f"{source} is not a method, got {type(loaded).__name__}")

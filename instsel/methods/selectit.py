@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -29,7 +30,7 @@ class SelectItParameters(Parameters):
 
     uses_template: ClassVar[bool] = False
 
-    rating_prompts: Any = parameter(
+    rating_prompts: Sequence[str] = parameter(
         None, "texts with {request} and {response} where the example goes; five of our own if None", kind="texts"
     )
     levels: int = parameter(5, "the best rating; the worst is 1", minimum=2, maximum=9)
@@ -37,7 +38,9 @@ class SelectItParameters(Parameters):
     token_level: str = parameter(
         "authors", "a prompt's score: as the authors' program, or the expected rating", choices=TOKEN_LEVELS
     )
-    scorers: Any = parameter(None, "more models that rate too, weighted by their parameter counts", kind="models")
+    scorers: Sequence[ScorerProtocol] | None = parameter(
+        None, "more models that rate too, weighted by their parameter counts", kind="models"
+    )
 
     def check(self) -> None:
         if self.rating_prompts is not None:

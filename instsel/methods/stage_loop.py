@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, closing
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from instsel.engine.results import ScoreStats
 from instsel.methods.method import Method
@@ -45,12 +45,12 @@ class SliceWorkers(ABC):
         """Whether all workers see the files of this process."""
 
     @abstractmethod
-    def can_run(self, method: Method[Any]) -> bool:
+    def can_run(self, method: Method) -> bool:
         """Whether workers can find the method."""
 
     @abstractmethod
     def run_slices(
-        self, method: Method[Any], stage: Stage[Any], parts: Iterator[StageSlice[Any]], whole: Columns, pack: Pack[R]
+        self, method: Method, stage: Stage, parts: Iterator[StageSlice], whole: Columns, pack: Pack[R]
     ) -> Generator[tuple[range, R], None, None]:
         """Slices of a stage as they come, packed by their workers; `whole` are the columns that every slice has."""
 

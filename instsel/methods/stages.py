@@ -215,7 +215,7 @@ class Stage(Generic[P]):
         return columns
 
 
-def columns_for(stage: Stage[Any], rows: range, known: Mapping[str, Mapping[str, np.ndarray]]) -> Columns:
+def columns_for(stage: Stage, rows: range, known: Mapping[str, Mapping[str, np.ndarray]]) -> Columns:
     """The columns that a stage reads, at `rows` of it, from the whole columns of earlier stages.
 
     A stage that the parameters did not call for has no columns. Later stages' columns stand for earlier ones' of the

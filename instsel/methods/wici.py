@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from instsel.methods.influence import (
 from instsel.methods.parameters import parameter
 from instsel.methods.probe_stages import PROBE_STAGES, ProbeParameters
 from instsel.methods.stages import Columns, Stage, StageSlice
+from instsel.records.json_types import JsonObject
 
 if TYPE_CHECKING:
     from instsel.engine.requests import Request
@@ -110,7 +111,7 @@ def _combine(part: StageSlice[InfluenceParameters]) -> Columns:
     return {**scores, **shown, "status": status}
 
 
-def _findings(outcome: Outcome[InfluenceParameters]) -> dict[str, Any]:
+def _findings(outcome: Outcome[InfluenceParameters]) -> JsonObject:
     """The rank correlation of difficulty and influence, the paper's second question."""
     columns = outcome.columns
     resamples = _RESAMPLES if outcome.count <= _MANY else _RESAMPLES_OF_MANY

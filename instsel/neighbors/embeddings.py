@@ -6,7 +6,7 @@ import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from instsel.neighbors.mapped_rows import BLOCK_ROWS, blocks_of, rows_of
 from instsel.optional_packages import need_package
 
 if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
     from instsel.engine.scorer_protocol import ScorerProtocol
     from instsel.engine.token_progress import ProgressLike
 
@@ -185,7 +187,7 @@ def _sentence_vectors(texts: list[str], name: str, batch_size: int, progress: bo
 
 
 @functools.lru_cache(maxsize=1)  # a run asks for it slice by slice
-def _sentence_model(name: str) -> Any:
+def _sentence_model(name: str) -> SentenceTransformer:
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError:

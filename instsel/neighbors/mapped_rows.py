@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any, Generic, TypeGuard, TypeVar
+from typing import Generic, TypeGuard, TypeVar
 
 import numpy as np
 
@@ -18,7 +18,7 @@ def is_mapped(array: object) -> TypeGuard[np.memmap]:
     return isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap)
 
 
-def rows_of(array: np.ndarray, which: Any) -> np.ndarray:
+def rows_of(array: np.ndarray, which: np.ndarray | slice | int) -> np.ndarray:
     """A copy of `array[which]`; of a memory-mapped array through a map of its own, so that nothing stays resident."""
     if is_mapped(array):
         array = np.memmap(str(array.filename), array.dtype, "r", array.offset, array.shape)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from instsel.engine.results import ScoreBatch, ScoreStats
 from instsel.engine.scorer import Scorer
 from instsel.engine.scorer_protocol import ScorerProtocol
 from instsel.engine.token_progress import ProgressLike
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 WORKER_DIED = "worker_died"
 
@@ -48,7 +51,7 @@ class FailingScorer:
         self._stands_for = scorer
 
     @property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
         """The tokenizer."""
         return self._stands_for.tokenizer
 

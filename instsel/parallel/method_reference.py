@@ -7,7 +7,6 @@ import importlib.util
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from instsel.methods.method import Method
 from instsel.methods.registry import PLUGIN_MODULES, load_plugin
@@ -24,7 +23,7 @@ class MethodReference:
     path: str | None = None
     text: str | None = None
 
-    def find(self) -> Method[Any]:
+    def find(self) -> Method:
         """The method, its module imported. Raises ValueError where it is not to be found here."""
         if self.text is not None and _texts.get(self.module) != self.text:  # new, or changed since it was loaded
             load_plugin(self.module, str(self.path), self.text)
@@ -39,7 +38,7 @@ class MethodReference:
         return found
 
 
-def reference_to(method: Method[Any]) -> MethodReference | None:
+def reference_to(method: Method) -> MethodReference | None:
     """The reference to a method, or None where other processes could not follow it: a script's own, a local one."""
     name = method.build.__module__
     module = sys.modules.get(name)
@@ -51,7 +50,7 @@ def reference_to(method: Method[Any]) -> MethodReference | None:
     return MethodReference(method.name, name, path, Path(path).read_text(encoding="utf-8"))
 
 
-def _in_module(module: object, name: str) -> Method[Any] | None:
+def _in_module(module: object, name: str) -> Method | None:
     for value in list(vars(module).values()):
         found = getattr(value, "method", None)
         if isinstance(found, Method) and found.name == name:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 import numpy as np
 
@@ -34,6 +34,10 @@ from instsel.parallel.scheduler import Scheduler
 from instsel.parallel.tasks import ComputeSlice, EmbedTexts, PackedMethod, ScoreRequests, Task
 from instsel.parallel.whole_columns import PackedColumns
 from instsel.parallel.worker_backend import WorkerBackend, versions
+from instsel.runs.run_status import WorkerStatus
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 PATIENCE = 600.0  # seconds for workers to load their models
 _SHARE_TOKENS = 65_536  # of a large call a worker gets so many at a time
@@ -65,7 +69,9 @@ class Pool(SliceWorkers):
         self._end, self._process, self._shut = end, os.getpid(), False
         self._scheduler = Scheduler(backend, patience=patience)
         self._numbers = itertools.count()
-        self._packed_method: tuple[Any, Any, str, bytes] | None = None  # the method and parameters that workers know
+        self._packed_method: tuple[Method, Parameters, str, bytes] | None = (
+            None  # the method and parameters that workers know
+        )
         try:
             self._scheduler.start()
             self.resolved = self._check_alike()
@@ -108,7 +114,7 @@ class Pool(SliceWorkers):
         return all(slot.info is not None and slot.info.sees_disk for slot in self._scheduler.slots)
 
     @property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
         """The tokenizer."""
         return self._unloaded.tokenizer
 
@@ -126,13 +132,13 @@ class Pool(SliceWorkers):
         """The work that prepared requests would be for one worker."""
         return self._unloaded.plan(model, prepared)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> NoReturn:
         raise TypeError("a pool of workers cannot be pickled: make it in the process that uses it")
 
     def __repr__(self) -> str:
         return f"<{self.size} workers of {self.source.name!r}>"
 
-    def status(self) -> list[dict[str, Any]]:
+    def status(self) -> list[WorkerStatus]:
         """What each worker has done so far, and what it is doing."""
         return self._scheduler.status()
 
@@ -217,12 +223,12 @@ class Pool(SliceWorkers):
             return np.zeros((0, self.outline.config.hidden_size), np.float32)
         return np.concatenate([found[number] for number in range(len(parts))])
 
-    def can_run(self, method: Method[Any]) -> bool:
+    def can_run(self, method: Method) -> bool:
         """Whether workers can find the method: one that a script or a notebook defines itself they cannot."""
         return reference_to(method) is not None
 
     def run_slices(
-        self, method: Method[Any], stage: Stage[Any], parts: Iterator[StageSlice[Any]], whole: Columns, pack: Pack[R]
+        self, method: Method, stage: Stage, parts: Iterator[StageSlice], whole: Columns, pack: Pack[R]
     ) -> Generator[tuple[range, R], None, None]:
         """Slices of a stage as they come, each computed and packed by a worker.
 
@@ -251,7 +257,7 @@ class Pool(SliceWorkers):
             if not self._shut:
                 self._scheduler.backend.forget(packed_columns)
 
-    def _packed_method_of(self, method: Method[Any], parameters: Parameters) -> tuple[str, bytes]:
+    def _packed_method_of(self, method: Method, parameters: Parameters) -> tuple[str, bytes]:
         """The key and the packed form of a method and its parameters, kept by workers over all stages of a run."""
         if (
             self._packed_method is None

@@ -78,7 +78,7 @@ def _absolute(path: str | os.PathLike[str] | None) -> str | None:
     return None if path is None else os.path.abspath(path)
 
 
-def _connect(ray: Any, address: str | None, cpus: float, options: dict[str, Any]) -> Callable[[], None]:
+def _connect(ray: Any, address: str | None, cpus: float, options: dict[str, object]) -> Callable[[], None]:
     """Connect to Ray; gives what ends the connection, which is nothing where there was one."""
     if ray.is_initialized():
         if address not in (None, "auto", ray.get_runtime_context().gcs_address):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from instsel.records import Unreadable, to_examples, to_groups
+from instsel.records.examples import ReadRow
 from instsel.records.formats import Layout
+from instsel.records.json_types import JsonObject
 from instsel.records.unread_keys import UnreadKeys
 from instsel.runs.row_store import RowStore
 
@@ -23,7 +24,7 @@ class RowReader:
     layout: Layout
     refused: Mapping[int, str] = field(default_factory=dict)  # by row, why the template does
 
-    def read(self, store: RowStore, numbers: Iterable[int], unread: UnreadKeys | None = None) -> dict[int, Any]:
+    def read(self, store: RowStore, numbers: Iterable[int], unread: UnreadKeys | None = None) -> dict[int, ReadRow]:
         """Some rows as examples, or as groups, by their number; `Unreadable` in place of one that is none.
 
         `unread` gathers what is not part of the prompt.
@@ -41,21 +42,21 @@ class RowReader:
         """A reader that knows no more than what these rows call for."""
         return replace(self, refused={row: self.refused[row] for row in self.refused.keys() & set(numbers)})
 
-    def _read(self, rows: list[dict[str, Any]], first: int, unread: UnreadKeys) -> list[Any]:
-        read: Callable[..., list[Any]] = to_groups if self.kind == "group" else to_examples
+    def _read(self, rows: list[JsonObject], first: int, unread: UnreadKeys) -> Sequence[ReadRow]:
+        read: Callable[..., Sequence[ReadRow]] = to_groups if self.kind == "group" else to_examples
         settings = {"columns": self.columns, "layout": self.layout, "first_row": first}
         return read(rows, **settings, unread=unread, on_error="status")
 
 
-class RowReference(Mapping[int, Any]):
+class RowReference(Mapping[int, ReadRow]):
     """Rows by number, read from a run folder's file by whoever first asks for one; OSError where it is not seen."""
 
     def __init__(self, path: Path, numbers: Iterable[int], reader: RowReader) -> None:
         self._numbers = sorted(set(numbers))
         self._path, self._reader = str(path.absolute()), reader.for_rows(self._numbers)
-        self._read: dict[int, Any] | None = None
+        self._read: dict[int, ReadRow] | None = None
 
-    def __getitem__(self, number: int) -> Any:
+    def __getitem__(self, number: int) -> ReadRow:
         if self._read is None:
             self._read = self._reader.read(_store(self._path), self._numbers)
         return self._read[number]

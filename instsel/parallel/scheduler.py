@@ -12,6 +12,7 @@ from typing import Any
 
 from instsel.parallel.tasks import Task, open_answer
 from instsel.parallel.worker_backend import Died, Done, Ready, Refused, WorkerBackend, WorkerInfo, WorkersError
+from instsel.runs.run_status import WorkerStatus
 
 DEATHS_OF_A_TASK = 3  # after so many its rows are given up
 DEATHS_AT_START = 3  # of one worker in a row, after which its slot stays empty
@@ -34,12 +35,20 @@ class WorkerSlot:
     rows: int = 0
     seconds: float = 0.0
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> WorkerStatus:
         """For a status page."""
-        known = {} if self.info is None else {"host": self.info.host, "pid": self.info.pid}
         state = "gone" if self.gone else "starting" if not self.ready else "idle"
-        figures = {name: getattr(self, name) for name in ("deaths", "tasks", "rows", "seconds")}
-        return {"place": self.name, **known, **figures, "state": self.task.label if self.task else state}
+        status: WorkerStatus = {
+            "place": self.name,
+            "state": self.task.label if self.task else state,
+            "deaths": self.deaths,
+            "tasks": self.tasks,
+            "rows": self.rows,
+            "seconds": self.seconds,
+        }
+        if self.info is not None:
+            status |= {"host": self.info.host, "pid": self.info.pid}
+        return status
 
 
 class Scheduler:
@@ -165,6 +174,6 @@ class Scheduler:
                 slot.gone = True
         return done, lost
 
-    def status(self) -> list[dict[str, Any]]:
+    def status(self) -> list[WorkerStatus]:
         """What each slot has done."""
         return [slot.status() for slot in self.slots]

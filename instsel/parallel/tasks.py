@@ -7,24 +7,19 @@ import time
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from instsel.engine.requests import Request
 from instsel.engine.results import ScoreBatch
 from instsel.engine.scorer_protocol import ScorerProtocol
-from instsel.methods.parameters import fields_of, replaced
+from instsel.methods.parameters import Parameters, fields_of, replaced
 from instsel.methods.stage_loop import Pack, compute_slice
 from instsel.methods.stages import StageSlice
 from instsel.parallel.failing_scorer import FailingScorer
 from instsel.parallel.method_reference import MethodReference
-
-
-class TaskBody(Protocol):
-    """What a task asks for; `shared` is what it has in common with other tasks."""
-
-    def run(self, scorer: ScorerProtocol, shared: Sequence[Any]) -> Any: ...
+from instsel.records.examples import ReadRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +48,9 @@ class ComputeSlice:
     stage: str
     rows: range
     count: int
-    examples: Mapping[int, Any]
+    examples: Mapping[int, ReadRow]
     columns: Mapping[str, np.ndarray]
-    pack: Pack[Any]
+    pack: Pack
 
     def run(self, scorer: ScorerProtocol, shared: Sequence[Any]) -> Any:
         began = time.monotonic()
@@ -106,9 +101,9 @@ class EmbedTexts:
         return scorer.mean_hidden_states(self.texts)
 
 
-def _with_failing_scorers(parameters: Any) -> Any:
+def _with_failing_scorers(parameters: Parameters) -> Parameters:
     """Parameters whose own models forward nothing either."""
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     for name, _, spec in fields_of(type(parameters)):
         given = getattr(parameters, name)
         if spec.kind == "model" and given is not None:
@@ -130,7 +125,7 @@ class TaskExecutor:
 
     def __init__(self, scorer: ScorerProtocol) -> None:
         self.scorer = scorer
-        self._shared: dict[str, bytes | Any] = {}
+        self._shared: dict[str, object] = {}
 
     def keep(self, key: str, packed: bytes) -> None:
         """Keep what tasks share; it is unpacked for the first that uses it."""

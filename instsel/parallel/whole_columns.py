@@ -6,7 +6,6 @@ import math
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -26,7 +25,7 @@ class MappedFile:
     shape: tuple[int, ...]
 
     @classmethod
-    def of(cls, array: Any) -> MappedFile:
+    def of(cls, array: np.memmap) -> MappedFile:
         return cls(str(array.filename), array.dtype.str, array.offset, array.shape)
 
     def open(self) -> np.ndarray:

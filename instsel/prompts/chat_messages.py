@@ -11,6 +11,7 @@ from typing import Any
 
 from instsel.records import Example
 from instsel.records.chat import REASONING_KEYS
+from instsel.records.json_types import Message
 
 # What transformers' `apply_chat_template` takes by these names itself.
 TAKEN = frozenset({
@@ -18,8 +19,6 @@ TAKEN = frozenset({
     "continue_final_message", "truncation", "max_length", "return_tensors", "return_dict", "tokenizer_kwargs",
     "return_assistant_tokens_mask",
 })  # fmt: skip
-
-Message = Mapping[str, Any]
 
 # A template's own switches by which it leaves earlier turns their reasoning.
 KEEPING = {"preserve_thinking": True, "keep_past_thinking": True, "clear_thinking": False,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from instsel.records.formats import Layout
+from instsel.records.json_types import JsonMapping, Message, Row
 from instsel.records.tool_calls import template_kwargs_of, tools_of
 from instsel.records.turns import Turn, is_turns
 from instsel.records.unread_keys import keys_beside
@@ -29,16 +30,16 @@ class Chat:
     keys             what the row holds beside role and text, by the keys that `UnreadKeys` counts
     """
 
-    messages: tuple[Mapping[str, Any], ...]
+    messages: tuple[Message, ...]
     tools: list[dict[str, Any]] | None = None
-    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    template_kwargs: JsonMapping = field(default_factory=dict)
     trained: tuple[bool, ...] = ()
-    later: tuple[Mapping[str, Any], ...] = ()
+    later: tuple[Message, ...] = ()
     keys: tuple[str, ...] = field(default=(), compare=False)
 
 
 def chat_of(
-    row: Mapping[str, Any],
+    row: Row,
     layout: Layout,
     turns: Sequence[Turn],
     context: str,
@@ -67,24 +68,24 @@ def chat_of(
     )
 
 
-def holds_turns(row: Mapping[str, Any], layout: Layout) -> bool:
+def holds_turns(row: Row, layout: Layout) -> bool:
     """Whether a row holds turns where it could hold texts."""
     return any(is_turns(row.get(layout.columns[name])) for name in (layout.prompt, *layout.answers))
 
 
-def turns_asked(row: Mapping[str, Any], layout: Layout) -> int:
+def turns_asked(row: Row, layout: Layout) -> int:
     """How many turns a prompt has that stands apart from its answer: nobody trains on them."""
     apart = row.get(layout.columns[layout.prompt]) if layout.prompt not in layout.answers else None
     return len(apart) if isinstance(apart, (list, tuple)) else 0
 
 
-def _is_left_out(message: Mapping[str, Any]) -> bool:
+def _is_left_out(message: Message) -> bool:
     """Whether the row says that a turn is not trained on."""
     given = [message[key] for key in TRAIN_KEYS if key in message]
     return any(isinstance(value, (bool, int, float)) and not value for value in given)
 
 
-def text_of_message(message: Mapping[str, Any]) -> str:
+def text_of_message(message: Message) -> str:
     """A message for those who read texts: its own, and each of its calls as JSON on a line."""
     text = message.get("content") or ""
     calls = [json.dumps(call["function"], ensure_ascii=False) for call in message.get("tool_calls", ())]

@@ -7,13 +7,13 @@ before it, of which the last must be the user's or a tool's; a turn after it cha
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from instsel.records.formats import Layout, listed
+from instsel.records.json_types import Row
 from instsel.records.turns import RowError, Turn, is_turns, said, text_of, turns_of
 
 
-def read_conversation(row: Mapping[str, Any], layout: Layout) -> tuple[list[Turn], str, list[Turn]]:
+def read_conversation(row: Row, layout: Layout) -> tuple[list[Turn], str, list[Turn]]:
     """The turns before the answer, which end with the user's or a tool's; the input column's text; and the answers.
 
     The answers are one, or the chosen and the rejected one, or all candidates. RowError where they do not follow the
@@ -61,7 +61,7 @@ def _check_tools(turns: Sequence[Turn], column: str) -> None:
         raise RowError(f"column {column!r}: no turn of the user stands before the answer")
 
 
-def _prompt(row: Mapping[str, Any], layout: Layout) -> list[Turn]:
+def _prompt(row: Row, layout: Layout) -> list[Turn]:
     """The turns of the prompt's columns; none where the answers' column holds the prompt."""
     if layout.prompt in layout.answers:
         return []
@@ -71,7 +71,7 @@ def _prompt(row: Mapping[str, Any], layout: Layout) -> list[Turn]:
     return [*_history(row, layout), said("user", text_of(value, column))]
 
 
-def _answers(row: Mapping[str, Any], layout: Layout) -> list[list[Turn]]:
+def _answers(row: Row, layout: Layout) -> list[list[Turn]]:
     """Each answer as turns: those of a conversation, or the assistant's one."""
     out = []
     for field in layout.answers:
@@ -85,13 +85,13 @@ def _answers(row: Mapping[str, Any], layout: Layout) -> list[list[Turn]]:
     return out
 
 
-def _answer_turns(value: Any, column: str) -> list[Turn]:
+def _answer_turns(value: object, column: str) -> list[Turn]:
     if isinstance(value, Mapping) or is_turns(value):
         return turns_of(value, column)
     return [said("assistant", text_of(value, column))]
 
 
-def _candidate(candidate: Any, column: str) -> Any:
+def _candidate(candidate: object, column: str) -> object:
     if not isinstance(candidate, Mapping) or is_turns(candidate):
         return candidate
     named = [candidate[name] for name in ("response", "output") if name in candidate]
@@ -122,7 +122,7 @@ def _joined(prompt: Sequence[Turn], answer: Sequence[Turn]) -> tuple[list[Turn],
     return [*prompt, *before], told
 
 
-def _compared(turns: Sequence[Turn]) -> list[tuple[str, str, Any]]:
+def _compared(turns: Sequence[Turn]) -> list[tuple[str, str, object]]:
     return [(turn.role, turn.text, turn.message.get("tool_calls")) for turn in turns]
 
 
@@ -150,7 +150,7 @@ def _unlike(last: Turn, prompt: Sequence[Turn]) -> bool:
     return bool(prompt) and _stripped([last]) != _stripped(prompt[-1:])
 
 
-def _history(row: Mapping[str, Any], layout: Layout) -> list[Turn]:
+def _history(row: Row, layout: Layout) -> list[Turn]:
     """Earlier exchanges, each a pair (question, answer)."""
     column = layout.columns.get("history")
     pairs = row.get(column) if column else None
@@ -165,13 +165,13 @@ def _history(row: Mapping[str, Any], layout: Layout) -> list[Turn]:
     ]
 
 
-def _cell(row: Mapping[str, Any], layout: Layout, field: str) -> Any:
+def _cell(row: Row, layout: Layout, field: str) -> object:
     column = layout.columns[field]
     if column not in row:
         raise RowError(f"has no column {column!r}, only {listed([str(name) for name in row])}")
     return row[column]
 
 
-def _optional_text(row: Mapping[str, Any], layout: Layout, field: str) -> str:
+def _optional_text(row: Row, layout: Layout, field: str) -> str:
     column = layout.columns.get(field)
     return text_of(row.get(column), column) if column else ""

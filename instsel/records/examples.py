@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 from instsel.records.chat import Chat, chat_of, holds_turns, text_of_message, turns_asked
 from instsel.records.conversation import read_conversation
 from instsel.records.formats import Layout, detect_layout, listed
+from instsel.records.json_types import Row
 from instsel.records.row_sources import open_rows, plain
 from instsel.records.turns import RowError
 from instsel.records.unread_keys import UnreadKeys
@@ -77,11 +78,12 @@ class Unreadable:
     in_turns: ClassVar[bool] = False
 
 
+ReadRow = Example | Group | Unreadable
 OnError = Literal["raise", "status"]
 
 
 def to_examples(
-    rows: Iterable[Any],
+    rows: Iterable[object],
     *,
     columns: Mapping[str, str] | None = None,
     layout: Layout | None = None,
@@ -105,14 +107,14 @@ def to_examples(
     [Example(instruction='Add 1 and 2.', input='', response='3', history=())]
     """
 
-    def build(row: Mapping[str, Any], layout: Layout, clean: Callable[[str], str]) -> Example:
+    def build(row: Row, layout: Layout, clean: Callable[[str], str]) -> Example:
         return _cleaned(row, layout, clean).examples[0]
 
     return _convert(rows, "example", Example, build, columns, layout, first_row, unread, on_error)
 
 
 def to_groups(
-    rows: Iterable[Any],
+    rows: Iterable[object],
     *,
     columns: Mapping[str, str] | None = None,
     layout: Layout | None = None,
@@ -132,10 +134,10 @@ Record = TypeVar("Record", Example, Group)
 
 
 def _convert(
-    rows: Iterable[Any],
+    rows: Iterable[object],
     kind: str,
     record_type: type[Record],
-    build: Callable[[Mapping[str, Any], Layout, Callable[[str], str]], Record],
+    build: Callable[[Row, Layout, Callable[[str], str]], Record],
     columns: Mapping[str, str] | None,
     layout: Layout | None,
     first_row: int,
@@ -175,7 +177,7 @@ def _convert(
     return out
 
 
-def _built(row: Mapping[str, Any], layout: Layout, clean: SurrogateFilter, build: Callable[..., Record]) -> Record:
+def _built(row: Row, layout: Layout, clean: SurrogateFilter, build: Callable[..., Record]) -> Record:
     """A row's record; cells of libraries of tables (arrays, NA) become Python's own only where they are in the way."""
     try:
         return build(row, layout, clean)
@@ -183,7 +185,7 @@ def _built(row: Mapping[str, Any], layout: Layout, clean: SurrogateFilter, build
         return build(plain(row), layout, clean)
 
 
-def _layout_of(names: list[str], columns: Mapping[str, str] | None, kind: str, rows: Sequence[Any]) -> Layout:
+def _layout_of(names: list[str], columns: Mapping[str, str] | None, kind: str, rows: Sequence[object]) -> Layout:
     try:
         return detect_layout(names, columns, kind=kind)
     except ValueError as error:
@@ -195,7 +197,7 @@ def _layout_of(names: list[str], columns: Mapping[str, str] | None, kind: str, r
         raise ValueError(f"{error}. The rows differ (counting from 0): {of_rows}") from None
 
 
-def _cleaned(row: Mapping[str, Any], layout: Layout, clean: Callable[[str], str]) -> Group:
+def _cleaned(row: Row, layout: Layout, clean: Callable[[str], str]) -> Group:
     turns, context, answers = read_conversation(row, layout)
     asked = max(place for place, turn in enumerate(turns) if turn.role == "user")
     history = tuple((turn.role, clean(turn.text)) for turn in turns[:asked])

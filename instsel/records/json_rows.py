@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from instsel.records.compression import data_suffix, open_bytes, open_text
 from instsel.records.formats import DEFAULT_COLUMNS, FIELD_ALIASES, FIELDS, listed, shortened
-from instsel.records.json_types import JsonObject
+from instsel.records.json_types import JsonObject, JsonValue
 
 CHUNK = 1 << 20
 MAX_DEPTH = 200
@@ -189,7 +189,7 @@ class _Window:
     def fail(self, what: str, position: int | None = None) -> None:
         raise ValueError(f"{self.path}, line {self.line(position)}: not JSON: {what}")
 
-    def value(self) -> Any:
+    def value(self) -> JsonValue:
         while True:
             try:
                 value, end = DECODER.raw_decode(self.text, self.position)
@@ -210,7 +210,7 @@ def _is_cut_off(error: json.JSONDecodeError, text: str) -> bool:
     return error.msg.startswith("Unterminated string") or error.pos >= len(text.rstrip()) - LITERAL
 
 
-def _object(pairs: list[tuple[str, object]]) -> JsonObject:
+def _object(pairs: list[tuple[str, JsonValue]]) -> JsonObject:
     found = dict(pairs)
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Union
 
-JsonObject = dict[str, Any]
-JsonMapping = Mapping[str, Any]
+JsonValue = Union[None, bool, int, float, str, Sequence["JsonValue"], Mapping[str, "JsonValue"]]  # noqa: UP007 - evaluated at run time
+JsonObject = dict[str, JsonValue]
+JsonMapping = Mapping[str, JsonValue]
+Row = Mapping[str, object]  # a row as it is given: a table's cells may also be dates, bytes or arrays
+Message = Mapping[str, Any]  # of a conversation, as a chat template takes it: role, content and whatever else

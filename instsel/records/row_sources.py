@@ -11,7 +11,7 @@ from typing import Any
 
 BATCH_ROWS = 4096
 
-Batches = Iterator[Sequence[Any]]
+Batches = Iterator[Sequence[Any]]  # of rows, which are not looked at yet
 
 
 def open_rows(rows: Any) -> tuple[list[str], Batches]:
@@ -87,7 +87,7 @@ def _is_a(value: object, package: str, name: str) -> bool:
     return isinstance(found, type) and isinstance(value, found)
 
 
-def _has_columns(rows: Mapping[Any, Any]) -> bool:
+def _has_columns(rows: Mapping[str, Iterable[object]]) -> bool:
     """Whether a dict holds a column under every name, rather than one row or the parts of a dataset."""
     if not rows or not all(_is_column(column) for column in rows.values()):
         return False
@@ -108,7 +108,7 @@ def _lister(value: Any) -> Any:
     return next((getattr(value, name) for name in names if hasattr(value, name)), None)
 
 
-def _one_mapping(rows: Mapping[Any, Any]) -> str:
+def _one_mapping(rows: Mapping[str, object]) -> str:
     keys = list(rows)[:8]
     if _is_a(rows, "datasets", "DatasetDict") or _is_a(rows, "datasets", "IterableDatasetDict"):
         return f"rows must hold rows, got one {type(rows).__name__} with the splits {keys}: take one of them"
@@ -126,7 +126,7 @@ def _dataset_batches(dataset: Any) -> Batches:
         yield from _column_batches(dataset[start : start + BATCH_ROWS])
 
 
-def _column_batches(columns: Mapping[Any, Sequence[Any]]) -> Batches:
+def _column_batches(columns: Mapping[str, Sequence[object]]) -> Batches:
     names = [str(name) for name in columns]
     yield [dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 

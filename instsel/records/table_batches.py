@@ -8,7 +8,7 @@ from typing import Any
 from instsel.records.row_sources import open_rows, plain
 
 
-def columns_of(batch: Any) -> dict[str, list[Any]]:
+def columns_of(batch: Any) -> dict[str, list[object]]:
     """The columns of a batch as lists, whatever format the dataset has."""
     if isinstance(batch, Mapping):  # of lists, arrays or tensors
         return {name: plain(batch[name]) for name in batch}
@@ -17,7 +17,7 @@ def columns_of(batch: Any) -> dict[str, list[Any]]:
     return {name: [row[name] for row in rows] for name in names}
 
 
-def with_columns(batch: Any, columns: dict[str, list[Any]]) -> Any:
+def with_columns(batch: Any, columns: dict[str, list[object]]) -> Any:
     """New columns as `map` takes them: of a table it keeps what it is given back and nothing else."""
     if isinstance(batch, Mapping):
         return columns

@@ -7,12 +7,13 @@ from typing import Any
 
 from instsel.records.formats import shortened
 from instsel.records.json_rows import DECODER
+from instsel.records.json_types import JsonObject, JsonValue, Row
 from instsel.records.row_errors import RowError
 from instsel.records.row_sources import plain
 from instsel.records.unread_keys import holds
 
 
-def calls_of(turn: Mapping[str, Any], column: str) -> list[dict[str, Any]]:
+def calls_of(turn: Row, column: str) -> list[JsonObject]:
     """The calls of a turn, from `tool_calls`, or the one `function_call` that OpenAI's files had before it.
 
     Each is `{"type": "function", "function": {"name": ..., "arguments": {...}}}`, with its id where it has one. Raises
@@ -29,13 +30,13 @@ def calls_of(turn: Mapping[str, Any], column: str) -> list[dict[str, Any]]:
     return [_call(call, column) for call in given]
 
 
-def call_of_text(text: str, column: str) -> list[dict[str, Any]]:
+def call_of_text(text: str, column: str) -> list[JsonObject]:
     """The calls that a ShareGPT turn of the role `function_call` holds as JSON text: one, or a list of them."""
     given = _decoded(text, column, "a function call")
     return [_call(call, column) for call in (given if isinstance(given, list) else [given])]
 
 
-def _call(call: Any, column: str) -> dict[str, Any]:
+def _call(call: Any, column: str) -> JsonObject:
     function = call.get("function", call) if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise RowError(f"column {column!r}: a call needs a name and arguments, got {shortened(str(call))}")
@@ -51,7 +52,7 @@ def _call(call: Any, column: str) -> dict[str, Any]:
     return {"type": "function", **outer, "function": {"name": function["name"], "arguments": dict(arguments or {})}}
 
 
-def tools_of(row: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+def tools_of(row: Row) -> list[JsonObject] | None:
     """The tools of a row's column `tools`, or `functions`, as JSON schemas; None where it names none.
 
     >>> tools_of({"tools": '[{"name": "add"}]'})
@@ -68,18 +69,20 @@ def tools_of(row: Mapping[str, Any]) -> list[dict[str, Any]] | None:
     return [_tool(tool, name) for tool in given] or None
 
 
-def _tool(tool: Any, column: str) -> dict[str, Any]:
+def _tool(tool: Any, column: str) -> JsonObject:
     if isinstance(tool, str):
         tool = _decoded(tool, column, "a tool")
     if not isinstance(tool, Mapping):
         raise RowError(f"column {column!r}: a tool must be a JSON object, got {type(tool).__name__}")
-    found = dict(tool) if "function" in tool or "name" not in tool else {"type": "function", "function": dict(tool)}
+    found: JsonObject = (
+        dict(tool) if "function" in tool or "name" not in tool else {"type": "function", "function": dict(tool)}
+    )
     if not isinstance(found.get("function", {}), Mapping):
         raise RowError(f"column {column!r}: the function of a tool must be a JSON object, got {shortened(str(tool))}")
     return found
 
 
-def template_kwargs_of(row: Mapping[str, Any]) -> dict[str, Any]:
+def template_kwargs_of(row: Row) -> JsonObject:
     """What a row's column `chat_template_kwargs` tells the template."""
     given = plain(row.get("chat_template_kwargs"))
     if isinstance(given, str) and given.strip():
@@ -91,7 +94,7 @@ def template_kwargs_of(row: Mapping[str, Any]) -> dict[str, Any]:
     return {str(key): value for key, value in given.items() if value is not None}
 
 
-def _decoded(text: str, column: str, what: str) -> Any:
+def _decoded(text: str, column: str, what: str) -> JsonValue:
     try:
         return DECODER.decode(text)
     except (ValueError, RecursionError):

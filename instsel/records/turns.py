@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 from instsel.records.formats import listed, shortened
 from instsel.records.json_rows import DECODER
+from instsel.records.json_types import JsonObject, Message, Row
 from instsel.records.row_errors import RowError
 from instsel.records.row_sources import plain
 from instsel.records.tool_calls import call_of_text, calls_of
@@ -36,7 +37,7 @@ class Turn:
 
     role: str
     text: str
-    message: Mapping[str, Any]
+    message: Message
 
     @property
     def is_plain(self) -> bool:
@@ -49,7 +50,7 @@ def said(role: str, text: str) -> Turn:
     return Turn(role, text, {"role": role, "content": text})
 
 
-def text_of(value: Any, column: str) -> str:
+def text_of(value: object, column: str) -> str:
     """A cell as text: null and NaN are "", a number is written out, a list of text parts is joined."""
     if isinstance(value, str):
         return value
@@ -65,13 +66,13 @@ def text_of(value: Any, column: str) -> str:
     raise RowError(f"column {column!r} must hold text, got {type(value).__name__}")
 
 
-def _part_text(part: Mapping[str, Any], column: str) -> str:
+def _part_text(part: Row, column: str) -> str:
     if part.get("type", "text") != "text" or not isinstance(part.get("text"), str):
         raise RowError(f"column {column!r} holds content that is not text (type {shortened(str(part.get('type')))})")
     return str(part["text"])
 
 
-def is_turns(value: Any) -> bool:
+def is_turns(value: object) -> bool:
     """Whether a cell holds turns: a list of them, one alone, or a dict of lists; text may be a list, of parts."""
     held = [value] if isinstance(value, Mapping) else value
     if not isinstance(held, (list, tuple)):
@@ -79,7 +80,7 @@ def is_turns(value: Any) -> bool:
     return any(isinstance(turn, Mapping) and ("role" in turn or "from" in turn) for turn in held)
 
 
-def turns_of(value: Any, column: str) -> list[Turn]:
+def turns_of(value: object, column: str) -> list[Turn]:
     """The turns of a cell, of role/content or from/value: a list, one alone, or a dict of their lists."""
     if isinstance(value, Mapping):
         value = _one_by_one(value, column)
@@ -90,9 +91,9 @@ def turns_of(value: Any, column: str) -> list[Turn]:
     return [_turn_of(turn, column) for turn in with_calls_together(value)]
 
 
-def with_calls_together(turns: Iterable[Any]) -> list[Any]:
+def with_calls_together(turns: Iterable[Row]) -> list[Row]:
     """Turns, those that are calls in JSON and follow each other being one: calls made at once, as ms-swift has them."""
-    found: list[Any] = []
+    found: list[Row] = []
     for turn in turns:
         last = found[-1] if found else None
         if _is_call(turn) and _is_call(last):
@@ -103,14 +104,14 @@ def with_calls_together(turns: Iterable[Any]) -> list[Any]:
     return found
 
 
-def _is_call(turn: Any) -> TypeGuard[Mapping[str, Any]]:
+def _is_call(turn: object) -> TypeGuard[Row]:
     """Whether a turn is a call, or a list of them, in JSON, and nothing beside that."""
     if not isinstance(turn, Mapping) or str(turn.get(turn_keys(turn)[0])).lower() not in CALLING:
         return False
     return set(turn) == set(turn_keys(turn)) and bool(_calls_in(turn[turn_keys(turn)[1]]))
 
 
-def _calls_in(text: Any) -> list[Any]:
+def _calls_in(text: object) -> list[object]:
     try:
         found = DECODER.decode(text) if isinstance(text, str) else None
     except (ValueError, RecursionError):
@@ -118,7 +119,7 @@ def _calls_in(text: Any) -> list[Any]:
     return found if isinstance(found, list) else [found] if isinstance(found, Mapping) else []
 
 
-def _turn_of(turn: Any, column: str) -> Turn:
+def _turn_of(turn: object, column: str) -> Turn:
     if not isinstance(turn, Mapping):
         raise RowError(f"column {column!r}: a turn must be a mapping, got {type(turn).__name__}")
     role_key, text_key = turn_keys(turn)
@@ -133,14 +134,14 @@ def _turn_of(turn: Any, column: str) -> Turn:
         calls, text = call_of_text(text, column), ""
     beside = (role_key, text_key, "tool_calls", "function_call")
     content = None if calls and turn.get(text_key) is None else text
-    message: dict[str, Any] = {"role": "developer" if given.lower() == "developer" else role, "content": content}
+    message: JsonObject = {"role": "developer" if given.lower() == "developer" else role, "content": content}
     message |= {str(key): plain(value) for key, value in turn.items() if key not in beside and holds(value)}
     if calls:
         message["tool_calls"] = calls
     return Turn(role, text, message)
 
 
-def _one_by_one(value: Mapping[str, Any], column: str) -> list[Any]:
+def _one_by_one(value: Row, column: str) -> list[object]:
     """The turns of a dict of lists, as a `Sequence` feature of Hugging Face's datasets gives them, or the only turn."""
     lists = {key: cell for key, cell in value.items() if isinstance(cell, (list, tuple))}
     if not any(key in lists for key in ("role", "from")):
@@ -150,5 +151,5 @@ def _one_by_one(value: Mapping[str, Any], column: str) -> list[Any]:
     return [dict(zip(lists, cells, strict=True)) for cells in zip(*lists.values(), strict=True)]
 
 
-def _keys(value: Mapping[str, Any]) -> str:
+def _keys(value: Row) -> str:
     return listed([str(key) for key in value], "")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 from instsel.records.formats import Layout, shortened
+from instsel.records.json_types import Row
 from instsel.records.row_sources import plain
 
 # Columns of a row that a trainer reads with its turns.
@@ -18,12 +18,12 @@ COLUMNS = (
 _SHOWN = 20
 
 
-def turn_keys(turn: Mapping[str, Any]) -> tuple[str, str]:
+def turn_keys(turn: Row) -> tuple[str, str]:
     """The keys of a turn's role and text."""
     return ("role", "content") if turn.get("role") is not None else ("from", "value")
 
 
-def turns_in(value: Any) -> Iterator[Mapping[str, Any]]:
+def turns_in(value: object) -> Iterator[Row]:
     """The turns of a cell, which may hold one, a list of them, or something else."""
     value = value if isinstance(value, (str, list, tuple, Mapping)) or value is None else plain(value)
     for turn in [value] if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ():
@@ -37,7 +37,7 @@ class UnreadKeys:
     def __init__(self, counts: Mapping[str, int] | None = None) -> None:
         self.counts = Counter(counts or {})
 
-    def add(self, row: Mapping[str, Any], layout: Layout) -> None:
+    def add(self, row: Row, layout: Layout) -> None:
         """Count what a row holds besides its prompt and its answers."""
         self.counts.update(keys_beside(row, layout))
 
@@ -60,7 +60,7 @@ class UnreadKeys:
             warnings.warn(f"not part of the prompt: {self.summary()}", stacklevel=4)
 
 
-def keys_beside(row: Mapping[str, Any], layout: Layout) -> list[str]:
+def keys_beside(row: Row, layout: Layout) -> list[str]:
     """The keys in which a row holds something besides the texts of its turns."""
     used = set(layout.columns.values())
     found = {name: None for name in COLUMNS if name in row and name not in used and holds(row[name])}
@@ -71,7 +71,7 @@ def keys_beside(row: Mapping[str, Any], layout: Layout) -> list[str]:
     return list(found)
 
 
-def holds(value: Any) -> bool:
+def holds(value: object) -> bool:
     """Whether a value says something; False and 0 do."""
     value = plain(value) if hasattr(value, "__array__") else value
     return value not in (None, "", [], {}) and value == value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +60,12 @@ def _told(report: Report) -> str:
     )
 
 
-def _columns(report: Report) -> list[tuple[str, str, Any]]:
+Column = tuple[str, str, np.ndarray | str | None]  # label, kind and source
+
+
+def _columns(report: Report) -> list[Column]:
     """Label, kind and source of each column."""
-    columns: list[tuple[str, str, Any]] = [("row", "row", None)]
+    columns: list[Column] = [("row", "row", None)]
     columns += [(measure.axis, "number", measure.values) for measure in report.measures]
     if report.coloured_by is not None:
         columns.append((report.coloured_by, "label", _class_of_each(report)))
@@ -87,7 +91,7 @@ def _class_of_each(report: Report) -> np.ndarray:
     return found
 
 
-def _listed(report: Report, kind: str, source: Any) -> list[Any]:
+def _listed(report: Report, kind: str, source: Any) -> list[int] | list[str] | list[float | int | None]:
     rows = report.listed.tolist()
     if kind == "row":
         return rows
@@ -105,7 +109,7 @@ def _plain(value: float) -> float | int | None:
     return int(value) if value == int(value) and abs(value) < 2**53 else float(f"{value:.6g}")
 
 
-def _filters(columns: list[tuple[str, str, Any]], values: list[list[Any]]) -> str:
+def _filters(columns: list[Column], values: Sequence[Sequence[Any]]) -> str:
     parts = []
     for place, (label, kind, _) in enumerate(columns):
         choices = sorted(set(values[place])) if kind == "label" else []
@@ -118,7 +122,7 @@ def _filters(columns: list[tuple[str, str, Any]], values: list[list[Any]]) -> st
     return "".join(parts)
 
 
-def _orders(columns: list[tuple[str, str, Any]]) -> str:
+def _orders(columns: list[Column]) -> str:
     return "".join(
         f'<option value="{place} {way}">{text(label)}, {word}</option>'
         for place, (label, kind, _) in enumerate(columns)

@@ -149,8 +149,8 @@ def _settings(run: Run) -> str:
     found: list[tuple[str, object]] = [
         (name, manifest.get(name)) for name in ("input", "model", "model_revision", "created", *manifest["compared"])
     ]
-    for name in ("parameters", "environment"):
-        found += [(f"{name}: {key}", value) for key, value in (manifest.get(name) or {}).items()]
+    found += [(f"parameters: {key}", value) for key, value in manifest.get("parameters", {}).items()]
+    found += [(f"environment: {key}", value) for key, value in manifest.get("environment", {}).items()]
     found += [(name, said["text"]) for name, said in manifest.get("findings", {}).items() if _has_text(said)]
     rows = [[text(name), _value(value)] for name, value in found if name not in ("parameters", "format")]
     return table(["setting", "value"], [row for row in rows if row[1]])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +13,7 @@ import pyarrow.parquet as pq
 from instsel.records.score_columns import from_table
 from instsel.report.measures import Measure, meaning
 from instsel.runs.finished_run import RunReader, read_run
+from instsel.runs.manifest_shape import Manifest
 from instsel.runs.results import open_result
 from instsel.runs.scored_files import ScoredFile
 from instsel.runs.shards import how_to_repair
@@ -30,7 +30,7 @@ class Run:
 
     path: Path
     name: str
-    manifest: dict[str, Any]
+    manifest: Manifest
     scored: ScoredFile
     columns: dict[str, str]
 

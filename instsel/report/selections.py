@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from instsel.report.scored_runs import Run, open_run
+from instsel.runs.manifest_shape import Manifest
 
 _WORDS = {
     "proportional": "quotas over clusters by their size",
@@ -137,6 +138,6 @@ def alone(selection: Selection) -> Run:
     by = selection.by if selection.by_column is not None else "ifd"  # what every procedure needs
     found = {name: run.columns.get(name) for name in ("status", "num_tokens", "row", "cluster")}
     found[by] = selection.by_column or run.columns.get(by)
-    manifest = {**run.manifest, "score": by, "rows": len(selection.rows), "stages": ()}
+    manifest: Manifest = {**run.manifest, "score": by, "rows": len(selection.rows), "stages": []}
     columns = {name: column for name, column in found.items() if column is not None and column in run.scored.columns}
     return replace(run, manifest=manifest, columns=columns)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from instsel.records import Example, Group, Unreadable, to_examples, to_groups
 from instsel.records.chat import text_of_message
-from instsel.records.formats import detect_layout
+from instsel.records.formats import Layout, detect_layout
 from instsel.records.json_columns import whole_rows
+from instsel.records.json_types import Row
 from instsel.records.unread_keys import UnreadKeys
 from instsel.report.scored_runs import Run
 
@@ -80,12 +80,12 @@ def row_texts(
             layout = detect_layout(names, mapping, kind=kind)
         except ValueError:
             continue
-        read: Any = to_groups if kind == "group" else to_examples
+        read = to_groups if kind == "group" else to_examples
         return [_row_text(row, read, layout) for row in rows]
     return [_as_columns(row) for row in rows]
 
 
-def _row_text(row: Mapping[str, Any], read: Any, layout: Any) -> RowText:
+def _row_text(row: Row, read: Callable[..., Sequence[Example | Group]], layout: Layout) -> RowText:
     (found,) = read([row], layout=layout, unread=UnreadKeys(), on_error="status")
     if isinstance(found, Unreadable):
         return replace(_as_columns(row), unreadable=found.reason)

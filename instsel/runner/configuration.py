@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from instsel.methods.method import Method
 from instsel.methods.parameters import own_fields
@@ -103,12 +103,12 @@ class RunConfiguration:
     command     by which name the method was called
     """
 
-    method: Method[Any]
+    method: Method
     input: Sequence[str]
     model_options: ModelOptions
     output: str | None = None
     worker_options: WorkerOptions = WorkerOptions()
-    parameters: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, object] = field(default_factory=dict)
     split: str | None = None
     limit: int | None = None
     columns: Mapping[str, str] | None = None
@@ -141,7 +141,7 @@ class RunConfiguration:
         """The template: a name, a file, a text or two."""
         return self.template if self.template_without_input is None else (self.template, self.template_without_input)
 
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, object]:
         """The same as flags, by their names with underscores; files and folders that are there as paths.
 
         Only what may name one is looked up: a word such as a command's name stays a word in a folder that has a file

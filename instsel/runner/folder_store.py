@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from instsel.methods.method import Method
 from instsel.methods.parameters import Parameters
@@ -32,7 +32,7 @@ class FolderStore:
 
     def __init__(
         self,
-        method: Method[Any],
+        method: Method,
         parameters: Parameters,
         inputs: InputRows,
         folder: RunFolder,
@@ -59,7 +59,7 @@ class FolderStore:
         self._slices = Slices(scorer, self.count, shard_rows, device, parameters.max_length)
 
     @contextlib.contextmanager
-    def open(self, stage: Stage[Any], workers: SliceWorkers | None) -> Iterator[Iterator[range]]:
+    def open(self, stage: Stage, workers: SliceWorkers | None) -> Iterator[Iterator[range]]:
         """See `StageStore`. Errors that say nothing of the input, the settings or the machine become RunError."""
         shards = self.stages[stage.name]
         self.begun.append(shards)
@@ -92,7 +92,7 @@ class FolderStore:
                 self._progress = None
         self._forget()
 
-    def part(self, stage: Stage[Any], rows: range) -> StageSlice[Any]:
+    def part(self, stage: Stage, rows: range) -> StageSlice:
         """See `StageStore`."""
         self._folder.interrupts.check()
         self._under_way.append(rows)
@@ -104,21 +104,21 @@ class FolderStore:
         part.examples = self._inputs.refer(needed) if seen else self._inputs.read(needed)
         return part
 
-    def _requests(self, stage: Stage[Any], rows: range) -> list[Request]:
+    def _requests(self, stage: Stage, rows: range) -> list[Request]:
         """What some rows of a stage would score."""
         assert stage.requests is not None
         part = self._part(stage, rows)
         part.examples = self._inputs.read(stage.needed(part))
         return stage.requests(part)
 
-    def _part(self, stage: Stage[Any], rows: range) -> StageSlice[Any]:
+    def _part(self, stage: Stage, rows: range) -> StageSlice:
         """A slice whose examples are still to be given."""
         known = self._columns((*stage.reads, *stage.reads_whole))
         with self._folder.explained():
             columns = columns_for(stage, rows, known)  # they are read only now
         return StageSlice(rows, self.count, self.parameters, self._scorer, {}, columns, self._tokens)
 
-    def whole_columns(self, stage: Stage[Any]) -> Columns:
+    def whole_columns(self, stage: Stage) -> Columns:
         """See `StageStore`."""
         return columns_for(replace(stage, reads=()), range(0), self._columns(stage.reads_whole))
 

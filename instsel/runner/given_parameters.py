@@ -8,11 +8,14 @@ from typing import Any
 
 from instsel.methods.method import Method
 from instsel.methods.parameters import OF_CONVERSATIONS, FieldSpec, Parameters, default_of, own_fields
+from instsel.records import Example
 from instsel.runner.configuration import RunConfiguration
 from instsel.runs.array_files import read_array
 
 SHARED = {"seed"}  # what every run has
-Column = Callable[[str, str, tuple[str, ...]], Any]  # the numbers of a parameter's column, given words that it may be
+Column = Callable[
+    [str, str, tuple[str, ...]], object
+]  # the numbers of a parameter's column, given words that it may be
 _BY_NAME = ("array", "rows", "texts", "models")  # their default is none, whatever the method's own is
 
 
@@ -21,13 +24,13 @@ def flag_of(name: str, spec: FieldSpec) -> str:
     return spec.flag or name.replace("_", "-")
 
 
-def given_fields(method: Method[Any]) -> dict[str, tuple[str, FieldSpec]]:
+def given_fields(method: Method) -> dict[str, tuple[str, FieldSpec]]:
     """The parameters that a run can be given besides what every run has, each with its type and description."""
     fields = own_fields(method.parameters)
     return {name: (kind, spec) for name, kind, spec in fields if spec.flag is not None and name not in SHARED}
 
 
-def default_given(method: Method[Any], name: str, spec: FieldSpec) -> Any:
+def default_given(method: Method, name: str, spec: FieldSpec) -> object:
     """What stands for a parameter that is not given."""
     return None if spec.kind in _BY_NAME else default_of(method.parameters, name)
 
@@ -69,7 +72,7 @@ def _read(name: str, value: Any, spec: FieldSpec, configuration: RunConfiguratio
     return value
 
 
-def recorded_parameters(configuration: RunConfiguration) -> dict[str, Any]:
+def recorded_parameters(configuration: RunConfiguration) -> dict[str, object]:
     """The parameters as a manifest holds them: files and models by their digests.
 
     Of those that say how turns are scored, only what differs from the default: folders begun without them go on.
@@ -82,7 +85,7 @@ def recorded_parameters(configuration: RunConfiguration) -> dict[str, Any]:
     return found
 
 
-def _recorded(value: Any, spec: FieldSpec) -> Any:
+def _recorded(value: Any, spec: FieldSpec) -> object:
     from instsel.runs.durable_files import digest_file
     from instsel.runs.fingerprints import model_fingerprint
     from instsel.runs.inputs import open_input
@@ -100,7 +103,7 @@ def _recorded(value: Any, spec: FieldSpec) -> Any:
     return value
 
 
-def _rows(path: str, flag: str, columns: Mapping[str, str] | None) -> list[Any]:
+def _rows(path: str, flag: str, columns: Mapping[str, str] | None) -> list[Example]:
     """Read as the input is: the columns named for that hold the fields here as well."""
     from instsel.records import Unreadable, to_examples
     from instsel.records.unread_keys import UnreadKeys

@@ -7,10 +7,10 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from instsel.methods.parameters import numbers_of_column
 from instsel.parallel.row_references import RowReader, RowReference
+from instsel.records.examples import ReadRow
 from instsel.records.formats import detect_layout
 from instsel.records.unread_keys import UnreadKeys
 from instsel.runner.configuration import RunConfiguration
@@ -37,7 +37,7 @@ class InputRows:
     def __len__(self) -> int:
         return len(self.store)
 
-    def read(self, numbers: Iterable[int], unread: UnreadKeys | None = None) -> dict[int, Any]:
+    def read(self, numbers: Iterable[int], unread: UnreadKeys | None = None) -> dict[int, ReadRow]:
         """Some rows as examples, or as groups, by their number; `unread` gathers what is not part of the prompt."""
         return self.reader.read(self.store, numbers, unread)
 
@@ -49,10 +49,10 @@ class InputRows:
         """Rows that the template refuses, and why: from now on they count as such that cannot be read."""
         self.reader = replace(self.reader, refused=refused)
 
-    def numbers(self, parameter: str, name: str, words: tuple[str, ...]) -> Any:
+    def numbers(self, parameter: str, name: str, words: tuple[str, ...]) -> object:
         """The numbers of a column that a parameter names, or one of the words that it may be."""
 
-        def read(column: str) -> list[Any]:
+        def read(column: str) -> list[object]:
             starts = range(0, len(self), _COLUMN_ROWS)
             return [row.get(column) for start in starts for row in self.store.rows(start, start + _COLUMN_ROWS)]
 

@@ -21,7 +21,7 @@ PathLike = str | os.PathLike[str]
 
 
 def run_method(
-    method: str | MethodFunction[..., Any],
+    method: str | MethodFunction[..., object],
     input: PathLike | Sequence[PathLike],
     output: PathLike,
     *,
@@ -121,7 +121,7 @@ def run_method(
     return run_into_folder(configuration, checked_input(configuration), Messages())
 
 
-def _method(method: str | MethodFunction[..., Any], plugins: Sequence[PathLike]) -> tuple[Method[Any], str]:
+def _method(method: str | MethodFunction[..., object], plugins: Sequence[PathLike]) -> tuple[Method, str]:
     """The method, and the name by which it was called."""
     if not isinstance(method, str):
         return method.method, method.method.name
@@ -132,7 +132,7 @@ def _method(method: str | MethodFunction[..., Any], plugins: Sequence[PathLike])
     return methods[name], method
 
 
-def _as_given(method: Method[Any], parameters: Mapping[str, object]) -> dict[str, Any]:
+def _as_given(method: Method, parameters: Mapping[str, object]) -> dict[str, object]:
     """All parameters of a method as its command would have them."""
     fields = given_fields(method)
     for name in parameters:
@@ -146,7 +146,7 @@ def _as_given(method: Method[Any], parameters: Mapping[str, object]) -> dict[str
     }
 
 
-def _plain(name: str, kind: str, spec: FieldSpec, value: Any) -> Any:
+def _plain(name: str, kind: str, spec: FieldSpec, value: Any) -> object:
     """A value as a manifest can hold it, of the type that the command's flag has."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)

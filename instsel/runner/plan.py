@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -109,7 +109,7 @@ class _Planner:
     messages: Messages
     kept: RunReader | None
     scratch: Path  # for arrays of the folder's
-    _stages: dict[str, Stage[Any]] = field(default_factory=dict)
+    _stages: dict[str, Stage] = field(default_factory=dict)
     _whole: dict[str, Mapping[str, np.ndarray]] = field(default_factory=dict)  # columns at all rows
     _stands_in: bool = False
 
@@ -151,12 +151,12 @@ class _Planner:
             left = []
         return RunPlan(count, total, ", ".join(sampled), spread, tuple(left), seconds)
 
-    def requests(self, stage: Stage[Any], rows: range) -> list[Request]:
+    def requests(self, stage: Stage, rows: range) -> list[Request]:
         """What rows of a stage will score."""
         assert stage.requests is not None
         return stage.requests(self._part(stage, rows))
 
-    def _plan(self, stage: Stage[Any], rows: range) -> list[float]:
+    def _plan(self, stage: Stage, rows: range) -> list[float]:
         from instsel.engine.scoring import plan_batch
 
         self.messages.interrupts.check()
@@ -174,7 +174,7 @@ class _Planner:
             self._whole[stage.name] = shards.columns(stage)
         return missing
 
-    def _part(self, stage: Stage[Any], rows: range) -> StageSlice[Any]:
+    def _part(self, stage: Stage, rows: range) -> StageSlice:
         """A slice of a stage as a run would have it."""
         found: Columns = {}
         for name in (*stage.reads_whole, *stage.reads):
@@ -198,12 +198,12 @@ class _Planner:
         known = self._whole[name]
         return known if rows is None else {key: values[rows.start : rows.stop] for key, values in known.items()}
 
-    def _stood_in(self, stage: Stage[Any], rows: range) -> Columns:
+    def _stood_in(self, stage: Stage, rows: range) -> Columns:
         self.messages.interrupts.check()
         self._stands_in |= stage.guess is not None
         return (stage.guess or stage.compute)(self._part(stage, rows))
 
-    def _rows_to_plan(self, stage: Stage[Any], length: int, missing: list[range]) -> list[range]:
+    def _rows_to_plan(self, stage: Stage, length: int, missing: list[range]) -> list[range]:
         """The slices to plan: all that are missing, or few rows each where there are too many requests."""
         rows = np.concatenate([np.arange(gap.start, gap.stop) for gap in missing])
         middle = int(rows[len(rows) // 2])

@@ -62,7 +62,7 @@ class PoolSummary:
     columns: list[str]
     layout: Layout
     kind: str
-    template: Any
+    template: str | tuple[str, str]
     why: str
     limit: int | None
     unread: str = ""
@@ -97,7 +97,7 @@ def summarise_pool(configuration: RunConfiguration, source: InputSource, message
         configuration, why = _with_reason(configuration, source, scorer.tokenizer)
         inputs = InputRows.of(configuration, rows, columns)
         parameters = read_parameters(configuration, inputs.numbers)
-        part: StageSlice[Any] = StageSlice(range(0), len(inputs), parameters, scorer)
+        part: StageSlice = StageSlice(range(0), len(inputs), parameters, scorer)
         summary = PoolSummary(
             source=source,
             columns=columns,
@@ -120,9 +120,11 @@ def summarise_pool(configuration: RunConfiguration, source: InputSource, message
         places = source.places([*(one.first for one in summary.odd), *chosen])
         for one in summary.odd:
             one.place = places[one.first]
+        tokenizer = scorer.tokenizer
+        assert tokenizer is not None  # the model is one by name
         for row, record in inputs.read(chosen).items():
             requests = [request for _, request in _requests(part, row, record)]
-            summary.shown.append(seen_row(row, places[row], requests, scorer.tokenizer, outline))
+            summary.shown.append(seen_row(row, places[row], requests, tokenizer, outline))
     return summary
 
 
@@ -146,7 +148,7 @@ def _with_reason(
     return replace(configuration, template=template), reason or "the tokenizer has no chat template"
 
 
-def _requests(part: StageSlice[Any], row: int, record: Any) -> list[tuple[int, Any]]:
+def _requests(part: StageSlice, row: int, record: Any) -> list[tuple[int, Any]]:
     """What would be scored of a row: each answer's place and request, without those that the template refuses."""
     found = [(place, part.request_of(one, row=row)) for place, one in enumerate(answers_of(record))]
     return [(place, request) for place, request in found if not isinstance(request, RefusedRequest)]
@@ -154,7 +156,7 @@ def _requests(part: StageSlice[Any], row: int, record: Any) -> list[tuple[int, A
 
 def _add(
     summary: PoolSummary,
-    part: StageSlice[Any],
+    part: StageSlice,
     outline: CausalModel,
     records: Mapping[int, object],
     reasons: Mapping[int, str],

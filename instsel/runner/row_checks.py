@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -17,6 +17,7 @@ from instsel.records.unread_keys import UnreadKeys
 from instsel.runner.configuration import Messages, RunConfiguration
 from instsel.runner.input_rows import InputRows
 from instsel.runs.inputs import InputSource
+from instsel.runs.manifest_shape import Manifest, UnreadableRow, UnreadableRows
 from instsel.runs.row_store import RowStore
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def check_rows(
     source: InputSource,
     unread: UnreadKeys,
     messages: Messages,
-) -> dict[str, Any]:
+) -> UnreadableRows:
     """Read every row as its format, and write it by the template, before any is scored; what the manifest says of
     those where that fails, which are left out of `inputs`.
 
@@ -59,9 +60,9 @@ def check_rows(
         if first and configuration.strict:
             break
     places = source.places(list(first)) if first else {}
-    named = [{"row": row, "place": places[row], "reason": reason} for row, reason in first.items()]
+    named: list[UnreadableRow] = [{"row": row, "place": places[row], "reason": reason} for row, reason in first.items()]
     read_as = configuration.method.rows
-    found = {"rows": count, "read_as": read_as, "first": named, "refused": _by_reason(refused)}
+    found: UnreadableRows = {"rows": count, "read_as": read_as, "first": named, "refused": _by_reason(refused)}
     inputs.leave_out(refused)
     if count == total and refused:
         raise ValueError(f"the template takes no row of the input; the first, {_said(named[0])}")
@@ -75,13 +76,13 @@ def check_rows(
     return found
 
 
-def check_strict(found: Mapping[str, Any], strict: bool) -> None:
+def check_strict(found: UnreadableRows, strict: bool) -> None:
     """ValueError naming the first row that cannot be read, if there is one and none is allowed."""
     if strict and found.get("first"):
         raise ValueError(_said(found["first"][0]))
 
 
-def check_same_reading(before: Mapping[str, Any], now: Mapping[str, Any], folder: str) -> None:
+def check_same_reading(before: Manifest, now: Manifest, folder: str) -> None:
     """ValueError where an earlier version read the rows of a folder that is to go on in another way.
 
     Its shards would hold scores of other prompts, or statuses of rows that are scored now. Rows that only the template
@@ -89,10 +90,10 @@ def check_same_reading(before: Mapping[str, Any], now: Mapping[str, Any], folder
     """
     if not before.get("input_checked"):
         return
-    was, found = before.get("unreadable", {}), now["unreadable"]["rows"]
-    if "refused" not in was:
+    then, found = before.get("unreadable", {}), now["unreadable"]["rows"]
+    if "refused" not in then:
         found -= len(refused_of(now))
-    was = was.get("rows", 0)
+    was = then.get("rows", 0)
     left_out = before.get("not_in_prompt", now["not_in_prompt"])
     changes = [f"{was:,} rows could not be read then, {found:,} now"] if was != found else []
     if left_out != now["not_in_prompt"]:
@@ -104,7 +105,7 @@ def check_same_reading(before: Mapping[str, Any], now: Mapping[str, Any], folder
         )
 
 
-def refused_of(manifest: Mapping[str, Any]) -> dict[int, str]:
+def refused_of(manifest: Manifest) -> dict[int, str]:
     """Why the template refuses those of a run's rows that it does, as its manifest holds it."""
     return {row: reason for reason, rows in manifest["unreadable"].get("refused", {}).items() for row in rows}
 
@@ -116,12 +117,12 @@ def _by_reason(refused: Mapping[int, str]) -> dict[str, list[int]]:
     return found
 
 
-def _said(row: Mapping[str, object]) -> str:
+def _said(row: UnreadableRow) -> str:
     return f"{row['place']}: {row['reason']}"
 
 
 def with_reasons(
-    tables: Callable[[], Iterable[pa.Table]], rows: RowStore, manifest: Mapping[str, Any]
+    tables: Callable[[], Iterable[pa.Table]], rows: RowStore, manifest: Manifest
 ) -> Callable[[], Iterable[pa.Table]]:
     """The tables of a run's result, with a column of reasons if some of its rows could not be read."""
     found = manifest.get("unreadable", {})

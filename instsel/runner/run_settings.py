@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import instsel
 from instsel.methods.parameters import now
@@ -19,6 +19,7 @@ from instsel.runs.arguments import recorded_arguments
 from instsel.runs.fingerprints import model_fingerprint
 from instsel.runs.inputs import InputSource
 from instsel.runs.manifest import environment
+from instsel.runs.manifest_shape import Manifest
 
 if TYPE_CHECKING:
     from instsel.engine.scorer import Scorer
@@ -30,10 +31,10 @@ _SEEN = 64  # of the first rows
 def settle(
     configuration: RunConfiguration,
     source: InputSource,
-    known: Mapping[str, Any] | None,
+    known: Manifest | None,
     open_scorer: Callable[[], Scorer],
     messages: Messages,
-) -> tuple[RunConfiguration, dict[str, Any], dict[str, Any]]:
+) -> tuple[RunConfiguration, dict[str, object], dict[str, object]]:
     """The configuration with template and date as a run would have them, its settings, and what else its manifest
     says; `known` is the manifest of the folder that it is to be written to."""
     options = configuration.model_options
@@ -48,7 +49,7 @@ def settle(
 def with_template(
     configuration: RunConfiguration,
     source: InputSource,
-    known: Mapping[str, object] | None,
+    known: Manifest | None,
     open_scorer: Callable[[], Scorer],
     messages: Messages,
 ) -> RunConfiguration:
@@ -79,7 +80,7 @@ def template_for(configuration: RunConfiguration, source: InputSource, tokenizer
 
 def _holds_turns(configuration: RunConfiguration, source: InputSource) -> bool:
     """Whether some of the first rows hold turns; what is wrong with them is said where they are read."""
-    read: Any = to_groups if configuration.method.rows == "group" else to_examples
+    read = to_groups if configuration.method.rows == "group" else to_examples
     batch = next(iter(source.read()), [])
     try:
         records = read(batch[:_SEEN], columns=configuration.columns, unread=UnreadKeys(), on_error="status")
@@ -89,8 +90,8 @@ def _holds_turns(configuration: RunConfiguration, source: InputSource) -> bool:
 
 
 def with_date(
-    configuration: RunConfiguration, known: Mapping[str, Any] | None, open_scorer: Callable[[], Scorer]
-) -> tuple[RunConfiguration, dict[str, Any]]:
+    configuration: RunConfiguration, known: Manifest | None, open_scorer: Callable[[], Scorer]
+) -> tuple[RunConfiguration, dict[str, object]]:
     """The configuration with the date that the run's prompts are to tell, kept from its beginning, and the setting
     that it is; none where they tell none."""
     template = configuration.whole_template
@@ -106,8 +107,8 @@ def with_date(
 
 
 def describe(
-    configuration: RunConfiguration, source: InputSource, fingerprint: Mapping[str, object], known: Mapping[str, object]
-) -> tuple[dict[str, Any], dict[str, Any]]:
+    configuration: RunConfiguration, source: InputSource, fingerprint: Mapping[str, object], known: Manifest
+) -> tuple[dict[str, object], dict[str, object]]:
     """The settings that decide the numbers, and what else the manifest says; `known` is an earlier one."""
     options = configuration.model_options
     settings = {

@@ -6,15 +6,16 @@ import collections
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from instsel.engine.processors import sharing_processors
 from instsel.methods.method import Outcome
 from instsel.methods.stage_loop import run_stages
+from instsel.records.json_types import JsonObject
 from instsel.records.unread_keys import UnreadKeys
 from instsel.runner.configuration import Messages, RunConfiguration, open_pool
 from instsel.runner.folder_store import FolderStore
@@ -27,10 +28,11 @@ from instsel.runs.arguments import files_named_by
 from instsel.runs.inputs import InputSource, open_input
 from instsel.runs.interrupts import Interrupted, Interrupts
 from instsel.runs.manifest import read_manifest
+from instsel.runs.manifest_shape import Manifest
 from instsel.runs.merged_output import write_merged
 from instsel.runs.remote_files import is_address
 from instsel.runs.results import describe_result
-from instsel.runs.row_store import RowStore
+from instsel.runs.row_store import Batch, RowStore
 from instsel.runs.run_status import RunStatusFile
 from instsel.runs.shards import ShardedStage, infos
 from instsel.runs.stored_folder import StoredRunFolder, copy_here
@@ -50,7 +52,7 @@ class MethodRun:
     """
 
     folder: str
-    manifest: Mapping[str, Any]
+    manifest: Manifest
     again: bool = False
 
     @property
@@ -69,7 +71,7 @@ class MethodRun:
         return dict(self.manifest["stats"])
 
     @property
-    def findings(self) -> dict[str, Any]:
+    def findings(self) -> JsonObject:
         """What the method found besides scores."""
         return dict(self.manifest["findings"])
 
@@ -145,7 +147,7 @@ def _run(
     if not folder.manifest.get("input_checked") or folder.manifest.get("read_by") != READING:
         unread = UnreadKeys()
         unreadable = check_rows(configuration, inputs, parameters, scorer, source, unread, messages)
-        found = {"unreadable": unreadable, "not_in_prompt": dict(unread.counts)}
+        found: Manifest = {"unreadable": unreadable, "not_in_prompt": dict(unread.counts)}
         check_same_reading(folder.manifest, found, folder.name)
         folder.save(input_checked=True, read_by=READING, **found)
     inputs.leave_out(refused_of(folder.manifest))
@@ -172,7 +174,7 @@ def finish(
     rows: RowStore,
     last: ShardedStage,
     result: str,
-    findings: dict[str, Any],
+    findings: JsonObject,
     stages: list[ShardedStage],
     score: str,
 ) -> None:
@@ -270,7 +272,7 @@ def _note_state(folder: RunFolder, state: str) -> None:
             folder.save(state=state)
 
 
-def _batches(source: InputSource, interrupts: Interrupts) -> Iterator[Any]:
+def _batches(source: InputSource, interrupts: Interrupts) -> Iterator[Batch]:
     """The batches of an input, noticing signals between them."""
     for batch in source.read():
         interrupts.check()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +13,11 @@ from instsel.engine.requests import prepare
 from instsel.engine.scorer_protocol import ScorerProtocol
 from instsel.methods.turn_requests import TurnRequests, flat
 from instsel.prompts import Encoded, encode_pairs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from instsel.engine.requests import Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +66,9 @@ def count_tokens(
     return found
 
 
-def seen_row(row: int, place: str, requests: Sequence[Any], tokenizer: Any, outline: CausalModel) -> SeenRow:
+def seen_row(
+    row: int, place: str, requests: Sequence[Request], tokenizer: PreTrainedTokenizerBase, outline: CausalModel
+) -> SeenRow:
     """A row of which something can be scored; `requests` are its answers', of which the first such one is shown."""
     encoded = [encode_pairs(tokenizer, flat([one]), empty_context_token=outline.first_token()) for one in requests]
     turns = next(one for one in encoded if any(len(turn.ids) > turn.start for turn in one))
@@ -76,9 +83,9 @@ def seen_row(row: int, place: str, requests: Sequence[Any], tokenizer: Any, outl
     )
 
 
-def _joined(turns: Sequence[Encoded]) -> list[tuple[Any, list[tuple[int, int]]]]:
+def _joined(turns: Sequence[Encoded]) -> list[tuple[np.ndarray, list[tuple[int, int]]]]:
     """Sequences and their scored spans; a turn that a later one's sequence begins with is a span of that."""
-    found: list[tuple[Any, list[tuple[int, int]]]] = []
+    found: list[tuple[np.ndarray, list[tuple[int, int]]]] = []
     for turn in reversed(turns):
         size, own = len(turn.ids), (turn.start, len(turn.ids))
         whole = next((one for one in found if (one[0][:size] == turn.ids).all() and len(one[0]) >= size), None)
@@ -89,7 +96,7 @@ def _joined(turns: Sequence[Encoded]) -> list[tuple[Any, list[tuple[int, int]]]]
     return [(ids, sorted(spans)) for ids, spans in reversed(found)]
 
 
-def pieces_of(ids: list[int], spans: Sequence[tuple[int, int]], tokenizer: object) -> list[Piece]:
+def pieces_of(ids: list[int], spans: Sequence[tuple[int, int]], tokenizer: PreTrainedTokenizerBase) -> list[Piece]:
     """The text of tokens in pieces, of which those of `spans` are scored."""
     cuts = [0, *(cut for span in spans for cut in span), len(ids)]
     read = [_decoded(ids[:cut], tokenizer) for cut in cuts]
@@ -106,5 +113,5 @@ def pieces_of(ids: list[int], spans: Sequence[tuple[int, int]], tokenizer: objec
     return [piece for piece in pieces if piece.text]
 
 
-def _decoded(ids: list[int], tokenizer: Any) -> str:
+def _decoded(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> str:
     return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from instsel.methods.stages import Stage
 from instsel.methods.turn_requests import flat
@@ -36,7 +36,7 @@ class Slices:
     max_length: int | None
 
     def of(
-        self, stage: Stage[Any], length: int, missing: Iterable[range], requests: Callable[[range], list[Request]]
+        self, stage: Stage, length: int, missing: Iterable[range], requests: Callable[[range], list[Request]]
     ) -> Iterator[range]:
         """The slices of what is missing of a stage of `length` rows, in order; they depend on its rows alone.
 
@@ -54,7 +54,7 @@ class Slices:
                     if rows:
                         yield rows
 
-    def _rows_at_once(self, stage: Stage[Any], length: int) -> tuple[int, bool]:
+    def _rows_at_once(self, stage: Stage, length: int) -> tuple[int, bool]:
         """Rows of a block, and whether it is to be cut by what its rows score."""
         if self.shard_rows is not None and length == self.count:
             return self.shard_rows, False

@@ -10,7 +10,7 @@ from typing import Any
 from instsel.runs.remote_files import is_address
 
 
-def recorded_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def recorded_arguments(arguments: Mapping[str, Any]) -> dict[str, object]:
     """A command's arguments as a manifest keeps them, files by their full path, for --config to read again."""
     recorded = {name: _recordable(value) for name, value in arguments.items() if value is not None}
     if (output := arguments.get("output")) is not None and not is_address(str(output)):
@@ -18,7 +18,7 @@ def recorded_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return recorded
 
 
-def _recordable(value: object) -> Any:
+def _recordable(value: object) -> object:
     if isinstance(value, (list, tuple)):
         return [_recordable(one) for one in value]
     return os.path.abspath(value) if isinstance(value, os.PathLike) else value
@@ -49,7 +49,7 @@ def files_named_by(arguments: Mapping[str, Any]) -> list[Path]:
     return found
 
 
-def _is_whole(value: Any) -> bool:
+def _is_whole(value: object) -> bool:
     return isinstance(value, str) and os.path.isabs(value)
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from instsel.runs.durable_files import digest_file
 from instsel.runs.manifest import FORMAT, read_manifest, settings_digest
+from instsel.runs.manifest_shape import Manifest
 from instsel.runs.overwriting import is_whole
 from instsel.runs.row_store import RowStore
 from instsel.runs.run_files import COLUMNS, DAMAGED, NEXT, ROWS_NAME, SHARDS
@@ -22,7 +22,7 @@ class RunReader:
     """A run and where its files lie."""
 
     folder: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
 
     def place(self, name: str) -> Path:
         """Where a file or folder of the run lies: in `next` while the run takes the place of another."""

@@ -20,13 +20,14 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from instsel.runs.durable_files import digest_file, durable_file, remove_unfinished
 from instsel.runs.errors import disk_error
 from instsel.runs.interrupts import Interrupts
 from instsel.runs.lock import RunLock
 from instsel.runs.manifest import FORMAT, differing_fields, read_manifest, settings_digest, write_manifest
+from instsel.runs.manifest_shape import Manifest
 from instsel.runs.overwriting import check_place, discard, take_place
 from instsel.runs.row_store import Batch, RowStore, write_rows
 from instsel.runs.run_files import (
@@ -71,7 +72,7 @@ class RunFolder:
     ) -> None:
         self.path = self.home = path
         self.interrupts = interrupts or Interrupts()
-        self._settings: dict[str, Any] = json.loads(json.dumps({"format": FORMAT, **settings}))
+        self._settings: dict[str, object] = json.loads(json.dumps({"format": FORMAT, **settings}))
         self.damaged: list[str] = []
         self._lock = RunLock(path)
         try:
@@ -80,7 +81,7 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
             check_place(path, self.name, overwrite, inputs)
-            self._open(dict(about), overwrite)
+            self._open(about, overwrite)
         except OSError as error:
             self._lock.release()
             raise ValueError(f"output folder {self.name} cannot be written: {error.strerror or error}") from error
@@ -93,7 +94,7 @@ class RunFolder:
         """What the run's folder is called in messages."""
         return str(self.home)
 
-    def _open(self, about: dict[str, Any], overwrite: bool) -> None:
+    def _open(self, about: Mapping[str, object], overwrite: bool) -> None:
         remove_unfinished(self.home)
         taken = take_place(self.home)
         found, damaged = read_manifest(self.home)
@@ -109,16 +110,16 @@ class RunFolder:
             found = None
         if damaged or (found is None and self._has_results()):
             self._set_aside_result(damaged)
-        before = {"created": _now(), **(found or {})}
-        now = about.get("environment", {})
-        self.environment_changes = differing_fields(before.get("environment", now), now)
-        self.manifest: dict[str, Any] = {**self._settings, **before, **about}
+        manifest = {**self._settings, "created": _now(), **(found or {}), **about}
+        self.manifest = cast(Manifest, manifest)
+        now = self.manifest.get("environment", {})
+        self.environment_changes = differing_fields((found or {}).get("environment", now), now)
         if self.manifest.get("state") != "finished":
             self.save(state="running")
         self.shards = self._shards()
         self.shards.prepare()
 
-    def _open_next(self) -> dict[str, Any] | None:
+    def _open_next(self) -> Manifest | None:
         """Go on with the run of `next`, or begin it where there is none of these settings; gives its manifest."""
         found, _ = read_manifest(self.home / NEXT)
         if found is None or differing_fields(found, self._settings):
@@ -155,7 +156,7 @@ class RunFolder:
 
     def save(self, **fields: object) -> None:
         """Set fields of the manifest and write it."""
-        self.manifest.update(fields, updated=_now())
+        self.manifest = cast(Manifest, {**self.manifest, **fields, "updated": _now()})
         with self.explained():
             write_manifest(self.path, self.manifest)
             self.written(self.path / MANIFEST)

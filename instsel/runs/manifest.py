@@ -9,16 +9,15 @@ import platform
 from collections.abc import Mapping
 from pathlib import Path
 
-from instsel.records.json_types import JsonMapping, JsonObject
 from instsel.runs.durable_files import durable_file
-from instsel.runs.manifest_shape import is_manifest
+from instsel.runs.manifest_shape import Manifest, is_manifest
 from instsel.runs.regular_files import read_json
 from instsel.runs.run_files import MANIFEST
 
 FORMAT = 1
 
 
-def read_manifest(folder: Path) -> tuple[JsonObject | None, bool]:
+def read_manifest(folder: Path) -> tuple[Manifest | None, bool]:
     """The manifest of a run folder, or None if there is none to be read; and whether there is a damaged one.
 
     Damaged is what is no regular file, no JSON, or not of a manifest's shape (see `instsel.runs.manifest_shape`).
@@ -32,13 +31,13 @@ def read_manifest(folder: Path) -> tuple[JsonObject | None, bool]:
     return (found, False) if is_manifest(found) else (None, True)
 
 
-def write_manifest(folder: Path, manifest: JsonMapping) -> None:
+def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest of a run folder, whole or not at all."""
     with durable_file(folder, MANIFEST) as file:
         file.write(json.dumps(manifest, indent=2, ensure_ascii=False).encode("utf-8", "replace"))
 
 
-def settings_digest(settings: JsonMapping) -> str:
+def settings_digest(settings: Mapping[str, object]) -> str:
     """The SHA-256 of settings, whatever the order of their fields."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
@@ -55,7 +54,7 @@ def environment() -> dict[str, str]:
     return versions
 
 
-def differing_fields(there: JsonMapping, now: JsonMapping, prefix: str = "") -> list[str]:
+def differing_fields(there: Mapping[str, object], now: Mapping[str, object], prefix: str = "") -> list[str]:
     """What differs between two settings, each as `field (value there, value now)`; extra fields there are ignored."""
     found: list[str] = []
     for name in now:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any, TypedDict, TypeGuard
 
 from instsel.runs.run_files import RESULTS, STAGE_NAME
 
@@ -12,7 +13,74 @@ MAX_ROWS = 1 << 40  # of one stage
 Check = Callable[[object], bool]
 
 
-def is_manifest(found: object) -> bool:
+class Output(TypedDict, total=False):
+    """The result's file: its name, and what it was when the run ended; `columns` has our names by those in the file."""
+
+    name: str
+    bytes: int
+    digest: str
+    columns: dict[str, str]
+
+
+class UnreadableRow(TypedDict, total=False):
+    """A row without a number, where it stands in the input, and why."""
+
+    row: int
+    place: str
+    reason: str
+
+
+class UnreadableRows(TypedDict, total=False):
+    """How many rows cannot be read as what, the first of them, and by reason those that the template refuses."""
+
+    rows: int
+    read_as: str
+    first: list[UnreadableRow]
+    refused: dict[str, list[int]]
+
+
+class Manifest(TypedDict, total=False):
+    """What a run folder's manifest says, by version more or less of it; `_FIELDS` is the same as checks."""
+
+    format: int
+    method: str
+    version: str
+    state: str
+    created: str
+    updated: str
+    compared: list[str]
+    parameters: dict[str, Any]  # of the method
+    template: object
+    template_date: str
+    input: str
+    input_digest: str
+    input_checked: bool
+    read_by: str
+    column_mapping: dict[str, str] | None
+    not_in_prompt: dict[str, int]
+    unreadable: UnreadableRows
+    model: str | None
+    model_files: dict[str, dict[str, Any]]
+    context_length: int | None
+    shard_rows: int
+    environment: dict[str, str]
+    resolved: dict[str, str]
+    arithmetic: list[str]
+    float_products: list[tuple[int, int, str]]
+    arguments: dict[str, Any]
+    rows: int
+    columns: list[str]
+    score: str
+    stages: list[tuple[str, int]]
+    stages_to_come: list[str]
+    stages_complete: bool
+    counts: dict[str, int]
+    stats: dict[str, float]
+    findings: dict[str, Any]  # by the method, or of a selection
+    output: Output
+
+
+def is_manifest(found: object) -> TypeGuard[Manifest]:
     """Whether what a JSON file says is a manifest whose fields have the types that all readers count on."""
     if not (isinstance(found, dict) and {"format", "method"} <= set(found) and _nests_at_most(found, MAX_DEPTH)):
         return False

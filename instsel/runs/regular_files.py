@@ -6,7 +6,8 @@ import json
 import os
 import stat
 from pathlib import Path
-from typing import Any
+
+from instsel.records.json_types import JsonValue
 
 MAX_BYTES = 1 << 26  # of a JSON file; a manifest with a thousand clusters has less than one MiB
 
@@ -25,7 +26,7 @@ def read_regular(path: Path, limit: int, *, cut: bool = False) -> bytes:
     return content
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path) -> JsonValue:
     """What a JSON file says; ValueError where it is none, nests too deeply to be read, or holds what UTF-8 cannot."""
     try:
         found = json.loads(read_regular(path, MAX_BYTES).decode("utf-8"))

@@ -8,15 +8,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from instsel.records.json_types import JsonMapping, JsonObject
 from instsel.runs.column_names import checked_names, names_guessed, names_of_old_run
 from instsel.runs.durable_files import digest_file
 from instsel.runs.finished_run import RunReader
+from instsel.runs.manifest_shape import Manifest, Output
 from instsel.runs.run_files import SHARDS
 from instsel.runs.scored_files import ScoredFile
 
 
-def describe_result(path: Path, own: Mapping[str, str]) -> JsonObject:
+def describe_result(path: Path, own: Mapping[str, str]) -> Output:
     """What a manifest says of the result: its name, size and digest, and the name in it of each of our columns."""
     return {"name": path.name, "bytes": path.stat().st_size, "digest": digest_file(path), "columns": dict(own)}
 
@@ -51,14 +51,15 @@ def open_result(run: RunReader) -> ScoredFile:
     elif (own := checked_names(told, scored.columns)) is not None:
         scored.own = own
     else:
-        told = f"names columns that {scored.path.name} has not: write the run anew"
-        raise ValueError(f"the manifest of {run.folder} {told}")
+        raise ValueError(
+            f"the manifest of {run.folder} names columns that {scored.path.name} has not: write the run anew"
+        )
     return scored
 
 
-def _output(manifest: JsonMapping) -> JsonMapping:
+def _output(manifest: Manifest) -> Output:
     output = manifest.get("output")
-    return output if isinstance(output, Mapping) else {}
+    return output or {}
 
 
 def _derived_names(run: RunReader, columns: list[str]) -> dict[str, str]:

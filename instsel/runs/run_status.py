@@ -6,12 +6,12 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-from instsel.records.json_types import JsonObject
+from instsel.records.json_types import JsonMapping, JsonObject
 from instsel.runs.manifest_shape import is_count, is_number, is_text
 from instsel.runs.regular_files import read_json
 from instsel.runs.run_files import RUN_STATUS
@@ -42,6 +42,19 @@ class StageStatus:
         return (self.rows - self.done) * seconds / done if done > 0 and seconds > 0 else None
 
 
+class WorkerStatus(TypedDict, total=False):
+    """What one worker of a run has done, and what it is doing."""
+
+    place: str
+    host: str
+    pid: int
+    state: str
+    rows: int
+    seconds: float
+    deaths: int
+    tasks: int
+
+
 class RunStatusFile:
     """Writes what runs to a folder now and then, with what its workers do where it has some.
 
@@ -50,8 +63,8 @@ class RunStatusFile:
 
     def __init__(self, folder: Path) -> None:
         self.path, self._last = folder / RUN_STATUS, 0.0
-        self.workers: Callable[[], list[JsonObject]] = list
-        self._stage: dict[str, Any] = {}
+        self.workers: Callable[[], list[WorkerStatus]] = list
+        self._stage: JsonObject = {}
 
     def begin(self, stage: str, rows: int, done: int) -> None:
         """A stage begins, of which so many rows are done."""
@@ -75,7 +88,7 @@ class RunStatusFile:
             os.replace(unfinished, self.path)
 
 
-def read_run_status(folder: Path) -> tuple[StageStatus | None, list[JsonObject]]:
+def read_run_status(folder: Path) -> tuple[StageStatus | None, list[WorkerStatus]]:
     """The stage that runs and the workers' status as last written; none where no such file says so."""
     try:
         found = read_json(folder / RUN_STATUS)
@@ -88,7 +101,7 @@ def read_run_status(folder: Path) -> tuple[StageStatus | None, list[JsonObject]]
     return _stage_status(found), known
 
 
-def _stage_status(found: Mapping[str, Any]) -> StageStatus | None:
+def _stage_status(found: JsonMapping) -> StageStatus | None:
     values: dict[str, Any] = {name: found.get(name) for name in StageStatus.__slots__}
     numbers = (values[name] for name in ("before", "done", "began", "updated"))
     if not (is_text(values["stage"]) and is_count(values["rows"]) and all(map(is_number, numbers))):

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from instsel.records.json_types import JsonMapping
 from instsel.runs.folder import RunFolder
 from instsel.runs.interrupts import Interrupts
 from instsel.runs.run_files import LOCK, MANIFEST, NEXT, is_ours
@@ -92,8 +91,8 @@ class StoredRunFolder(RunFolder):
         self,
         path: Path,
         copy: StoredCopy,
-        settings: JsonMapping,
-        about: JsonMapping,
+        settings: Mapping[str, object],
+        about: Mapping[str, object],
         *,
         overwrite: bool = False,
         inputs: Sequence[Path] = (),

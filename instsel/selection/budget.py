@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +32,12 @@ class Budget:
         return np.array(taken, np.int64)
 
 
-def row_budget(budget: Any, size: int) -> Budget:
+def row_budget(budget: object, size: int) -> Budget:
     """A count of rows, or a share of all `size` rows."""
     return Budget(_count(budget, size), np.ones(size, np.int64))
 
 
-def token_budget(budget_tokens: Any, num_tokens: Any, usable: np.ndarray) -> Budget:
+def token_budget(budget_tokens: object, num_tokens: ArrayLike | None, usable: np.ndarray) -> Budget:
     """A number of tokens, by the rows' lengths; those of rows that are not usable do not matter."""
     if isinstance(budget_tokens, bool) or not isinstance(budget_tokens, int | np.integer):
         raise TypeError(f"budget_tokens must be a whole number of tokens, got {budget_tokens!r}")
@@ -57,7 +60,7 @@ def token_budget(budget_tokens: Any, num_tokens: Any, usable: np.ndarray) -> Bud
     return Budget(int(budget_tokens), cost)
 
 
-def _count(budget: Any, size: int) -> int:
+def _count(budget: object, size: int) -> int:
     if isinstance(budget, bool) or not isinstance(budget, int | float | np.integer | np.floating):
         raise TypeError(f"budget must be a count (int) or a fraction (float), got {type(budget).__name__}")
     if isinstance(budget, int | np.integer):

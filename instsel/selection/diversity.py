@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from instsel.neighbors.embeddings import cosine
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BLOCK = 1024  # candidates compared with the accepted rows at a time,
 BLOCK_PAIRS = 1 << 25  # or fewer, so that their similarities stay within 128 MiB
@@ -44,7 +47,13 @@ def different_rows(unit: np.ndarray, order: np.ndarray, limit: float) -> Iterato
                 open_rows &= ~similar[place]
 
 
-def _too_similar(unit: np.ndarray, rows: np.ndarray, others: np.ndarray, product: Any, limit: float) -> np.ndarray:
+def _too_similar(
+    unit: np.ndarray,
+    rows: np.ndarray,
+    others: np.ndarray,
+    product: Tensor,
+    limit: float,
+) -> np.ndarray:
     """Whether cosine >= limit, bool `[rows, others]`: in float64 where float32 `product` is too near to tell."""
     error = (unit.shape[1] + 2) * 2.0**-24
     similar = (product >= limit).numpy()

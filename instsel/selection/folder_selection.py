@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +15,7 @@ from instsel.runs.column_names import allot_names
 from instsel.runs.durable_files import digest_file
 from instsel.runs.interrupts import Interrupts
 from instsel.runs.manifest import environment
+from instsel.runs.manifest_shape import Manifest
 from instsel.runs.merged_output import write_table
 from instsel.runs.results import describe_result
 from instsel.runs.scored_files import ScoredFile
@@ -175,7 +175,7 @@ def select_into_folder(configuration: SelectionConfiguration, interrupts: Interr
 def _choose(
     told: SelectionConfiguration,
     scored: ScoredFile,
-    manifest: Mapping[str, Any],
+    manifest: Manifest,
     score: np.ndarray,
     usable: np.ndarray,
     embeddings: np.ndarray | None,

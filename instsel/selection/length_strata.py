@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 FOLLOWS_LENGTH = 0.5  # a rank correlation with the length from which a selection says so
 
@@ -49,7 +52,7 @@ def rank_within_strata(score: np.ndarray, length: np.ndarray, usable: np.ndarray
     return found
 
 
-def checked_strata(length_strata: Any, num_tokens: Any, usable: np.ndarray) -> np.ndarray:
+def checked_strata(length_strata: object, num_tokens: ArrayLike | None, usable: np.ndarray) -> np.ndarray:
     """The lengths as float64 `[n]`; ValueError or TypeError where the number of strata or a length is none."""
     if isinstance(length_strata, bool) or not isinstance(length_strata, int | np.integer):
         raise TypeError(f"length_strata must be a whole number of strata, got {length_strata!r}")

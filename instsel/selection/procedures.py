@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from instsel.runs.manifest_shape import Manifest
 from instsel.runs.scored_files import ScoredFile
 from instsel.selection.selection_configuration import SelectionConfiguration
 from instsel.selection.selector import MAX_SIMILARITY
@@ -60,9 +60,7 @@ PROCEDURES = {
 }  # fmt: skip
 
 
-def default_procedure(
-    configuration: SelectionConfiguration, scored: ScoredFile, manifest: Mapping[str, Any]
-) -> str | None:
+def default_procedure(configuration: SelectionConfiguration, scored: ScoredFile, manifest: Manifest) -> str | None:
     """The procedure of a selection that asks for none and for nothing that one decides; None where there is none."""
     asked = any(getattr(configuration, name) is not None for name in (*FIXED, "length_strata"))
     if asked or configuration.keep_all:
@@ -76,7 +74,7 @@ def worst_share(name: str | None) -> float | None:
 
 
 def follow_procedure(
-    configuration: SelectionConfiguration, scored: ScoredFile, manifest: Mapping[str, Any]
+    configuration: SelectionConfiguration, scored: ScoredFile, manifest: Manifest
 ) -> tuple[SelectionConfiguration, np.ndarray]:
     """The configuration with all that its procedure decides, and the scores float64 `[n]` that it selects by.
 

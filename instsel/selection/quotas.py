@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import islice
-from typing import Any
 
 import numpy as np
 
@@ -95,7 +95,9 @@ def drawn_without_worst(
     return np.where(usable & ~worst, chance, np.nan), worst
 
 
-def share_budget(limit: int, weight: np.ndarray, capacity: np.ndarray, score_of_next: Any) -> np.ndarray:
+def share_budget(
+    limit: int, weight: np.ndarray, capacity: np.ndarray, score_of_next: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
     """Divide `limit` over clusters in proportion to `weight` by largest remainder, none above its `capacity`.
 
     The quotas are `floor(limit * weight / sum of weights)`, and one more for the clusters with the largest remainders

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from instsel.runs.arguments import as_path
 
@@ -37,7 +36,7 @@ class SelectionConfiguration:
     quiet: bool = False
     plugin: tuple[str, ...] = ()
 
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, object]:
         """The same as flags, by their names with underscores."""
         filters = [name if limit is None else f"{name}={limit}" for name, limit in self.leave_out.items()]
         given = {name: getattr(self, name) for name in self.__slots__}

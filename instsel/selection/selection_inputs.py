@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from instsel.methods.correlation import spearman_correlation
 from instsel.runs.array_files import read_array
 from instsel.runs.durable_files import digest_file
 from instsel.runs.finished_run import read_run
+from instsel.runs.manifest_shape import Manifest
 from instsel.runs.results import open_result
 from instsel.runs.scored_files import ScoredFile
 from instsel.selection.selection_configuration import SelectionConfiguration
@@ -20,7 +20,7 @@ from instsel.selection.selection_configuration import SelectionConfiguration
 USUAL_SCORES = ("score", "ifd", "mean_logprob")  # of wici, ifd, score
 
 
-def scored_input(path: Path) -> tuple[dict[str, Any], ScoredFile]:
+def scored_input(path: Path) -> tuple[Manifest, ScoredFile]:
     """The manifest and the result of a run folder, or a file and an empty manifest."""
     if not path.is_dir():
         if not path.is_file():
@@ -32,7 +32,7 @@ def scored_input(path: Path) -> tuple[dict[str, Any], ScoredFile]:
     return run.manifest, open_result(run)
 
 
-def score_column(scored: ScoredFile, by: str | None, manifest: Mapping[str, Any]) -> tuple[str, bool]:
+def score_column(scored: ScoredFile, by: str | None, manifest: Manifest) -> tuple[str, bool]:
     """The column to select by, our own by our name for it, and whether it holds IFD."""
     names = [by] if by is not None else [name for name in USUAL_SCORES if name in scored.own]
     if not names:
@@ -44,9 +44,7 @@ def score_column(scored: ScoredFile, by: str | None, manifest: Mapping[str, Any]
     return name, name == "ifd" or (name == "score" and manifest.get("method") == "ifd")
 
 
-def read_lengths(
-    scored: ScoredFile, name: str, source: Path, manifest: Mapping[str, Any], *, needed: bool
-) -> np.ndarray | None:
+def read_lengths(scored: ScoredFile, name: str, source: Path, manifest: Manifest, *, needed: bool) -> np.ndarray | None:
     """The rows' lengths in tokens, float64 `[n]`: a column of the result, or of the stage of a wici run that has them.
 
     None where there are none and none are needed.
@@ -86,7 +84,7 @@ def run_follows_length(folder: Path) -> tuple[str, float]:
 
 
 def read_left_out(
-    filters: Mapping[str, float | None], scored: ScoredFile, manifest: Mapping[str, Any], num_rows: int
+    filters: Mapping[str, float | None], scored: ScoredFile, manifest: Manifest, num_rows: int
 ) -> list[str | None]:
     """Which filter leaves each row out for what its texts are, None where it stays (see `left_out`).
 
@@ -103,7 +101,7 @@ def read_left_out(
     mapping, kind = manifest.get("column_mapping"), manifest.get("unreadable", {}).get("read_as", "example")
     layout = detect_layout(names, mapping, kind=kind)
     rows = whole_rows(scored.take(np.arange(num_rows), names))
-    read: Any = to_groups if kind == "group" else to_examples
+    read = to_groups if kind == "group" else to_examples
     return left_out(read(rows, columns=mapping, layout=layout, unread=UnreadKeys(), on_error="status"), filters)
 
 
@@ -139,9 +137,7 @@ def read_labels(
     return cluster_rows(embeddings, told.num_clusters, seed=told.seed).labels, []
 
 
-def read_embeddings(
-    given: Path | None, source: Path, manifest: Mapping[str, Any], rows: int
-) -> tuple[np.ndarray | None, str]:
+def read_embeddings(given: Path | None, source: Path, manifest: Manifest, rows: int) -> tuple[np.ndarray | None, str]:
     """The embeddings that are given, or else the run folder's own, and what they are; None where there are none."""
     if given is not None:
         return read_array(given, "--embeddings"), f"{given.name} {digest_file(given)}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,24 +15,27 @@ from instsel.selection.labels import number_labels
 from instsel.selection.length_strata import checked_strata, rank_within_strata
 from instsel.selection.quotas import by_quotas, drawn_from_best
 
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
 COVERAGES = ("proportional", "equal", "facility-location")
 MAX_SIMILARITY = 0.9  # of the papers
 
 
 def select(
-    score: Any,
+    score: ArrayLike,
     budget: int | float | None = None,
     *,
-    embeddings: Any = None,
+    embeddings: ArrayLike | None = None,
     max_similarity: float | None = None,
-    selectable: Any = None,
+    selectable: ArrayLike | None = None,
     coverage: str | None = None,
-    clusters: Any = None,
+    clusters: ArrayLike | None = None,
     num_clusters: int = 24,
     num_neighbors: int = 32,
     seed: int = 0,
     budget_tokens: int | None = None,
-    num_tokens: Any = None,
+    num_tokens: ArrayLike | None = None,
     max_score: float | None = None,
     draw_share: float | None = None,
     length_strata: int | None = None,
@@ -126,7 +129,7 @@ def select(
     return limits.fill(rows, int(limits.cost[order].min(initial=limits.limit)))
 
 
-def _usable(score: np.ndarray, selectable: Any, max_score: float | None) -> np.ndarray:
+def _usable(score: np.ndarray, selectable: ArrayLike | None, max_score: float | None) -> np.ndarray:
     usable = np.isfinite(score)
     if selectable is not None:
         selectable = np.asarray(selectable)
@@ -142,7 +145,7 @@ def _usable(score: np.ndarray, selectable: Any, max_score: float | None) -> np.n
     return usable
 
 
-def _check_similarity(max_similarity: float, embeddings: Any, coverage: str | None) -> None:
+def _check_similarity(max_similarity: float, embeddings: object, coverage: str | None) -> None:
     if not isinstance(max_similarity, int | float) or not -1 < max_similarity <= 1:
         raise ValueError(f"max_similarity must be a cosine above -1 and at most 1, got {max_similarity!r}")
     if coverage == "facility-location":

@@ -11,7 +11,6 @@ COPIED = """\
         copied.record()
 """
 EVENT = "        copied = torch.cuda.Event()\n        copied.record()\n"
-WAIT = "        copied.synchronize()\n        return host.numpy()\n"
 CONTEXT = "with torch.cuda.device(device), full_float32_products():"
 GUARD = "with current({}.device):"
 
