@@ -28,6 +28,7 @@ class Head:
     bias: Tensor | None = None
     scale: float = 1.0
     softcap: float | None = None
+    fused: bool | str = "auto"  # for `linear_logprob`, by `head_timing`
 
 
 class CausalModel:
@@ -106,7 +107,9 @@ class CausalModel:
         """By what products and sums are computed, where last digits depend on it: the kind of GPU, or the instructions
         and the library of float32 products that a CPU uses."""
         if self.device.type != "cpu":
-            return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+            library = ", head by the library" if self.head is not None and self.head.fused is False else ""
+            name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+            return name + library
         weights = [m.weight for m in self.model.modules() if type(m) is torch.nn.Linear]
         by_library = any(type(w) in PLAIN_TENSORS and w.dtype == torch.float32 for w in weights)
         products = f", float32 products by {float_product()}" if by_library else ""

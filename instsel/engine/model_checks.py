@@ -6,6 +6,7 @@ A list of model families would be out of date on the day it is written, so a few
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -93,6 +94,7 @@ def _checked(model: CausalModel) -> list[str]:
                 model.fused_layers = fused
             if backend == "triton":
                 slower += _unfused(model, fused)
+                _choose_head(model)
     model.changing = untouched.changes(Replica(session.whole).signature)
     session.close()
     if reason:
@@ -106,6 +108,14 @@ def _checked(model: CausalModel) -> list[str]:
 def layer_backend(model: CausalModel) -> str:
     """Whose kernels run in a model's layers."""
     return "triton" if choose_backend(model.backend, model.device) == "triton" else "cpu"
+
+
+def _choose_head(model: CausalModel) -> None:
+    """Sets whether the head runs fused on a GPU."""
+    from instsel.engine.head_timing import head_is_fused  # Triton is there, as its kernels run in the layers
+
+    if model.head is not None:
+        model.head = replace(model.head, fused=head_is_fused(model.head))
 
 
 def _unfused(model: CausalModel, fused: FusedLayers) -> list[str]:
