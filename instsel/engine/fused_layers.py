@@ -58,6 +58,7 @@ class FusedLayers:
     def __init__(self, replica: Replica, run: Callable[[], Any] | None = None, backend: str = "cpu") -> None:
         self.backend = backend
         self.norms: dict[int, KnownNorm] = {}
+        self.gated_norms: dict[int, KnownNorm] = {}
         self.gates: dict[int, str] = {}
         self.experts: dict[int, KnownExperts] = {}
         self.products: list[int] = []
@@ -68,7 +69,9 @@ class FusedLayers:
         modules = [(i, m) for i, m in enumerate(replica.modules) if "forward" not in vars(m)]
         norms = {module: norm for _, module in modules if (norm := find_norm(module, backend))}
         for place, module in modules:
-            if module in norms:
+            if backend == "cpu" and (gated_norm := find_norm(module, gated=True)):
+                self.gated_norms[place] = gated_norm
+            elif module in norms:
                 self.norms[place] = norms[module]
             elif activation := find_activation(module, backend):
                 self.gates[place] = activation
@@ -106,6 +109,8 @@ class FusedLayers:
         for place, norm in self.norms.items():
             make = gpu_norm_forward if on_gpu else norm_forward
             replica.put_forward(modules[place], make(modules[place], norm))
+        for place, norm in self.gated_norms.items():
+            replica.put_forward(modules[place], norm_forward(modules[place], norm, gated=True))
         for place, activation in self.gates.items():
             gated = gpu_gated_forward if on_gpu else gated_forward
             replica.put_forward(modules[place], partial(gated, modules[place], activation))
