@@ -57,6 +57,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="of the kernels: reference, cpu or triton; default auto: as the device needs",
     )
     parser.add_argument(
+        "--layer-products",
+        choices=("auto", "float8"),
+        default="auto",
+        help="float8: faster on recent NVIDIA GPUs, and not exact; default auto: in the model's dtype",
+    )
+    parser.add_argument(
         "--max-batch-tokens",
         type=batch_tokens,
         default="auto",

@@ -58,7 +58,7 @@ def _checked(model: CausalModel) -> list[str]:
         where = "divided over processes" if model.unwrapped.divided else "quantised or kept outside memory"
         why_own_logits = f"its head is {where}"
     with session.inference_context():
-        ids = _check_ids(model, session)
+        ids = check_ids(model, session)
     first, second = np.concatenate([ids[:8], ids[8:16]]), np.concatenate([ids[:8], ids[16:]])
     logits, others = _own_logits(model, session, first, second)
     with session.inference_context():
@@ -152,7 +152,7 @@ def _own_logits(
             raise ValueError(f"model: {name} cannot be run on a sequence of token ids by itself: {reason}") from error
 
 
-def _check_ids(model: CausalModel, session: ModelSession) -> np.ndarray:
+def check_ids(model: CausalModel, session: ModelSession) -> np.ndarray:
     """Random token ids with finite embeddings, without those that the configuration gives a meaning (an image, ...)."""
     config = model.config.to_dict() | model.model.config.to_dict()
     special = [v for k, v in config.items() if k.endswith(("_token_id", "_token_index")) and isinstance(v, int)]

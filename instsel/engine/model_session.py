@@ -48,6 +48,8 @@ class ModelSession:
         self.recurrences = put_recurrences(self.replica)  # mixers with a convolution or a recurrence
         pass_over_indexers(self.replica)
         put_positions(self.replica)
+        # Before whole layers, which take their products from their modules.
+        self.float8_products = model.float8.put_on(self.replica) if model.float8 is not None and self.as_checked else []
         # Layers that one run of kernels computes.
         self.whole_layers = fused.put_on(self.replica) if fused is not None and self.as_checked else []
 
