@@ -40,7 +40,8 @@ def small(monkeypatch):
 def test_each_kind_of_damage_is_what_it_says_and_other_rows_stay():
     from real_rows.damage import CLEAN, KINDS, LOOP_WORDS, damaged_rows
 
-    from instsel.selection.row_filters import is_cut_off, repeated_share
+    from instsel.records.repetition import repeated_share
+    from instsel.selection.row_filters import is_cut_off
 
     rows = made_rows(100)
     found, kinds = damaged_rows(rows, 0.25, 3)

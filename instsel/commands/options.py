@@ -166,7 +166,7 @@ def add_worker_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--devices",
-        type=_names,
+        type=device_names,
         metavar="NAME,...",
         help="one process each, e.g. cuda:0,cuda:1 or cpu,cpu; default by --workers",
     )
@@ -248,7 +248,8 @@ def column_mapping(text: str) -> dict[str, str]:
     return mapping
 
 
-def _names(text: str) -> list[str]:
+def device_names(text: str) -> list[str]:
+    """Names with commas between them."""
     names = [name.strip() for name in text.split(",")]
     if not all(names):
         raise argparse.ArgumentTypeError(f"expected NAME,..., got {text!r}")
