@@ -320,6 +320,23 @@ def test_the_headline_says_better_worse_or_nothing_by_the_interval_of_paired_dif
         write(records_file, page)
 
 
+def test_models_agree_on_the_worst_rows_of_like_length_by_no_more_than_chance_where_they_know_nothing_of_each_other():
+    from real_rows.agreement import agreement, agreement_lines
+
+    rng = np.random.default_rng(0)
+    words = rng.permutation(np.arange(1000.0))
+    own = rng.uniform(0.2, 1.2, 1000) + words / 1000  # follows the length, as IFD does the other way round
+    same = agreement(own, np.exp(own), words)  # any rising function ranks alike
+    assert same["correlation"] == pytest.approx(1) and same["worst_in_common"] == 1 and same["by_chance"] == 0.2
+    apart = agreement(own, rng.uniform(size=1000) + 9 * words, words)  # both long rows first, and nothing else
+    assert apart["correlation"] > 0.5 and abs(apart["correlation_of_like_length"]) < 0.2
+    assert 0.1 < apart["worst_in_common"] < 0.3
+    unknown = np.where(np.arange(1000) < 500, own, np.nan)
+    assert agreement(own, unknown, words)["rows"] == 500
+    text = agreement_lines({"models": ["a", "b"], "agreement": [{"source": "rows", **same}]})
+    assert "rows, 1000 rows: of the rows that a would leave out, b would too: 100% (chance: 20%)" in text
+
+
 def test_right_answers_are_ranked_against_wrong_ones_and_the_reference_takes_no_part(tmp_path):
     from types import SimpleNamespace
 

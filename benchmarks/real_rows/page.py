@@ -4,32 +4,41 @@
         ../docs/what_selection_is_worth.md ../README.md
 
 Between `<!-- real rows:begin -->` and `<!-- real rows:end -->` a page holds the tables, between the marks of
-`real rows headline` what the confirming seeds say in a few lines.
+`real rows headline` what the further confirming seeds say in a few lines, and between those of `real rows agreement`
+what `real_rows.agreement` wrote beside the records.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
 
 from claims.trials import read_lines
+from real_rows.agreement import agreement_lines
 from real_rows.headline import chart, headline
 from real_rows.tables import tables
 
-PARTS = {"real rows": tables, "real rows headline": headline}
+AGREEMENT = "real_rows_agreement.json"
 CHART = "real_rows.svg"
 
 
 def write(records: Path, *pages: Path) -> None:
     """Put the parts between the pages' marks; ValueError where a page has none."""
     lines = read_lines(records)
+    beside = records.with_name(AGREEMENT)
+    parts = {
+        "real rows": lambda: tables(lines),
+        "real rows headline": lambda: headline(lines),
+        "real rows agreement": lambda: agreement_lines(json.loads(beside.read_text(encoding="utf-8"))),
+    }
     for page in pages:
         text, changed = page.read_text(encoding="utf-8"), False
-        for name, made in PARTS.items():
+        for name, made in parts.items():
             marked = re.compile(f"(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)", re.DOTALL)
             if marked.search(text):
-                written, changed = made(lines), True
+                written, changed = made(), True
                 text = marked.sub(lambda match, part=written: f"{match[1]}\n{part}\n\n{match[2]}", text)
         if not changed:
             raise ValueError(f"page: expected marks such as <!-- real rows:begin --> in {page}")
