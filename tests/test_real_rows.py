@@ -329,8 +329,8 @@ def test_models_agree_on_the_worst_rows_of_like_length_by_no_more_than_chance_wh
     same = agreement(own, np.exp(own), words)  # any rising function ranks alike
     assert same["correlation"] == pytest.approx(1) and same["worst_in_common"] == 1 and same["by_chance"] == 0.2
     apart = agreement(own, rng.uniform(size=1000) + 9 * words, words)  # both long rows first, and nothing else
-    assert apart["correlation"] > 0.5 and abs(apart["correlation_of_like_length"]) < 0.2
-    assert 0.1 < apart["worst_in_common"] < 0.3
+    assert apart["correlation"] > 0.5 and abs(apart["correlation_of_like_length"]) < apart["correlation"] / 2
+    assert 0.1 < apart["worst_in_common"] < 0.35
     unknown = np.where(np.arange(1000) < 500, own, np.nan)
     assert agreement(own, unknown, words)["rows"] == 500
     text = agreement_lines({"models": ["a", "b"], "agreement": [{"source": "rows", **same}]})
