@@ -97,7 +97,7 @@ real-rows: $(READY)
 	cd benchmarks && ../$(BIN)/python -m real_rows --work ../build/real_rows --model "$(MODEL)" --rows $(ROWS) \
 		--records results/real_rows.jsonl
 	cd benchmarks && ../$(BIN)/python -m real_rows.page results/real_rows.jsonl ../docs/project/study.md \
-		../docs/what_selection_is_worth.md ../README.md
+		../docs/what_selection_is_worth.md ../README.md ../docs/what_to_run.md
 
 # The C++ algorithms by themselves, under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize:

@@ -1,7 +1,7 @@
 """Write what the records say into pages, and a chart beside the first.
 
     cd benchmarks && python -m real_rows.page results/real_rows.jsonl ../docs/project/study.md \
-        ../docs/what_selection_is_worth.md ../README.md
+        ../docs/what_selection_is_worth.md ../README.md ../docs/what_to_run.md
 
 Between `<!-- real rows:begin -->` and `<!-- real rows:end -->` a page holds the tables, between the marks of
 `real rows headline` what the further confirming seeds say in a few lines, and between those of `real rows agreement`
