@@ -182,6 +182,7 @@ def pack_budget(config: Any, layout: Layout, cached: list[int], *, fused: bool =
     sizes = config.num_key_value_heads, getattr(config, "head_dim", config.hidden_size // config.num_attention_heads)
     with torch.device("meta"):
         kept = [[(torch.empty(n, *sizes, dtype=torch.bfloat16),) * 2] * config.num_hidden_layers for n in cached]
+    session.find_again = not session.rows_stay_nonfinite  # as scoring has it
     with counted(budget), torch.inference_mode(), session.ready():
         rows, _ = session.forward_pack(layout, kept)
         budget.head = True

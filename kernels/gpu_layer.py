@@ -94,6 +94,7 @@ class GpuPass(NamedTuple):
     cached: Callable[[], Sequence[tuple[Tensor, Tensor]]]
     keep: Callable[[Tensor, Tensor], None] | None
     backend: str  # of attention
+    find_again: bool  # what of attention's results is not finite
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,7 @@ class GpuAttention:
             softcap=self.softcap,
             sinks=self.sinks,
             backend=given.backend,
+            find_again=given.find_again,
         )
         return self.out.rows(attended.flatten(1))
 

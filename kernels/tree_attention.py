@@ -71,6 +71,7 @@ def tree_attention(
     softcap: float | None = None,
     sinks: Tensor | None = None,
     backend: str = "auto",
+    find_again: bool = True,
 ) -> Tensor:
     """Softmax attention in which the queries of each tree node see the node's ancestors fully and itself causally.
 
@@ -88,6 +89,8 @@ def tree_attention(
     scaling   default 1 / sqrt(d)
     sinks     [heads] float32, float16 or bfloat16, or None
     backend   "auto", "reference", "cpu" (C++), "triton" or "varlen" (flash attention over gathered paths)
+    find_again  False saves "triton" and "varlen" a launch, after which a value that is not finite may make NaN of rows
+              that do not see it: for a caller that looks for these and calls again
 
     Gives [T, heads, d] of the query's dtype, contiguous. Raises TypeError or ValueError naming the parameter.
 
@@ -134,5 +137,6 @@ def tree_attention(
     run = implementation(chosen)
     scale = 1.0 / math.sqrt(head_size) if scaling is None else float(scaling)
     tensors = query.detach(), key.detach(), value.detach()
+    options = {"find_again": find_again} if chosen in ("triton", "varlen") else {}  # others never multiply these
     with current(query.device):
-        return run(*tensors, segments, scaling=scale, window=window, softcap=softcap, sinks=sinks)
+        return run(*tensors, segments, scaling=scale, window=window, softcap=softcap, sinks=sinks, **options)

@@ -46,6 +46,7 @@ def test_it_is_timed_once_for_a_shape_and_then_read(times: dict[Any, Any], unfus
     times[True], times[False] = 1.0, (100.0 if not expected else 0.01)
     assert head_is_fused(head()) is expected and times["made"] == [(512, True), (512, False)]
     assert head_is_fused(head(rows=640)) is not expected and times["made"][2:] == [(640, True), (640, False)]
+    assert head_is_fused(head()) is expected and len(times["made"]) == 4, "each shape has a file of its own"
 
 
 def test_on_a_processor_and_in_float32_nothing_is_timed(times: dict[Any, Any], tmp_path: Path) -> None:

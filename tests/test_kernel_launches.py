@@ -45,4 +45,6 @@ def test_segments_are_laid_out_once_for_all_layers(launches: list[tuple[str, dic
     plans = {place: [id(array) for array in arrays] for place, arrays in segments.plans.items()}
     tree_attention(x, x, x, segments, backend="triton")
     assert plans and plans == {place: [id(array) for array in arrays] for place, arrays in segments.plans.items()}
-    assert len(launches) == 2
+    assert len(launches) == 4
+    tree_attention(x, x, x, segments, backend="triton", find_again=False)
+    assert [name for name, _ in launches[3:]] == ["unseen_values_kernel", "tree_attention_kernel"]

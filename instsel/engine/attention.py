@@ -60,6 +60,7 @@ class PackState:
 
     segments: TreeSegments
     backend: str = "auto"
+    find_again: bool = True  # whether a layer on a GPU finds attention's results again that are not finite
     positions: Tensor | None = None  # of the pack's tokens [1, T], for tables that go by places otherwise
     cached: list[NodeCache] = field(default_factory=list)  # of each cached node
     kept: tuple[tuple[int, int, int], ...] = ()  # (node, first, last): nodes and tokens of which is to be kept

@@ -79,7 +79,7 @@ def _pass(whole: GpuLayer, state: PackState, arguments: Mapping[str, Any]) -> Gp
     if (attention := whole.attention) is not None and attention.rotary is not None:
         tables = _tables(attention, state, arguments, whole.dtype)
     keep = state.keep if state.kept else None
-    return GpuPass(state.segments, tables, state.next_cached, keep, state.backend)
+    return GpuPass(state.segments, tables, state.next_cached, keep, state.backend, state.find_again)
 
 
 def _tables(

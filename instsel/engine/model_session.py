@@ -52,10 +52,20 @@ class ModelSession:
         self.float8_products = model.float8.put_on(self.replica) if model.float8 is not None and self.as_checked else []
         # Layers that one run of kernels computes.
         self.whole_layers = fused.put_on(self.replica) if fused is not None and self.as_checked else []
+        self.find_again = True  # as it is for a `PackState`
+        self._layers_on_gpu = (
+            len(fused.whole) if fused is not None and self.as_checked and fused.backend == "triton" else 0
+        )
 
     def close(self) -> None:
         """Lets go of the model."""
         self.replica.close()
+
+    @property
+    def rows_stay_nonfinite(self) -> bool:
+        """Whether a row that is not finite anywhere in the layers is not finite in the end, so that `find_again` can
+        wait for the results: known where all layers are our own, which add everything to their rows."""
+        return self._layers_on_gpu == self.info.config.num_hidden_layers
 
     def inference_context(self) -> AbstractContextManager[None]:
         """Forwards are run within this block."""
@@ -85,6 +95,7 @@ class ModelSession:
         state = PackState(
             layout.segments,
             backend=self.backend,
+            find_again=self.find_again,
             cached=list(cached),
             kept=layout.kept,
             workspace=workspace or Workspace(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -78,34 +79,45 @@ def score_in_session(
 ) -> ScoreBatch:
     """The scores of requests within a session; see `score_batch`."""
     prepared = prepare(scorer, session.info, requests, max_length)
-    count = prepared.num_tokens
+    count, unshared = prepared.num_tokens, prepared.tokens_unshared
     total = np.zeros(len(prepared))
     greedy = prepared.first_scored > 0
     ends = np.cumsum(np.where(prepared.first_scored > 0, count, 0))
     each = np.full(int(ends[-1]) if len(ends) else 0, np.nan, np.float32) if token_logprobs else None
     rows = pairs = 0
     output, logits = partial(_pair_values, session), session.head is None
-    with scorer.execute(session, prepared, output, logits=logits, progress=progress) as (execution, results):
-        for layout, (values, best) in results:
-            value, sequence = values[layout.scored_pair], layout.scored_sequence
-            layout.add_by_sequence(value, total)
-            greedy[sequence[best[layout.scored_pair] == 0]] = False
-            if each is not None:
-                last = ends[sequence] - prepared.lengths[sequence]
-                each[last + layout.scored_position] = value
-            rows += len(layout.rows)
-            pairs += len(layout.pair_row)
+    session.find_again = not session.rows_stay_nonfinite
+    executions = []
+    while True:
+        with scorer.execute(session, prepared, output, logits=logits, progress=progress) as (execution, results):
+            executions.append(execution)
+            for layout, (values, best) in results:
+                value, sequence = values[layout.scored_pair], layout.scored_sequence
+                layout.add_by_sequence(value, total)
+                greedy[sequence[best[layout.scored_pair] == 0]] = False
+                if each is not None:
+                    last = ends[sequence] - prepared.lengths[sequence]
+                    each[last + layout.scored_position] = value
+                rows += len(layout.rows)
+                pairs += len(layout.pair_row)
+        lost = ~np.isfinite(total) & ~execution.failed
+        if session.find_again or not lost.any():
+            break
+        # Perhaps by values that they do not see: once more, with these left out in every layer.
+        session.find_again, progress = True, None
+        prepared = replace(prepared, first_scored=np.where(lost, prepared.first_scored, 0))
+        total[lost], greedy[lost] = 0.0, prepared.first_scored[lost] > 0
     status = prepared.status.copy()
-    status[execution.failed & (status == "ok")] = "out_of_memory"
+    status[np.any([one.failed for one in executions], axis=0) & (status == "ok")] = "out_of_memory"
     status[~np.isfinite(total) & (status == "ok")] = "nonfinite"
     good = status == "ok"
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = np.where(good, total / count, np.nan)
     stats = ScoreStats(
         len(prepared),
-        execution.tokens_forwarded,
-        prepared.tokens_unshared,
-        execution.packs,
+        sum(one.tokens_forwarded for one in executions),
+        unshared,
+        sum(one.packs for one in executions),
         rows,
         pairs,
         time.perf_counter() - began,

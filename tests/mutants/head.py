@@ -16,7 +16,27 @@ def of(file: str, name: str, text: str, instead: str, tests: str = HEAD) -> Faul
 
 
 MAIN_LOOP = "        index = (start + entries).to(tl.int64)\n"
+TIMING, TIMED = "instsel/engine/head_timing.py", "tests/test_head_timing.py"
 FAULTS = [
+    of(TIMING, "the head's way timed at every load", "    if kept is not None:\n        return kept\n", "", f"{TIMED} {REHEARSAL}"),
+    of(TIMING, "the slower way is taken", "unfused >= CLEARLY * fused", "unfused < CLEARLY * fused", f"{TIMED} {REHEARSAL}"),
+    of(TIMING, "unfused where it is hardly faster", "unfused >= CLEARLY * fused", "unfused >= fused", TIMED),
+    of(TIMING, "a kept choice of another shape", 'found["fused"] if found["shape"] == shape else None', 'found["fused"]', TIMED),
+    of(TIMING, "one choice for all shapes", "sha256(json.dumps(shape).encode())", "sha256()", TIMED),
+    of(TIMING, "a damaged file is an error", "(OSError, ValueError, TypeError, KeyError)", "OSError", TIMED),
+    of(TIMING, "a damaged file stays", "                os.replace(made, path)\n", "                pass\n", TIMED),
+    of(TIMING, "anything is taken for a choice", "kept if isinstance(kept, bool) else None", "kept", TIMED),
+    of(TIMING, "the last of several processes decides", "                os.link(made, path)  #", "                os.replace(made, path)  #", TIMED),
+    of(TIMING, "a file that is written in place", "                os.link(made, path)  #",
+       "                path.write_text(json.dumps(found))  #", TIMED),
+    of(TIMING, "files left beside it", "            Path(made).unlink(missing_ok=True)\n", "            pass\n", TIMED),
+    of(TIMING, "a folder that cannot be written is an error", "    except OSError:  # a folder", "    except ImportError:  # a folder", TIMED),
+    of(TIMING, "a timing that fails is an error", "    except Exception:  # no memory", "    except ImportError:  # no memory", TIMED),
+    of(TIMING, "a head on the processor is timed", 'weight.device.type != "cuda" or ', "", TIMED),
+    of(TIMING, "a relative cache folder", "if os.path.isabs(given)", "if given", TIMED),
+    Fault("the head's way is not asked for", "instsel/engine/logprob.py", "        fused=head.fused,\n", "", REHEARSAL),
+    Fault("the head's way is lost in a session", "instsel/engine/model_session.py", "self.head = replace(head, fused=model.head.fused)",
+          "self.head = head", REHEARSAL),
     of(STATES, "the head's products in TF32", 'precision="ieee"', 'precision="tf32"', LAUNCHED),
     of(STATES, "weight places in 32 bits in the main loop", MAIN_LOOP, "        index = start + entries\n", FAR),
     of(STATES, "weight places in 32 bits at the end", "vocabulary - 1).to(tl.int64)", "vocabulary - 1)", FAR),
