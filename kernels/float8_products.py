@@ -91,10 +91,10 @@ def float8_refusal(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why products in float8 cannot be had for a model, or None if they can."""
     name = str(dtype).removeprefix("torch.")
     if device.type != "cuda" or torch.version.hip is not None:
-        return f"they need an NVIDIA GPU, and the model is on {device}"
+        return f"it needs an NVIDIA GPU, and the model is on {device}"
     if (has := torch.cuda.get_device_capability(device)) < OLDEST_CAPABILITY:
         needed = ".".join(map(str, OLDEST_CAPABILITY))
-        return f"they need compute capability {needed} or later, and {device} has {has[0]}.{has[1]}"
+        return f"it needs compute capability {needed} or later, and {device} has {has[0]}.{has[1]}"
     if has < (9, 0) and (found := version_outside("torch", ">=2.12")):  # whose kernel there may never end
-        return f"at compute capability 8.9 they need PyTorch 2.12 or later, and this is {found}"
-    return None if dtype == torch.bfloat16 else f"they need a model in bfloat16, and it is in {name}"
+        return f"at compute capability 8.9 it needs PyTorch 2.12 or later, and this is {found}"
+    return None if dtype == torch.bfloat16 else f"it needs a model in bfloat16, and this one is in {name}"

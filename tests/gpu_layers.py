@@ -34,7 +34,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "Llama": {"attention_bias": True},
     "Qwen3": {"head_dim": 16},  # norms of heads
     "Gemma2": {"head_dim": 16},  # (1 + w) in float32, norms before and after, soft caps
-    "Gemma3": {"head_dim": 16},  # two rotary embeddings
+    # Two rotary embeddings, and a window shorter than a path.
+    "Gemma3": {"head_dim": 16, "sliding_window": 6, "layer_types": ["sliding_attention", "full_attention"]},
     "Olmo2": {},  # norms after, and of all heads as one
     "Cohere": {},  # one centred norm, both parts beside each other, rotary of neighbours in float32
     "GPTNeoX": {},  # layer norm with a bias, heads of queries, keys and values in turns
@@ -47,7 +48,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 def build(name: str, dtype: torch.dtype = torch.float32, **more: Any) -> Any:
     torch.manual_seed(0)
     kind = "Gemma3Text" if name == "Gemma3" else name
-    config = getattr(transformers, f"{kind}Config")(**{**SMALL, **FAMILIES[name], **more})
+    config = getattr(transformers, f"{kind}Config")(**{**SMALL, **FAMILIES.get(name, {}), **more})
     model = getattr(transformers, f"{name}ForCausalLM")(config).eval()
     for module in model.modules():  # norms start as ones, which would hide a forgotten weight
         if type(module).__name__.endswith("Norm"):

@@ -22,7 +22,7 @@ from fake_gpu import FakeGpu, FakeTensor, fake_gpu
 from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig
 
 from instsel.engine import execution as execution_module
-from instsel.engine import fused_layers, fused_modules, head_timing, model_checks, wrapped_models
+from instsel.engine import float8_layers, fused_layers, fused_modules, head_timing, model_checks, wrapped_models
 from instsel.engine import model as engine_model
 from instsel.engine import replica as engine_replica
 from instsel.engine.execution import Execution
@@ -32,6 +32,7 @@ from instsel.engine.logprob import pair_logprobs, pair_logprobs_of_logits
 from instsel.engine.model import CausalModel
 from instsel.engine.model_session import ModelSession
 from instsel.engine.planned_tree import plan_trees
+from instsel.engine.replica import Replica
 from instsel.engine.requests import PreparedRequests
 from instsel.engine.sharing_checks import CheckedTree
 from instsel.engine.wrapped_models import UnwrappedModel
@@ -64,7 +65,7 @@ CONFIGURATIONS = {
 
 @pytest.fixture(autouse=True)
 def fake_weights_are_plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (engine_model, engine_replica, fused_modules, wrapped_models):
+    for module in (engine_model, engine_replica, float8_layers, fused_modules, wrapped_models):
         monkeypatch.setattr(module, "PLAIN_TENSORS", (*engine_replica.PLAIN_TENSORS, FakeTensor))
 
 
@@ -108,6 +109,7 @@ def run_packs(
     backend: str = "triton",
     given: tuple[list[np.ndarray], list[int]] | None = None,
     find_again: bool = False,
+    float8: bool = False,
 ) -> Execution:
     """All packs of some requests, their results asked for and waited for as scoring does."""
     loaded = AutoModelForCausalLM.from_config(CONFIGURATIONS[name], dtype=torch.bfloat16).eval().to(gpu.device)
@@ -115,6 +117,10 @@ def run_packs(
     model.shareable_length = model.max_length
     model.fused_layers = find_fused_layers(gpu, model)
     model_checks._choose_head(model)
+    if float8:
+        replica = Replica(loaded)
+        places = float8_layers.find_places(replica, replica.of(loaded.model), loaded.config)
+        model.float8 = float8_layers.Float8Layers(places, keep=True)
     session = ModelSession(model)
     assert model.device == gpu.device and session.head is not None and session.rows_stay_nonfinite
     session.find_again = find_again
@@ -274,6 +280,25 @@ def test_with_windows_and_soft_caps_and_with_the_models_own_logits(logits: bool)
         run_packs(gpu, "gemma2", logits=logits)
     assert gpu.complaints == []
     assert ("row_states_kernel" in gpu.launches) == logits == ("pairs_from_logits_kernel" in gpu.launches)
+
+
+def test_products_in_float8_wait_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, taken = torch._scaled_mm, list[tuple[int, ...]]()
+
+    def product(x, weight, **scales):
+        assert x.dtype == weight.dtype == torch.float8_e4m3fn and x.stride(1) == weight.stride(0) == 1
+        assert scales["scale_a"].shape == (len(x), 1) and scales["scale_b"].shape == (1, weight.shape[1])
+        assert all(one.is_contiguous() and one.dtype == torch.float32 for one in (scales["scale_a"], scales["scale_b"]))
+        taken.append(tuple(weight.shape))
+        return own(x, weight, **scales)
+
+    monkeypatch.setattr(torch, "_scaled_mm", product)
+    with fake_gpu() as gpu:
+        execution = run_packs(gpu, "llama", float8=True)
+    assert gpu.complaints == []
+    # Of each of two layers queries, what attention gives, gate, up and down; keys and values have too few columns.
+    assert len(taken) == 10 * execution.packs and set(taken) == {(64, 64), (64, 96), (96, 64)}
+    assert gpu.launches.count("layer_gate_kernel") == 2 * execution.packs
 
 
 def test_the_kernels_alone_launch_where_their_tensors_are() -> None:

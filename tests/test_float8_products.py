@@ -92,8 +92,8 @@ def test_products_of_the_same_rows_round_them_once(monkeypatch: pytest.MonkeyPat
     [
         ("cpu", torch.bfloat16, (9, 0), None, "an NVIDIA GPU, and the model is on cpu"),
         ("cuda:1", torch.bfloat16, (8, 6), None, "8.9 or later, and cuda:1 has 8.6"),
-        ("cuda:1", torch.float32, (9, 0), None, "a model in bfloat16, and it is in float32"),
-        ("cuda:1", torch.float16, (9, 0), None, "a model in bfloat16, and it is in float16"),
+        ("cuda:1", torch.float32, (9, 0), None, "a model in bfloat16, and this one is in float32"),
+        ("cuda:1", torch.float16, (9, 0), None, "a model in bfloat16, and this one is in float16"),
         ("cuda:1", torch.bfloat16, (8, 9), "2.11.0", "PyTorch 2.12 or later, and this is 2.11.0"),
         ("cuda:1", torch.bfloat16, (8, 9), None, None),
         ("cuda:1", torch.bfloat16, (9, 0), "2.11.0", None),

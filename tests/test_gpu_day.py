@@ -194,5 +194,5 @@ def test_a_whole_script_without_a_gpu(script: str, tmp_path: Path) -> None:
     if "second" in script:
         assert "no_such_package is not installed" in done.stdout
         compared = [call["result"]["against"] for call in calls_of(files[0]).values() if "result" in call]
-        assert "left out  demo wici-k5: they need an NVIDIA GPU" in done.stdout
+        assert "left out  demo wici-k5: it needs an NVIDIA GPU" in done.stdout
         assert compared == ["one_by_one_lean", "vllm", "sglang"]

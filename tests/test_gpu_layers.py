@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,13 +11,15 @@ import torch
 from gpu_layers import FAMILIES, build, checked, find_gpu_layers, packed_rows
 from own_process import INTERPRETED, assert_passes
 from torch import Tensor, nn
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 import instsel
 from instsel.engine import fused_modules, model_checks
-from instsel.engine.attention import PackState
+from instsel.engine.attention import PackState, running
 from instsel.engine.attention_parts import AttentionParts
 from instsel.engine.feed_forward_parts import FeedForwardParts
-from instsel.engine.fused_modules import KnownNorm, find_norm
+from instsel.engine.fused_modules import KnownNorm, find_norm, gpu_norm_forward, nearly_equal
+from instsel.engine.gpu_layers import gpu_forward
 from instsel.engine.whole_layers import OwnCall
 from instsel.kernels import TreeSegments, gpu_layer
 
@@ -121,6 +124,40 @@ def test_what_nobody_asks_for_is_an_error() -> None:
     assert state.left_to(x.clone()) is None, "other hidden states"
     with pytest.raises(RuntimeError, match="never asked"):
         state.leave(x, None)
+
+
+def test_sinks_are_the_layers_own() -> None:
+    more = {"head_dim": 16, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 6}
+    model = build("GptOss", **more)
+    for layer in model.model.layers:
+        nn.init.normal_(layer.self_attn.sinks)
+    fused, ours, own = compare(model)
+    found = [part for parts in fused.whole.values() for _, part in parts.parts if isinstance(part, AttentionParts)]
+    assert len(found) == 2 and all(part.sinks == "sinks" for part in found)
+    assert nearly_equal(own, ours)
+
+
+def test_what_is_left_reaches_whatever_runs_its_own_code() -> None:
+    """A layer that is given more than it heeds, and a norm that is given a gate."""
+    state, x, added = PackState(TreeSegments.from_lists([0, 3], [[]])), torch.ones(1, 3, 4), torch.full((3, 4), 2.0)
+    found: Any = SimpleNamespace(names=["hidden_states"], passed=set(), plain={})
+    seen: list[Tensor] = []
+    whole: Any = None
+    state.leave(x, added)
+    with running(state):
+        gpu_forward(whole, found, lambda hidden, **_: seen.append(hidden.clone()), x, gate=object())
+    assert torch.equal(seen[0], torch.full((1, 3, 4), 3.0)) and state.left is None
+
+    class Gated(LlamaRMSNorm):
+        def forward(self, hidden_states: Tensor, gate: Tensor | None = None) -> Tensor:
+            return super().forward(hidden_states) if gate is None else super().forward(hidden_states * gate)
+
+    norm, gate = Gated(4), torch.arange(4.0)
+    x = torch.arange(12.0).view(1, 3, 4)
+    state.leave(x, added)
+    with running(state), torch.no_grad():
+        got = gpu_norm_forward(norm, KnownNorm("variance_epsilon", 0.0, False))(x, gate)
+    assert torch.equal(got, norm((torch.arange(12.0).view(1, 3, 4) + 2) * gate)) and state.left is None
 
 
 def louder_gates(gate: Tensor, up: Tensor, activation: str, **options: Any) -> Tensor:

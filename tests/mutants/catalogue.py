@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from . import attention, head, layers, recurrences, runs, sharing, transfers
+from . import attention, float8, gpu_layers, head, layers, recurrences, runs, sharing, transfers
 from .faults import Fault
 
 LISTS = {
@@ -15,6 +15,8 @@ LISTS = {
     "head": head.FAULTS,
     "recurrences": recurrences.FAULTS,
     "layers": layers.FAULTS,
+    "gpu_layers": gpu_layers.FAULTS,
+    "float8": float8.FAULTS,
     "sharing": sharing.FAULTS,
     "runs": runs.FAULTS,
 }
