@@ -13,7 +13,7 @@ from typing import TypeGuard, cast
 import torch
 from torch import Tensor, nn
 
-from instsel.engine.layer_records import LayerRecord
+from instsel.engine.layer_records import LayerRecord, named_parts
 from instsel.engine.stand_ins import StandIn, replaced
 
 Factors = tuple[float, ...]  # of the hidden states that a layer is given, and of its children's results in their order
@@ -71,12 +71,14 @@ def find_flow(layer: nn.Module, record: LayerRecord) -> Flow | None:
         return out if length is None else (out, *[None] * (length - 1))
 
     def stand_in(name: str) -> StandIn:
-        return StandIn(lambda *given, **named: answer(name, given, named))
+        made = StandIn(lambda *given, **named: answer(name, given, named))
+        made.weight = x.new_empty(0)  # whose dtype a layer may ask for
+        return made
 
-    children = {name: child for name, child in layer.named_children() if not isinstance(child, _PASSED_BY)}
     x = draw(torch.Size((1, *record.rows.shape)))
     try:
-        with replaced(layer, {name: stand_in(name) for name in children}):
+        names = [name for name, child in named_parts(layer) if not isinstance(child, _PASSED_BY)]
+        with replaced(layer, {name: stand_in(name) for name in names}):
             own = type(layer).forward(layer, **{**record.arguments, record.names[0]: x.clone()})
         return Flow(tuple(calls), _factors(own if record.length is None else own[0], vectors))
     except Exception:  # whatever a layer of another kind raises

@@ -34,6 +34,15 @@ class LayerRecord:
         return {name: value for name, value in self.arguments.items() if name != self.names[0]}
 
 
+def named_parts(layer: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """A layer's children, of lists and dictionaries of modules the members, which alone are called."""
+    for name, child in layer.named_children():
+        if isinstance(child, (nn.ModuleList, nn.ModuleDict)):
+            yield from ((f"{name}.{inner}", part) for inner, part in named_parts(child))
+        else:
+            yield name, child
+
+
 def record_layers(
     layers: Sequence[nn.Module], run: Callable[[], object], others: Sequence[nn.Module] = ()
 ) -> tuple[dict[nn.Module, LayerRecord], list[Tensor]]:
@@ -75,7 +84,7 @@ def record_layers(
     forwards: list[tuple[nn.Module, Callable[..., object]]] = []
     for layer in layers:
         forwards.append((layer, _bound(layer_forward, layer)))
-        for name, child in layer.named_children():
+        for name, child in named_parts(layer):
             forwards.append((child, _bound(child_forward, layer, name, cast(Any, child).forward)))
     forwards += [(other, _bound(other_forward, cast(Any, other).forward)) for other in others]
     with _other_forwards(forwards):
