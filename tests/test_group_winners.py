@@ -65,11 +65,16 @@ def test_shares_are_of_groups_with_another_answer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("length", "repeated", "said"),
-    [(1.0, 0.1, []), (3.0, 0.1, ["3.0 times as long"]), (0.4, 0.1, ["0.4 times"]), (1.0, 0.9, ["90% of the best"])],
-)
-def test_lines_only_where_there_is_something_to_say(length: float, repeated: float, said: list[str]) -> None:
-    lines = said_of_winners(GroupWinners(40, repeated, 0.1, length))
+    ("length", "repeated", "chance", "said"),
+    [
+        (1.0, 0.1, 0.0, []), (3.0, 0.1, 0.1, ["3.0 times as long"]), (0.4, 0.1, 0.0, ["0.4 times"]),
+        (0.4, 0.1, 0.1, []), (1.0, 0.9, 0.1, ["90% of the best"]), (6.0, 0.9, 0.1, ["90% of the best", "6.0 times"]),
+    ],
+)  # fmt: skip
+def test_lines_only_where_there_is_something_to_say(
+    length: float, repeated: float, chance: float, said: list[str]
+) -> None:
+    lines = said_of_winners(GroupWinners(40, repeated, chance, length))
     assert len(lines) == len(said) and all(part in line for part, line in zip(said, lines, strict=True))
 
 

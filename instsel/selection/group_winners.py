@@ -15,6 +15,7 @@ from instsel.selection.selection_inputs import read_records, scored_input
 _LOOKED_AT = 2000  # groups of a run, spread evenly over it
 _MANY = 0.25  # of the chosen answers
 _LONGER = 1.5  # than the group's mean, or as many times shorter
+_FEW = 0.05  # of all answers: with more that loop the mean is long, and says nothing of short ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,6 @@ def said_of_winners(found: GroupWinners) -> list[str]:
             f"{found.repeated:.0%} of the best answers repeat themselves (by chance {found.by_chance:.0%}): likelihood "
             f"favours loops; --max-repetition {REPEATED:g} takes another where there is one"
         )
-    if not 1 / _LONGER < found.length < _LONGER and found.groups:
+    if found.length > _LONGER or (found.length < 1 / _LONGER and found.by_chance < _FEW):
         lines.append(f"the best answers are {found.length:.1f} times as long as their group's mean (median)")
     return lines
