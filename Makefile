@@ -96,7 +96,8 @@ real-rows: $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt scipy peft
 	cd benchmarks && ../$(BIN)/python -m real_rows --work ../build/real_rows --model "$(MODEL)" --rows $(ROWS) \
 		--records results/real_rows.jsonl
-	cd benchmarks && ../$(BIN)/python -m real_rows.page results/real_rows.jsonl ../docs/project/study.md
+	cd benchmarks && ../$(BIN)/python -m real_rows.page results/real_rows.jsonl ../docs/project/study.md \
+		../docs/what_selection_is_worth.md ../README.md
 
 # The C++ algorithms by themselves, under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize:

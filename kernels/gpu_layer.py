@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .decoder_layer import HIDDEN, Call, Sum
+from .float8_products import HasRows, product_rows
 from .layer_elementwise import GATES, add_norm, gate_rows, rotate_heads
 from .rotary_tables import Rotary
 from .tree_attention import tree_attention
@@ -102,11 +103,11 @@ class GpuAttention:
     wide  the tables are float32, and what is turned is rounded but once
     """
 
-    products: tuple[GpuProduct, ...]
+    products: tuple[HasRows, ...]
     query: GpuProjection
     key: GpuProjection
     value: GpuColumns
-    out: GpuProduct
+    out: HasRows
     head_size: int
     scaling: float
     window: int | None
@@ -117,7 +118,7 @@ class GpuAttention:
 
     def rows(self, x: Tensor, given: GpuPass) -> Tensor:
         """Of rows [T, H]."""
-        made = [product.rows(x) for product in self.products]
+        made = product_rows(self.products, x)
         query, key = (self._project(part, made) for part in (self.query, self.key))
         if self.rotary is not None:
             assert given.tables is not None
@@ -162,15 +163,15 @@ class GpuAttention:
 class GpuFeedForward:
     """`down(activation(gate(x)) * up(x))`, or without `up`; the activation is one of `GATES` or the model's own."""
 
-    products: tuple[GpuProduct, ...]
+    products: tuple[HasRows, ...]
     gate: GpuColumns
     up: GpuColumns | None
     activation: str | Callable[[Tensor], Tensor]
-    down: GpuProduct
+    down: HasRows
 
     def rows(self, x: Tensor) -> Tensor:
         """Of rows [T, H]."""
-        made = [product.rows(x) for product in self.products]
+        made = product_rows(self.products, x)
         gate = self.gate.of(made)
         if isinstance(self.activation, str):
             assert self.up is not None and self.activation in GATES

@@ -116,14 +116,10 @@ def split_entries(device: torch.device) -> int:
     return INTERPRETED_SPLIT if device.type == "cpu" else SPLIT_ENTRIES
 
 
-# Whether the fused kernel is taken when the caller does not say: {(architecture, bytes per element): fused}, from
-# benchmarks/gpu_kernels.py. Where nothing was measured the fused kernel is: a row's bits do not depend on its batch
-# there (a vendor's product may choose another algorithm for another number of rows), and no logits take memory.
-MEASURED_FUSED: dict[tuple[str, int], bool] = {}
-
-
 def choose_fused(device: torch.device, dtype: torch.dtype) -> bool:
-    if device.type == "cpu":
-        return True
-    # Without tensor cores the kernel is far from the library's rate, whatever the device.
-    return MEASURED_FUSED.get((architecture(device), dtype.itemsize), dtype.itemsize == 2)
+    """Whether the fused kernel is taken when the caller does not say: a row's bits do not depend on its batch there (a
+    vendor's product may choose another algorithm for another number of rows), and no logits take memory.
+
+    But not in float32: without tensor cores the kernel is far from the library's rate, whatever the device.
+    """
+    return device.type == "cpu" or dtype.itemsize == 2

@@ -13,7 +13,7 @@ from .tree_segments import TreeSegments
 from .triton_configurations import attention_configuration
 from .triton_logits import LOG2_E, add_sinks, finite_offset, tanh_float
 from .triton_row_blocks import UNALIGNED, device_arrays
-from .triton_unseen_values import leave_out_unseen
+from .triton_unseen_values import BLOCK_ROWS, find_again
 
 
 @triton.jit
@@ -106,6 +106,7 @@ def tree_attention_kernel(
     precision: tl.constexpr,
     block_q: tl.constexpr,
     block_k: tl.constexpr,
+    small_rows: tl.constexpr,
     padded_head: tl.constexpr,
 ):
     node = tl.load(block_node + tl.program_id(0))
@@ -124,8 +125,8 @@ def tree_attention_kernel(
     head = key_head * group + row % group
     place = (token + row_token).to(tl.int64) * query_token_stride + head * query_head_stride
     queries = tl.load(query + place[:, None] + lanes[None, :], mask=mask, other=0.0)
-    key += key_head * key_head_stride
-    value += key_head * value_head_stride
+    keys = key + key_head * key_head_stride
+    values = value + key_head * value_head_stride
     largest = tl.full((block_q,), float("-inf"), tl.float32)
     total = tl.zeros((block_q,), tl.float32)
     out = tl.zeros((block_q, padded_head), tl.float32)
@@ -134,7 +135,7 @@ def tree_attention_kernel(
         start = tl.load(context_start + entry)
         stop = tl.load(context_stop + entry)
         largest, total, out = attend_range(
-            queries, largest, total, out, key, value, key_token_stride, value_token_stride, start, stop, position,
+            queries, largest, total, out, keys, values, key_token_stride, value_token_stride, start, stop, position,
             row_position, scaling, softcap, window, head_size, False, has_softcap, has_window, even_head, precision,
             block_k, padded_head,
         )  # fmt: skip
@@ -142,7 +143,7 @@ def tree_attention_kernel(
     own = num_cached + token
     last_token = tl.minimum((first_row + block_q - 1) // group, num_tokens - 1)
     largest, total, out = attend_range(
-        queries, largest, total, out, key, value, key_token_stride, value_token_stride, own, own + last_token + 1,
+        queries, largest, total, out, keys, values, key_token_stride, value_token_stride, own, own + last_token + 1,
         context, row_position, scaling, softcap, window, head_size, True, has_softcap, has_window, even_head, precision,
         block_k, padded_head,
     )  # fmt: skip
@@ -151,6 +152,16 @@ def tree_attention_kernel(
         total = add_sinks(largest, total, tl.load(sinks + head))
     out = out / total[:, None]
     tl.store(result + to[:, None] + lanes[None, :], out.to(result.dtype.element_ty), mask=mask)
+    wrong = mask & ~(tl.abs(out) < float("inf"))
+    if tl.max(tl.max(wrong.to(tl.int32), axis=1), axis=0) != 0:
+        tl.debug_barrier()  # what one thread has stored, another looks at
+        for part in range(0, block_q, small_rows):
+            find_again(
+                node, first_row + part, query, key, value, result, sinks, query_offsets, context_offsets, context_start,
+                context_stop, context_length, query_token_stride, query_head_stride, key_token_stride, key_head_stride,
+                value_token_stride, value_head_stride, num_heads, num_cached, group, scaling, softcap, window,
+                head_size, has_softcap, has_window, has_sinks, small_rows, padded_head,
+            )  # fmt: skip
 
 
 def tree_attention(
@@ -199,10 +210,10 @@ def tree_attention(
         precision="ieee",
         block_q=configuration.block_q,
         block_k=configuration.block_k,
+        small_rows=BLOCK_ROWS,
         padded_head=padded_head,
         num_warps=configuration.num_warps,
         num_stages=configuration.num_stages,
         enable_fp_fusion=True,
     )
-    leave_out_unseen(query, key, value, result, segments, scaling=scaling, window=window, softcap=softcap, sinks=sinks)
     return result

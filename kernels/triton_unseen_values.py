@@ -52,6 +52,88 @@ def attend_key(
     return new_largest, total * shrink + probability, out * shrink[:, None] + added
 
 
+@triton.jit
+def find_again(
+    node,
+    first_row,
+    query,
+    key,
+    value,
+    result,
+    sinks,
+    query_offsets,
+    context_offsets,
+    context_start,
+    context_stop,
+    context_length,
+    query_token_stride,
+    query_head_stride,
+    key_token_stride,
+    key_head_stride,
+    value_token_stride,
+    value_head_stride,
+    num_heads,
+    num_cached,
+    group,
+    scaling,
+    softcap,
+    window,
+    head_size,
+    has_softcap: tl.constexpr,
+    has_window: tl.constexpr,
+    has_sinks: tl.constexpr,
+    block_q: tl.constexpr,
+    padded_head: tl.constexpr,
+):
+    """Of rows `first_row : first_row + block_q` of a node: what is not finite, without what they do not see."""
+    key_head = tl.program_id(1).to(tl.int64)
+    token = tl.load(query_offsets + node)
+    num_tokens = tl.load(query_offsets + node + 1) - token
+    row = first_row + tl.arange(0, block_q)
+    row_token = row // group
+    head = key_head * group + row % group
+    lanes = tl.arange(0, padded_head)
+    inside = lanes < head_size
+    mask = (row_token < num_tokens)[:, None] & inside[None, :]
+    to = ((token + row_token).to(tl.int64) * num_heads + head) * head_size
+    found = tl.load(result + to[:, None] + lanes[None, :], mask=mask, other=0.0).to(tl.float32)
+    wrong = mask & ~(tl.abs(found) < float("inf"))
+    if tl.max(tl.max(wrong.to(tl.int32), axis=1), axis=0) != 0:
+        place = (token + row_token).to(tl.int64) * query_token_stride + head * query_head_stride
+        queries = tl.load(query + place[:, None] + lanes[None, :], mask=mask, other=0.0).to(tl.float32)
+        largest = tl.full((block_q,), float("-inf"), tl.float32)
+        total = tl.zeros((block_q,), tl.float32)
+        out = tl.zeros((block_q, padded_head), tl.float32)
+        keys = key + key_head * key_head_stride + lanes
+        values = value + key_head * value_head_stride + lanes
+        distance = tl.load(context_length + node) + row_token
+        for entry in range(tl.load(context_offsets + node), tl.load(context_offsets + node + 1)):
+            start = tl.load(context_start + entry)
+            key_row = keys + start.to(tl.int64) * key_token_stride
+            value_row = values + start.to(tl.int64) * value_token_stride
+            for _ in range(start, tl.load(context_stop + entry)):
+                largest, total, out = attend_key(
+                    queries, largest, total, out, key_row, value_row, distance, inside, scaling, softcap, window,
+                    has_softcap, has_window,
+                )  # fmt: skip
+                key_row += key_token_stride
+                value_row += value_token_stride
+                distance -= 1
+        key_row = keys + (num_cached + token).to(tl.int64) * key_token_stride
+        value_row = values + (num_cached + token).to(tl.int64) * value_token_stride
+        for _ in range(0, tl.minimum((first_row + block_q - 1) // group + 1, num_tokens)):
+            largest, total, out = attend_key(
+                queries, largest, total, out, key_row, value_row, distance, inside, scaling, softcap, window,
+                has_softcap, has_window,
+            )  # fmt: skip
+            key_row += key_token_stride
+            value_row += value_token_stride
+            distance -= 1
+        if has_sinks:
+            total = add_sinks(largest, total, tl.load(sinks + head))
+        tl.store(result + to[:, None] + lanes[None, :], (out / total[:, None]).to(result.dtype.element_ty), mask=wrong)
+
+
 @triton.jit(do_not_specialize=["num_cached"], do_not_specialize_on_alignment=UNALIGNED)
 def unseen_values_kernel(
     query,
@@ -85,55 +167,13 @@ def unseen_values_kernel(
     block_q: tl.constexpr,
     padded_head: tl.constexpr,
 ):
-    node = tl.load(block_node + tl.program_id(0))
-    first_row = tl.load(block_first + tl.program_id(0))
-    key_head = tl.program_id(1).to(tl.int64)
-    token = tl.load(query_offsets + node)
-    num_tokens = tl.load(query_offsets + node + 1) - token
-    row = first_row + tl.arange(0, block_q)
-    row_token = row // group
-    head = key_head * group + row % group
-    lanes = tl.arange(0, padded_head)
-    inside = lanes < head_size
-    mask = (row_token < num_tokens)[:, None] & inside[None, :]
-    to = ((token + row_token).to(tl.int64) * num_heads + head) * head_size
-    found = tl.load(result + to[:, None] + lanes[None, :], mask=mask, other=0.0).to(tl.float32)
-    wrong = mask & ~(tl.abs(found) < float("inf"))
-    if tl.max(tl.max(wrong.to(tl.int32), axis=1), axis=0) == 0:
-        return
-    place = (token + row_token).to(tl.int64) * query_token_stride + head * query_head_stride
-    queries = tl.load(query + place[:, None] + lanes[None, :], mask=mask, other=0.0).to(tl.float32)
-    largest = tl.full((block_q,), float("-inf"), tl.float32)
-    total = tl.zeros((block_q,), tl.float32)
-    out = tl.zeros((block_q, padded_head), tl.float32)
-    key += key_head * key_head_stride + lanes
-    value += key_head * value_head_stride + lanes
-    distance = tl.load(context_length + node) + row_token
-    for entry in range(tl.load(context_offsets + node), tl.load(context_offsets + node + 1)):
-        start = tl.load(context_start + entry)
-        key_row = key + start.to(tl.int64) * key_token_stride
-        value_row = value + start.to(tl.int64) * value_token_stride
-        for _ in range(start, tl.load(context_stop + entry)):
-            largest, total, out = attend_key(
-                queries, largest, total, out, key_row, value_row, distance, inside, scaling, softcap, window,
-                has_softcap, has_window,
-            )  # fmt: skip
-            key_row += key_token_stride
-            value_row += value_token_stride
-            distance -= 1
-    key_row = key + (num_cached + token).to(tl.int64) * key_token_stride
-    value_row = value + (num_cached + token).to(tl.int64) * value_token_stride
-    for _ in range(0, tl.minimum((first_row + block_q - 1) // group + 1, num_tokens)):
-        largest, total, out = attend_key(
-            queries, largest, total, out, key_row, value_row, distance, inside, scaling, softcap, window, has_softcap,
-            has_window,
-        )  # fmt: skip
-        key_row += key_token_stride
-        value_row += value_token_stride
-        distance -= 1
-    if has_sinks:
-        total = add_sinks(largest, total, tl.load(sinks + head))
-    tl.store(result + to[:, None] + lanes[None, :], (out / total[:, None]).to(result.dtype.element_ty), mask=wrong)
+    find_again(
+        tl.load(block_node + tl.program_id(0)), tl.load(block_first + tl.program_id(0)), query, key, value, result,
+        sinks, query_offsets, context_offsets, context_start, context_stop, context_length, query_token_stride,
+        query_head_stride, key_token_stride, key_head_stride, value_token_stride, value_head_stride, num_heads,
+        num_cached, group, scaling, softcap, window, head_size, has_softcap, has_window, has_sinks, block_q,
+        padded_head,
+    )  # fmt: skip
 
 
 def leave_out_unseen(

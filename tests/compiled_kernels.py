@@ -162,6 +162,7 @@ def compile_attention(arch: str, variants: list[dict[str, bool]]) -> None:
                 "precision": "ieee",
                 "block_q": tile.block_q,
                 "block_k": tile.block_k,
+                "small_rows": BLOCK_ROWS,
                 "padded_head": head,
             }
             options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}

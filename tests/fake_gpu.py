@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 LARGEST_GRID = (2**31 - 1, 65_535, 65_535)
+WITHOUT_KERNEL = ("empty", "empty_like", "empty_strided", "new_empty", "detach", "_unsafe_view", "lift_fresh", "alias")
 WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "_unique2", "equal", "is_nonzero", "item")
 
 
@@ -35,6 +36,8 @@ class FakeGpu:
         self.capability = capability
         self.current = 0
         self.launches: list[str] = []
+        self.operations: list[str] = []  # of torch, those that a GPU runs a kernel for
+        self.events: list[tuple[str, int]] = []  # what was recorded and waited for, with the event's number
         self.variants: dict[str, set[Any]] = {}  # what Triton would compile of each kernel
         self.complaints: list[str] = []
         self.pinned: set[int] = set()
@@ -117,7 +120,13 @@ class Watch(TorchDispatchMode):
         if self.forbidden:
             self._look_at(function.overloadpacket.__name__, tensors, args, kwargs)
         with self.fake:
-            return function(*args, **kwargs)
+            out = function(*args, **kwargs)
+        name = function.overloadpacket.__name__
+        made = [one for one in tree_leaves(out) if isinstance(one, torch.Tensor) and one.device.type == "cuda"]
+        from_host = name in ("_to_copy", "copy_") and tensors[-1].device.type == "cpu"
+        if made and not function.is_view and name not in WITHOUT_KERNEL and not from_host:
+            self.gpu.operations.append(name)
+        return out
 
     def _look_at(self, name: str, tensors: list[torch.Tensor], args: Any, kwargs: Any) -> None:
         if name in WAITING and any(one.device.type == "cuda" for one in tensors):
@@ -140,9 +149,12 @@ class _Event:
 
     def record(self, stream: Any = None) -> None:
         self.gpu.check_current("an event was recorded")
+        self.number = sum(what == "recorded" for what, _ in self.gpu.events)
+        self.gpu.events.append(("recorded", self.number))
 
     def synchronize(self) -> None:
         """Nothing is under way."""
+        self.gpu.events.append(("waited for", self.number))
 
 
 @functools.cache

@@ -18,10 +18,14 @@ from pathlib import Path
 
 import transformers
 from architectures import ARCHITECTURES, NotSmallError, build_model
+from transformers import PreTrainedModel
 
 import instsel
+from instsel.engine.fused_layers import FusedLayers
+from instsel.engine.model import CausalModel
 from instsel.engine.model_checks import ScoringWarning
 from instsel.engine.model_session import ModelSession
+from instsel.engine.replica import Replica
 
 PAGE = Path(__file__).parents[1] / "docs/reference/families.md"
 ENOUGH = 2048  # tokens: more than requests usually have
@@ -36,7 +40,8 @@ numbers when it is loaded.
 
 *Shares prefixes*: whether tokens that requests have in common are computed once: in sequences of any length, up to a
 number of tokens (longer ones are scored one at a time), or not. *Whole layers*: how many of the layers one run of
-kernels computes, of all. *Falls back*: what is not done, and why.
+kernels computes, of all; those of a family that shares nothing run as they are. *Falls back*: what is not done, and
+why; a mixture's experts, for which there is a kernel in bfloat16 alone, were tried in that.
 
 Written by `python tests/families.py --write`; a test fails where a family lost something.
 
@@ -83,9 +88,8 @@ class Family:
         shorter = self.shared is not None and (before.shared is None or self.shared < before.shared)
         found = [f"shares prefixes up to {self.shared} tokens"] if shorter else []
         found += [f"runs {self.whole} layers whole"] if self.whole < before.whole else []
-        found += (
-            ["computes its own logits"] if "own logits" in self.reason and "own logits" not in before.reason else []
-        )
+        for what, said in (("computes its own logits", "own logits"), ("runs its own experts", "Experts:")):
+            found += [what] if said in self.reason and said not in before.reason else []
         return f"{self.name}: {', '.join(found)} (before: {before.row})" if found else ""
 
 
@@ -106,7 +110,23 @@ def measured(name: str) -> Family | None:
     whole = len(session.whole_layers)
     session.close()
     said = [str(w.message).partition("slower: ")[2] for w in caught if issubclass(w.category, ScoringWarning)]
-    return Family(name, loaded.shareable_length, whole, loaded.config.num_hidden_layers, _short("; ".join(said)))
+    reasons = [_short("; ".join(said)), *_own_code(loaded, whole), *_own_experts(model)]
+    layers = loaded.config.num_hidden_layers
+    return Family(name, loaded.shareable_length, whole, layers, "; ".join(filter(None, reasons)))
+
+
+def _own_code(loaded: CausalModel, whole: int) -> list[str]:
+    """Why layers do not run whole, of a model that shares prefixes: no others are ever run in packs."""
+    if loaded.shareable_length == 0 or whole == loaded.config.num_hidden_layers or loaded.fused_layers is None:
+        return []
+    reasons = [f"{layer}: {why}" for layer, why in loaded.fused_layers.reasons.items()]
+    return reasons if reasons or whole else ["layers are given or give more than hidden states"]
+
+
+def _own_experts(model: PreTrainedModel) -> list[str]:
+    """Why experts run their own code in bfloat16, in which alone there is a kernel for them."""
+    found = FusedLayers(Replica(model.bfloat16())).own_experts
+    return [f"{experts}: {why}" for experts, why in found.items()]
 
 
 def _short(said: str) -> str:
@@ -114,8 +134,9 @@ def _short(said: str) -> str:
     own_logits = "own logits computed" if "own logits" in said else ""
     why = re.search(r"(?:prefixes cannot be shared|share prefixes) \((.*?)\):", said)
     # How much sharing moved depends on random numbers.
-    reason = re.sub(r" by [\d.]+%", "", why[1]) if why else ""
-    return "; ".join(part for part in (reason, own_logits) if part)
+    unfused = re.search(r"what kernels were to compute of .*? is not fused \(.*?\)", said)
+    found = (why[1] if why else "", unfused[0] if unfused else "", own_logits)
+    return re.sub(r" by [\d.]+%", "", "; ".join(part for part in found if part))
 
 
 def page_families(text: str) -> dict[str, Family]:

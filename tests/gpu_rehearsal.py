@@ -6,8 +6,11 @@ Run in a process of its own by test_triton_kernels.py.
 from __future__ import annotations
 
 import contextlib
+import time
 import warnings
+from collections import Counter
 from functools import partial
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -19,11 +22,13 @@ pytest.importorskip("triton")
 from fake_gpu import FakeGpu, FakeTensor, fake_gpu
 from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig
 
-from instsel.engine import fused_layers, fused_modules, wrapped_models
+from instsel.engine import execution as execution_module
+from instsel.engine import fused_layers, fused_modules, head_timing, model_checks, wrapped_models
 from instsel.engine import model as engine_model
 from instsel.engine import replica as engine_replica
 from instsel.engine.execution import Execution
 from instsel.engine.fused_layers import FusedLayers
+from instsel.engine.layout import lay_out
 from instsel.engine.logprob import pair_logprobs, pair_logprobs_of_logits
 from instsel.engine.model import CausalModel
 from instsel.engine.model_session import ModelSession
@@ -49,6 +54,7 @@ SMALL = {
     "vocab_size": 512, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 4096, "bos_token_id": 0, "eos_token_id": 1,
 }  # fmt: skip
+LAUNCHES = 2 * 12 + 40
 CONFIGURATIONS = {
     "llama": LlamaConfig(**SMALL),
     "gemma2": Gemma2Config(**SMALL, sliding_window=16, attn_logit_softcapping=50.0, final_logit_softcapping=30.0),
@@ -59,6 +65,13 @@ CONFIGURATIONS = {
 def fake_weights_are_plain(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (engine_model, engine_replica, fused_modules, wrapped_models):
         monkeypatch.setattr(module, "PLAIN_TENSORS", (*engine_replica.PLAIN_TENSORS, FakeTensor))
+
+
+@pytest.fixture(autouse=True)
+def a_cache_of_the_tests_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU without numbers")
+    monkeypatch.setattr(head_timing, "milliseconds", lambda head, fused: 1.0 if fused else 2.0)
 
 
 def sequences() -> tuple[list[np.ndarray], list[int]]:
@@ -94,21 +107,28 @@ def run_packs(
     backend: str = "triton",
     given: tuple[list[np.ndarray], list[int]] | None = None,
 ) -> Execution:
-    """All packs of some requests, their results asked for as scoring does, but not read."""
+    """All packs of some requests, their results asked for and waited for as scoring does."""
     loaded = AutoModelForCausalLM.from_config(CONFIGURATIONS[name], dtype=torch.bfloat16).eval().to(gpu.device)
     model = CausalModel(UnwrappedModel(loaded, loaded), backend=backend)
     model.shareable_length = model.max_length
     model.fused_layers = find_fused_layers(gpu, model)
+    model_checks._choose_head(model)
     session = ModelSession(model)
     assert model.device == gpu.device and session.head is not None
     prepared = PreparedRequests.from_ids(*(given or sequences()))
 
     def output(layout, rows):
         if logits:
-            pair_logprobs_of_logits(rows, layout.pair_row, layout.pair_target, backend="triton")
+            read = pair_logprobs_of_logits(rows, layout.pair_row, layout.pair_target, backend="triton")
         else:
-            pair_logprobs(rows, session.head, layout.pair_row, layout.pair_target, backend="triton")
-        return lambda: np.zeros(0)
+            read = pair_logprobs(rows, session.head, layout.pair_row, layout.pair_target, backend="triton")
+
+        def waited() -> np.ndarray:
+            with contextlib.suppress(Exception):  # tensors without numbers have none to give
+                read()
+            return np.zeros(0)
+
+        return waited
 
     trees = plan_trees(prepared.tokens, prepared.offsets, prepared.first_scored, 96, model.shareable_length)
     execution = Execution(session, trees, output, sequences=len(prepared), logits=logits, progress=lambda tokens: None)
@@ -129,6 +149,38 @@ def test_packs_launch_on_the_models_own_device_and_wait_for_nothing(capability: 
     for kernel, number in (("layer_norm_kernel", 5), ("layer_rotary_kernel", 2), ("layer_gate_kernel", 2)):
         assert gpu.launches.count(kernel) == number * execution.packs
     assert gpu.current == 0, "the caller's current device is as it was"
+
+
+def test_a_pack_is_given_before_the_one_before_it_is_waited_for() -> None:
+    """So that the host lays out and launches while the GPU computes; and no pack waits longer."""
+    with fake_gpu() as gpu:
+        run_packs(gpu, "llama")
+    count = len(gpu.events) // 2
+    expected = [("recorded", 0)]
+    for number in range(1, count):
+        expected += [("recorded", number), ("waited for", number - 1)]
+    assert count >= 4 and gpu.events == [*expected, ("waited for", count - 1)] and gpu.complaints == []
+
+
+def test_launches_and_host_time_of_a_pack(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Launches are counted; the time of laying out is only said."""
+    laid_out: list[float] = []
+
+    def timed(*given):
+        began = time.process_time()
+        layout = lay_out(*given)
+        laid_out.append(time.process_time() - began)
+        return layout
+
+    monkeypatch.setattr(execution_module, "lay_out", timed)
+    with fake_gpu() as gpu:
+        packs = run_packs(gpu, "llama").packs
+    launches = len(gpu.launches) + len(gpu.operations)
+    with capsys.disabled():
+        print(f"\n{launches / packs:.1f} launches and {1e3 * sum(laid_out) / packs:.2f} ms of laying out a pack")
+    assert len(laid_out) == packs and gpu.operations.count("mm") == packs * 2 * 7, "as many products as there are"
+    print(Counter(gpu.operations))
+    assert launches <= packs * LAUNCHES
 
 
 @pytest.mark.parametrize("failing", [("varlen",), ()])
@@ -158,6 +210,25 @@ def test_a_failing_attention_is_passed_over_and_prefixes_are_shared(
     assert bool(taken) == (not failing)
     assert len([one for one in said if "passed over" in str(one.message)]) == len(failing)
     assert execution.tokens_forwarded < sum(len(one) for one in sequences()[0]) and gpu.complaints == []
+
+
+@pytest.mark.parametrize("faster", [True, False])
+def test_the_head_is_timed_once_and_runs_as_it_was_found_faster(faster: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At load, and not again by the next process: its packs run by what is kept."""
+    asked: list[bool] = []
+
+    def milliseconds(head: object, *, fused: bool) -> float:
+        asked.append(fused)
+        return 1.0 if fused == faster else 2.0
+
+    monkeypatch.setattr(head_timing, "milliseconds", milliseconds)
+    monkeypatch.setattr(triton_linear_logprob, "float32_product", lambda left, right, out: out)
+    for _ in range(2):
+        with fake_gpu() as gpu:
+            execution = run_packs(gpu, "llama")
+        assert gpu.complaints == [] and asked == [True, False]
+        kernel, other = ("linear_states_kernel", "row_states_kernel")[:: 1 if faster else -1]
+        assert gpu.launches.count(kernel) >= execution.packs and other not in gpu.launches
 
 
 def test_few_variants_of_a_kernel_are_compiled_over_many_packs() -> None:

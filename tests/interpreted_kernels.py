@@ -24,6 +24,7 @@ from kernel_checks import (
     HEADS,
     check_attention,
     check_far_weights,
+    check_found_again,
     check_linear,
     check_rows,
     check_unseen_values,
@@ -244,6 +245,26 @@ def test_attention_of_other_strides(shape: tuple[int, int, int], options: dict[s
     check_attention(shape, dtype, **options)
     if "window" in options:  # a key at a time takes long without
         check_unseen_values(shape, dtype, **options)
+    check_found_again(shape, dtype, **options)
+
+
+def test_what_is_not_finite_is_found_again_beside_sinks() -> None:
+    sinks = torch.tensor([-1e30, 0.0, 30.0, -3.0, 1e4, 2.5])
+    check_found_again((6, 2, 16), torch.float16, window=9, sinks=sinks)
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+def test_rows_of_every_part_of_a_block_are_found_again(number: str) -> None:
+    """A block of attention has rows of one node: of those, 8 at a time are looked at once all are stored."""
+    alone = ([0, 21], [[]], 0)
+    segments = TreeSegments.from_lists(*alone[:2])
+    query, key, value = tree.tensors(alone, (1, 1, 16), torch.float32)
+    exact = tree.oracle(query, key, value, alone)
+    for last in (20, 15, 9, 3):  # rows before it do not see it
+        value[last, 0, last % 16] = float(number)
+        got = tree_attention(query, key, value, segments, backend="triton")
+        assert float((got[:last].double() - exact[:last]).abs().max()) < 1e-5
+        assert not bool(got[last:, 0, last % 16].isfinite().any())
 
 
 @pytest.mark.parametrize(

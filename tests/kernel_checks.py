@@ -14,6 +14,7 @@ from accuracy import assert_within_budget
 from torch import Tensor
 
 from instsel.kernels import TreeSegments, linear_logprob, row_logprob, tree_attention
+from instsel.kernels.devices import current
 from instsel.kernels.layer_elementwise import GATES, add_norm, gate_rows, rotate_heads
 
 HEADS: dict[str, dict[str, Any]] = {
@@ -64,6 +65,26 @@ def check_unseen_values(shape: tuple[int, int, int], dtype: torch.dtype, **optio
     assert float((after.double() - exact)[~sees].abs().max()) <= max(
         bound, 2 * float((before.double() - exact)[~sees].abs().max())
     )
+
+
+def check_found_again(shape: tuple[int, int, int], dtype: torch.dtype, **options: Any) -> None:
+    """Numbers of a result that are not finite are found again, by rows and columns of some, and no other is touched."""
+    from instsel.kernels.triton_unseen_values import leave_out_unseen
+
+    query, key, value = tree.tensors(TREE, shape, dtype)
+    exact, low = (of(query, key, value, TREE, **options) for of in (tree.oracle, tree.naive))
+    result = torch.full(query.shape, 7.0, dtype=dtype)
+    for place, number in enumerate(("nan", "inf", "-inf")):
+        result[place::6, :, place::3] = float(number)
+    lost = ~result.isfinite()
+    query, key = spaced(query, 8), spaced(key, 24)
+    value = spaced(value.transpose(0, 1).contiguous(), 16).transpose(0, 1)
+    segments = TreeSegments.from_lists(TREE[0], TREE[1])
+    asked: dict[str, Any] = {"window": None, "softcap": None, "sinks": None, "scaling": shape[2] ** -0.5, **options}
+    with current(result.device):
+        leave_out_unseen(query, key, value, result, segments, **asked)
+    assert bool(lost.any()) and bool((result[~lost] == 7.0).all())
+    tree.assert_within_budget(result[lost], exact[lost], low[lost])
 
 
 def shared_maxima(hidden: Tensor, weight: Tensor, apart: int) -> Tensor:

@@ -40,6 +40,25 @@ def test_flags_of_a_yaml_file(tmp_path):
     assert other["num_neighbors"] == 7
 
 
+def test_devices_may_be_a_list_as_a_manifest_has_them(tmp_path, capsys):
+    path = tmp_path / "run.json"
+    for devices in (["cuda:0", "cuda:1"], "cuda:0,cuda:1"):
+        path.write_text(json.dumps({"devices": devices}))
+        assert parsed(path, "ifd", "a.jsonl", "--model", "m")["devices"] == ["cuda:0", "cuda:1"]
+    for devices, said in (
+        ({"cuda:0": 1}, "a text of names with commas between them, or a list of names, got dict"),
+        ([["cuda:0"]], "or a list of names, got list in it"),
+        ([], "expected NAME,..., got ''"),
+    ):
+        path.write_text(json.dumps({"devices": devices}))
+        assert main(["ifd", "a.jsonl", "--model", "m", "--config", str(path)]) == 2
+        error = capsys.readouterr().err
+        assert said in error and error.count("\n") == 1
+    path.write_text(json.dumps({"limit": [1, 2]}))
+    with pytest.raises(ValueError, match="limit must be one text or number, got a list"):
+        parsed(path, "ifd", "a.jsonl", "--model", "m")
+
+
 def test_a_flag_overrides_the_one_it_excludes(tmp_path):
     path = tmp_path / "select.json"
     path.write_text(json.dumps({"input": "x", "budget": 0.1, "output": "y"}))

@@ -19,6 +19,13 @@ from instsel.runs.interrupts import Interrupted
 
 WORDS = ["curate", "pool.jsonl", "--model", "model", "--device", "cpu", "--budget", "10%", "--to", "llama-factory"]
 WORDS += ["--template", "Do this:\\n{instruction}\\n", "--output", "chosen"]
+TWO_QUESTIONS = {
+    "messages": [
+        {"role": "user", "content": "Name it."},
+        {"role": "user", "content": "Now."},
+        {"role": "assistant", "content": "It is red."},
+    ]
+}
 COLOURS = ("red", "green", "blue", "black")
 
 
@@ -144,13 +151,40 @@ def test_wici_with_flags_from_a_file(place: Path, capsys: pytest.CaptureFixture[
         ([*WORDS, "--method", "grape"], "invalid choice: 'grape'"),
         ([*WORDS[:1], "-", *WORDS[2:]], "name a file in place of -"),
         ([*WORDS[:1], "nowhere.jsonl", *WORDS[2:], "--quiet"], "nowhere.jsonl"),
-        ([*WORDS[:7], "50", *WORDS[8:], "--quiet"], "budget must be at most the 40 rows there are, got 50"),
+        ([*WORDS[:7], "50", *WORDS[8:]], "budget must be at most the 40 rows there are, got 50"),
+        ([*WORDS[:6], "--budget-tokens", "0", *WORDS[8:]], "expected a whole number of at least 1, got '0'"),
+        ([*WORDS, "--name", "a/b"], "name: expected a file's name without its ending, got 'a/b'"),
+        ([*WORDS[:-1], "pool.jsonl"], "pool.jsonl is no folder"),
+        ([*WORDS[:-1], "pool.jsonl/in/it"], "pool.jsonl is no folder"),
+        ([*WORDS[:-1], "foreign"], "foreign/data/instsel.json is not overwritten: no export wrote it"),
+        (
+            [*WORDS[:1], "turns.jsonl", *WORDS[2:]],
+            "llama-factory reads turns of user and assistant in turn, got user, user",
+        ),
     ],
 )
 def test_wrong_use_is_one_line(place: Path, capfd: pytest.CaptureFixture[str], words: list[str], says: str) -> None:
+    """Before anything is scored, or even looked at."""
+    Path("foreign/data").mkdir(parents=True)
+    Path("foreign/data/instsel.json").write_text("[]")
+    Path("turns.jsonl").write_text(json.dumps(TWO_QUESTIONS) + "\n")
     assert main(words) == 2
     said = capfd.readouterr()
     assert said.out == "" and said.err.count("\n") == 1 and says in said.err, said.err
+    assert not Path("chosen").exists()
+
+
+def test_a_row_that_the_trainer_refuses_is_told_before_scoring(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = {"messages": [{"role": "user", "content": "Name it."}, {"role": "assistant", "content": "It is red."}]}
+    unanswered, unreadable = {"messages": one["messages"][:1]}, {"messages": [{"role": "nobody"}]}
+    lines = [one, TWO_QUESTIONS, unanswered, unreadable, *[one] * 8]
+    Path("turns.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
+    words = [*WORDS[:1], "turns.jsonl", *WORDS[2:], "--template", "chat", "--dry-run", "--quiet"]
+    main(words)
+    said = capsys.readouterr().err
+    assert "1 of the first 12 rows cannot be exported to llama-factory" in said and "row 1 (counting from 0)" in said
+    main(["trl" if word == "llama-factory" else word for word in words])
+    assert "cannot be exported" not in capsys.readouterr().err, "the control: it takes turns in any order"
 
 
 @pytest.mark.parametrize("name", ["select", "curate"])

@@ -20,6 +20,7 @@ from kernel_checks import (
     check_attention,
     check_far_layers,
     check_far_weights,
+    check_found_again,
     check_layers,
     check_linear,
     check_rows,
@@ -62,7 +63,16 @@ def check_recurrence(kind: str, dtype: torch.dtype, lengths: list[int], parents:
 def test_attention(capability: int, dtype: torch.dtype, head: int, options: str, cache: Path) -> None:
     with gpu(capability, cache) as device:
         check_attention((6, 2, head), dtype, **OPTIONS[options])
-    assert device.launches == ["tree_attention_kernel", "unseen_values_kernel"] and not device.faults
+    assert device.launches == ["tree_attention_kernel"] and not device.faults
+
+
+@pytest.mark.long
+def test_values_that_are_not_seen(cache: Path) -> None:
+    """By the rows of attention's own blocks, which one thread stores and another looks at, and after other kernels."""
+    with gpu(80, cache) as device:
+        check_unseen_values((2, 2, 16), BFLOAT, **OPTIONS["window and cap"])
+        check_found_again((2, 2, 16), BFLOAT, **OPTIONS["window and cap"])
+    assert device.launches == [*["tree_attention_kernel"] * 2, "unseen_values_kernel"] and not device.faults
 
 
 @pytest.mark.long
@@ -120,6 +130,7 @@ def test_every_attention(capability: int, dtype: torch.dtype, head: int, options
     with gpu(capability, cache) as device:
         check_attention((6, 2, head), dtype, **OPTIONS[options])
         check_unseen_values((6, 2, head), dtype, **OPTIONS[options])
+        check_found_again((6, 2, head), dtype, **OPTIONS[options])
     assert not device.faults
 
 

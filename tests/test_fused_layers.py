@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from architectures import build_model
 from recorded_layers import find_layers
+from transformers.models.bamba.modeling_bamba import BambaRMSNormGated
+from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5RMSNormGated
 
 from instsel.engine.fused_modules import find_norm, norm_forward
 from instsel.engine.replica import Replica
@@ -163,6 +166,41 @@ def test_a_norm_with_a_gate_runs_its_own_code_where_it_is_given_one() -> None:
     with torch.inference_mode():
         assert torch.equal(norm_forward(norm, found)(x, gate), norm(x, gate))
         assert torch.allclose(norm_forward(norm, found)(x), norm(x), rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_norm_that_is_gated_is_the_formula(dtype: torch.dtype) -> None:
+    """That of Qwen3.5's mixers, against float64; with another gate, or the gate before the norm, it is another."""
+    norm: Any = Qwen3_5RMSNormGated(48).to(dtype)
+    torch.nn.init.normal_(norm.weight, 1.0, 0.3)
+    known = find_norm(norm, gated=True)
+    assert known is not None and find_norm(norm) is None
+    both = torch.randn(2, 9, 96, generator=torch.Generator().manual_seed(0)).to(dtype)
+    x, gate = both[..., :48], both[..., 48:]  # rows with gaps
+    before = gate.clone()
+    a, b, w = x.double(), gate.double(), norm.weight.double()
+    exact = a * (a.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * w * b * b.sigmoid()
+    bound = 1e-6 + (1e-6 if dtype == torch.float32 else torch.finfo(dtype).eps) * exact.abs()
+    with torch.inference_mode():
+        ours = norm_forward(norm, known, gated=True)(x, gate)
+        assert ((ours.double() - exact).abs() <= bound).all() and ours.dtype == dtype
+        assert torch.equal(gate, before)
+        assert not ((norm_forward(norm, known, gated=True)(x, -gate).double() - exact).abs() <= bound).all()
+        # What is not expected is the module's own.
+        assert torch.equal(norm_forward(norm, known, gated=True)(x, gate.double()), norm(x, gate.double()))
+    norm.activation = "sigmoid"
+    assert find_norm(norm, gated=True) is None
+    gated_before = BambaRMSNormGated(48, group_size=48)
+    assert find_norm(gated_before, gated=True) is None and find_norm(gated_before) is not None
+
+
+def test_gated_norms_of_a_model_are_found() -> None:
+    model = build_model("qwen3_5_text")
+    fused, replica = find_layers(model), Replica(model)
+    found = [replica.modules[place] for place in fused.gated_norms]
+    assert [type(norm) for norm in found] == [Qwen3_5RMSNormGated] * model.config.layer_types.count("linear_attention")
+    fused.put_on(replica)
+    assert all(norm in replica.ours for norm in found)
 
 
 @pytest.mark.parametrize("how", ["of its class", "put in by somebody"])

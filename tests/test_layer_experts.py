@@ -10,10 +10,11 @@ import instruction_sets
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, GptOssConfig, OlmoeConfig
+from transformers import AutoModelForCausalLM, GptOssConfig, JetMoeConfig, OlmoeConfig
 
 import instsel
-from instsel.engine.fused_experts import KnownExperts, experts_forward, find_experts
+from instsel.engine.fused_experts import KnownExperts, experts_forward, find_experts, why_unknown
+from instsel.engine.model_checks import ScoringWarning
 from instsel.engine.model_session import ModelSession
 from instsel.kernels.layer_experts import ExpertGate, Experts, ExpertWeights
 from instsel.kernels.layer_memory import Storage
@@ -191,6 +192,27 @@ def test_experts_of_families(config: Any) -> None:
     with session.inference_context():
         assert torch.isfinite(session.forward_alone(torch.arange(9).numpy(), torch.arange(9).numpy())).all()
     session.close()
+
+
+def test_experts_of_another_kind_run_their_own_code_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    config = JetMoeConfig(**SIZES | {"num_attention_heads": 2}, num_local_experts=4, kv_channels=16)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+    weights_of_jetmoe = "JetMoeParallelExperts runs its own code .its weights are weight"
+    with pytest.warns(ScoringWarning, match=weights_of_jetmoe):
+        loaded = instsel.Scorer(model).model
+    assert loaded.fused_layers is not None and not loaded.fused_layers.experts
+    model = AutoModelForCausalLM.from_config(CONFIGS[0], dtype=torch.bfloat16).eval()
+    experts: Any = type(model.model.layers[0].mlp.experts)
+    with monkeypatch.context() as patch:
+        own = experts._apply_gate
+        patch.setattr(experts, "_apply_gate", lambda self, gate_up: own(self, gate_up) * 1.01)
+        assert find_experts(model.model.layers[0].mlp.experts) is None
+        assert "what it computes" in why_unknown(model.model.layers[0].mlp.experts)
+    # Where there is no kernel for any experts, and where somebody looks in, there is nothing to say.
+    hooked, wide = model.model.layers[0].mlp.experts, model.float().model.layers[1].mlp.experts
+    hooked.register_forward_hook(lambda *_: None)
+    assert why_unknown(hooked) == why_unknown(wide) == why_unknown(nn.Conv1d(8, 8, 3).bfloat16()) == ""
 
 
 def test_other_modules_are_left_alone() -> None:

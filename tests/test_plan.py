@@ -259,3 +259,25 @@ def test_a_run_writes_what_it_is_doing(tmp_path: Path, monkeypatch: pytest.Monke
     within = [done for stage, done in seen if stage == "ifd"]
     assert within == sorted(within) and within[-1] == 40 and any(0 < done < 40 for done in within)
     assert (tmp_path / "run/progress.json").is_file()
+
+
+def test_a_plan_refuses_the_folders_that_the_run_would(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = write_alpaca(tmp_path / "rows.jsonl", 6)
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others/notes.txt").write_text("mine")
+    for output, says in ((rows, "cannot be written"), (tmp_path / "others", "it holds notes.txt"), (tmp_path, "holds")):
+        for more in (["--dry-run", "--no-timing"], []):
+            assert main(command("ifd", rows, "--output", output, *more)) == 2
+            said = capsys.readouterr()
+            assert says in said.err and said.err.count("\n") == 1 and said.out == ""
+    assert main(command("ifd", rows, "--output", tmp_path / "new", "--dry-run", "--no-timing")) == 0
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_of_runs_names_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = write_alpaca(tmp_path / "rows.jsonl", 6)
+    assert main(command("ifd", rows, "--output", tmp_path / "all/scores")) == 0
+    for words in (["status"], ["report"], ["select", "--budget", "1", "--output", str(tmp_path / "x")]):
+        capsys.readouterr()
+        assert main([*words, str(tmp_path / "all")]) == 2
+        assert f"it has no manifest.json; {tmp_path / 'all/scores'} is one" in capsys.readouterr().err

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from tiny_model import tiny_model_folder
 
+import instsel
+
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="no benchmarks beside the tests")
 pytest.importorskip("scipy")
@@ -38,7 +40,8 @@ def small(monkeypatch):
 def test_each_kind_of_damage_is_what_it_says_and_other_rows_stay():
     from real_rows.damage import CLEAN, KINDS, LOOP_WORDS, damaged_rows
 
-    from instsel.selection.row_filters import is_cut_off, repeated_share
+    from instsel.records.repetition import repeated_share
+    from instsel.selection.row_filters import is_cut_off
 
     rows = made_rows(100)
     found, kinds = damaged_rows(rows, 0.25, 3)
@@ -102,7 +105,7 @@ def test_held_out_rows_are_of_the_same_file_undamaged_and_in_no_pool(file):
 
 def test_every_rule_gives_its_number_of_different_rows_and_what_its_name_says(file):
     from real_rows import plan
-    from real_rows.detection import seen_damage
+    from real_rows.detection import followed_by_influence, seen_damage
     from real_rows.pools import draw_pool, usable_rows
     from real_rows.rules import Scored, selected_rows
     from scipy import stats
@@ -114,11 +117,17 @@ def test_every_rule_gives_its_number_of_different_rows_and_what_its_name_says(fi
     difficulties = -rng.uniform(0.5, 2, (40, 2))
     difficulties[:, 0] -= 1.0  # so that prompts help most rows
     vectors = rng.normal(size=(40, 8)).astype(np.float32)
-    scored = Scored(pool, 5, lambda: difficulties, lambda: vectors)
-    rows = {rule: selected_rows(rule, scored, 0.25) for rule in (*plan.FIRST, *plan.THEN, plan.KNOWN)}
+    scored = Scored(pool, 5, lambda: difficulties, lambda: vectors, lambda: influences)
+    one_shot_ifd = rng.uniform(0.2, 0.9, (40, 2))
+    influences = {
+        "ifd": scored.ifd, "one_shot_ifd": one_shot_ifd, "probes": rng.integers(0, 40, (40, 2)),
+        "similarity": rng.uniform(0, 1, (40, 2)),
+    }  # fmt: skip
+    every = (*plan.FIRST, *plan.THEN, *plan.BY_INFLUENCE, plan.KNOWN)
+    rows = {rule: selected_rows(rule, scored, 0.25) for rule in every}
     for rule, chosen in rows.items():
         assert len(chosen) == len(set(chosen.tolist())) == 10, rule
-        if rule.startswith("filters"):
+        if rule.startswith(("filters", "recommended")):
             assert scored.passed[chosen].all(), rule
     caught = {kind: 1 - scored.passed[pool.kinds == kind].mean() for kind in set(pool.kinds.tolist())}
     assert caught["looping"] == 1 and caught["duplicate"] > 0 and caught["swapped"] == 0
@@ -132,6 +141,19 @@ def test_every_rule_gives_its_number_of_different_rows_and_what_its_name_says(fi
     share = np.bincount(scored.labels) / 4  # of the ten rows
     off = {rule: abs(np.bincount(scored.labels[rows[rule]], minlength=4) - share).max() for rule in rows}
     assert off[plan.COVERED] < 1 < off[plan.RANDOM]
+    # The mean rise of log-probability, written out.
+    gain = np.mean(np.log(scored.ifd[influences["probes"]] / one_shot_ifd), 1)
+    followed = followed_by_influence(scored)
+    assert followed["gain"]["ifd"] == pytest.approx(stats.spearmanr(gain, scored.ifd).statistic)
+    assert followed["gain"]["seen_looping"] == pytest.approx(
+        np.mean(gain[pool.kinds == "clean"][:, None] > gain[pool.kinds == "looping"])
+    )
+    best = [sorted(gain[scored.labels == one])[::-1] for one in range(4)]
+    for one, drawn in enumerate(best):
+        own = gain[rows["half with higher gain, coverage"]][
+            scored.labels[rows["half with higher gain, coverage"]] == one
+        ]
+        assert set(own) <= set(drawn[: -(-len(drawn) // 2)])
     seen = seen_damage(scored)
     assert seen["looping"]["filters"] == 1 and seen["clean"] == pytest.approx({"filters": caught["clean"]})
     swapped, clean = scored.ifd[pool.kinds == "swapped"], scored.ifd[pool.kinds == "clean"]
@@ -199,6 +221,7 @@ def test_a_study_goes_on_after_a_kill_and_does_nothing_twice(file, tmp_path, mon
     monkeypatch.setattr(plan, "FIRST", (plan.RANDOM, "filters, less worst fifth, coverage"))
     monkeypatch.setattr(plan, "THEN", ())
     monkeypatch.setattr(plan, "CONFIRMED", ())
+    monkeypatch.delitem(plan.PARTS, "influence")
     records = tmp_path / "out" / "records.jsonl"
     command = [
         *("--work", str(tmp_path / "work"), "--model", tiny_model_folder(), "--rows", str(file)),
@@ -229,6 +252,72 @@ def test_a_study_goes_on_after_a_kill_and_does_nothing_twice(file, tmp_path, mon
     assert text.startswith("before") and text.endswith("after\n") and "\nold\n" not in text
     assert "20% of the pool damaged, exploring seeds** (1 of 1 begun" in text and "the pool as it is" in text
     assert "| looping | 100% |" in text
+
+
+def test_influence_is_computed_once_for_a_pool_and_told_by_seed(scorer, tmp_path):
+    from real_rows import plan
+    from real_rows.scores import INFLUENCES, influences
+    from real_rows.tables import tables
+
+    rows = [
+        {"instruction": f"say {word}", "input": "", "output": f"the {word}."} for word in ("cat", "dog", "sun", "sea")
+    ]
+    found = influences(lambda: scorer, rows, tmp_path)
+    expected = instsel.wici(scorer, rows, template=plan.TEMPLATE)
+    for name in INFLUENCES:
+        np.testing.assert_array_equal(found[name], getattr(expected, name))
+    again = influences(lambda: pytest.fail("scored again"), rows, tmp_path)
+    for name in INFLUENCES:
+        np.testing.assert_array_equal(again[name], found[name])
+
+    def record(seed, correlation):
+        cell = {"seed": seed, "damaged": 0.0, "rule": plan.FOLLOWED, "budget": 0.1, "rate": 0.0}
+        return {
+            "part": "influence", "model": "m", "source": "rows", "cell": cell,
+            "followed": {"paper": {"ifd": correlation}, "gain": {"ifd": -correlation}},
+        }  # fmt: skip
+
+    text = tables([record(0, 0.5), record(1, 0.7)])
+    assert "the pool as it is: what influence follows** (2 seeds; m)" in text
+    assert "| correlation with ifd | 0.60 (0.50 to 0.70) | -0.60 (-0.70 to -0.50) |" in text
+
+
+def test_the_headline_says_better_worse_or_nothing_by_the_interval_of_paired_differences(tmp_path):
+    from real_rows import plan
+    from real_rows.headline import headline
+    from real_rows.page import CHART, write
+
+    def record(part, seed, damaged, rule, loss):
+        cell = {"seed": seed, "damaged": damaged, "rule": rule, "budget": plan.BUDGET, "rate": 0.0}
+        return {"part": part, "source": "rows", "cell": cell, "after": {"all": loss}}
+
+    # Pools differ by far more than rules do: only pairs show it.
+    pools = {seed: 1.0 + seed for seed in range(4)}
+    wobble = (0.001, -0.001, 0.002, -0.002)
+
+    def records(shift, damaged):
+        for seed, base in pools.items():
+            yield record("further", seed, damaged, plan.COVERED, base)
+            yield record("further", seed, damaged, plan.RECOMMENDED[0], base + shift + wobble[seed])
+            yield record("exploring", seed, damaged, plan.RECOMMENDED[0], 9.0)  # takes no part
+
+    half = 3.182446 * np.std(wobble, ddof=1) / 2  # Student's t with 3 degrees of freedom, four seeds
+    for shift, word in ((-0.1, "better"), (0.1, "worse"), (0.0, "no difference shown")):
+        lines = [*records(shift, plan.DAMAGED), *records(0.0, 0.0)]
+        first, second = headline(lines).splitlines()
+        assert (
+            f"20% of the pool damaged: **{word}**, {shift:+.3f} ({shift - half:+.3f} to {shift + half:+.3f})" in first
+        )
+        assert "the pool as it is: **no difference shown**" in second
+    records_file, page = tmp_path / "records.jsonl", tmp_path / "page.md"
+    records_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page.write_text("<!-- real rows headline:begin -->\nold\n<!-- real rows headline:end -->\n")
+    write(records_file, page)
+    assert headline(lines) in page.read_text() and "old" not in page.read_text()
+    assert "recommended; rows, 20% of the pool damaged" in (tmp_path / CHART).read_text()
+    page.write_text("no marks")
+    with pytest.raises(ValueError, match="expected marks"):
+        write(records_file, page)
 
 
 def test_right_answers_are_ranked_against_wrong_ones_and_the_reference_takes_no_part(tmp_path):

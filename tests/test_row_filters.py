@@ -15,8 +15,9 @@ from tiny_model import tiny_model_folder
 import instsel
 from instsel.cli import main
 from instsel.records import Example, Group
+from instsel.records.repetition import repeated_share
 from instsel.selection.length_strata import rank_within_strata
-from instsel.selection.row_filters import is_cut_off, left_out, repeated_share
+from instsel.selection.row_filters import is_cut_off, left_out
 
 LOOP = "The same again and again. " * 8
 WHOLE = "It was late. She closed the door behind her and went down to the river alone."
@@ -145,3 +146,30 @@ def test_lengths_of_a_run_whose_result_has_none(tmp_path: Path, capsys: pytest.C
     assert main(["select", str(run), "--budget", "4", "--length-strata", "4", "--output", str(tmp_path / "four")]) == 0
     chosen = pq.read_table(tmp_path / "four/selected.parquet")["row"].to_pylist()
     assert sorted(row // 5 for row in chosen) == [0, 1, 2, 3], "one of each quarter by length"
+
+
+def test_near_duplicates_say_how_far_they_are() -> None:
+    pytest.importorskip("datasketch")
+    rows = [Example("Add.", "", f"{i} and {i} are {2 * i} and that is all there is to say of {i}.") for i in range(9)]
+    told: list[tuple[int, int]] = []
+    found = left_out([*rows, rows[3], rows[3]], {"near-duplicates": None}, lambda *one: told.append(one))
+    assert found == [None] * 9 + ["near-duplicates"] * 2
+    assert told == [(i + 1, 11) for i in range(11)]
+
+
+def test_near_duplicates_are_those_of_the_sets_of_grams() -> None:
+    """MinHash with 128 permutations estimates a similarity of J with a deviation of sqrt(J (1 - J) / 128)."""
+    pytest.importorskip("datasketch")
+    rng = np.random.default_rng(0)
+    words = [f"w{i}" for i in range(400)]
+    rows = []
+    for i in range(60):
+        first = [words[j] for j in rng.integers(0, 400, 80)]
+        changed = [words[rng.integers(0, 400)] if place < i // 2 else word for place, word in enumerate(first)]
+        rows += [Example("", "", " ".join(first)), Example("", "", " ".join(changed))]
+    found = left_out(rows, {"near-duplicates": 0.8})
+    for one, other, reason in zip(rows[::2], rows[1::2], found[1::2], strict=True):
+        grams = [{tuple(r.response.split()[i : i + 4]) for i in range(77)} for r in (one, other)]
+        similarity = len(grams[0] & grams[1]) / len(grams[0] | grams[1])
+        if abs(similarity - 0.8) > 0.15:
+            assert (reason == "near-duplicates") == (similarity > 0.8), similarity

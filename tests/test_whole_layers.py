@@ -17,6 +17,7 @@ import instsel
 from instsel.engine import whole_layers
 from instsel.engine.attention import AttentionCall
 from instsel.engine.attention_parts import AttentionParts
+from instsel.engine.model_checks import ScoringWarning
 from instsel.engine.model_session import ModelSession
 from instsel.kernels import layer_attention, layer_memory
 from instsel.kernels.decoder_layer import DecoderLayer
@@ -182,7 +183,7 @@ def test_weights_changed_between_calls_are_seen() -> None:
 def test_a_fault_of_the_whole_layer_is_found_when_the_model_is_loaded(
     fault: str, runs: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Negative control of the checks: the parts are put to use instead, and scores are right."""
+    """Negative control of the checks: the parts are put to use instead, which is said, and scores are right."""
     if fault == "attention":
         attend = layer_attention.attend
         monkeypatch.setattr(layer_attention, "attend", lambda *given: attend(*given[:5], 1.1 * given[5], *given[6:]))
@@ -201,6 +202,9 @@ def test_a_fault_of_the_whole_layer_is_found_when_the_model_is_loaded(
         monkeypatch.setattr(DecoderLayer, "forward", without_cached)
     model, pairs = build("Llama"), requests()
     scorer = instsel.Scorer(model, device="cpu", dtype="float32", max_batch_tokens=48)
+    why = "sharing moves" if fault == "cached" else "other rows than its own code"
+    with pytest.warns(ScoringWarning, match=f"what kernels were to compute of .*{why}"):
+        _ = scorer.model
     assert scorer.model.fused_layers is None or not scorer.model.fused_layers.whole
     runs.clear()
     assert (

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,16 @@ from environment import environment
 from real_rows import plan, scores
 from real_rows.candidates import ranking, read_groups
 from real_rows.damage import CLEAN
-from real_rows.detection import seen_damage
+from real_rows.detection import followed_by_influence, seen_damage
 from real_rows.plan import Cell
 from real_rows.pools import Pool, draw_pool, usable_rows
 from real_rows.rules import Scored, selected_rows
 from real_rows.tuning import Learner
 
 NAMED = ("commit", "processor", "gpu", "torch", "transformers", "instsel")  # of the machine, in each record
+
+# Without tuning.
+ANSWERED = {plan.SEEN: ("seen", seen_damage), plan.FOLLOWED: ("followed", followed_by_influence)}
 
 
 class Study:
@@ -44,9 +47,13 @@ class Study:
         lines = [line for line in read_lines(self.records) if self.about.items() <= line.items()]
         if any(line["cell"] == asdict(cell) for line in lines):
             return
-        if cell.rule == plan.SEEN:
-            self._record({**self.about, "part": part, "cell": asdict(cell), "seen": seen_damage(self.scored(cell))})
-            return
+        for rule, name, answer in (
+            (plan.SEEN, "seen", seen_damage),
+            (plan.FOLLOWED, "followed", followed_by_influence),
+        ):
+            if cell.rule == rule:
+                self._record({**self.about, "part": part, "cell": asdict(cell), name: answer(self.scored(cell))})
+                return
         rate = cell.rate or chosen_rate(lines)
         started = time.perf_counter()
         scored = self.scored(cell)
@@ -78,7 +85,10 @@ class Study:
         self.records.parent.mkdir(parents=True, exist_ok=True)
         with self.records.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-        print(json.dumps({name: line[name] for name in ("part", "cell", "after", "seen") if name in line}), flush=True)
+        print(
+            json.dumps({name: line[name] for name in ("part", "cell", "after", "seen", "followed") if name in line}),
+            flush=True,
+        )
 
     def scored(self, cell: Cell) -> Scored:
         """The cell's pool with its scores; the last one is held."""
@@ -102,11 +112,12 @@ class Study:
 def scored_pool(pool: Pool, seed: int, learner: Learner, folder: Path) -> Scored:
     """A pool with scores by the model as it was before any tuning, kept in the folder."""
 
-    def untuned(compute: Any) -> np.ndarray:
+    def untuned(compute: Any) -> Any:
         with learner.model.disable_adapter():
             return compute(lambda: learner.scorer, pool.rows, folder)
 
-    return Scored(pool, seed, lambda: untuned(scores.difficulties), lambda: untuned(scores.embeddings))
+    found = {name: partial(untuned, getattr(scores, name)) for name in ("difficulties", "embeddings", "influences")}
+    return Scored(pool, seed, **found)
 
 
 def chosen_rate(lines: Sequence[dict[str, Any]]) -> float:

@@ -33,6 +33,29 @@ def seen_damage(scored: Scored) -> dict[str, dict[str, float]]:
     return found
 
 
+def followed_by_influence(scored: Scored) -> dict[str, dict[str, float]]:
+    """Spearman's correlation of each kind of influence with difficulty and length, and what it sees of the damage.
+
+    `seen_...` is the chance that a damaged row has the lower influence than a clean one.
+    """
+    from scipy import stats
+
+    difficulty = {"ifd": scored.ifd, "perplexity": -scored.conditional, "length": scored.pool.lengths}
+    kinds, clean = scored.pool.kinds, scored.pool.kinds == CLEAN
+    found = {}
+    for rule in ("paper", "gain"):
+        score = scored.influence(rule)
+        known = np.isfinite(score)
+        found[rule] = {
+            name: float(stats.spearmanr(score[known], other[known]).statistic) for name, other in difficulty.items()
+        }
+        for kind in sorted(set(kinds.tolist()) - {CLEAN}):
+            of_kind = known & (kinds == kind)
+            if of_kind.any():
+                found[rule][f"seen_{kind}"] = area_under_curve(-score[of_kind], -score[known & clean])
+    return found
+
+
 def area_under_curve(above: np.ndarray, below: np.ndarray) -> float:
     """The chance that a number of the first is higher than one of the second, ties counted by half.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,9 +12,14 @@ from real_rows.damage import CLEAN
 from real_rows.pools import Pool
 
 import instsel
+from instsel.methods.influence import score_by_rule
 from instsel.neighbors.clusters import cluster_rows
 from instsel.records import to_examples
+from instsel.selection.length_strata import rank_within_strata
+from instsel.selection.procedures import DEFAULT, WORST_STRATA, worst_share
+from instsel.selection.quotas import drawn_without_worst
 from instsel.selection.row_filters import ROW_FILTERS, left_out
+from instsel.selection.selector import MAX_SIMILARITY
 
 
 @dataclass
@@ -25,6 +30,7 @@ class Scored:
     seed: int
     difficulties: Callable[[], np.ndarray]
     embeddings: Callable[[], np.ndarray]
+    influences: Callable[[], Mapping[str, np.ndarray]]
 
     @cached_property
     def chance(self) -> np.ndarray:
@@ -47,6 +53,10 @@ class Scored:
         direct, conditional = self.difficulties().T
         return np.exp(direct - conditional)
 
+    def influence(self, rule: str) -> np.ndarray:
+        """What each row does as a demonstration, by a rule of wICI."""
+        return score_by_rule(**self.influences(), rule=rule)
+
     @cached_property
     def passed(self) -> np.ndarray:
         """Rows that no filter on their texts leaves out."""
@@ -63,6 +73,14 @@ def selected_rows(rule: str, scored: Scored, budget: float) -> np.ndarray:
     strata = {"length_strata": plan.STRATA, "num_tokens": lengths} if "of like length" in rule else {}
     if rule == plan.KNOWN:
         return instsel.select(scored.chance, count, selectable=scored.pool.kinds == CLEAN, **spread)
+    if rule in (*plan.RECOMMENDED, plan.LONGER, plan.HALVED):  # as `select --procedure recommended` does it
+        labels = scored.labels if by_cluster else np.zeros(len(lengths), np.int64)
+        score = rank_within_strata(-scored.ifd, lengths, scored.passed, WORST_STRATA)
+        share = 0.5 if rule == plan.HALVED else worst_share(DEFAULT)
+        drawn, _ = drawn_without_worst(score, scored.passed, labels, share, scored.seed)
+        if rule == plan.LONGER:
+            drawn = np.where(lengths >= np.median(lengths[np.isfinite(drawn)]), drawn, np.nan)
+        return instsel.select(drawn, count, selectable=scored.passed, **spread)
     if rule.startswith("filters"):
         left = {"worst tenth": 0.9, "worst fifth": 0.8}
         for words, share in left.items():
@@ -74,6 +92,15 @@ def selected_rows(rule: str, scored: Scored, budget: float) -> np.ndarray:
         return instsel.select(scored.chance, count, selectable=scored.passed & helped, **spread)
     if rule.startswith("ifd high"):
         return instsel.select(scored.ifd, count, max_score=1.0, **strata)
+    if rule == "wici as published":
+        return instsel.select(
+            scored.influence("paper"), count, embeddings=scored.embeddings(), max_similarity=MAX_SIMILARITY
+        )
+    if rule == "wici of like length":
+        return instsel.select(scored.influence("paper"), count, **strata)
+    if rule in ("gain, coverage", "half with higher gain, coverage"):
+        drawn = {"draw_share": 0.5, "seed": scored.seed} if rule.startswith("half") else {}
+        return instsel.select(scored.influence("gain"), count, **spread, **drawn)
     if rule == "perplexity middle":
         return instsel.select(-np.abs(scored.conditional - np.median(scored.conditional)), count)
     score = {

@@ -18,6 +18,7 @@ from instsel.neighbors.embeddings import centred, text_vectors, unit_rows
 from instsel.prompts.templates import embedding_text
 from instsel.records import to_examples
 
+INFLUENCES = ("ifd", "one_shot_ifd", "probes", "similarity")
 SLICE = 64  # rows computed before the file is written again
 
 
@@ -38,6 +39,19 @@ def embeddings(scorer: Callable[[], Any], rows: Sequence[Row], folder: Path) -> 
         return text_vectors([embedding_text(example) for example in to_examples(part)], None, scorer=scorer())
 
     return unit_rows(centred(kept_numbers(folder / "vectors.npz", rows, compute)))
+
+
+def influences(scorer: Callable[[], Any], rows: Sequence[Row], folder: Path) -> dict[str, np.ndarray]:
+    """What wICI finds in a pool, as `instsel.methods.influence.score_by_rule` takes it; kept by all rows together."""
+    path = folder / "influences" / f"{hashlib.blake2b(json.dumps(rows).encode(), digest_size=12).hexdigest()}.npz"
+    if not path.is_file():
+        found = instsel.wici(scorer(), rows, template=plan.TEMPLATE)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        written = path.with_name(f"{path.stem}.{os.getpid()}.npz")
+        np.savez(written, **{name: getattr(found, name) for name in INFLUENCES})
+        written.replace(path)
+    with np.load(path) as file:
+        return {name: file[name] for name in INFLUENCES}
 
 
 def kept_numbers(path: Path, rows: Sequence[Row], compute: Callable[[list[Row]], np.ndarray]) -> np.ndarray:

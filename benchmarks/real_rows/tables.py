@@ -11,23 +11,49 @@ from claims.tables import interval, p_value, table
 from real_rows import plan
 
 Record = Mapping[str, Any]
-STAGES = {"exploring": "exploring seeds", "confirming": "confirming seeds"}
+STAGES = {
+    "exploring": "exploring seeds", "influence": "exploring seeds", "confirming": "confirming seeds",
+    "further": "further confirming seeds",
+}  # fmt: skip
+PLANNED = {
+    STAGES["exploring"]: plan.EXPLORING, STAGES["confirming"]: plan.CONFIRMING, STAGES["further"]: plan.FURTHER
+}  # fmt: skip
 
 
 def tables(records: Sequence[Record]) -> str:
     """For each model, source, share of damage and set of seeds: what was done, and the table."""
     groups: dict[tuple[Any, ...], list[Record]] = {}
     for record in records:
-        if record["part"] in STAGES:
+        if record["part"] in STAGES and "after" in record:
             cell = record["cell"]
-            key = (record["model"], record["source"], record["part"], -cell["damaged"], cell["budget"])
+            key = (record["model"], record["source"], STAGES[record["part"]], -cell["damaged"], cell["budget"])
             groups.setdefault(key, []).append(record)
     parts = [f"{_title(key, found)}\n\n{rules_table(found)}" for key, found in sorted(groups.items())]
     seen = [record for record in records if "seen" in record]
     for model, source in sorted({(record["model"], record["source"]) for record in seen}):
         own = [record["seen"] for record in seen if (record["model"], record["source"]) == (model, source)]
         parts.append(f"**{source}: what is seen of the damage** ({len(own)} seeds; {model}):\n\n{seen_table(own)}")
+    for damaged in (plan.DAMAGED, 0.0):
+        found = [one for one in records if "followed" in one and one["cell"]["damaged"] == damaged]
+        for model, source in sorted({(one["model"], one["source"]) for one in found}):
+            own = [one["followed"] for one in found if (one["model"], one["source"]) == (model, source)]
+            pool = f"{damaged:.0%} of the pool damaged" if damaged else "the pool as it is"
+            parts.append(
+                f"**{source}, {pool}: what influence follows** ({len(own)} seeds; {model}):\n\n{followed_table(own)}"
+            )
     return "\n\n".join(parts)
+
+
+def followed_table(followed: Sequence[Mapping[str, Mapping[str, float]]]) -> str:
+    """Rank correlations of each kind of influence, and its areas under the curve: mean, lowest and highest of seeds."""
+    rows = [
+        [
+            f"correlation with {name}" if not name.startswith("seen_") else f"sees {name.removeprefix('seen_')}",
+            *(_spread([one[rule][name] for one in followed if name in one[rule]]) for rule in followed[0]),
+        ]
+        for name in dict.fromkeys(name for one in followed for rule in one.values() for name in rule)
+    ]
+    return table(["", *followed[0]], rows)
 
 
 def seen_table(seen: Sequence[Mapping[str, Mapping[str, float]]]) -> str:
@@ -91,13 +117,13 @@ def _difference(found: Mapping[str, Any] | None) -> tuple[str, str]:
 
 
 def _title(key: tuple[Any, ...], records: Sequence[Record]) -> str:
-    model, source, part, undamaged, budget = key
+    model, source, stage, undamaged, budget = key
     seeds = sorted({record["cell"]["seed"] for record in records})
-    planned = len(plan.EXPLORING if part == "exploring" else plan.CONFIRMING)
+    planned = len(PLANNED[stage])
     before = {record["cell"]["seed"]: record["before"]["all"] for record in records}
     begun = mean_interval(list(before.values()))["mean"]
     pool = f"{-undamaged:.0%} of the pool damaged" if undamaged else "the pool as it is"
     return (
-        f"**{source}, {pool}, {STAGES[part]}** ({len(seeds)} of {planned} begun; {model}; {budget:.0%} of the rows; "
+        f"**{source}, {pool}, {stage}** ({len(seeds)} of {planned} begun; {model}; {budget:.0%} of the rows; "
         f"before tuning {begun:.3f}):"
     )

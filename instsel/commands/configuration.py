@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from instsel.commands.configuration_file import check_value, read_document
-from instsel.commands.options import column_mapping
+from instsel.commands.options import column_mapping, device_names
 from instsel.nearest_word import nearest
 
 OPTION = "--config"
@@ -185,6 +185,8 @@ def _as_flag(action: argparse.Action, key: str, value: object, path: str) -> lis
         return [flag] if value else list(action.option_strings[1:2])  # the second of a pair is --no-...
     if action.type is column_mapping:
         expected = "a text or a mapping of fields to columns"
+    elif action.type is device_names:
+        expected = "a text of names with commas between them, or a list of names"
     else:
         expected = "one text or number" if action.nargs is None else "a text or number, or a list of them"
     check_value(value, f"{said} {expected}")
@@ -192,6 +194,8 @@ def _as_flag(action: argparse.Action, key: str, value: object, path: str) -> lis
         raise ValueError(f"{said} {expected}, got {type(value).__name__}")
     if isinstance(value, dict):
         return [f"{flag}={','.join(f'{name}={one}' for name, one in value.items())}"]
+    if isinstance(value, list) and action.type is device_names:
+        value = ",".join(map(str, value))
     if isinstance(value, list) and action.nargs is None:
         raise ValueError(f"{said} {expected}, got a list")
     if flag and not isinstance(value, list):

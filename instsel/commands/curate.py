@@ -13,6 +13,7 @@ from typing import Any
 
 from instsel.commands import export, inspect, method_command, report, select
 from instsel.commands.arguments import Parser, Subcommands
+from instsel.commands.curate_checks import check_steps
 from instsel.commands.options import (
     add_input_options,
     add_model_options,
@@ -66,6 +67,7 @@ def run(args: argparse.Namespace, interrupts: Interrupts) -> int:
     """Run the steps; the first that fails ends it with its exit code."""
     if "-" in args.input:
         raise ValueError("curate reads its input more than once: name a file in place of -")
+    check_steps(args, Path(args.output) / DATA, interrupts)
     parser, parsers = _step_parsers()
     for words in steps(args, parsers):
         if not args.quiet:

@@ -57,6 +57,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="of the kernels: reference, cpu or triton; default auto: as the device needs",
     )
     parser.add_argument(
+        "--layer-products",
+        choices=("auto", "float8"),
+        default="auto",
+        help="float8: faster on recent NVIDIA GPUs, and not exact; default auto: in the model's dtype",
+    )
+    parser.add_argument(
         "--max-batch-tokens",
         type=batch_tokens,
         default="auto",
@@ -160,7 +166,7 @@ def add_worker_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--devices",
-        type=_names,
+        type=device_names,
         metavar="NAME,...",
         help="one process each, e.g. cuda:0,cuda:1 or cpu,cpu; default by --workers",
     )
@@ -242,7 +248,8 @@ def column_mapping(text: str) -> dict[str, str]:
     return mapping
 
 
-def _names(text: str) -> list[str]:
+def device_names(text: str) -> list[str]:
+    """Names with commas between them."""
     names = [name.strip() for name in text.split(",")]
     if not all(names):
         raise argparse.ArgumentTypeError(f"expected NAME,..., got {text!r}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from instsel.commands.arguments import Subcommands
-from instsel.commands.options import add_quiet, local_folder
+from instsel.commands.options import add_quiet, local_folder, positive
 from instsel.runs.interrupts import Interrupts
 from instsel.runs.merged_output import FORMATS
 from instsel.terminal import complain, escaped, say
@@ -93,7 +93,7 @@ def add_budget(parser: argparse.ArgumentParser) -> None:
     """--budget and --budget-tokens, of which one is needed."""
     size = parser.add_mutually_exclusive_group(required=True)
     size.add_argument("--budget", type=budget, metavar="N", help="rows (500) or a share (10%% or 0.1)")
-    size.add_argument("--budget-tokens", type=int, metavar="N", help="tokens; rows that do not fit are skipped")
+    size.add_argument("--budget-tokens", type=positive, metavar="N", help="tokens; rows that do not fit are skipped")
 
 
 class LeftOut(argparse.Action):

@@ -18,7 +18,7 @@ UNSCORABLE = ("empty_target", "too_long")
 
 def closing_summary(run: MethodRun) -> None:
     """Print counts by status, cost and where the result is."""
-    say("\n".join([*summary_lines(run.manifest), *length_lines(run)]))
+    say("\n".join([*summary_lines(run.manifest), *length_lines(run), *winner_lines(run)]))
     say(f"{'already finished' if run.again else 'written'}: {escaped(run.result)}")
 
 
@@ -30,6 +30,14 @@ def length_lines(run: MethodRun) -> list[str]:
     by, rho = ("", float("nan")) if is_address(run.folder) else run_follows_length(Path(run.folder))
     said = said_of_length(by, rho)
     return [f"{said}; select --length-strata sets it apart"] if said else []
+
+
+def winner_lines(run: MethodRun) -> list[str]:
+    """Lines where the best answers of groups mostly repeat themselves, or are of another length than the others."""
+    from instsel.selection.group_winners import run_winners, said_of_winners
+
+    found = None if is_address(run.folder) else run_winners(Path(run.folder))
+    return [] if found is None else said_of_winners(found)
 
 
 def plan_summary(method: str, configuration: RunConfiguration, plan: RunPlan) -> list[str]:

@@ -63,6 +63,20 @@ def find_experts(module: nn.Module) -> KnownExperts | None:
         return None
 
 
+def why_unknown(module: nn.Module) -> str:
+    """Why experts that `find_experts` does not know run their own code; empty for anything else, and where the kernel
+    is for no experts: another dtype or processor, or hooks."""
+    weights = [p for p in module._parameters.values() if p is not None and p.ndim == 3 and min(p.shape) > 1]
+    if not weights or type(module).__module__.startswith("torch.") or is_hooked(module) or not has_bfloat16_products():
+        return ""
+    if not all(is_usable(weight) and weight.dtype == torch.bfloat16 for weight in weights):
+        return ""
+    names = {name for name, parameter in module._parameters.items() if parameter is not None}
+    if names - _BIASES != _WEIGHTS or len(names & _BIASES) == 1:
+        return f"its weights are {', '.join(sorted(names))}"
+    return "what it computes, or a size of it, is not the kernel's"
+
+
 def _kinds(module: Any) -> Iterator[KnownExperts]:
     down, gate_up = module.down_proj, module.gate_up_proj
     if down.ndim != 3 or gate_up.ndim != 3 or len(down) != len(gate_up):

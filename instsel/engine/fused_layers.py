@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from instsel.engine.expert_choice import fixed_choice
-from instsel.engine.fused_experts import KnownExperts, experts_forward, find_experts
+from instsel.engine.fused_experts import KnownExperts, experts_forward, find_experts, why_unknown
 from instsel.engine.fused_modules import (
     KnownNorm,
     find_activation,
@@ -47,26 +47,31 @@ from instsel.kernels.layer_operations import can_multiply
 class FusedLayers:
     """What of a model can be run in one pass, found once: modules by their place among a replica's modules.
 
-    run      has the replica's model compute a small pack, in which its layers are seen; whole layers are for packs
-             alone
-    backend  "cpu", or "triton" for what stands between the products of a GPU
-    reasons  why layers run their own code, by the name of their class
+    run          has the replica's model compute a small pack, in which its layers are seen; whole layers are for packs
+                 alone
+    backend      "cpu", or "triton" for what stands between the products of a GPU
+    reasons      why layers run their own code, by the name of their class
+    own_experts  why a mixture's experts do on a CPU, by the name of their class
     """
 
     @torch.no_grad()
     def __init__(self, replica: Replica, run: Callable[[], object] | None = None, backend: str = "cpu") -> None:
         self.backend = backend
         self.norms: dict[int, KnownNorm] = {}
+        self.gated_norms: dict[int, KnownNorm] = {}
         self.gates: dict[int, str] = {}
         self.experts: dict[int, KnownExperts] = {}
         self.products: list[int] = []
         self.whole: dict[int, LayerParts] = {}
         self.reasons: dict[str, str] = {}
+        self.own_experts: dict[str, str] = {}
         # A forward that somebody has put into a module is theirs.
         modules = [(i, m) for i, m in enumerate(replica.modules) if "forward" not in vars(m)]
         norms = {module: norm for _, module in modules if (norm := find_norm(module, backend))}
         for place, module in modules:
-            if module in norms:
+            if backend == "cpu" and (gated_norm := find_norm(module, gated=True)):
+                self.gated_norms[place] = gated_norm
+            elif module in norms:
                 self.norms[place] = norms[module]
             elif activation := find_activation(module, backend):
                 self.gates[place] = activation
@@ -93,6 +98,8 @@ class FusedLayers:
             self.experts[place] = experts
         elif type(module) is nn.Linear and is_usable(module.weight) and can_multiply(module.weight):
             self.products.append(place)
+        elif why := why_unknown(module):
+            self.own_experts.setdefault(type(module).__name__, why)
 
     def put_on(self, replica: Replica) -> list[DecoderLayer]:
         """Has the modules of a replica with the same signature run the fused forms; gives the layers that run whole
@@ -102,6 +109,8 @@ class FusedLayers:
         for place, norm in self.norms.items():
             make = gpu_norm_forward if on_gpu else norm_forward
             replica.put_forward(modules[place], make(modules[place], norm))
+        for place, norm in self.gated_norms.items():
+            replica.put_forward(modules[place], norm_forward(modules[place], norm, gated=True))
         for place, activation in self.gates.items():
             gated = gpu_gated_forward if on_gpu else gated_forward
             replica.put_forward(modules[place], partial(gated, modules[place], activation))
@@ -122,10 +131,10 @@ class FusedLayers:
 
 
 def _layers(replica: Replica) -> list[nn.Module]:
-    """The members of lists of modules, but for those of lists within others."""
+    """The members of lists of modules that have parts, but for those of lists within others."""
     lists = [module for module in replica.modules if isinstance(module, nn.ModuleList)]
     within = {inner for one in lists for inner in one.modules() if inner is not one}
-    return [layer for one in lists if one not in within for layer in one]
+    return [layer for one in lists if one not in within for layer in one if layer._modules]
 
 
 def _is_as_it_came(layer: nn.Module, replica: Replica) -> bool:

@@ -83,8 +83,9 @@ def holds_others(module: nn.Module, *known: str) -> bool:
     return any(tensor is not None and name not in known for name, tensor in tensors.items())
 
 
-def find_norm(module: nn.Module, backend: str = "cpu") -> KnownNorm | None:
-    """How a norm with a weight of one dimension, and perhaps a bias, is computed; None for anything else."""
+def find_norm(module: nn.Module, backend: str = "cpu", *, gated: bool = False) -> KnownNorm | None:
+    """How a norm with a weight of one dimension, and perhaps a bias, is computed, or, `gated`, one whose result is
+    multiplied by the SiLU of what it is given besides; None for anything else."""
     weight, bias = module._parameters.get("weight"), module._parameters.get("bias")
     names = ("variance_epsilon", "eps", "epsilon")
     name = next((name for name in names if isinstance(getattr(module, name, None), float)), None)
@@ -98,25 +99,26 @@ def find_norm(module: nn.Module, backend: str = "cpu") -> KnownNorm | None:
         return None
     kinds = [KnownNorm(name, offset, centred) for centred in (False, True) for offset in (0.0, 1.0)]
     try:
-        own, x, drawn = _own_norm(module, torch.float32)
+        own, x, drawn = _own_norm(module, torch.float32, gated)
         with _parameters(module, drawn):
             if backend != "triton":
-                return next((kind for kind in kinds if nearly_equal(own, _normed(kind.of(module), x))), None)
+                gate = x.flip(0) if gated else None
+                return next((kind for kind in kinds if nearly_equal(own, _normed(kind.of(module), x, gate))), None)
             (kind,) = (kind for kind in kinds if nearly_equal(own, _plainly(kind, module, x)))
         return kind if weight.dtype == torch.float32 else _rounding(kind, module, weight.dtype)
     except Exception:  # whatever a part of another kind raises
         return None
 
 
-def _own_norm(module: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """What a norm gives for random rows, these, and weights drawn for it: its own may be so large that 1 more is a
-    rounding of bfloat16."""
+def _own_norm(module: nn.Module, dtype: torch.dtype, gated: bool = False) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """What a norm gives for random rows, gated by the same in reverse order, these, and weights drawn for it: its own
+    may be so large that 1 more is a rounding of bfloat16."""
     like = torch.empty(0, dtype=dtype)
     present = [(name, parameter) for name, parameter in module._parameters.items() if parameter is not None]
     drawn = {name: random_like(len(p), like=like) + place for place, (name, p) in enumerate(present)}
     x = random_like(3, len(drawn["weight"]), like=like) + 1  # whose mean is not nothing
     with _parameters(module, drawn):
-        return type(module).forward(module, x.clone()), x, drawn
+        return type(module).forward(module, x.clone(), *([x.flip(0)] if gated else [])), x, drawn
 
 
 @contextmanager
@@ -149,19 +151,22 @@ def _rounding(known: KnownNorm, module: nn.Module, dtype: torch.dtype) -> KnownN
     return None
 
 
-def _normed(norm: Norm, x: Tensor) -> Tensor:
+def _normed(norm: Norm, x: Tensor, gate: Tensor | None = None) -> Tensor:
     out = torch.empty_like(x)
     norm.into(array_of(x), array_of(out), Machine.now())
-    return out
+    return out if gate is None else gate_in_place(gate.clone(memory_format=torch.contiguous_format), out, "silu")
 
 
-def norm_forward(module: Any, known: KnownNorm) -> Callable[..., Tensor]:
+def norm_forward(module: Any, known: KnownNorm, *, gated: bool = False) -> Callable[..., Tensor]:
     norm = known.of(module)
 
-    def forward(hidden_states: Tensor, *more: object, **named: object) -> Tensor:
-        if more or named or hidden_states.dtype != module.weight.dtype:  # such as a gate
+    def forward(hidden_states: Tensor, *more: Tensor, **named: object) -> Tensor:
+        kind, shape = module.weight.dtype, hidden_states.shape
+        usual = all(isinstance(x, Tensor) and x.dtype == kind and x.shape == shape for x in (hidden_states, *more))
+        if not usual or named or len(more) != gated:
             return type(module).forward(module, hidden_states, *more, **named)
-        return _normed(norm, hidden_states.reshape(-1, hidden_states.shape[-1]).contiguous()).view(hidden_states.shape)
+        rows, *gates = (x.reshape(-1, shape[-1]) for x in (hidden_states, *more))
+        return _normed(norm, rows.contiguous(), *gates).view(shape)
 
     return forward
 

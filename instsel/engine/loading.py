@@ -15,6 +15,7 @@ import transformers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from instsel.checkpoints import find_checkpoint, gguf_parts
+from instsel.engine.float8_checks import use_float8
 from instsel.engine.inference_context import preserved_random_state
 from instsel.engine.inference_lock import inference_lock
 from instsel.engine.model import CausalModel
@@ -48,6 +49,8 @@ def load_model(source: ModelSource) -> CausalModel:
         if loaded.device.type == "cpu":
             keep_freed_memory()
         check_model(loaded)
+        if source.layer_products == "float8":
+            use_float8(loaded, keep=source.unwrapped is None)
     return loaded
 
 

@@ -32,6 +32,7 @@ def pair_logprobs(hidden: Tensor, head: Head, rows: np.ndarray, targets: np.ndar
         softcap=head.softcap,
         argmax=True,
         backend=backend,
+        fused=head.fused,
     )
     return _to_host(out, row, target)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from instsel.engine.arithmetic import Arithmetic, arithmetic_of
+from instsel.engine.float8_layers import Float8Layers
 from instsel.engine.fused_layers import FusedLayers
 from instsel.engine.replica import PLAIN_TENSORS, Replica
 from instsel.engine.signature import Changes, Signature
@@ -28,6 +29,7 @@ class Head:
     bias: Tensor | None = None
     scale: float = 1.0
     softcap: float | None = None
+    fused: bool | str = "auto"  # for `linear_logprob`, by `head_timing`
 
 
 class CausalModel:
@@ -58,6 +60,7 @@ class CausalModel:
         self.largest_pack: int | None = None  # tokens of a forward, where its own code does not go by positions
         self.state_tokens = 0  # what a node's recurrent states are worth, in tokens' rows of all layers
         self.fused_layers: FusedLayers | None = None
+        self.float8: Float8Layers | None = None  # where its layers multiply in float8
         self.length_dependent = ""  # rotary scaling by which the whole sequence's length matters
         self.row_dependent = False  # whether rounding of a row depends on its company, as of int8 activations
         self.draws = False  # whether a forward draws random numbers
@@ -105,12 +108,16 @@ class CausalModel:
     def arithmetic_by(self) -> str:
         """By what products and sums are computed, where last digits depend on it: the kind of GPU, or the instructions
         and the library of float32 products that a CPU uses."""
+        off = None if self.float8 is None else f"{self.float8.drift:.2g} nats a token off"
+        rounded = "" if off is None else f", layer products in float8 ({off})"
         if self.device.type != "cpu":
-            return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+            library = ", head by the library" if self.head is not None and self.head.fused is False else ""
+            name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+            return name + library + rounded
         weights = [m.weight for m in self.model.modules() if type(m) is torch.nn.Linear]
         by_library = any(type(w) in PLAIN_TENSORS and w.dtype == torch.float32 for w in weights)
         products = f", float32 products by {float_product()}" if by_library else ""
-        return chosen_instruction_set() + products
+        return chosen_instruction_set() + products + rounded
 
     def arithmetic(self) -> Arithmetic:
         """Counts to judge a run's time by."""

@@ -6,6 +6,7 @@ A list of model families would be out of date on the day it is written, so a few
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,7 @@ from instsel.engine.model import CausalModel, Head
 from instsel.engine.model_session import ModelSession
 from instsel.engine.replica import Replica
 from instsel.engine.sharing_checks import CheckedTree, hidden_tolerance, length_dependence, sharing_limit
+from instsel.engine.whole_layers import OTHER_ROWS
 from instsel.kernels.backends import choose_backend
 
 CHECK_TOKENS = 24
@@ -56,7 +58,7 @@ def _checked(model: CausalModel) -> list[str]:
         where = "divided over processes" if model.unwrapped.divided else "quantised or kept outside memory"
         why_own_logits = f"its head is {where}"
     with session.inference_context():
-        ids = _check_ids(model, session)
+        ids = check_ids(model, session)
     first, second = np.concatenate([ids[:8], ids[8:16]]), np.concatenate([ids[:8], ids[16:]])
     logits, others = _own_logits(model, session, first, second)
     with session.inference_context():
@@ -89,10 +91,12 @@ def _checked(model: CausalModel) -> list[str]:
             else:
                 with session.ready():
                     fused = FusedLayers(session.replica, partial(tree.run_first_pack, session), backend)
-            if _fused_layers_agree(model, tree, fused):
+            differs = _fused_difference(model, tree, fused)
+            if not differs:
                 model.fused_layers = fused
+            slower += _unfused(fused, differs)
             if backend == "triton":
-                slower += _unfused(model, fused)
+                _choose_head(model)
     model.changing = untouched.changes(Replica(session.whole).signature)
     session.close()
     if reason:
@@ -108,11 +112,24 @@ def layer_backend(model: CausalModel) -> str:
     return "triton" if choose_backend(model.backend, model.device) == "triton" else "cpu"
 
 
-def _unfused(model: CausalModel, fused: FusedLayers) -> list[str]:
-    """What of a model on a GPU takes a pass over memory for each operation, and why."""
-    if model.fused_layers is None:
-        return ["what stands between its products is not fused (the kernels give other rows than its own code)"]
-    return [f"what stands between the products of {layer} is not fused ({why})" for layer, why in fused.reasons.items()]
+def _choose_head(model: CausalModel) -> None:
+    """Sets whether the head runs fused on a GPU."""
+    from instsel.engine.head_timing import head_is_fused  # Triton is there, as its kernels run in the layers
+
+    if model.head is not None:
+        model.head = replace(model.head, fused=head_is_fused(model.head))
+
+
+def _unfused(fused: FusedLayers, differs: str) -> list[str]:
+    """What of a model runs its own code where kernels were to, and why: on a CPU, whose kernels also run the parts of a
+    layer that is not whole, only what these compute otherwise and experts."""
+    on_gpu = fused.backend == "triton"
+    what = "what stands between the products of" if on_gpu else "what kernels were to compute of"
+    if differs:
+        return [f"{what} its layers is not fused ({differs})"]
+    told = {layer: why for layer, why in fused.reasons.items() if on_gpu or why == OTHER_ROWS}
+    said = [f"{what} {layer} is not fused ({why})" for layer, why in told.items()]
+    return said + [f"{experts} runs its own code ({why})" for experts, why in fused.own_experts.items()]
 
 
 def _own_logits(
@@ -135,7 +152,7 @@ def _own_logits(
             raise ValueError(f"model: {name} cannot be run on a sequence of token ids by itself: {reason}") from error
 
 
-def _check_ids(model: CausalModel, session: ModelSession) -> np.ndarray:
+def check_ids(model: CausalModel, session: ModelSession) -> np.ndarray:
     """Random token ids with finite embeddings, without those that the configuration gives a meaning (an image, ...)."""
     config = model.config.to_dict() | model.model.config.to_dict()
     special = [v for k, v in config.items() if k.endswith(("_token_id", "_token_index")) and isinstance(v, int)]
@@ -194,16 +211,20 @@ def _head_agrees(session: ModelSession, head: Head, ids: np.ndarray, own: Tensor
     return bool(close and difference.norm() <= average * own_float.norm())
 
 
-def _fused_layers_agree(model: CausalModel, tree: CheckedTree, fused: FusedLayers) -> bool:
-    """Whether fused layers give the same numbers for a sequence by itself, and for a tree where prefixes are shared."""
+def _fused_difference(model: CausalModel, tree: CheckedTree, fused: FusedLayers) -> str:
+    """How what fused layers give differs from the model's own rows of a sequence by itself, or of a tree where prefixes
+    are shared; empty where it does not."""
     own = tree.own_rows[0]
+    if not torch.isfinite(own).all():
+        return "its hidden states are not finite"
     other = ModelSession(model, fused)
     try:
-        ours = tree.rows_of(other, 0)
-        if model.shareable_length != 0 and tree.difference(other, []):
-            return False
-    except Exception:
-        return False
+        moved = float((tree.rows_of(other, 0) - own).norm() / own.norm())
+        if not moved <= hidden_tolerance(model.dtype):
+            return f"the kernels move its rows by {moved:.1%}"
+        differs = tree.difference(other, []) if model.shareable_length != 0 else ""
+        return differs and f"with the kernels {differs}"
+    except Exception as error:  # whatever its own code raises between them
+        return (str(error).strip() or type(error).__name__).splitlines()[0]
     finally:
         other.close()
-    return bool((ours - own).norm() <= hidden_tolerance(model.dtype) * own.norm())

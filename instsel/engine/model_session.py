@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,9 @@ class ModelSession:
         self.whole: Any = self.replica.root
         self.base: PreTrainedModel = self.replica.of(model.unwrapped.base)
         self.decoder = find_decoder(self.base)
-        self.head: Head | None = read_head(self.base) if model.head is not None else None
+        self.head: Head | None = None
+        if model.head is not None and (head := read_head(self.base)) is not None:
+            self.head = replace(head, fused=model.head.fused)
         self.device = model.device
         self.backend = model.backend
         fused = fused or model.fused_layers
@@ -45,6 +48,8 @@ class ModelSession:
         self.recurrences = put_recurrences(self.replica)  # mixers with a convolution or a recurrence
         pass_over_indexers(self.replica)
         put_positions(self.replica)
+        # Before whole layers, which take their products from their modules.
+        self.float8_products = model.float8.put_on(self.replica) if model.float8 is not None and self.as_checked else []
         # Layers that one run of kernels computes.
         self.whole_layers = fused.put_on(self.replica) if fused is not None and self.as_checked else []
 

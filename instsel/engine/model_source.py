@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 DeviceMap = str | Mapping[str, int | str | torch.device]
 MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+LAYER_PRODUCTS = ("auto", "float8")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
 
@@ -35,6 +36,7 @@ class ModelSource:
     device_map: DeviceMap | None = None  # as transformers takes it; None: all of it on `device`
     context_length: int | None = None  # in place of what the configuration says
     allow_unused_weights: bool = False
+    layer_products: str = "auto"
     divided: bool = False  # by tensor parallelism over the ranks of which this process is one
 
     @classmethod
@@ -50,6 +52,7 @@ class ModelSource:
         device_map: object = None,
         context_length: object = None,
         allow_unused_weights: bool = False,
+        layer_products: str = "auto",
     ) -> ModelSource:
         """The source; ValueError or TypeError naming the parameter that is not what it should be."""
         if isinstance(model, (str, os.PathLike)):
@@ -82,6 +85,8 @@ class ModelSource:
             isinstance(context_length, bool) or not isinstance(context_length, int) or context_length < 1
         ):
             raise ValueError(f"context_length: expected a positive integer, got {context_length!r}")
+        if layer_products not in LAYER_PRODUCTS:
+            raise ValueError(f"layer_products: expected one of {', '.join(LAYER_PRODUCTS)}, got {layer_products!r}")
         return cls(
             model,
             tokenizer,
@@ -93,6 +98,7 @@ class ModelSource:
             _checked_map(device_map, model, device),
             context_length,
             bool(allow_unused_weights),
+            layer_products,
         )
 
     @property

@@ -59,6 +59,9 @@ class Scorer:
     allow_unused_weights  whether a checkpoint may hold weights that the model does not read: a warning, not ValueError
     device_map            for a model larger than one device, how accelerate spreads its layers: "auto" over the GPUs,
                           the processor's memory and the disk, or the device of each part, as transformers takes it
+    layer_products        "auto", in the model's dtype, or "float8", of a bfloat16 model on an NVIDIA GPU of compute
+                          capability 8.9 or later: faster, and no longer exact. How far it moves a token's
+                          log-probability is measured at load and said
 
     Raises ValueError or TypeError naming the parameter; what concerns the model itself when it is first used.
 
@@ -97,6 +100,7 @@ class Scorer:
         device_map: object = None,
         context_length: int | None = None,
         allow_unused_weights: bool = False,
+        layer_products: str = "auto",
     ) -> None:
         self.source = ModelSource.checked(
             model,
@@ -109,6 +113,7 @@ class Scorer:
             device_map,
             context_length,
             allow_unused_weights,
+            layer_products,
         )
         if max_batch_tokens != "auto" and (
             isinstance(max_batch_tokens, bool) or not isinstance(max_batch_tokens, int) or max_batch_tokens < 1

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from instsel.kernels.float8_products import Float8Product, HasRows
 from instsel.kernels.gpu_layer import GpuColumns, GpuProduct
 from instsel.kernels.layer_products import Product, make_product
 
@@ -44,7 +45,9 @@ class Columns(NamedTuple):
         return GpuColumns(products.index(self.product), self.first, self.size, self.heads, self.stride)
 
 
-def gpu_product(module: nn.Module, name: str) -> GpuProduct:
-    """A product with the weight of a module's part."""
+def gpu_product(module: nn.Module, name: str) -> HasRows:
+    """A product with the weight of a module's part, in float8 where that part's forward is."""
     linear = cast(Any, module.get_submodule(name))
+    if isinstance(forward := vars(linear).get("forward"), Float8Product):
+        return forward
     return GpuProduct(linear.weight.detach(), None if linear.bias is None else linear.bias.detach())

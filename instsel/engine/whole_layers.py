@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from instsel.kernels.layer_attention import Attention
 # Of what a decoder gives its layers, all that has no effect but by what the checks look at.
 _WITHOUT_EFFECT = {"position_embeddings", "position_ids", "cache_position", "use_cache"}
 _PLAIN = (bool, int, float, str)
+OTHER_ROWS = "the kernels give other rows than its own code"
 
 
 class _Argument(NamedTuple):
@@ -56,7 +57,10 @@ class OwnCall(NamedTuple):
             return rows if value is HIDDEN_ROWS else arguments.get(value.name) if type(value) is _Argument else value
 
         out = child(*map(value_of, self.given), **{name: value_of(value) for name, value in self.named.items()})
-        return (out[0] if isinstance(out, tuple) else out).reshape(x.shape)
+        made = out[0] if isinstance(out, tuple) else out
+        if made.numel() != x.numel():
+            raise OtherLayerError("one of its parts gives other rows than hidden states")
+        return cast(Tensor, made).reshape(x.shape)
 
 
 Part = KnownNorm | AttentionParts | FeedForwardParts | OwnCall
@@ -111,7 +115,7 @@ def find_whole_layer(
         rows = record.rows
         layer_parts = LayerParts(record.names, plain, parts, steps, rows.shape[1], rows.dtype, record.length)
         if not gives_the_same(layer, layer_parts, record):
-            raise OtherLayerError("the kernels give other rows than its own code")
+            raise OtherLayerError(OTHER_ROWS)
         return layer_parts
     except OtherLayerError:
         raise
@@ -129,12 +133,15 @@ def _part_of(
 
 
 def _own_call(call: ChildCall, record: LayerRecord) -> OwnCall:
-    """StopIteration where it is given something that is neither an argument of the layer nor a plain value."""
+    """OtherLayerError where it is given something that is neither an argument of the layer nor a plain value."""
 
     def reference(value: object) -> object:
         if value is HIDDEN_ROWS or value is None or isinstance(value, _PLAIN):
             return value
-        return _Argument(next(name for name, own in record.others.items() if own is value))
+        name = next((name for name, own in record.others.items() if own is value), None)
+        if name is None:
+            raise OtherLayerError(f"its {call.name} is given what it makes itself")
+        return _Argument(name)
 
     named = {name: reference(value) for name, value in call.named.items()}
     return OwnCall(call.dimensions, tuple(reference(value) for value in call.given), named)

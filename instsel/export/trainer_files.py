@@ -122,12 +122,9 @@ def export(
     """
     if to not in TRAINERS:
         raise ValueError(f"to: expected one of {', '.join(TRAINERS)}, got {to!r}")
-    if not name or Path(name).name != name or name.startswith("."):
-        raise ValueError(f"name: expected a file's name without its ending, got {name!r}")
+    data, *beside = check_target(to, output, name, overwrite)
     conversations = read_conversations(rows, columns, best)
     _check(conversations, to)
-    data, *beside = files_of(to, output, name)
-    check_writable([path for path in (data, *beside) if path.name != DATASET_INFO], overwrite)
     made = [TRAINERS[to](one) for one in conversations]
     listed = json.dumps(made, ensure_ascii=False, indent=1) if to in _LISTED else _lines(made)
     has_tools = any(one.columns.get("tools") for one in conversations)
@@ -136,6 +133,17 @@ def export(
     data.parent.mkdir(parents=True, exist_ok=True)
     write_files({path: f"{text}\n" for path, text in {data: listed, **dict.fromkeys(beside, told)}.items()})
     return [data, *beside]
+
+
+def check_target(to: str, output: Path | str, name: str, overwrite: bool) -> list[Path]:
+    """The files that an export would write; ValueError for a name that is none, or a file there that must stay."""
+    if not name or Path(name).name != name or name.startswith("."):
+        raise ValueError(f"name: expected a file's name without its ending, got {name!r}")
+    files = files_of(to, output, name)
+    check_writable([path for path in files if path.name != DATASET_INFO], overwrite)
+    if to == "llama-factory":
+        _known_data_sets(files[0])
+    return files
 
 
 def files_of(to: str, output: Path | str, name: str) -> list[Path]:
@@ -149,23 +157,44 @@ def _check(conversations: Sequence[Conversation], to: str) -> None:
     if not conversations:
         raise ValueError("rows: there are none")
     for number, one in enumerate(conversations):
-        if not _says(one.answer) or (one.rejected is not None and not _says(one.rejected)):
+        if not _has_answers(one):
             raise ValueError(f"row {number} (counting from 0) has no answer to train on")
-        turns = _tagged(one.turns) if to == "llama-factory" else one.turns
-        roles = [turn["role"] for turn in turns]
-        known = ("user", "assistant", *(("observation", "function_call") if to == "llama-factory" else ()))
-        in_turn = all(role in known and (role in _ANSWERS) == bool(i % 2) for i, role in enumerate(roles))
-        if to in _IN_TURN and (len(roles) % 2 or not in_turn):
-            raise ValueError(
-                f"row {number} (counting from 0): {to} reads turns of user and assistant in turn, got "
-                f"{', '.join(roles)}"
-            )
-        pair = (one.answer, one.rejected) if one.rejected is not None else ()
-        if to in _ONE_TURN and any(len(turns) != 1 for turns in pair):
-            raise ValueError(
-                f"row {number} (counting from 0): {to} reads one turn as the chosen and one as the rejected answer, "
-                f"got {' and '.join(str(len(turns)) for turns in pair)}"
-            )
+        if reason := _refusal(one, to):
+            raise ValueError(f"row {number} (counting from 0): {reason}")
+
+
+def _refusal(one: Conversation, to: str) -> str:
+    """Why a trainer cannot be given a row's turns; empty where it can."""
+    turns = _tagged(one.turns) if to == "llama-factory" else one.turns
+    roles = [turn["role"] for turn in turns]
+    known = ("user", "assistant", *(("observation", "function_call") if to == "llama-factory" else ()))
+    in_turn = all(role in known and (role in _ANSWERS) == bool(i % 2) for i, role in enumerate(roles))
+    if to in _IN_TURN and (len(roles) % 2 or not in_turn):
+        return f"{to} reads turns of user and assistant in turn, got {', '.join(roles)}"
+    pair = (one.answer, one.rejected) if one.rejected is not None else ()
+    if to in _ONE_TURN and any(len(turns) != 1 for turns in pair):
+        return (
+            f"{to} reads one turn as the chosen and one as the rejected answer, "
+            f"got {' and '.join(str(len(turns)) for turns in pair)}"
+        )
+    return ""
+
+
+def refusals(rows: Sequence[Mapping[str, Any]], to: str, columns: Mapping[str, str] | None) -> list[str]:
+    """Why `export` would refuse rows; of those without an answer, which are never selected, nothing is said."""
+    found = []
+    for number, row in enumerate(rows):
+        try:
+            (one,) = read_conversations([row], columns)
+        except (ValueError, TypeError):
+            continue
+        if _has_answers(one) and (reason := _refusal(one, to)):
+            found.append(f"row {number} (counting from 0): {reason}")
+    return found
+
+
+def _has_answers(one: Conversation) -> bool:
+    return _says(one.answer) and (one.rejected is None or _says(one.rejected))
 
 
 def _says(answer: Sequence[Mapping[str, Any]]) -> bool:

@@ -61,6 +61,7 @@ class Scores:
             "trust_remote_code": source.trust_remote_code,
             "context_length": source.context_length,
             "allow_unused_weights": source.allow_unused_weights,
+            "layer_products": source.layer_products,
         }
         model = source.model if isinstance(source.model, str) else None
         return {"model": model, "options": options, "digest": self.digest, "name": self.name, **_state(self.parameters)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from instsel.methods.parameters import Parameters, parameter
 from instsel.methods.stages import Columns, RefusedRequest, Stage, StageSlice
 from instsel.methods.turn_requests import flat, regrouped
 from instsel.prompts import encode_pairs
+from instsel.records.repetition import repeated_share
 
 if TYPE_CHECKING:
     from instsel.engine.requests import Request
@@ -27,6 +29,12 @@ class GrapeParameters(Parameters):
 
     normalize: str = parameter("mean", "log-probability a token, or of the whole answer", choices=NORMALIZATIONS)
     include_eos: bool = parameter(False, "whether the tokenizer's EOS ends each answer and is scored with it")
+    max_repetition: float = parameter(
+        1.0,
+        "the share of repeated 4-grams above which an answer is chosen only where its group has no other",
+        minimum=0.0,
+        maximum=1.0,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +62,17 @@ def _compute(part: StageSlice[GrapeParameters]) -> Columns:
     stop = np.cumsum(sizes, dtype=np.int64)
     status = np.full(len(part.rows), "empty_target", "<U13")
     scores = np.empty(len(part.rows), object)
+    limit = part.parameters.max_repetition
+    best = np.full(len(part.rows), -1, np.int64)
     each = batch.mean_logprob if part.parameters.normalize == "mean" else batch.sum_logprob
     for i, (low, high) in enumerate(zip(stop - sizes, stop, strict=True)):
         scores[i] = each[low:high]
         if high > low:
             found = batch.status[low:high]
             status[i] = "ok" if (found == "ok").any() else found[0]
-    return {"best": best_of(scores), "scores": scores, "status": status}
+            answers = part.examples[part.rows[i]].responses
+            best[i] = best_of(scores[i], [repeated_share(one) > limit for one in answers] if limit < 1 else None)
+    return {"best": best, "scores": scores, "status": status}
 
 
 def _requests(part: StageSlice[GrapeParameters]) -> list[Request]:
@@ -90,14 +102,20 @@ def _requests(part: StageSlice[GrapeParameters]) -> list[Request]:
     return regrouped(requests, each)
 
 
-def best_of(scores: np.ndarray) -> np.ndarray:
-    """The place of the best answer of each group, int64 `[g]`, -1 where none was scored; ties by place.
+def best_of(scores: np.ndarray, repeated: Sequence[bool] | None = None) -> int:
+    """The place of a group's best answer, -1 where none was scored; ties by place.
 
-    >>> best_of([np.array([-2.0, -1.0, -1.0]), np.array([np.nan] * 3)])
-    array([ 1, -1])
+    One that repeats itself is chosen only where no other was scored.
+
+    >>> best_of(np.array([-2.0, -1.0, -1.0])), best_of(np.array([np.nan] * 3)), best_of(np.array([]))
+    (1, -1, -1)
+    >>> best_of(np.array([-2.0, -1.0, np.nan]), [False, True, False])
+    0
     """
-    best = [int(np.nanargmax(group)) if np.isfinite(group).any() else -1 for group in scores]
-    return np.array(best, np.int64)
+    scored = np.isfinite(scores)
+    preferred = scored if repeated is None else scored & ~np.array(repeated, bool)
+    among = preferred if preferred.any() else scored
+    return int(np.argmax(np.where(among, scores, -np.inf))) if among.any() else -1
 
 
 @method(
@@ -118,7 +136,9 @@ def grape(outcome: Outcome[GrapeParameters]) -> GrapeResult:
 
     {parameters}
 
-    An answer is never cut; one that does not fit has no score and is not chosen.
+    An answer is never cut; one that does not fit has no score and is not chosen. Likelihood favours answers that
+    repeat themselves: with `max_repetition` below 1 one of which a higher share of the 4-grams of words stands in it
+    before is chosen only where its group has no other that was scored.
 
     Raises ValueError or TypeError naming the parameter, or the row that cannot be read.
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from instsel.methods.parameters import Parameters, read_moment
-from instsel.prompts import is_chat_template, prompt_and_answer
+from instsel.prompts import is_chat_template
 from instsel.prompts.reached_keys import (
     DEMONSTRATED,
     EARLIER,
@@ -17,7 +17,7 @@ from instsel.prompts.reached_keys import (
     results_of,
 )
 from instsel.prompts.scored_turns import scored_turns
-from instsel.prompts.templates import REFUSALS
+from instsel.prompts.templates import REFUSALS, turn_prompts
 from instsel.records import Example, Group, Unreadable
 from instsel.records.examples import ReadRow
 from instsel.records.unread_keys import UnreadKeys
@@ -44,24 +44,22 @@ def refused_rows(
     tokenizer, moment = scorer.tokenizer, read_moment(parameters.template_date)
     settings = parameters.chat_settings()
 
-    def written(example: Example, demonstration: Example | None = None) -> str:
-        return "".join(
-            prompt_and_answer(
-                parameters.template,
-                example,
-                demonstration=demonstration,
-                tokenizer=tokenizer,
-                moment=moment,
-                settings=settings,
-            )
+    def written(turns: list[Example], demonstration: Example | None = None) -> str:
+        """The text up to the end of the last of some turns."""
+        pairs = turn_prompts(
+            parameters.template,
+            turns,
+            demonstration=demonstration,
+            tokenizer=tokenizer,
+            moment=moment,
+            settings=settings,
         )
+        return "".join(pairs[-1])
 
     def reason(example: Example) -> str:
         try:
-            for one in scored_turns(example, parameters.score_turns):
-                if one is not example:
-                    written(one)
-            text = written(example)
+            turns = scored_turns(example, parameters.score_turns)
+            text = written(turns if turns and turns[-1] is example else [*turns, example])
             if is_chat:
                 note(example, text)
         except REFUSALS as error:
@@ -76,7 +74,7 @@ def refused_rows(
         if not is_written(reasoning_in(example, with_answer=False), text):
             lost.add(EARLIER)
         shown = reasoning_in(example, with_answer=True) if parameters.shows_demonstrations else []
-        if shown and not settings.keep_reasoning and not is_written(shown, written(Example("?", "", "!"), example)):
+        if shown and not settings.keep_reasoning and not is_written(shown, written([Example("?", "", "!")], example)):
             lost.add(DEMONSTRATED)
 
     is_chat, reached, lost = is_chat_template(parameters.template), list[list[str]](), set[str]()

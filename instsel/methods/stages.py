@@ -13,9 +13,8 @@ from instsel.engine.results import ScoreStats
 from instsel.engine.token_progress import ProgressLike
 from instsel.methods.parameters import Parameters, read_moment
 from instsel.methods.turn_requests import TurnRequests, combined, flat
-from instsel.prompts import prompt_and_answer
 from instsel.prompts.scored_turns import scored_turns
-from instsel.prompts.templates import REFUSALS
+from instsel.prompts.templates import REFUSALS, turn_prompts
 from instsel.records import Unreadable
 
 if TYPE_CHECKING:
@@ -87,23 +86,21 @@ class StageSlice(Generic[P]):
         parameters = self.parameters
         try:
             turns = scored_turns(example, parameters.score_turns)
-            found = [self._pair(one, demonstration) for one in turns]
+            found = turn_prompts(
+                parameters.template,
+                turns,
+                demonstration=demonstration,
+                tokenizer=self.scorer.tokenizer,
+                moment=read_moment(parameters.template_date),
+                settings=parameters.chat_settings(),
+            )
         except REFUSALS:
             if row is None and demonstration_row is None:
                 raise
             return RefusedRequest()
-        return found[0] if parameters.score_turns == "last" else TurnRequests(found)
-
-    def _pair(self, example: Example, demonstration: Example | None) -> Request:
-        context, answer = prompt_and_answer(
-            self.parameters.template,
-            example,
-            demonstration=demonstration,
-            tokenizer=self.scorer.tokenizer,
-            moment=read_moment(self.parameters.template_date),
-            settings=self.parameters.chat_settings(),
-        )
-        return context, answer if example.response.strip() else ""
+        if parameters.score_turns != "last":
+            return TurnRequests(found)
+        return found[0] if example.response.strip() else (found[0][0], "")
 
     @property
     def answered(self) -> np.ndarray:

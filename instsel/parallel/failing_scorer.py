@@ -37,6 +37,7 @@ def moved(scorer: Scorer, device: str | None = None) -> dict[str, Any]:
         "device_map": source.device_map,
         "context_length": source.context_length,
         "allow_unused_weights": source.allow_unused_weights,
+        "layer_products": source.layer_products,
     }
 
 

@@ -91,6 +91,11 @@ def messages_of(example: Example) -> list[dict[str, Any]]:
     return [{"role": role, "content": text} for role, text in turns]
 
 
+def message_count(example: Example) -> int:
+    """How many messages an example has, its answer's too."""
+    return len(example.history) + 2 if example.chat is None else len(example.chat.messages)
+
+
 def reasoning_of(message: Message) -> str:
     """The reasoning that a message holds apart from its content; empty where there is none."""
     return next((message[key] for key in REASONING_KEYS if isinstance(message.get(key), str)), "")

@@ -10,6 +10,7 @@ not scored.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -17,8 +18,10 @@ from instsel.prompts.answer_span import STAND_IN, answer_span, begins_with_empty
 from instsel.prompts.chat_messages import (
     ChatInput,
     ChatSettings,
+    Message,
     TemplateRefusalError,
     chat_input,
+    message_count,
     reasoning_of,
     with_arguments_as_text,
 )
@@ -73,9 +76,70 @@ def chat_prompt_and_answer(
         context, answer = _plain_answer(written, given, source)
         if settings.reasoning == "only":
             answer = ""
-    if settings.keep_reasoning and demonstration is not None:
-        _check_kept(reasoning_in(demonstration, with_answer=True), context, source)
+    _check_kept(demonstration, context, settings, source)
     return context, answer
+
+
+def chat_prompts_and_answers(
+    tokenizer: Any,
+    turns: Sequence[Example],
+    demonstration: Example | None = None,
+    *,
+    source: str | None = None,
+    moment: datetime | None = None,
+    settings: ChatSettings = _AS_IT_IS,
+) -> list[tuple[str, str]]:
+    """The same for several turns of one conversation, in order (`scored_turns`).
+
+    Answers that are nothing but texts are found together, by two renderings of the conversation however many they are;
+    others, and all of them where that does not split it, one by one.
+    """
+    whole = _input(tokenizer, turns[-1], demonstration, settings, source)
+    messages = [*whole.before, whole.answer]
+    places = [len(messages) - 1 - message_count(turns[-1]) + message_count(one) for one in turns]
+    texts = [number for number, place in enumerate(places) if _is_text(messages[place])]
+    found: dict[int, tuple[str, str]] = {}
+    if len(texts) > 1:
+        written = _Renderer(tokenizer, whole, source, moment)
+        spans = _answers_together(written, messages, [places[number] for number in texts])
+        for number, (context, answer) in zip(texts, spans, strict=False):
+            _check_kept(demonstration, context, settings, source)
+            found[number] = context, "" if settings.reasoning == "only" else answer
+    told: dict[str, Any] = {"source": source, "moment": moment, "settings": settings}
+    return [
+        found[number] if number in found else chat_prompt_and_answer(tokenizer, one, demonstration, **told)
+        for number, one in enumerate(turns)
+    ]
+
+
+def _is_text(answer: Message) -> bool:
+    """Whether an answer is nothing but a text, without reasoning."""
+    text = answer.get("content") or ""
+    apart = answer.get("tool_calls") or reasoning_of(answer).strip()
+    return bool(text.strip()) and not apart and "</think>" not in text
+
+
+def _answers_together(
+    written: _Renderer, messages: list[dict[str, Any]], places: Sequence[int]
+) -> list[tuple[str, str]]:
+    """Context and answer of the texts at these places, in one rendering, as it is between what stands around stand-ins
+    for all of them; none where the two do not make up the whole, or other blanks change than those at an answer's ends.
+    """
+    whole, marked = written(messages), list(messages)
+    for place in places:
+        marked[place] = {"role": "assistant", "content": STAND_IN}
+    around = written(marked).split(STAND_IN)
+    if len(around) != len(places) + 1 or not whole.startswith(around[0]):
+        return []
+    found, at = [], len(around[0])
+    for place, after in zip(places, around[1:], strict=True):
+        text = messages[place]["content"]
+        answer = next((one for one in (text, text.strip()) if whole.startswith(one + after, at)), None)
+        if answer is None:
+            return []
+        found.append((whole[:at], answer))
+        at += len(answer) + len(after)
+    return found if at == len(whole) else []
 
 
 def _plain_answer(written: _Renderer, given: ChatInput, source: str | None) -> tuple[str, str]:
@@ -109,9 +173,11 @@ def _input(
         raise TemplateRefusalError(f"{_name(source)}: {error}") from None
 
 
-def _check_kept(held: list[str], context: str, source: str | None) -> None:
-    """Raise TemplateRefusalError where the reasoning of an earlier turn is not in the context."""
-    if not is_written(held, context):
+def _check_kept(demonstration: Example | None, context: str, settings: ChatSettings, source: str | None) -> None:
+    """Raise TemplateRefusalError where a demonstration's reasoning is to be kept, and is not in the context."""
+    if demonstration is None or not settings.keep_reasoning:
+        return
+    if not is_written(reasoning_in(demonstration, with_answer=True), context):
         raise TemplateRefusalError(
             f"{_name(source)} takes the reasoning out of earlier turns, and has no switch to keep it"
         )

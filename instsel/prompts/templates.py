@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from instsel.prompts.answer_span import split_reasoning
 from instsel.prompts.chat_messages import ChatSettings, TemplateRefusalError
-from instsel.prompts.chat_template import chat_prompt, chat_prompt_and_answer
+from instsel.prompts.chat_template import chat_prompt, chat_prompt_and_answer, chat_prompts_and_answers
 from instsel.prompts.jinja_rendering import reads_the_date
 from instsel.prompts.own_template import MissingInputError, OwnTemplate, own_template
 from instsel.records import Example
@@ -94,6 +95,27 @@ def prompt_and_answer(
         return answers.get(settings.reasoning, (context, example.response))
     source = _jinja_source(template)
     return chat_prompt_and_answer(tokenizer, example, demonstration, source=source, moment=moment, settings=settings)
+
+
+def turn_prompts(
+    template: Any,
+    turns: Sequence[Example],
+    *,
+    demonstration: Example | None = None,
+    tokenizer: Any = None,
+    moment: datetime | None = None,
+    settings: ChatSettings = ChatSettings(),  # noqa: B008 - frozen
+) -> list[tuple[str, str]]:
+    """Context and continuation of each of a conversation's turns (`scored_turns`), as :func:`prompt_and_answer`.
+
+    A chat template writes the conversation as often for many turns as for one where their answers are texts.
+    """
+    told: dict[str, Any] = {"tokenizer": tokenizer, "moment": moment, "settings": settings}
+    if len(turns) > 1 and is_chat_template(template):
+        return chat_prompts_and_answers(
+            tokenizer, turns, demonstration, source=_jinja_source(template), moment=moment, settings=settings
+        )
+    return [prompt_and_answer(template, one, demonstration=demonstration, **told) for one in turns]
 
 
 def _check_tools(example: Example | None) -> None:

@@ -34,6 +34,7 @@ class ModelOptions:
     max_batch_tokens: int | str = "auto"
     context_length: int | None = None
     allow_unused_weights: bool = False
+    layer_products: str = "auto"
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:

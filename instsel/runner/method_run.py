@@ -34,6 +34,7 @@ def run_method(
     max_batch_tokens: int | str = "auto",
     context_length: int | None = None,
     allow_unused_weights: bool = False,
+    layer_products: str = "auto",
     trust_remote_code: bool = False,
     workers: int | None = None,
     devices: Sequence[str] | None = None,
@@ -94,6 +95,7 @@ def run_method(
             max_batch_tokens=max_batch_tokens,
             context_length=context_length,
             allow_unused_weights=allow_unused_weights,
+            layer_products=layer_products,
             trust_remote_code=trust_remote_code,
         ),
         worker_options=WorkerOptions(

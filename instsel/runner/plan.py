@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,10 +26,12 @@ from instsel.runner.row_checks import check_rows
 from instsel.runner.run_settings import settle
 from instsel.runner.slices import Slices
 from instsel.runner.timing import PlannedStage, time_stages
+from instsel.runs.arguments import files_named_by
 from instsel.runs.finished_run import RunReader
 from instsel.runs.folder import other_settings
 from instsel.runs.inputs import InputSource
 from instsel.runs.manifest import differing_fields, read_manifest
+from instsel.runs.overwriting import check_place
 from instsel.runs.remote_files import is_address
 from instsel.runs.shards import ShardedStage
 from instsel.runs.stored_folder import copy_here
@@ -68,6 +71,7 @@ def plan_run(configuration: RunConfiguration, source: InputSource, messages: Mes
 
     Nothing is written. Raises ValueError where the run itself would be refused.
     """
+    _check_place(configuration, source)
     scorer = configuration.model_options.open_scorer()
     with _folder_of(configuration) as path, rows_for_now(source) as (rows, columns), TemporaryDirectory() as scratch:
         known = None if path is None else read_manifest(path)[0]
@@ -79,6 +83,18 @@ def plan_run(configuration: RunConfiguration, source: InputSource, messages: Mes
         parameters = read_parameters(configuration, inputs.numbers).for_rows(len(inputs))
         check_rows(configuration, inputs, parameters, scorer, source, UnreadKeys(), messages)
         return _Planner(configuration, parameters, inputs, scorer, messages, kept, Path(scratch)).plan(timed=timed)
+
+
+def _check_place(configuration: RunConfiguration, source: InputSource) -> None:
+    """ValueError where the run would be refused its folder."""
+    output = configuration.output
+    if output is None or is_address(output):
+        return
+    if Path(output).is_dir():
+        inputs = [*source.files, *files_named_by(configuration.arguments())]
+        check_place(Path(output), output, configuration.overwrite, inputs)
+    elif os.path.lexists(output):
+        raise ValueError(f"output folder {output} cannot be written: it is no folder")
 
 
 @contextlib.contextmanager

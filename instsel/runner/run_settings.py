@@ -132,6 +132,8 @@ def describe(
         settings["shard_rows"] = known["shard_rows"]
     if options.context_length is not None or "context_length" in known:  # folders begun without it go on
         settings["context_length"] = options.context_length
+    if options.layer_products != "auto" or "layer_products" in known:
+        settings["layer_products"] = options.layer_products
     about = {
         "input": source.name,
         "model": options.model,

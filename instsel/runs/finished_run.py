@@ -13,7 +13,7 @@ from instsel.runs.manifest import FORMAT, read_manifest, settings_digest
 from instsel.runs.manifest_shape import Manifest
 from instsel.runs.overwriting import is_whole
 from instsel.runs.row_store import RowStore
-from instsel.runs.run_files import COLUMNS, DAMAGED, NEXT, ROWS_NAME, SHARDS
+from instsel.runs.run_files import COLUMNS, DAMAGED, MANIFEST, NEXT, ROWS_NAME, SHARDS
 from instsel.runs.shards import ShardedStage, ShardFolder
 
 
@@ -79,5 +79,7 @@ def read_run(folder: Path) -> RunReader:
     if damaged:
         raise ValueError(f"the manifest of {folder} is damaged; the command that made the run repairs it")
     if manifest is None:
-        raise ValueError(f"{folder} is not a run folder: it has no manifest.json")
+        runs = sorted(path.parent for path in folder.glob(f"*/{MANIFEST}"))
+        hint = f"; {' and '.join(map(str, runs[:2]))} {'is one' if len(runs) == 1 else 'are some'}" if runs else ""
+        raise ValueError(f"{folder} is not a run folder: it has no {MANIFEST}{hint}")
     return RunReader(folder, manifest)

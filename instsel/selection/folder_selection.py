@@ -151,7 +151,7 @@ def select_into_folder(configuration: SelectionConfiguration, interrupts: Interr
     try:
         again = folder.is_finished(name)
         if not again:
-            chosen = _choose(told, scored, manifest, score, usable, embeddings, lengths, max_score, share)
+            chosen = _choose(told, scored, manifest, score, usable, embeddings, lengths, max_score, share, interrupts)
             _write(folder, name, scored, chosen, by_kmeans, len(score))
         written, file = folder.manifest, str(folder.path / name)
     finally:
@@ -182,11 +182,13 @@ def _choose(
     lengths: np.ndarray | None,
     max_score: float | None,
     share: float | None,
+    interrupts: Interrupts,
 ) -> _Chosen:
     """What is told, with its procedure's decisions, on the scores `score` of the rows that are `usable`."""
     labels, names = read_labels(told, scored, embeddings, len(score))
-    reasons = read_left_out(told.leave_out, scored, manifest, len(score)) if told.leave_out else []
-    if reasons:
+    reasons: list[str | None] = []
+    if told.leave_out:
+        reasons = read_left_out(told.leave_out, scored, manifest, len(score), quiet=told.quiet, interrupts=interrupts)
         usable = usable & np.array([reason is None for reason in reasons])
     worst = np.zeros(len(score), bool)
     if share is not None:

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
 
 from instsel.records import Example, Group
+from instsel.records.repetition import REPEATED, grams_of, repeated_share, words_of
 
 # What each word means and its usual limit; None where it has none.
 ROW_FILTERS: Mapping[str, float | None] = {
-    "repetition": 0.3,
+    "repetition": REPEATED,
     "cut-off": None,
     "duplicates": None,
     "near-duplicates": 0.8,
 }
-_GRAM = 4  # words
+Progress = Callable[[int, int], None]
 _PERMUTATIONS = 128
-_WORD = re.compile(r"\w+|[^\w\s]")
 _CLOSERS = "\"'\u201d\u2019\u00bb\uff09)]}*_`"  # quotation marks, brackets, emphasis
 _PROSE = 8  # words of a last line from which it is a sentence, and no entry of a list
 
 
-def left_out(records: Sequence[Example | Group], filters: Mapping[str, float | None]) -> list[str | None]:
+def left_out(
+    records: Sequence[Example | Group], filters: Mapping[str, float | None], progress: Progress | None = None
+) -> list[str | None]:
     """The first filter that leaves each row out, None where it stays.
 
     repetition       more than this share of an answer's 4-grams are repeated (see `repeated_share`)
@@ -32,9 +35,9 @@ def left_out(records: Sequence[Example | Group], filters: Mapping[str, float | N
     near-duplicates  a Jaccard similarity of at least this much to an earlier row that stays, of the sets of 4-grams of
                      prompt and answer, estimated by MinHash with 128 permutations
 
-    `filters` maps these names to limits, None for the usual one. A group is left out where all of its answers are, or
-    as a duplicate of another group. Raises ValueError naming the filter, ImportError where near-duplicates need
-    datasketch.
+    `filters` maps these names to limits, None for the usual one; `progress` is told of the rows done, and how many they
+    are, by near-duplicates, which take longest. A group is left out where all of its answers are, or as a duplicate of
+    another group. Raises ValueError naming the filter, ImportError where near-duplicates need datasketch.
 
     Source: repeated n-grams arXiv 1908.04319; MinHash: Broder, On the resemblance and containment of documents, 1997.
 
@@ -54,13 +57,14 @@ def left_out(records: Sequence[Example | Group], filters: Mapping[str, float | N
         seen: set[bytes] = set()
         for row, record in enumerate(records):
             if found[row] is None:
-                digest = hashlib.blake2b(" ".join(_words(_whole(record))).encode(), digest_size=16).digest()
+                digest = hashlib.blake2b(" ".join(words_of(_whole(record))).encode(), digest_size=16).digest()
                 if digest in seen:
                     found[row] = "duplicates"
                 seen.add(digest)
     if "near-duplicates" in limits:
         kept = [row for row in range(len(records)) if found[row] is None]
-        for row in _near_duplicates([_whole(records[row]) for row in kept], limits["near-duplicates"]):
+        texts = [_whole(records[row]) for row in kept]
+        for row in _near_duplicates(texts, limits["near-duplicates"], progress):
             found[kept[row]] = "near-duplicates"
     return found
 
@@ -94,19 +98,6 @@ def filters_at_hand(filters: Mapping[str, float | None]) -> tuple[dict[str, floa
         except ImportError as error:
             absent["near-duplicates"] = str(error)
     return {name: limit for name, limit in filters.items() if name not in absent}, absent
-
-
-def repeated_share(text: str) -> float:
-    """The share of a text's 4-grams of words that stand in it before: `1 - distinct / all`; 0 for fewer than two.
-
-    Source: seq-rep-4 of arXiv 1908.04319, over words and marks in place of a model's tokens.
-
-    >>> repeated_share("the cat and the cat and the cat and the cat")
-    0.625
-    """
-    words = _words(text)
-    grams = [tuple(words[i : i + _GRAM]) for i in range(len(words) - _GRAM + 1)]
-    return 1 - len(Counter(grams)) / len(grams) if len(grams) > 1 else 0.0
 
 
 def is_cut_off(text: str) -> bool:
@@ -143,28 +134,27 @@ def _whole(record: Example | Group) -> str:
     return "\n".join([*turns, record.instruction, record.input, *_answers(record)])
 
 
-def _words(text: str) -> list[str]:
-    return _WORD.findall(text.casefold())
-
-
-def _near_duplicates(texts: Iterable[str], threshold: float) -> list[int]:
+def _near_duplicates(texts: Sequence[str], threshold: float, progress: Progress | None) -> list[int]:
     """Texts that are near-duplicates of an earlier one that is none itself."""
     _need_datasketch()
     from datasketch import MinHash, MinHashLSH
 
-    index = MinHashLSH(threshold=threshold, num_perm=_PERMUTATIONS)
-    sketches: dict[int, MinHash] = {}
+    # What lies in a band is looked up by a number in place of its 100 bytes; what meets by chance is compared below.
+    index = MinHashLSH(threshold=threshold, num_perm=_PERMUTATIONS, hashfunc=hash)
+    empty = MinHash(num_perm=_PERMUTATIONS, seed=1)
+    kept: dict[int, np.ndarray] = {}
     found = []
     for row, text in enumerate(texts):
-        words = _words(text)
-        grams = {" ".join(words[i : i + _GRAM]).encode() for i in range(max(1, len(words) - _GRAM + 1))}
-        sketch = MinHash(num_perm=_PERMUTATIONS, seed=1)
-        sketch.update_batch(sorted(grams))
-        if any(sketch.jaccard(sketches[other]) >= threshold for other in index.query(sketch)):
+        sketch = empty.copy()  # with its permutations, which take longer to draw than most texts to hash
+        sketch.update_batch({" ".join(gram).encode() for gram in grams_of(text)})
+        values = sketch.hashvalues.astype(np.uint32)
+        if any(np.mean(kept[other] == values) >= threshold for other in index.query(sketch)):
             found.append(row)
         else:
-            index.insert(row, sketch)
-            sketches[row] = sketch
+            index.insert(row, sketch, check_duplication=False)
+            kept[row] = values
+        if progress is not None:
+            progress(row + 1, len(texts))
     return found
 
 

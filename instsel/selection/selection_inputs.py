@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,9 @@ from instsel.methods.correlation import spearman_correlation
 from instsel.runs.array_files import read_array
 from instsel.runs.durable_files import digest_file
 from instsel.runs.finished_run import read_run
+from instsel.runs.interrupts import Interrupts
 from instsel.runs.manifest_shape import Manifest
+from instsel.runs.progress import StageProgress
 from instsel.runs.results import open_result
 from instsel.runs.scored_files import ScoredFile
 from instsel.selection.selection_configuration import SelectionConfiguration
@@ -84,25 +87,46 @@ def run_follows_length(folder: Path) -> tuple[str, float]:
 
 
 def read_left_out(
-    filters: Mapping[str, float | None], scored: ScoredFile, manifest: Manifest, num_rows: int
+    filters: Mapping[str, float | None],
+    scored: ScoredFile,
+    manifest: Manifest,
+    num_rows: int,
+    *,
+    quiet: bool = False,
+    interrupts: Interrupts | None = None,
 ) -> list[str | None]:
     """Which filter leaves each row out for what its texts are, None where it stays (see `left_out`).
 
-    Raises ValueError where the input's columns are of no known format.
+    A bar on standard error shows how far near-duplicates are. Raises ValueError where the input's columns are of no
+    known format.
     """
+    from instsel.selection.row_filters import left_out
+
+    records = read_records(scored, manifest, np.arange(num_rows))
+    with contextlib.closing(StageProgress("near-duplicates", num_rows, quiet=quiet)) as bar:
+
+        def progress(done: int, total: int) -> None:
+            if interrupts is not None:
+                interrupts.check()
+            bar.end(range(round((done - 1) / total * num_rows), round(done / total * num_rows)), 0)
+
+        return left_out(records, filters, progress)
+
+
+def read_records(scored: ScoredFile, manifest: Manifest, rows: np.ndarray) -> list[Any]:
+    """Some rows of a result as the run read them, examples or groups; what cannot be read is `Unreadable`."""
     from instsel.records import to_examples, to_groups
     from instsel.records.formats import detect_layout
     from instsel.records.json_columns import whole_rows
     from instsel.records.unread_keys import UnreadKeys
-    from instsel.selection.row_filters import left_out
 
     own = set(scored.own.values()) if manifest else set()
     names = [name for name in scored.columns if name not in own]
     mapping, kind = manifest.get("column_mapping"), manifest.get("unreadable", {}).get("read_as", "example")
     layout = detect_layout(names, mapping, kind=kind)
-    rows = whole_rows(scored.take(np.arange(num_rows), names))
     read = to_groups if kind == "group" else to_examples
-    return left_out(read(rows, columns=mapping, layout=layout, unread=UnreadKeys(), on_error="status"), filters)
+    found = whole_rows(scored.take(rows, names))
+    return read(found, columns=mapping, layout=layout, unread=UnreadKeys(), on_error="status")
 
 
 def read_labels(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from .faults import Fault, interpreted
 
-ATTENTION = interpreted("attention or unseen or tree_beside or places")
+ATTENTION = interpreted("attention or unseen or tree_beside or places or again")
 EMULATED = "tests/test_emulated_kernels.py -k 'test_attention and 80'"
+STORED = "tests/test_emulated_kernels.py -k not_seen"
 FILE, VARLEN, PROBES = "kernels/triton_tree_attention.py", "kernels/varlen_attention.py", "kernels/attention_probes.py"
 GATHERED, TRIED = "tests/test_varlen_attention.py", "tests/test_attention_probes.py"
 LAUNCHED = "tests/test_kernel_launches.py"
@@ -39,8 +40,8 @@ FAULTS = [
     of_kernel("query's strides swapped", "        query.stride(0),\n        query.stride(1),",
               "        query.stride(1),\n        query.stride(0),"),
     of_kernel("value read with the key's stride", "value + rows * value_stride", "value + rows * key_stride"),
-    of_kernel("value's head by the key's stride", "value += key_head * value_head_stride",
-              "value += key_head * key_head_stride"),
+    of_kernel("value's head by the key's stride", "values = value + key_head * value_head_stride",
+              "values = value + key_head * key_head_stride"),
     of_kernel("a token does not see itself", "distance >= 0", "distance > 0"),
     of_kernel("a token sees the next one", "distance >= 0", "distance >= -1"),
     of_kernel("a window of one key more", "distance < window", "distance <= window"),
@@ -66,9 +67,12 @@ FAULTS = [
     of_kernel("context's length left out of positions", "row_position = context + row_token", "row_position = row_token"),
     of_kernel("probabilities in 16 bits before they are added up", "total * shrink + tl.sum(probabilities, axis=1)",
               "total * shrink + tl.sum(probabilities.to(tl.float16).to(tl.float32), axis=1)"),
-    of_kernel("what rows do not see is not left out",
-              "    leave_out_unseen(query, key, value, result, segments, scaling=scaling, window=window, "
-              "softcap=softcap, sinks=sinks)\n", ""),
+    of_kernel("what rows do not see is not left out", "range(0, block_q, small_rows)", "range(0, 0, small_rows)"),
+    of_kernel("only a block's first rows are found again", "range(0, block_q, small_rows)", "range(0, small_rows, small_rows)"),
+    of_kernel("a block's first rows are found again for all", "node, first_row + part, query", "node, first_row, query"),
+    of_kernel("a row of a block decides for all", "wrong = mask & ~(tl.abs(out)", "wrong = mask & (row == first_row)[:, None] & ~(tl.abs(out)"),
+    of_kernel("rows looked at before they are stored", "        tl.debug_barrier()  # what one thread has stored, another looks at\n", "",
+              STORED),
     Fault("an unfinished block of rows left out", "kernels/triton_row_blocks.py",
           "-(-np.diff(rows) * rows_per_token // block_rows)", "np.diff(rows) * rows_per_token // block_rows", ATTENTION),
     Fault("row blocks of another kernel", "kernels/triton_row_blocks.py", '("triton", device, group, block_q)',
