@@ -12,7 +12,6 @@ from instsel.demo.lessons import BUDGETS, PROCEDURES, Lessons, selections
 from instsel.demo.separation import areas_by_class
 from instsel.methods.correlation import Correlation, spearman_correlation
 from instsel.methods.influence import score_by_rule
-from instsel.records.json_types import JsonObject
 
 SCORE_NAMES = ("gain", "wICI", "IFD", "perplexity", "length", "random")
 
@@ -32,7 +31,7 @@ class Findings:
     costs        what each command cost: rows, seconds, tokens_forwarded, tokens_unshared
     """
 
-    rows: list[JsonObject]
+    rows: list[dict[str, object]]
     scores: dict[str, np.ndarray]
     ifd: np.ndarray
     areas: dict[str, dict[str, float]]
@@ -88,14 +87,14 @@ def read_findings(folder: Path, seed: int, lessons: Lessons) -> Findings:
     )
 
 
-def _read(path: Path) -> list[JsonObject]:
+def _read(path: Path) -> list[dict[str, object]]:
     import pyarrow.parquet as pq
 
-    rows: list[JsonObject] = pq.read_table(path).to_pylist()
+    rows: list[dict[str, object]] = pq.read_table(path).to_pylist()
     return rows
 
 
-def _numbers(rows: list[JsonObject], column: str) -> np.ndarray:
+def _numbers(rows: list[dict[str, object]], column: str) -> np.ndarray:
     return np.array([np.nan if row[column] is None else row[column] for row in rows], np.float64)
 
 

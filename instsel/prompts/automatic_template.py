@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 AUTO = "auto"
 _INSTRUCT = re.compile(r"(?i)instruct|(?:^|[-_.])(?:chat|it|assistant|thinking|sft|dpo|rlhf)(?:[-_.]|$)")
 
 
-def automatic_template(tokenizer: Any, *, conversations: bool, takes_chat: bool = True) -> tuple[str, str]:
+def automatic_template(
+    tokenizer: PreTrainedTokenizerBase | None, *, conversations: bool, takes_chat: bool = True
+) -> tuple[str, str]:
     """The template that "auto" stands for, "plain" or "chat", and why; no reason where there is no choice.
 
     tokenizer: says whether there is a chat template, and its name whose it is. conversations: whether the rows hold

@@ -1,5 +1,8 @@
 """Examples in the wording of a tokenizer's chat template.
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 The template is rendered as text, never as token ids, so that context and answer are tokenised as one text. The context
 is what the template writes before the finished answer: its generation prompt, and what it puts between that and an
 answer without reasoning, such as an empty block for it. The answer is as the template writes it, which may change its
@@ -12,7 +15,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from instsel.prompts.answer_span import STAND_IN, answer_span, begins_with_empty_block, split_reasoning
 from instsel.prompts.chat_messages import (
@@ -29,12 +32,15 @@ from instsel.prompts.jinja_rendering import TemplateLimitError, render, source_o
 from instsel.prompts.reached_keys import is_written, reasoning_in
 from instsel.records import Example
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 _LONGEST_REASON = 200  # characters: a template may put what it likes there
 _AS_IT_IS = ChatSettings()
 
 
 def chat_prompt(
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase | None,
     example: Example,
     demonstration: Example | None = None,
     *,
@@ -48,7 +54,7 @@ def chat_prompt(
 
 
 def chat_prompt_and_answer(
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase | None,
     example: Example,
     demonstration: Example | None = None,
     *,
@@ -81,7 +87,7 @@ def chat_prompt_and_answer(
 
 
 def chat_prompts_and_answers(
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase | None,
     turns: Sequence[Example],
     demonstration: Example | None = None,
     *,
@@ -161,7 +167,11 @@ def _plain_answer(written: _Renderer, given: ChatInput, source: str | None) -> t
 
 
 def _input(
-    tokenizer: Any, example: Example, demonstration: Example | None, settings: ChatSettings, source: str | None
+    tokenizer: PreTrainedTokenizerBase | None,
+    example: Example,
+    demonstration: Example | None,
+    settings: ChatSettings,
+    source: str | None,
 ) -> ChatInput:
     if tokenizer is None:
         raise ValueError("template 'chat' needs a tokenizer")
@@ -193,7 +203,9 @@ def _around_answer(written: _Renderer, given: ChatInput, source: str | None) -> 
 class _Renderer:
     """A template with what one conversation tells it beside the messages."""
 
-    def __init__(self, tokenizer: Any, given: ChatInput, source: str | None, moment: datetime | None) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase | None, given: ChatInput, source: str | None, moment: datetime | None
+    ) -> None:
         self.source, self.later = source, given.later
         self.render = functools.partial(
             render, tokenizer, source=source, moment=moment, tools=given.tools, template_kwargs=given.template_kwargs

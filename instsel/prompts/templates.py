@@ -18,7 +18,7 @@ import os
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from instsel.prompts.answer_span import split_reasoning
 from instsel.prompts.chat_messages import ChatSettings, TemplateRefusalError
@@ -26,6 +26,9 @@ from instsel.prompts.chat_template import chat_prompt, chat_prompt_and_answer, c
 from instsel.prompts.jinja_rendering import reads_the_date
 from instsel.prompts.own_template import MissingInputError, OwnTemplate, own_template
 from instsel.records import Example
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 TEMPLATES = ("plain", "alpaca", "chat")
 REFUSALS = (TemplateRefusalError, MissingInputError)  # of one example; others may do
@@ -43,7 +46,7 @@ def context_text(
     example: Example,
     *,
     demonstration: Example | None = None,
-    tokenizer: Any = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     moment: datetime | None = None,
     settings: ChatSettings = ChatSettings(),  # noqa: B008 - frozen
 ) -> str:
@@ -66,7 +69,7 @@ def prompt_and_answer(
     example: Example,
     *,
     demonstration: Example | None = None,
-    tokenizer: Any = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     moment: datetime | None = None,
     settings: ChatSettings = ChatSettings(),  # noqa: B008 - frozen
 ) -> tuple[str, str]:
@@ -102,7 +105,7 @@ def turn_prompts(
     turns: Sequence[Example],
     *,
     demonstration: Example | None = None,
-    tokenizer: Any = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     moment: datetime | None = None,
     settings: ChatSettings = ChatSettings(),  # noqa: B008 - frozen
 ) -> list[tuple[str, str]]:
@@ -167,7 +170,7 @@ def is_chat_template(template: Any) -> bool:
     return check_template(template) is None and template not in ("plain", "alpaca")
 
 
-def template_reads_the_date(template: Any, tokenizer: Any) -> bool:
+def template_reads_the_date(template: Any, tokenizer: PreTrainedTokenizerBase | None) -> bool:
     """Whether a template asks for the date, so that its prompts are others on another day."""
     return is_chat_template(template) and reads_the_date(tokenizer, _jinja_source(template))
 

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from instsel.runner.input_rows import InputRows, rows_for_now
 from instsel.runner.run_settings import template_for
 from instsel.runner.seen_text import SeenRow, TokenCount, count_tokens, seen_row
 from instsel.runs.inputs import InputSource
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _AT_A_TIME = 1024  # rows
 _SHOWN = 3
@@ -139,7 +142,7 @@ def _of_kind(configuration: RunConfiguration, columns: list[str]) -> RunConfigur
 
 
 def _with_reason(
-    configuration: RunConfiguration, source: InputSource, tokenizer: object
+    configuration: RunConfiguration, source: InputSource, tokenizer: PreTrainedTokenizerBase | None
 ) -> tuple[RunConfiguration, str]:
     """The configuration with a template's name in place of `auto`, and why that one."""
     if configuration.template != AUTO or configuration.template_without_input is not None:

@@ -22,6 +22,8 @@ from instsel.runs.manifest import environment
 from instsel.runs.manifest_shape import Manifest
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from instsel.engine.scorer import Scorer
 
 
@@ -69,7 +71,9 @@ def with_template(
     return replace(configuration, template=template)
 
 
-def template_for(configuration: RunConfiguration, source: InputSource, tokenizer: object) -> tuple[str, str]:
+def template_for(
+    configuration: RunConfiguration, source: InputSource, tokenizer: PreTrainedTokenizerBase | None
+) -> tuple[str, str]:
     """What `auto` stands for with a tokenizer and these rows, and why; no reason where there is no choice."""
     return automatic_template(
         tokenizer,
