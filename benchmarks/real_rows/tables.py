@@ -15,9 +15,6 @@ STAGES = {
     "exploring": "exploring seeds", "influence": "exploring seeds", "confirming": "confirming seeds",
     "further": "further confirming seeds",
 }  # fmt: skip
-PLANNED = {
-    STAGES["exploring"]: plan.EXPLORING, STAGES["confirming"]: plan.CONFIRMING, STAGES["further"]: plan.FURTHER
-}  # fmt: skip
 
 
 def tables(records: Sequence[Record]) -> str:
@@ -119,7 +116,8 @@ def _difference(found: Mapping[str, Any] | None) -> tuple[str, str]:
 def _title(key: tuple[Any, ...], records: Sequence[Record]) -> str:
     model, source, stage, undamaged, budget = key
     seeds = sorted({record["cell"]["seed"] for record in records})
-    planned = len(PLANNED[stage])
+    own = {STAGES["confirming"]: plan.CONFIRMING, STAGES["further"]: plan.FURTHER}
+    planned = len(own.get(stage, plan.EXPLORING))
     before = {record["cell"]["seed"]: record["before"]["all"] for record in records}
     begun = mean_interval(list(before.values()))["mean"]
     pool = f"{-undamaged:.0%} of the pool damaged" if undamaged else "the pool as it is"
