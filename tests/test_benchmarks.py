@@ -235,6 +235,23 @@ def test_a_run_beside_busy_processes_ends_in_a_table(tmp_path, monkeypatch, caps
     assert f"| 1 | {beside / alone:.1f} ({share:.2f}) |" in tables.beside_table([result])
 
 
+def test_all_turns_beside_the_last_are_the_same_numbers(tmp_path, monkeypatch, capsys):
+    import conversations
+
+    arguments = "conversations --rows 3 --turns 4 --runs 1 --output"
+    monkeypatch.setattr(sys, "argv", [*arguments.split(), str(tmp_path)])
+    conversations.main()
+    assert "3 conversations of 4 turns" in capsys.readouterr().out
+    result = json.loads((tmp_path / "conversations_tiny_float32_3.json").read_text())
+    assert result["largest_difference"] < 1e-5
+    assert result["tokens_forwarded"]["all"] == result["tokens_forwarded"]["last"], "they are one path of the tree"
+    scorer, rows = conversations.make_scorer("tiny", "float32"), conversations.make_rows(3, 4)
+    score = conversations.score
+    monkeypatch.setattr(conversations, "score", lambda scorer, rows, which: score(scorer, rows, "last"))
+    with pytest.raises(AssertionError):  # the control: of other numbers it says so
+        conversations.largest_difference(scorer, rows)
+
+
 def test_every_table_has_one_place_in_the_documents():
     import tables
 

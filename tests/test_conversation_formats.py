@@ -164,6 +164,9 @@ def test_a_bad_row_is_one_status_and_the_others_go_on(name: str) -> None:
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "a row that ends its template's text": (
+        "chat", {"messages": MESSAGES, "chat_template_kwargs": {"continue_final_message": True}},
+        "must not say 'continue_final_message'"),
     "a call without its answer": ("chat", {"messages": [*MESSAGES[1:3], ASK, MESSAGES[4]]}, "a call of a tool has no"),
     "a tool in a text": ("plain", {"messages": MESSAGES}, "turns of a tool, for which only a chat template"),
     "a call in a text": ("alpaca", {"messages": MESSAGES[:3]}, "the answer is a call of a tool"),

@@ -13,6 +13,11 @@ from tiny_model import tiny_model_folder
 from instsel.cli import main
 from instsel.export import export
 
+
+def tool(name: str, **parameters: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": parameters}}
+
+
 CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": {"a": 1, "b": 2}}}
 OTHER = {"id": "c2", "type": "function", "function": {"name": "find", "arguments": {"text": "x"}}}
 POOL: list[dict[str, Any]] = [
@@ -20,11 +25,11 @@ POOL: list[dict[str, Any]] = [
         {"role": "system", "content": "be kind", "name": "host"}, {"role": "user", "content": "add 1 and 2"},
         {"role": "assistant", "reasoning_content": "a call", "content": None, "tool_calls": [CALL]},
         {"role": "user", "content": "it is 3"}, {"role": "assistant", "content": "the thing", "weight": 1},
-    ], "tools": [{"name": "add", "parameters": {"a": {"type": "int"}, "b": {"type": "int"}}}]},
+    ], "tools": [tool("add", a={"type": "int"}, b={"type": "int"})]},
     {"id": 1, "messages": [
         {"content": "find x", "role": "user"},
         {"role": "assistant", "content": "a king", "thinking": "so", "tool_calls": [OTHER], "weight": 0},
-    ], "tools": [{"name": "find", "parameters": {"text": {"type": "string"}}}], "chat_template_kwargs": {"x": True}},
+    ], "tools": [tool("find", text={"type": "string"})], "chat_template_kwargs": {"x": True}},
     {"id": 2, "messages": [{"role": "user", "content": "no"}, {"role": "assistant", "content": "the thing"}]},
 ]  # fmt: skip
 
@@ -106,11 +111,11 @@ def test_turns_of_preference_pairs_keep_their_keys(whole: bool, tmp_path: Path) 
         "prompt": [user],
         "chosen": [*before, answers[0]],
         "rejected": [*before, answers[1]],
-        "tools": [{"name": "f"}],
+        "tools": [tool("f")],
     }
-    want = {"prompt": [user], "chosen": [answers[0]], "rejected": [answers[1]], "tools": [{"name": "f"}]}
+    want = {"prompt": [user], "chosen": [answers[0]], "rejected": [answers[1]], "tools": [tool("f")]}
     assert loaded(export([row], "trl", tmp_path)[0]) == [want]
-    want = {"messages": [user], "chosen": answers[0], "rejected": answers[1], "tools": [{"name": "f"}]}
+    want = {"messages": [user], "chosen": answers[0], "rejected": answers[1], "tools": [tool("f")]}
     assert loaded(export([row], "axolotl", tmp_path / "a")[0]) == [want]
 
 

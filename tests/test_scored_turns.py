@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from instsel.engine.scoring import plan_batch
 from instsel.methods.parameters import Parameters
 from instsel.methods.stages import StageSlice
 from instsel.methods.turn_requests import TurnRequests, flat
-from instsel.prompts import prompt_and_answer
+from instsel.prompts import chat_template, prompt_and_answer
+from instsel.prompts.chat_messages import TemplateRefusalError
 from instsel.prompts.scored_turns import scored_turns
+from instsel.prompts.templates import turn_prompts
 from instsel.records import to_examples
 
 TEMPLATE = (
@@ -154,6 +157,51 @@ def test_a_call_that_ends_its_turn_otherwise_ends_there() -> None:
     [example] = to_examples([{"messages": TURNS}])
     found = [prompt_and_answer("chat", one, tokenizer=tokenizer)[1] for one in scored_turns(example, "all")]
     assert found == [CALLED + "</call>", "it is 2", "yes it is"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_conversation_is_written_twice_however_many_its_answers(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not more for all turns than for the last."""
+    calls: list[int] = []
+
+    def counted(*arguments: Any, **told: Any) -> str:
+        calls.append(1)
+        return render(*arguments, **told)
+
+    render = chat_template.render
+    monkeypatch.setattr(chat_template, "render", counted)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder())
+    tokenizer.chat_template = TEMPLATE
+    turns = scored_turns(to_examples([{"messages": TEXTS[:2] * count}])[0], "all")
+    found = turn_prompts("chat", turns, tokenizer=tokenizer)
+    assert len(calls) == 2 and [answer for _, answer in found] == ["the first"] * count
+    assert found == [prompt_and_answer("chat", one, tokenizer=tokenizer) for one in turns]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        "m.content | trim",
+        "m.content | replace('  ', ' ')",  # blanks within an answer too
+        "m.content ~ loop.length",
+        "m.content if loop.last else m.content | trim",
+        "(m.content | trim) ~ ' '",
+        "m.content ~ ('!' if messages[-1].content == 'b' else '?')",  # another turn decides
+    ],
+)
+def test_answers_that_a_template_changes_are_found_as_they_are_one_by_one(changed: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder())
+    tokenizer.chat_template = TEMPLATE.replace("m.content or ''", changed)
+    answers = (" a ", "b", "c  d\n", "b")
+    turns = [{"role": role, "content": text} for one in answers for role, text in (("user", "x"), ("assistant", one))]
+    scored = scored_turns(to_examples([{"messages": turns}])[0], "all")
+    try:
+        want = [prompt_and_answer("chat", one, tokenizer=tokenizer) for one in scored]
+    except TemplateRefusalError as error:
+        with pytest.raises(TemplateRefusalError, match=re.escape(str(error))):
+            turn_prompts("chat", scored, tokenizer=tokenizer)
+        return
+    assert turn_prompts("chat", scored, tokenizer=tokenizer) == want
 
 
 def test_they_are_scored_in_one_text_as_a_trainer_has_it() -> None:

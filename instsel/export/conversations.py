@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from instsel.records import open_rows, to_examples, to_groups
 from instsel.records.examples import Example, Group
 from instsel.records.formats import Layout, detect_layout
+from instsel.records.json_rows import DECODER
 from instsel.records.json_types import Row
+from instsel.records.tool_calls import calls_of, tools_of
 from instsel.records.turns import turns_of, with_calls_together
-from instsel.records.unread_keys import COLUMNS, UnreadKeys, turn_keys, turns_in
+from instsel.records.unread_keys import COLUMNS, UnreadKeys, holds, turn_keys, turns_in
 
 Message = dict[str, Any]
 Messages = tuple[Message, ...]
@@ -57,6 +60,44 @@ class Conversation:
     def all_turns(self) -> Messages:
         """All turns, a rejected answer's too."""
         return (*self.prompt, *self.answer, *(self.rejected or ()))
+
+
+def as_templates_take_it(one: Conversation) -> Conversation:
+    """The same with tools and calls as a chat template takes them, for trainers that hand them on as they are.
+
+    Tools are JSON schemas in the column `tools` (JSON text stays JSON text), calls `tool_calls` with arguments as
+    dicts. What is so already stays as it is, key by key.
+    """
+    columns = one.columns
+    name = next((name for name in ("tools", "functions") if holds(columns.get(name))), None)
+    if name is not None:
+        given: Any = columns[name]
+        tools: Any = tools_of(columns)
+        is_text = isinstance(given, str)
+        if tools == (DECODER.decode(given) if is_text else given):
+            tools = given
+        elif is_text:
+            tools = json.dumps(tools, ensure_ascii=False)
+        columns = {("tools" if key == name else key): value for key, value in columns.items()} | {"tools": tools}
+    parts = {
+        part: tuple(map(_with_calls, turns))
+        for part, turns in (("prompt", one.prompt), ("answer", one.answer), ("rejected", one.rejected))
+        if turns is not None
+    }
+    return replace(one, columns=columns, **parts)
+
+
+def _with_calls(turn: Message) -> Message:
+    given = turn.get("tool_calls")
+    functions = [call.get("function") for call in given or () if isinstance(call, Mapping)]
+    taken = [one for one in functions if isinstance(one, Mapping) and isinstance(one.get("arguments"), Mapping)]
+    if isinstance(given, list) and len(given) == len(taken):
+        return turn
+    calls = calls_of(turn, "tool_calls")
+    if not calls:
+        return turn
+    named = {("tool_calls" if key == "function_call" else key): value for key, value in turn.items()}
+    return {**named, "tool_calls": calls}
 
 
 def read_conversations(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from instsel.export.conversations import Conversation, Message, read_conversations
+from instsel.export.conversations import Conversation, Message, as_templates_take_it, read_conversations
 from instsel.export.written_files import check_writable, write_files
 from instsel.records.tool_calls import calls_of
 from instsel.records.unread_keys import UnreadKeys, holds
@@ -89,6 +89,7 @@ TRAINERS: Mapping[str, Callable[[Conversation], Row]] = {
 _LISTED = ("llama-factory", "alpaca")  # one JSON list; the others read a line at a time
 _IN_TURN = ("llama-factory", "alpaca")  # their exchanges are pairs of a user's and an assistant's turn
 _BETWEEN_RESULTS = "\n</tool_response>\n<tool_response>\n"  # as its own converter of OpenAI's files joins them
+_BY_TEMPLATE = ("trl", "axolotl", "llama-factory")  # they give tools and calls to a template
 _ANSWERS = ("assistant", "function_call")
 _ONE_TURN = ("llama-factory", "axolotl", "alpaca", "messages")  # of a preference pair's answers
 
@@ -112,10 +113,10 @@ def export(
     best    the column with the place of each group's answer, if rows have it
 
     Earlier turns and preference pairs are kept whole, with all keys of their turns, and tools, weight and other columns
-    that go with them; a warning names what "alpaca" cannot hold and what "llama-factory" does not read. Raises
-    ValueError naming the parameter or the row: for an unknown trainer, a file that is there (or, to be
-    overwritten, one that no export wrote), no rows, a row without an answer, and turns that the trainer would leave
-    out.
+    that go with them, tools and calls as chat templates take them ("messages" leaves them as they are); a warning names
+    what "alpaca" cannot hold and what "llama-factory" does not read. Raises ValueError naming the parameter or the row:
+    for an unknown trainer, a file that is there (or, to be overwritten, one that no export wrote), no rows, a row
+    without an answer, and turns that the trainer would leave out.
 
     >>> export([{"instruction": "Add 1 and 2.", "output": "3"}], "trl", "out")  # doctest: +SKIP
     [PosixPath('out/instsel.jsonl')]
@@ -125,6 +126,8 @@ def export(
     data, *beside = check_target(to, output, name, overwrite)
     conversations = read_conversations(rows, columns, best)
     _check(conversations, to)
+    if to in _BY_TEMPLATE:
+        conversations = [as_templates_take_it(one) for one in conversations]
     made = [TRAINERS[to](one) for one in conversations]
     listed = json.dumps(made, ensure_ascii=False, indent=1) if to in _LISTED else _lines(made)
     has_tools = any(one.columns.get("tools") for one in conversations)

@@ -58,7 +58,8 @@ def chat_input(example: Example, demonstration: Example | None, settings: ChatSe
     """The input for an example, with a demonstration's whole conversation before its own.
 
     source: the template's text, which says under which key it reads reasoning. A system turn that both have is written
-    once, and a tool that both have. Raises TemplateRefusalError for a call that no tool answers.
+    once, and a tool that both have. Raises TemplateRefusalError for a call that no tool answers, and for a row that
+    tells its template what every template is given.
     """
     own = messages_of(example)
     shown = [] if demonstration is None else messages_of(demonstration)
@@ -73,6 +74,8 @@ def chat_input(example: Example, demonstration: Example | None, settings: ChatSe
         told |= {name: value for name, value in KEEPING.items() if name in source}
     if example.chat is not None:
         told |= example.chat.template_kwargs
+        for name in sorted(TAKEN & example.chat.template_kwargs.keys()):
+            raise TemplateRefusalError(f"the row's chat_template_kwargs must not say {name!r}")
     messages = [_keyed(message, source) for message in (*shown, *own)]
     later = [] if example.chat is None else [_keyed(message, source) for message in example.chat.later]
     return ChatInput(messages[:-1], messages[-1], later, tools or None, told)
