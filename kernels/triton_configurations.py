@@ -7,9 +7,12 @@ Every entry is compiled ahead of time by the tests for its architecture, in ever
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
+
+from .backends import version_outside
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class AttentionConfiguration:
 
 
 # Keyed by architecture, bytes per element and whether the arg max is wanted, whose indices need registers beside the
-# tile of logits (128 x 256 on sm_90 would spill 64 bytes). 4 bytes: float32 products in full, without tensor cores.
+# tile of logits. 4 bytes: float32 products in full, without tensor cores.
 LINEAR: dict[tuple[str, int, bool], LinearConfiguration] = {
     ("sm_90", 2, False): LinearConfiguration(128, 256, 64, 8, 3),
     ("sm_90", 2, True): LinearConfiguration(128, 128, 64, 8, 4),
@@ -50,6 +53,11 @@ LINEAR: dict[tuple[str, int, bool], LinearConfiguration] = {
         for argmax in (False, True)
     },
 }
+# With arg max where nothing stands between product and maximum, in the versions of Triton in which it spills nothing:
+# 3.9 would spill 64 bytes; with a bias, a scale and a cap 3.6 would spill 240 and 3.8 would spill 48, and 3.8 spills 8
+# where blocks do not fill the rows.
+WIDE_ARGMAX: dict[tuple[str, int], LinearConfiguration] = {("sm_90", 2): LinearConfiguration(128, 256, 64, 8, 3)}
+WIDE_ARGMAX_TRITON = "<3.9"
 # Keyed by architecture, bytes per element and the head size rounded up to a power of two. With 128 rows times 32 keys,
 # heads of 128 would spill 16 to 128 bytes, and on sm_90 there would be 20 waits for 20 products.
 ATTENTION: dict[tuple[str, int, int], AttentionConfiguration] = {
@@ -75,6 +83,7 @@ ATTENTION_WITH_SINKS: dict[tuple[str, int, int], AttentionConfiguration] = {
     },
     ("sm_86", 4, 128): AttentionConfiguration(16, 16, 4, 1),
 }
+LARGEST_BLOCK_H = 64  # of the tiles of `linear_logprob`
 # Vocabulary entries that one program walks: its partial sums are joined in order afterwards. From the vocabulary alone,
 # so that a row's value does not depend on its batch.
 SPLIT_ENTRIES = 2048
@@ -95,10 +104,23 @@ def architecture(device: torch.device) -> str:
     return "sm_86" if capability >= (8, 6) and capability != (8, 7) else "sm_80"
 
 
-def linear_configuration(device: torch.device, dtype: torch.dtype, argmax: bool) -> LinearConfiguration:
+@functools.cache
+def linear_tile(name: str, size: int, *, argmax: bool, plain: bool) -> LinearConfiguration:
+    """For an architecture's name and bytes per element; `plain` logits are products alone, of rows that blocks of H
+    fill."""
+    if argmax and plain and (name, size) in WIDE_ARGMAX and version_outside("triton", WIDE_ARGMAX_TRITON) is None:
+        return WIDE_ARGMAX[name, size]
+    return LINEAR[name, size, argmax]
+
+
+def linear_configuration(
+    device: torch.device, dtype: torch.dtype, *, argmax: bool, transformed: bool, size: int
+) -> LinearConfiguration:
+    """The tile for rows of `size` numbers, whose logits are `transformed` by a bias, a scale or a cap."""
     if device.type == "cpu":
         return INTERPRETED_LINEAR
-    return LINEAR[architecture(device), dtype.itemsize, argmax]
+    plain = not transformed and size % LARGEST_BLOCK_H == 0
+    return linear_tile(architecture(device), dtype.itemsize, argmax=argmax, plain=plain)
 
 
 def attention_configuration(

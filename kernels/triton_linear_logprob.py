@@ -30,7 +30,10 @@ def _fused_states(
     shape = triton.cdiv(weight.shape[0], split), hidden.shape[0]  # each of which a program writes
     maxima, sums = (torch.empty(shape, dtype=torch.float32, device=hidden.device) for _ in range(2))
     best = torch.empty(shape, dtype=torch.int64, device=hidden.device) if argmax else None
-    configuration = linear_configuration(hidden.device, hidden.dtype, argmax)
+    transformed = bias is not None or scale != 1.0 or softcap is not None
+    configuration = linear_configuration(
+        hidden.device, hidden.dtype, argmax=argmax, transformed=transformed, size=hidden.shape[1]
+    )
     for row in range(0, hidden.shape[0], PASS_ROWS):
         part = slice(row, row + PASS_ROWS)
         states = maxima[:, part], sums[:, part], None if best is None else best[:, part]

@@ -55,7 +55,7 @@ def add_tile(z, largest, total, argmax, first_entry, has_argmax: tl.constexpr, b
     return new_largest, total, argmax
 
 
-@triton.jit(do_not_specialize=["num_rows", "states_stride"])
+@triton.jit(do_not_specialize=["num_rows", "states_stride", "vocabulary"])
 def linear_states_kernel(
     hidden,
     weight,

@@ -12,7 +12,7 @@ from torch import Tensor
 from .tree_segments import TreeSegments
 from .triton_configurations import attention_configuration
 from .triton_logits import LOG2_E, add_sinks, finite_offset, tanh_float
-from .triton_row_blocks import UNALIGNED, device_arrays
+from .triton_row_blocks import UNALIGNED, UNSPECIALISED, device_arrays
 from .triton_unseen_values import leave_out_unseen
 
 
@@ -72,7 +72,7 @@ def attend_range(
     return largest, total, out
 
 
-@triton.jit(do_not_specialize=["num_cached"], do_not_specialize_on_alignment=UNALIGNED)
+@triton.jit(do_not_specialize=UNSPECIALISED, do_not_specialize_on_alignment=UNALIGNED)
 def tree_attention_kernel(
     query,
     key,

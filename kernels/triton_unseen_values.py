@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .tree_segments import TreeSegments
 from .triton_logits import LOG2_E, add_sinks, finite_offset, tanh_float
-from .triton_row_blocks import UNALIGNED, device_arrays
+from .triton_row_blocks import UNALIGNED, UNSPECIALISED, device_arrays
 
 BLOCK_ROWS = 8
 NUM_WARPS = 2  # with 4, heads of 128 on sm_86 would spill 8 bytes in Triton 3.6
@@ -52,7 +52,7 @@ def attend_key(
     return new_largest, total * shrink + probability, out * shrink[:, None] + added
 
 
-@triton.jit(do_not_specialize=["num_cached"], do_not_specialize_on_alignment=UNALIGNED)
+@triton.jit(do_not_specialize=UNSPECIALISED, do_not_specialize_on_alignment=UNALIGNED)
 def unseen_values_kernel(
     query,
     key,

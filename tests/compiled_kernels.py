@@ -55,6 +55,11 @@ POINTERS = {
 NUMBERS = {"scale": "fp32", "softcap": "fp32", "scaling": "fp32"}
 
 
+def is_multiple(name: str) -> bool:
+    """Whether a number is taken for a multiple of 16."""
+    return name.endswith("stride") or name == "size"
+
+
 def compile_kernel(
     kernel: Any,
     element: str,
@@ -78,7 +83,7 @@ def compile_kernel(
         signature[name] = kind
         parameter = kernel.params[index]
         aligned = kind.startswith("*") and not parameter.do_not_specialize_on_alignment
-        if aligned or name.endswith("stride") or name == "size":
+        if aligned or (is_multiple(name) and not parameter.do_not_specialize):
             attributes[(index,)] = [["tt.divisibility", 16]]
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
     return triton.compile(source, target=TARGETS[arch], options={**options, "enable_fp_fusion": True})
@@ -120,12 +125,14 @@ def report(name: str, compiled: Any, arch: str) -> None:
 
 
 def compile_linear(arch: str, variants: list[dict[str, bool]]) -> None:
-    for (name, size, argmax), tile in configurations.LINEAR.items():
+    for name, size, argmax in configurations.LINEAR:
         if name != TILES_OF.get(arch, arch):
             continue
         for variant in variants:
             if variant.get("has_argmax", False) != argmax:
                 continue
+            plain = not variant.get("has_transform") and variant.get("even_h", True)
+            tile = configurations.linear_tile(name, size, argmax=argmax, plain=plain)
             constants = {
                 "has_bias": False,
                 "has_transform": False,

@@ -54,9 +54,10 @@ SMALL = {
     "vocab_size": 512, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 4096, "bos_token_id": 0, "eos_token_id": 1,
 }  # fmt: skip
-# A layer's 12: seven products, attention, two norms, a rotary embedding and a gate; what is kept for later packs and
-# put before a layer's own keys and values; embeddings, tables, the last norm, the head and its pairs.
-LAUNCHES = 2 * 12 + 48
+# Of a pack of two layers, on the average. A layer has 12: seven products, attention, two norms, a rotary embedding and
+# a gate. Others copy what is kept for later packs, and put it before a layer's own keys and values; make embeddings,
+# tables and the last norm; and are the head's.
+LAUNCHES = 46
 CONFIGURATIONS = {
     "llama": LlamaConfig(**SMALL),
     "gemma2": Gemma2Config(**SMALL, sliding_window=16, attn_logit_softcapping=50.0, final_logit_softcapping=30.0),
@@ -97,6 +98,7 @@ def find_fused_layers(gpu: FakeGpu, model: CausalModel) -> FusedLayers:
     session.close()
     assert len(found.whole) == 2 and found.reasons == {}
     gpu.launches.clear()
+    gpu.operations.clear()
     gpu.variants.clear()
     return found
 
@@ -250,10 +252,10 @@ def test_the_head_is_timed_once_and_runs_as_it_was_found_faster(faster: bool, mo
     monkeypatch.setattr(triton_linear_logprob, "float32_product", lambda left, right, out: out)
     for _ in range(2):
         with fake_gpu() as gpu:
-            execution = run_packs(gpu, "llama")
+            run_packs(gpu, "llama")
         assert gpu.complaints == [] and asked == [True, False]
         kernel, other = ("linear_states_kernel", "row_states_kernel")[:: 1 if faster else -1]
-        assert gpu.launches.count(kernel) >= execution.packs and other not in gpu.launches
+        assert gpu.launches.count(kernel) > 1 and other not in gpu.launches
 
 
 def test_few_variants_of_a_kernel_are_compiled_over_many_packs() -> None:

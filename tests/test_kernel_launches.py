@@ -8,10 +8,15 @@ import pytest
 import torch
 
 pytest.importorskip("triton")
+import compiled_kernels
 import triton
 from test_tree_recurrences import FLOAT, KINDS
 
-from instsel.kernels import TreeNodes, TreeSegments, backends, linear_logprob, tree_attention
+from instsel.kernels import TreeNodes, TreeSegments, backends, linear_logprob, tree_attention, triton_linear_logprob
+from instsel.kernels import triton_configurations as configurations
+from instsel.kernels.triton_linear_states import linear_states_kernel
+from instsel.kernels.triton_tree_attention import tree_attention_kernel
+from instsel.kernels.triton_unseen_values import unseen_values_kernel
 
 
 @pytest.fixture
@@ -37,6 +42,49 @@ def test_float32_products_are_asked_for_in_full(launches: list[tuple[str, dict[s
     with_products = {"tree_attention_kernel", "linear_states_kernel", "tree_recurrence_kernel"}
     assert {name for name, constants in launches if "precision" in constants} == with_products
     assert all(constants.get("precision", "ieee") == "ieee" for _, constants in launches)
+
+
+@pytest.mark.parametrize("kernel", [tree_attention_kernel, unseen_values_kernel, linear_states_kernel])
+def test_a_launch_compiles_what_the_tests_compile(kernel: Any) -> None:
+    """Triton compiles another kernel where it may take a number for a multiple of 16: those of which the compiled
+    tests do not say so are not to be looked at."""
+    tensors = {"hidden", "weight", "query", "key", "value", "result", *compiled_kernels.POINTERS}
+    numbers = {one.name for one in kernel.params if not one.is_constexpr} - tensors - set(compiled_kernels.NUMBERS)
+    told = {name for name in numbers if compiled_kernels.is_multiple(name)}
+    assert len(told) >= 2 and numbers - told == {one.name for one in kernel.params if one.do_not_specialize} - told
+
+
+def test_the_wide_tile_with_arg_max_is_taken_where_it_spills_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {"argmax": True, "transformed": False, "size": 4096}
+    monkeypatch.setattr(configurations, "architecture", lambda device: "sm_90")
+    for version, width in ((None, 256), ("3.9.0", 128)):
+        monkeypatch.setattr(configurations, "version_outside", lambda name, versions, found=version: found)
+        configurations.linear_tile.cache_clear()
+        found = [
+            configurations.linear_configuration(torch.device("cuda"), torch.bfloat16, **asked | other).block_v
+            for other in ({}, {"argmax": False}, {"transformed": True}, {"size": 4104})
+        ]
+        assert found == [width, 256, 128, 128]
+    configurations.linear_tile.cache_clear()
+
+
+@pytest.mark.parametrize("option", ["none", "bias", "scale", "cap"])
+def test_a_head_with_anything_after_the_product_is_not_plain(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+
+    def configuration(device: torch.device, dtype: torch.dtype, **asked: Any) -> Any:
+        seen.append(asked["transformed"])
+        assert asked["argmax"] and asked["size"] == 16
+        return configurations.INTERPRETED_LINEAR
+
+    launched: Any = lambda kernel, grid: lambda *given, **constants: None  # noqa: E731
+    monkeypatch.setattr(triton.runtime.jit.JITFunction, "__getitem__", launched)
+    monkeypatch.setattr(backends, "triton_interpreted", lambda: True)
+    monkeypatch.setattr(triton_linear_logprob, "linear_configuration", configuration)
+    x, index = torch.zeros(5, 16), torch.zeros(5, dtype=torch.int64)
+    options = {"none": {}, "bias": {"bias": torch.zeros(5)}, "scale": {"scale": 0.5}, "cap": {"softcap": 30.0}}[option]
+    linear_logprob(x, x, index, index, argmax=True, backend="triton", fused=True, **options)
+    assert seen == [option != "none"]
 
 
 def test_segments_are_laid_out_once_for_all_layers(launches: list[tuple[str, dict[str, Any]]]) -> None:

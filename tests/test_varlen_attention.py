@@ -136,4 +136,5 @@ def test_what_rows_do_not_see_is_left_out(package: str, monkeypatch: pytest.Monk
     monkeypatch.setattr(triton_unseen_values, "leave_out_unseen", leave_out)
     tensors = tree.tensors(TREE, SHAPE, torch.float32)
     run(TreeSegments.from_lists(TREE[0], TREE[1]), tensors, window=9, sinks=SINKS)
+    run(TreeSegments.from_lists(TREE[0], TREE[1]), tensors, find_again=False)
     assert found == [{"scaling": 0.3, "window": 9, "softcap": None, "sinks": SINKS}]

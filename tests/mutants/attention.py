@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .faults import Fault, interpreted
+from .faults import REHEARSAL, Fault, interpreted
 
 ATTENTION = interpreted("attention or unseen or tree_beside or places")
 EMULATED = "tests/test_emulated_kernels.py -k 'test_attention and 80'"
@@ -25,6 +25,10 @@ def of_kernel(name: str, text: str, instead: str, tests: str = ATTENTION) -> Fau
     return Fault(name, FILE, text, instead, tests)
 
 
+def of_engine(file: str, name: str, text: str, instead: str) -> Fault:
+    return Fault(name, f"instsel/engine/{file}.py", text, instead, "tests/test_infinite_neighbor.py")
+
+
 def of_varlen(name: str, text: str, instead: str) -> Fault:
     return Fault(f"varlen: {name}", VARLEN, text, instead, GATHERED)
 
@@ -41,6 +45,19 @@ FAULTS = [
     of_kernel("value read with the key's stride", "value + rows * value_stride", "value + rows * key_stride"),
     of_kernel("value's head by the key's stride", "value += key_head * value_head_stride",
               "value += key_head * key_head_stride"),
+    Fault("a head size that Triton may look at", "kernels/triton_row_blocks.py", ', "window", "head_size")', ', "window")', LAUNCHED),
+    Fault("a vocabulary that Triton may look at", "kernels/triton_linear_states.py", '"states_stride", "vocabulary"]', '"states_stride"]', LAUNCHED),
+    of_kernel("it looks for what is not finite unasked", "    if find_again:\n", "    if True:\n", LAUNCHED),
+    of_engine("scoring", "what is not finite is not scored again", "if session.find_again or not lost.any():", "if True:"),
+    of_engine("scoring", "all is scored again", "np.where(lost, prepared.first_scored, 0)", "prepared.first_scored"),
+    of_engine("scoring", "layers do not look the second time either", "session.find_again, progress = True, None", "session.rows_stay_nonfinite, progress = True, None"),
+    of_engine("scoring", "the first sum stays", "        total[lost], greedy[lost] = 0.0, ", "        greedy[lost] = "),
+    of_engine("scoring", "greedy by rows that were lost", "total[lost], greedy[lost] = 0.0, prepared.first_scored[lost] > 0", "total[lost] = 0.0"),
+    of_engine("model_session", "a pack does not hear that its layers are to look", "            find_again=self.find_again,\n", ""),
+    Fault("a layer does not hear that it is to look", "instsel/engine/gpu_layers.py", "state.backend, state.find_again)", "state.backend, True)", REHEARSAL),
+    Fault("layers never look", "instsel/engine/gpu_layers.py", "state.backend, state.find_again)", "state.backend, False)", REHEARSAL),
+    Fault("own code of a layer is trusted with NaN", "instsel/engine/model_session.py", "return self._layers_on_gpu == self.info.config.num_hidden_layers",
+          "return self._layers_on_gpu > 0", REHEARSAL),
     of_kernel("a token does not see itself", "distance >= 0", "distance > 0"),
     of_kernel("a token sees the next one", "distance >= 0", "distance >= -1"),
     of_kernel("a window of one key more", "distance < window", "distance <= window"),
@@ -66,9 +83,7 @@ FAULTS = [
     of_kernel("context's length left out of positions", "row_position = context + row_token", "row_position = row_token"),
     of_kernel("probabilities in 16 bits before they are added up", "total * shrink + tl.sum(probabilities, axis=1)",
               "total * shrink + tl.sum(probabilities.to(tl.float16).to(tl.float32), axis=1)"),
-    of_kernel("what rows do not see is not left out",
-              "    leave_out_unseen(query, key, value, result, segments, scaling=scaling, window=window, "
-              "softcap=softcap, sinks=sinks)\n", ""),
+    of_kernel("what rows do not see is not left out", "    if find_again:\n", "    if False:\n"),
     Fault("an unfinished block of rows left out", "kernels/triton_row_blocks.py",
           "-(-np.diff(rows) * rows_per_token // block_rows)", "np.diff(rows) * rows_per_token // block_rows", ATTENTION),
     Fault("row blocks of another kernel", "kernels/triton_row_blocks.py", '("triton", device, group, block_q)',
@@ -84,6 +99,7 @@ FAULTS = [
     Fault("unseen values: not scaled", "kernels/triton_unseen_values.py", "[None, :], axis=1) * scaling",
           "[None, :], axis=1)", ATTENTION),
     Fault("unseen values: key and value strides swapped", "kernels/triton_unseen_values.py", STRIDES, SWAPPED, ATTENTION),
+    of_varlen("it looks for what is not finite unasked", "if find_again and triton_error", "if triton_error"),
     of_varlen("a window of one key more", "window - 1", "window"),
     of_varlen("not causal, flash-attn", "causal=True", "causal=False"),
     of_varlen("not causal, torch", '"window_size": (left, 0), "enable', '"window_size": (left, -1), "enable'),

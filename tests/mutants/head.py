@@ -16,8 +16,14 @@ def of(file: str, name: str, text: str, instead: str, tests: str = HEAD) -> Faul
 
 
 MAIN_LOOP = "        index = (start + entries).to(tl.int64)\n"
+TILES = "kernels/triton_configurations.py"
 TIMING, TIMED = "instsel/engine/head_timing.py", "tests/test_head_timing.py"
 FAULTS = [
+    of(TILES, "the wide tile in every Triton", " and version_outside(\"triton\", WIDE_ARGMAX_TRITON) is None", "", LAUNCHED),
+    of(TILES, "the wide tile with a cap", "plain = not transformed and size", "plain = size", LAUNCHED),
+    of(TILES, "the wide tile for rows that blocks do not fill", "not transformed and size % LARGEST_BLOCK_H == 0", "not transformed", LAUNCHED),
+    of(LINEAR, "a bias alone is no transform", "transformed = bias is not None or scale", "transformed = scale", LAUNCHED),
+    of(LINEAR, "a cap alone is no transform", "scale != 1.0 or softcap is not None\n    configuration", "scale != 1.0\n    configuration", LAUNCHED),
     of(TIMING, "the head's way timed at every load", "    if kept is not None:\n        return kept\n", "", f"{TIMED} {REHEARSAL}"),
     of(TIMING, "the slower way is taken", "unfused >= CLEARLY * fused", "unfused < CLEARLY * fused", f"{TIMED} {REHEARSAL}"),
     of(TIMING, "unfused where it is hardly faster", "unfused >= CLEARLY * fused", "unfused >= fused", TIMED),
