@@ -88,7 +88,7 @@ class Family:
         shorter = self.shared is not None and (before.shared is None or self.shared < before.shared)
         found = [f"shares prefixes up to {self.shared} tokens"] if shorter else []
         found += [f"runs {self.whole} layers whole"] if self.whole < before.whole else []
-        for what, said in (("computes its own logits", "own logits"), ("runs its own experts", "Experts:")):
+        for what, said in (("computes its own logits", "own logits"), ("runs its own experts", "Experts: ")):
             found += [what] if said in self.reason and said not in before.reason else []
         return f"{self.name}: {', '.join(found)} (before: {before.row})" if found else ""
 
@@ -134,8 +134,8 @@ def _short(said: str) -> str:
     own_logits = "own logits computed" if "own logits" in said else ""
     why = re.search(r"(?:prefixes cannot be shared|share prefixes) \((.*?)\):", said)
     # How much sharing moved depends on random numbers.
-    unfused = re.search(r"what kernels were to compute of .*? is not fused \(.*?\)", said)
-    found = (why[1] if why else "", unfused[0] if unfused else "", own_logits)
+    unlike = re.search(r"its layers run their own code \(.*?\)", said)
+    found = (why[1] if why else "", unlike[0] if unlike else "", own_logits)
     return re.sub(r" by [\d.]+%", "", "; ".join(part for part in found if part))
 
 

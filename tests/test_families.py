@@ -76,6 +76,9 @@ def test_a_loss_is_seen() -> None:
     assert "up to 2048" in limited.lost(before) and not before.lost(limited)
     assert "up to 0" in replace(before, shared=0).lost(limited)
     assert "runs 3 layers whole" in replace(before, whole=3).lost(before)
-    for reason, said in (("own logits computed", "own logits"), ("SomeExperts: its weights are weight", "own experts")):
+    for reason, said in (
+        ("own logits computed", "own logits"),
+        ("SomeExperts: it has weight for weights", "own experts"),
+    ):
         own = replace(before, reason=reason)
         assert said in own.lost(before) and not own.lost(own)

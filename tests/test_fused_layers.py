@@ -12,7 +12,10 @@ from recorded_layers import find_layers
 from transformers.models.bamba.modeling_bamba import BambaRMSNormGated
 from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5RMSNormGated
 
+import instsel
+from instsel.engine import fused_layers
 from instsel.engine.fused_modules import find_norm, norm_forward
+from instsel.engine.model_checks import ScoringWarning
 from instsel.engine.replica import Replica
 from instsel.kernels.layer_operations import has_bfloat16_products
 
@@ -201,6 +204,15 @@ def test_gated_norms_of_a_model_are_found() -> None:
     assert [type(norm) for norm in found] == [Qwen3_5RMSNormGated] * model.config.layer_types.count("linear_attention")
     fused.put_on(replica)
     assert all(norm in replica.ours for norm in found)
+
+
+def test_what_is_fused_and_gives_other_rows_is_not_used_which_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last norm, which no whole layer is held against."""
+    louder = lambda module, known, **more: lambda x: 1.1 * norm_forward(module, known, **more)(x)  # noqa: E731
+    monkeypatch.setattr(fused_layers, "norm_forward", louder)
+    with pytest.warns(ScoringWarning, match=r"its layers run their own code \(the kernels move its rows by \d"):
+        loaded = instsel.Scorer(build("Llama"), device="cpu", dtype="float32").model
+    assert loaded.fused_layers is None
 
 
 @pytest.mark.parametrize("how", ["of its class", "put in by somebody"])

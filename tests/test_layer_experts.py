@@ -198,7 +198,7 @@ def test_experts_of_another_kind_run_their_own_code_and_it_is_said(monkeypatch: 
     torch.manual_seed(0)
     config = JetMoeConfig(**SIZES | {"num_attention_heads": 2}, num_local_experts=4, kv_channels=16)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
-    weights_of_jetmoe = "JetMoeParallelExperts runs its own code .its weights are weight"
+    weights_of_jetmoe = "JetMoeParallelExperts runs its own code .it has weight for weights"
     with pytest.warns(ScoringWarning, match=weights_of_jetmoe):
         loaded = instsel.Scorer(model).model
     assert loaded.fused_layers is not None and not loaded.fused_layers.experts
@@ -208,7 +208,7 @@ def test_experts_of_another_kind_run_their_own_code_and_it_is_said(monkeypatch: 
         own = experts._apply_gate
         patch.setattr(experts, "_apply_gate", lambda self, gate_up: own(self, gate_up) * 1.01)
         assert find_experts(model.model.layers[0].mlp.experts) is None
-        assert "what it computes" in why_unknown(model.model.layers[0].mlp.experts)
+        assert "something else" in why_unknown(model.model.layers[0].mlp.experts)
     # Where there is no kernel for any experts, and where somebody looks in, there is nothing to say.
     hooked, wide = model.model.layers[0].mlp.experts, model.float().model.layers[1].mlp.experts
     hooked.register_forward_hook(lambda *_: None)

@@ -39,6 +39,7 @@ WITH_OWN_PARTS = {
     "gpt_oss": {"mlp"},
     "lfm2": {"conv"},
     "falcon_h1": {"mamba"},
+    "nemotron_h": {"mixer"},  # of some layers; others have attention or a feed-forward network for one
     "qwen3_5_text": {"linear_attn", "self_attn"},  # a gate on the result of attention
 }
 BY_THEIR_OWN_CODE = ("gemma4_text",)  # layers that compute with more than hidden states
@@ -52,6 +53,15 @@ def test_how_the_layers_of_a_family_run(kind: str, monkeypatch: pytest.MonkeyPat
     assert len(found) == (0 if kind in BY_THEIR_OWN_CODE else model.config.num_hidden_layers)
     own = {name for layer in found for name, part in layer.parts if isinstance(part, OwnCall)}
     assert own == WITH_OWN_PARTS.get(kind, set())
+
+
+def test_parts_that_stand_in_lists_are_seen() -> None:
+    """LongCat Flash has two of each in a layer."""
+    found = find_layers(build_model("longcat_flash")).whole.values()
+    assert len(found) == 4
+    for layer in found:
+        kernels = {name for name, part in layer.parts if not isinstance(part, OwnCall)}
+        assert {f"{name}.{place}" for name in ("input_layernorm", "mlps") for place in (0, 1)} <= kernels
 
 
 def test_a_model_whose_attention_takes_no_pack_is_loaded() -> None:

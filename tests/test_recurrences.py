@@ -192,9 +192,16 @@ def test_each_node_goes_on_from_its_own_cached_node() -> None:
     assert [None if one is None else int(one) for one in begun] == [6, 7, 8, None]
 
 
-@pytest.mark.parametrize(("kind", "limit"), [("deepseek_v32", 40), ("glm_moe_dsa", 40)])
-def test_an_indexer_that_chooses_all_keys_is_passed_over(kind: str, limit: int) -> None:
-    model = build_model(kind, {"index_topk": limit})
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("deepseek_v32", {"index_topk": 40}),
+        ("glm_moe_dsa", {"index_topk": 40}),
+        ("minimax_m3_vl_text", {"index_topk_blocks": 8, "index_block_size": 5}),
+    ],
+)
+def test_an_indexer_that_chooses_all_keys_is_passed_over(kind: str, settings: dict[str, Any]) -> None:
+    model, limit = build_model(kind, settings), 40
     rng = np.random.default_rng(3)
     shared = rng.integers(3, 200, 20).tolist()
     pairs = [(shared, rng.integers(3, 200, 8).tolist()) for _ in range(6)]
@@ -205,6 +212,10 @@ def test_an_indexer_that_chooses_all_keys_is_passed_over(kind: str, limit: int) 
         assert loaded.shareable_length == limit and "index_topk" in said[0]
         assert batch.stats.tokens_forwarded < batch.stats.tokens_unshared
         assert np.abs(batch.mean_logprob - want).max() <= TOLERANCE
+    control = instsel.Scorer(model, device="cpu", max_batch_tokens=4096)
+    control.model.shareable_length = None
+    wrong = instsel.score_batch(control, pairs).mean_logprob
+    assert np.abs(wrong - want)[-1] > 1e-3, "beyond the limit keys are left out, or this test sees nothing"
 
 
 def test_a_forward_is_no_longer_than_what_a_place_in_it_may_be() -> None:

@@ -25,7 +25,7 @@ def fixed_choice(modules: Iterable[nn.Module]) -> Iterator[None]:
     before: list[tuple[dict[str, Any], Any]] = []
     try:
         for module in modules:
-            if _are_experts(module) and any(p.itemsize < 4 for p in module.parameters()):
+            if are_experts(module) and any(p.itemsize < 4 for p in module.parameters()):
                 state = vars(module)
                 before.append((state, state.get("forward")))
                 state["forward"] = _of_the_first(cast(Any, module).forward)
@@ -37,7 +37,8 @@ def fixed_choice(modules: Iterable[nn.Module]) -> Iterator[None]:
                 state["forward"] = own
 
 
-def _are_experts(module: nn.Module) -> bool:
+def are_experts(module: nn.Module) -> bool:
+    """Whether a module's forward is given rows and what they have chosen."""
     try:
         names = list(inspect.signature(cast(Any, type(module)).forward).parameters)
     except (TypeError, ValueError):  # a forward that has no signature

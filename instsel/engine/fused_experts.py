@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from instsel.engine.attention import current_pack
+from instsel.engine.expert_choice import are_experts
 from instsel.engine.fused_modules import is_hooked, is_usable, nearly_equal, random_like
 from instsel.kernels.layer_experts import ExpertGate, Experts, ExpertWeights
 from instsel.kernels.native_arrays import has_bfloat16_products
@@ -66,15 +67,16 @@ def find_experts(module: nn.Module) -> KnownExperts | None:
 def why_unknown(module: nn.Module) -> str:
     """Why experts that `find_experts` does not know run their own code; empty for anything else, and where the kernel
     is for no experts: another dtype or processor, or hooks."""
-    weights = [p for p in module._parameters.values() if p is not None and p.ndim == 3 and min(p.shape) > 1]
-    if not weights or type(module).__module__.startswith("torch.") or is_hooked(module) or not has_bfloat16_products():
+    weights = [p for p in module._parameters.values() if p is not None and p.ndim == 3]
+    is_mixture = are_experts(module) or hasattr(module, "num_experts")
+    if not weights or not is_mixture or is_hooked(module) or not has_bfloat16_products():
         return ""
     if not all(is_usable(weight) and weight.dtype == torch.bfloat16 for weight in weights):
         return ""
     names = {name for name, parameter in module._parameters.items() if parameter is not None}
     if names - _BIASES != _WEIGHTS or len(names & _BIASES) == 1:
-        return f"its weights are {', '.join(sorted(names))}"
-    return "what it computes, or a size of it, is not the kernel's"
+        return f"it has {', '.join(sorted(names))} for weights, not gate_up_proj and down_proj"
+    return "it is given, computes or is of the size of something else than the kernel takes"
 
 
 def _kinds(module: Any) -> Iterator[KnownExperts]:

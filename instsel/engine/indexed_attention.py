@@ -1,8 +1,8 @@
-"""Attention over the keys that an indexer chooses, where it chooses all of them (DeepSeek V3.2, GLM-5).
+"""Attention over the keys that an indexer chooses, where it chooses all of them (DeepSeek V3.2, GLM-5, MiniMax M3).
 
-An indexer gives each token the `index_topk` keys that it attends to. While a path has no more tokens than that, these
-are all of its keys whatever the indexer computes, so that in a pack it is not run. Longer sequences run alone, by the
-model's own code.
+An indexer gives each token the `index_topk` keys, or the `topk_blocks` blocks of them, that it attends to. While a path
+has no more tokens than these are, they are all of its keys whatever the indexer computes, so that in a pack it is not
+run. Longer sequences run alone, by the model's own code.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ def pass_over_indexers(replica: Replica) -> None:
     """Has the attention layers of a replica that have an indexer go without it in a pack."""
     for module in replica.modules:
         indexer = getattr(module, "indexer", None)
-        if not isinstance(indexer, nn.Module) or not isinstance(getattr(indexer, "index_topk", None), int):
+        chosen = [getattr(indexer, name, None) for name in ("index_topk", "topk_blocks")]
+        if not isinstance(indexer, nn.Module) or not any(isinstance(count, int) for count in chosen):
             continue
         if "forward" not in vars(module) and "forward" not in vars(indexer):
             replica.put_forward(module, _with_absent_mask(module))

@@ -122,14 +122,14 @@ def _choose_head(model: CausalModel) -> None:
 
 def _unfused(fused: FusedLayers, differs: str) -> list[str]:
     """What of a model runs its own code where kernels were to, and why: on a CPU, whose kernels also run the parts of a
-    layer that is not whole, only what these compute otherwise and experts."""
-    on_gpu = fused.backend == "triton"
-    what = "what stands between the products of" if on_gpu else "what kernels were to compute of"
+    layer that is not whole, only what they compute otherwise, and experts."""
+    if fused.backend == "triton":
+        reasons = {"its layers": differs} if differs else fused.reasons
+        return [f"what stands between the products of {layer} is not fused ({why})" for layer, why in reasons.items()]
     if differs:
-        return [f"{what} its layers is not fused ({differs})"]
-    told = {layer: why for layer, why in fused.reasons.items() if on_gpu or why == OTHER_ROWS}
-    said = [f"{what} {layer} is not fused ({why})" for layer, why in told.items()]
-    return said + [f"{experts} runs its own code ({why})" for experts, why in fused.own_experts.items()]
+        return [f"its layers run their own code ({differs})"]
+    reasons = {layer: why for layer, why in fused.reasons.items() if why == OTHER_ROWS} | fused.own_experts
+    return [f"{kind} runs its own code ({why})" for kind, why in reasons.items()]
 
 
 def _own_logits(

@@ -27,6 +27,7 @@ _KNOWN_LAYER_TYPES = {
     "attention",
     "chunked_attention",
     "indexed_attention",
+    "minimax_m3_sparse",
     "hybrid_sliding",
 }
 _WITHOUT_ATTENTION = {"linear_attention", "conv", "mamba", "mamba2", "mlp", "moe"}
@@ -58,8 +59,12 @@ def sharing_limit(model: CausalModel, tree: CheckedTree) -> tuple[str, int | Non
         return "its attention cannot be replaced", 0
     types = set(getattr(model.config, "layer_types", None) or ())
     known = _KNOWN_LAYER_TYPES | (_RECURRENT_LAYER_TYPES if tree.session.recurrences else set())
-    if types - known:
-        return f"it has layers of type {', '.join(sorted(types - known))}", 0
+    if unknown := types - known:
+        of_types = f"layers of type {', '.join(sorted(unknown))}"
+        return (
+            f"its {of_types} recur in their own code" if unknown <= _RECURRENT_LAYER_TYPES else f"it has {of_types}",
+            0,
+        )
     temperature = _temperature_length(model.config)
     model.largest_pack = temperature
     windows: list[int | None] = []
@@ -212,5 +217,6 @@ def _lengths(settings: Mapping[str, Any]) -> list[tuple[str, int]]:
         elif (
             type(value) in (int, float) and value >= 1 and _LENGTH_NAMES.search(name) and not _OTHER_NAMES.search(name)
         ):
-            found.append((name, int(value)))
+            block = settings.get("index_block_size") if name.endswith("_blocks") else None
+            found.append((f"{name} * index_block_size", int(value * block)) if block else (name, int(value)))
     return found
