@@ -16,6 +16,7 @@ import instsel
 from instsel.cli import main
 from instsel.records import Example, Group
 from instsel.records.repetition import repeated_share
+from instsel.runs import progress
 from instsel.selection.length_strata import rank_within_strata
 from instsel.selection.row_filters import is_cut_off, left_out
 
@@ -173,3 +174,18 @@ def test_near_duplicates_are_those_of_the_sets_of_grams() -> None:
         similarity = len(grams[0] & grams[1]) / len(grams[0] | grams[1])
         if abs(similarity - 0.8) > 0.15:
             assert (reason == "near-duplicates") == (similarity > 0.8), similarity
+
+
+def test_the_command_shows_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("datasketch")
+    monkeypatch.setattr(progress, "_DELAY_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "_LOG_INTERVAL", 0.0)
+    rows = [{"instruction": f"Name {i}.", "output": f"It is {i} and {i * i}.", "ifd": i / 9} for i in range(9)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["select", str(tmp_path / "rows.jsonl"), "--by", "ifd", "--budget", "2", "--leave-out", "near-duplicates"]
+    assert main([*words, "--output", str(tmp_path / "a")]) == 0
+    assert "near-duplicates: " in capsys.readouterr().err
+    assert main([*words, "--output", str(tmp_path / "b"), "--quiet"]) == 0
+    assert capsys.readouterr().err == ""

@@ -62,5 +62,6 @@ def select_run(
         seed=seed,
         format=format,
         overwrite=overwrite,
+        quiet=True,
     )
     return select_into_folder(configuration)
