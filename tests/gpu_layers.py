@@ -48,7 +48,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
 def build(name: str, dtype: torch.dtype = torch.float32, **more: Any) -> Any:
     torch.manual_seed(0)
     kind = "Gemma3Text" if name == "Gemma3" else name
-    config = getattr(transformers, f"{kind}Config")(**{**SMALL, **FAMILIES.get(name, {}), **more})
+    given = {**SMALL, **FAMILIES.get(name, {}), **more}
+    if "layer_types" in given:
+        given["layer_types"] = given["layer_types"][: given["num_hidden_layers"]]
+    config = getattr(transformers, f"{kind}Config")(**given)
     model = getattr(transformers, f"{name}ForCausalLM")(config).eval()
     for module in model.modules():  # norms start as ones, which would hide a forgotten weight
         if type(module).__name__.endswith("Norm"):
