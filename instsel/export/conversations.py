@@ -78,12 +78,9 @@ def as_templates_take_it(one: Conversation) -> Conversation:
         elif is_text:
             tools = json.dumps(tools, ensure_ascii=False)
         columns = {("tools" if key == name else key): value for key, value in columns.items()} | {"tools": tools}
-    parts = {
-        part: tuple(map(_with_calls, turns))
-        for part, turns in (("prompt", one.prompt), ("answer", one.answer), ("rejected", one.rejected))
-        if turns is not None
-    }
-    return replace(one, columns=columns, **parts)
+    rejected = None if one.rejected is None else tuple(map(_with_calls, one.rejected))
+    prompt, answer = (tuple(map(_with_calls, turns)) for turns in (one.prompt, one.answer))
+    return replace(one, prompt=prompt, answer=answer, rejected=rejected, columns=columns)
 
 
 def _with_calls(turn: Message) -> Message:
