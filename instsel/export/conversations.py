@@ -80,13 +80,8 @@ def as_templates_take_it(one: Conversation) -> Conversation:
             tools = json.dumps(tools, ensure_ascii=False)
         columns = {("tools" if key == name else key): value for key, value in columns.items()} | {"tools": tools}
     rejected = None if one.rejected is None else tuple(map(_with_calls, one.rejected))
-    return replace(
-        one,
-        columns=columns,
-        prompt=tuple(map(_with_calls, one.prompt)),
-        answer=tuple(map(_with_calls, one.answer)),
-        rejected=rejected,
-    )
+    prompt, answer = (tuple(map(_with_calls, turns)) for turns in (one.prompt, one.answer))
+    return replace(one, prompt=prompt, answer=answer, rejected=rejected, columns=columns)
 
 
 def _with_calls(turn: Message) -> Message:
