@@ -203,7 +203,8 @@ def main(arch: str, group: str) -> None:
         compile_linear(arch, [plain])
     elif group == "linear_variants":
         transform = {"has_transform": True, "has_bias": True}
-        compile_linear(arch, [{"has_argmax": True}, {**transform, "has_softcap": True}, {"even_h": False}])
+        others = [{**transform, "has_softcap": True}, {"even_h": False}]
+        compile_linear(arch, [{"has_argmax": True}, *others, *({**one, "has_argmax": True} for one in others)])
     elif group == "attention":
         compile_attention(arch, [plain])
     elif group == "attention_variants":
