@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.metadata
 import importlib.util
 import os
 import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from .logprobs import Logprobs
 
 BACKENDS = ("reference", "cpu", "triton")
 TRITON_VERSIONS = ">=3.5,<3.10"
@@ -88,3 +94,10 @@ def choose_backend(backend: str, device: torch.device) -> str:
     if reason is not None:
         raise ValueError(f"backend: {backend!r} cannot be used: {reason}")
     return backend
+
+
+def implementation(operation: str, backend: str) -> Callable[..., Logprobs]:
+    """The function of `linear_logprob` or `row_logprob` on a backend: of that name, in a module named after both."""
+    module = "reference" if backend == "reference" else f"{backend}_{operation}"
+    run: Callable[..., Logprobs] = getattr(importlib.import_module(f".{module}", __package__), operation)
+    return run

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from . import reference
-from .backends import choose_backend
+from .backends import choose_backend, implementation
 from .devices import current
 from .logprobs import Logprobs, with_sequences
 from .validation import FLOATS, check_head, check_pairs, check_tensor
@@ -67,12 +66,7 @@ def linear_logprob(
     check_pairs(rows, targets, mask, offsets, num_rows=num_rows, vocabulary=vocabulary, device=hidden.device)
     check_head(bias, scale, softcap, vocabulary=vocabulary, device=hidden.device)
     chosen = choose_backend(backend, hidden.device)
-    if chosen == "cpu":
-        from .cpu_linear_logprob import linear_logprob as run
-    elif chosen == "triton":
-        from .triton_linear_logprob import linear_logprob as run
-    else:
-        run = reference.linear_logprob
+    run = implementation("linear_logprob", chosen)
     tensors = hidden.detach(), weight.detach(), rows, targets
     bias = None if bias is None else bias.detach()
     with current(hidden.device):

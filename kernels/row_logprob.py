@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from . import reference
-from .backends import choose_backend
+from .backends import choose_backend, implementation
 from .devices import current
 from .logprobs import Logprobs, with_sequences
 from .validation import FLOATS, check_head, check_pairs, check_tensor
@@ -60,12 +59,7 @@ def row_logprob(
     check_pairs(rows, targets, mask, offsets, num_rows=num_rows, vocabulary=vocabulary, device=logits.device)
     check_head(bias, scale, softcap, vocabulary=vocabulary, device=logits.device)
     chosen = choose_backend(backend, logits.device)
-    if chosen == "cpu":
-        from .cpu_row_logprob import row_logprob as run
-    elif chosen == "triton":
-        from .triton_row_logprob import row_logprob as run
-    else:
-        run = reference.row_logprob
+    run = implementation("row_logprob", chosen)
     with current(logits.device):
         result = run(
             logits.detach(), rows, targets, mask=mask, bias=bias, scale=float(scale), softcap=softcap, argmax=argmax
