@@ -66,3 +66,20 @@ def test_whatever_allows_rounding(prepare: str, environment: dict[str, str], all
     found = subprocess.run(command, env=given, capture_output=True, text=True, timeout=300)
     assert found.returncode == 0, found.stderr
     assert allowed in found.stdout, "the setting that the test is about was made"
+
+
+def test_what_makes_a_gpu_the_current_one_also_says_so() -> None:
+    program = (
+        "import contextlib, torch\n"
+        "from instsel.kernels.devices import current\n"
+        "torch.cuda.device = lambda device: contextlib.nullcontext()\n"
+        "products = torch.backends.cuda.matmul\n"
+        "products.fp32_precision = 'tf32'\n"
+        "with current(torch.device('cuda', 0)):\n"
+        "    assert products.fp32_precision != 'tf32'\n"
+        "assert products.fp32_precision == 'tf32'\n"
+        "with current(torch.device('cpu')):\n"
+        "    assert products.fp32_precision == 'tf32'\n"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    assert found.returncode == 0, found.stderr
