@@ -21,8 +21,8 @@ from .catalogue import LISTS, put_into
 from .copies import Copy
 from .faults import Fault
 
-# A test fails, or a fault reads memory that is not there, which ends the process of its tests.
-SEEN = (1, -signal.SIGSEGV)
+# A test fails, or a fault reads or writes memory that is not its own, which ends the process of its tests.
+SEEN = (1, -signal.SIGSEGV, -signal.SIGABRT)
 
 
 def main() -> int:
