@@ -81,12 +81,12 @@ def test_pairs_out_of_range_become_nan() -> None:
     from instsel.kernels.triton_linear_logprob import linear_logprob as launch_linear
     from instsel.kernels.triton_row_logprob import row_logprob as launch_row
 
-    rows, targets = torch.tensor([0, 5, -1, 0, 0]), torch.tensor([1, 1, 1, 99, -7])
+    rows, targets = torch.tensor([0, 5, -1, 0, 0, 0, 2]), torch.tensor([1, 1, 1, 99, -7, 10, 1])
     options: dict[str, Any] = {"mask": None, "bias": None, "scale": 1.0, "softcap": None, "argmax": False}
     results = launch_row(torch.randn(2, 10), rows, targets, **options)
-    assert results.logprob.isnan().tolist() == [False, True, True, True, True]
+    assert results.logprob.isnan().tolist() == [False, *[True] * 6]
     results = launch_linear(torch.randn(2, 8), torch.randn(10, 8), rows, targets, **options, fused="auto")
-    assert results.logprob.isnan().tolist() == [False, True, True, True, True]
+    assert results.logprob.isnan().tolist() == [False, *[True] * 6]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -106,6 +106,18 @@ def test_linear_logprob(shape: tuple[int, int, int], head: str, fused: bool, dty
     )
     assert_within_budget(got.logprob, exact, low)
     assert got.argmax is not None and (shape[0] == 0 or bool((got.argmax >= 0).all()))
+
+
+@pytest.mark.parametrize("fused", [True, False], ids=["fused", "unfused"])
+def test_linear_logprob_of_a_head_with_nothing_but_a_scale(fused: bool) -> None:
+    """As Granite's and Cohere's."""
+    hidden, weight, rows, targets = linear.problem(3, 33, 70, torch.float32)
+    got = linear_logprob(hidden, weight, rows, targets, scale=0.125, backend="triton", fused=fused)
+    exact, low = (
+        linear.oracle(hidden, weight, rows, targets, None, dtype=kind, scale=0.125)
+        for kind in (torch.float64, torch.float32)
+    )
+    assert_within_budget(got.logprob, exact, low)
 
 
 def test_linear_logprob_of_many_targets_on_one_row_and_of_sequences() -> None:
