@@ -15,9 +15,7 @@ import instsel
 from instsel.methods.influence import score_by_rule
 from instsel.neighbors.clusters import cluster_rows
 from instsel.records import to_examples
-from instsel.selection.length_strata import rank_within_strata
-from instsel.selection.procedures import DEFAULT, WORST_STRATA, worst_share
-from instsel.selection.quotas import drawn_without_worst
+from instsel.selection.procedures import DEFAULT, drawn_without_unhelped, worst_share
 from instsel.selection.row_filters import ROW_FILTERS, left_out
 from instsel.selection.selector import MAX_SIMILARITY
 
@@ -74,10 +72,9 @@ def selected_rows(rule: str, scored: Scored, budget: float) -> np.ndarray:
     if rule == plan.KNOWN:
         return instsel.select(scored.chance, count, selectable=scored.pool.kinds == CLEAN, **spread)
     if rule in (*plan.RECOMMENDED, plan.LONGER, plan.HALVED):  # as `select --procedure recommended` does it
-        labels = scored.labels if by_cluster else np.zeros(len(lengths), np.int64)
-        score = rank_within_strata(-scored.ifd, lengths, scored.passed, WORST_STRATA)
+        labels = scored.labels if by_cluster else None
         share = 0.5 if rule == plan.HALVED else worst_share(DEFAULT)
-        drawn, _ = drawn_without_worst(score, scored.passed, labels, share, scored.seed)
+        drawn, _ = drawn_without_unhelped(-scored.ifd, scored.passed, labels, lengths, share, scored.seed)
         if rule == plan.LONGER:
             drawn = np.where(lengths >= np.median(lengths[np.isfinite(drawn)]), drawn, np.nan)
         return instsel.select(drawn, count, selectable=scored.passed, **spread)

@@ -19,9 +19,13 @@ from instsel.runs.manifest_shape import Manifest
 from instsel.runs.merged_output import write_table
 from instsel.runs.results import describe_result
 from instsel.runs.scored_files import ScoredFile
-from instsel.selection.length_strata import rank_within_strata
-from instsel.selection.procedures import WORST_STRATA, default_procedure, follow_procedure, worst_share
-from instsel.selection.quotas import drawn_without_worst
+from instsel.selection.procedures import (
+    WORST_STRATA,
+    default_procedure,
+    drawn_without_unhelped,
+    follow_procedure,
+    worst_share,
+)
 from instsel.selection.row_filters import filters_at_hand, recorded_filters
 from instsel.selection.selection_configuration import SelectionConfiguration
 from instsel.selection.selection_inputs import (
@@ -192,10 +196,7 @@ def _choose(
         usable = usable & np.array([reason is None for reason in reasons])
     worst = np.zeros(len(score), bool)
     if share is not None:
-        if lengths is not None:
-            score = rank_within_strata(score, lengths, usable & np.isfinite(score), WORST_STRATA)
-        whole = np.zeros(len(score), np.int64) if labels is None else labels
-        score, worst = drawn_without_worst(score, usable, whole, share, told.seed)
+        score, worst = drawn_without_unhelped(score, usable, labels, lengths, share, told.seed)
     rows = select(
         score,
         told.budget,

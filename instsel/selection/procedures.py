@@ -9,6 +9,8 @@ import numpy as np
 
 from instsel.runs.manifest_shape import Manifest
 from instsel.runs.scored_files import ScoredFile
+from instsel.selection.length_strata import rank_within_strata
+from instsel.selection.quotas import drawn_without_worst
 from instsel.selection.selection_configuration import SelectionConfiguration
 from instsel.selection.selector import MAX_SIMILARITY
 
@@ -71,6 +73,24 @@ def default_procedure(configuration: SelectionConfiguration, scored: ScoredFile,
 def worst_share(name: str | None) -> float | None:
     """The share of each cluster that a procedure leaves out before it draws; None for those that do not."""
     return None if name is None else PROCEDURES[name].worst_share
+
+
+def drawn_without_unhelped(
+    score: np.ndarray,
+    usable: np.ndarray,
+    labels: np.ndarray | None,
+    lengths: np.ndarray | None,
+    share: float,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """`drawn_without_worst` of clusters, or of the whole pool, the worst being those of like length where it is known.
+
+    `score` float64 `[n]`, `usable` bool `[n]`, `labels` int64 `[n]`, `lengths` `[n]`. Gives float64 `[n]`, bool `[n]`.
+    """
+    if lengths is not None:
+        score = rank_within_strata(score, lengths, usable & np.isfinite(score), WORST_STRATA)
+    whole = np.zeros(len(score), np.int64) if labels is None else labels
+    return drawn_without_worst(score, usable, whole, share, seed)
 
 
 def follow_procedure(
