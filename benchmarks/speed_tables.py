@@ -24,6 +24,8 @@ WAYS = {
     "dynamic_cache": "DynamicCache by hand",
     "flex": "FlexAttention packs",
     "llama_cpp": "llama.cpp, prefixes shared",
+    "vllm": "vLLM",
+    "sglang": "SGLang",
 }
 COLUMNS = ("one_by_one_lean", "dynamic_cache")  # ways with a column of their own
 SHORT = {"bfloat16": "bf16", "float32": "fp32", "float16": "fp16"}

@@ -83,6 +83,8 @@ def test_every_way_gives_the_same_scores(name):
 @pytest.mark.long
 def test_a_comparison_from_the_command_line_ends_in_a_table(tmp_path, monkeypatch, capsys):
     import compare
+    import competitors
+    import speed_tables
     import tables
 
     arguments = "compare --model tiny --size 2 --against one_by_one_lean --pairs 2 --dtype float32 --threads 1 --output"
@@ -99,6 +101,7 @@ def test_a_comparison_from_the_command_line_ends_in_a_table(tmp_path, monkeypatc
     assert f"| **{result['ratio']:.1f}** (2) |" in content
     document = tables.insert("before\n<!-- speed:begin -->\nold\n<!-- speed:end -->\nafter\n", content)
     assert document.startswith("before\n") and document.endswith("\nafter\n") and "old" not in document
+    assert set(speed_tables.WAYS) == set(competitors.NAMES)
     assert tables.insert(document, content) == document
     with pytest.raises(ValueError, match="speed:begin"):
         tables.insert("no marks", content)
