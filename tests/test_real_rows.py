@@ -129,6 +129,10 @@ def test_every_rule_gives_its_number_of_different_rows_and_what_its_name_says(fi
         assert len(chosen) == len(set(chosen.tolist())) == 10, rule
         if rule.startswith(("filters", "recommended")):
             assert scored.passed[chosen].all(), rule
+    wanted = pool.lengths[rows["recommended"]].sum()
+    as_long = selected_rows(plan.AS_LONG, scored, 0.25)
+    fewer = instsel.select(scored.chance, len(as_long) - 1, coverage="proportional", clusters=scored.labels)
+    assert pool.lengths[fewer].sum() < wanted <= pool.lengths[as_long].sum()
     caught = {kind: 1 - scored.passed[pool.kinds == kind].mean() for kind in set(pool.kinds.tolist())}
     assert caught["looping"] == 1 and caught["duplicate"] > 0 and caught["swapped"] == 0
     assert caught["clean"] < 0.1  # only what stands behind its own copy
@@ -218,7 +222,8 @@ def test_a_study_goes_on_after_a_kill_and_does_nothing_twice(file, tmp_path, mon
     monkeypatch.setattr(plan, "FIRST", (plan.RANDOM, "filters, less worst fifth, coverage"))
     monkeypatch.setattr(plan, "THEN", ())
     monkeypatch.setattr(plan, "CONFIRMED", ())
-    monkeypatch.delitem(plan.PARTS, "influence")
+    for part in ("influence", "tokens"):
+        monkeypatch.delitem(plan.PARTS, part)
     records = tmp_path / "out" / "records.jsonl"
     command = [
         *("--work", str(tmp_path / "work"), "--model", tiny_model_folder(), "--rows", str(file)),
