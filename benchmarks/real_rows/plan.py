@@ -13,8 +13,8 @@ Not planned: "filters, ifd below 1, coverage", added when what scores see of the
 and the losses of three of its tunings; both forms of "recommended", added when `LED` had led on the damaged exploring
 pools and no rule had been tried on the confirming ones: what `select` made of that rule, which leaves the worst fifth
 out before the quotas, with embeddings and without; and, when the five confirming seeds had left its interval on damaged
-pools open (-0.015, -0.042 to +0.013), ten further seeds, so many whatever they show, and two more rules to explore; random
-rows with the tokens of the recommended ones, when these had turned out a tenth longer.
+pools open (-0.015, -0.042 to +0.013), ten further seeds, so many whatever they show, and two more rules to explore;
+random rows with the tokens of the recommended ones, when these had turned out a tenth longer.
 """
 
 from __future__ import annotations
