@@ -93,6 +93,14 @@ INTERPRETED_SPLIT = 128
 INTERPRETED_ATTENTION = AttentionConfiguration(16, 16, 4, 1)
 
 
+def all_registers(*, nvidia: bool | None = None) -> dict[str, int]:
+    """Launch options by which a thread may have all 255 registers of an NVIDIA GPU, that of this process by default.
+
+    Unasked, the assemblers of Triton 3.6 and 3.7 spill a few to fit one program more on a multiprocessor.
+    """
+    return {"maxnreg": 255} if nvidia or (nvidia is None and torch.version.hip is None) else {}
+
+
 def architecture(device: torch.device) -> str:
     """The table's name for a device: NVIDIA parts whose programs get 227 KiB of shared memory (9.0, 10.x) run as sm_90,
     those with 99 KiB (8.6, 8.9, and 12.x again) as sm_86, those with 163 KiB (8.0) and older ones as sm_80."""
