@@ -171,7 +171,7 @@ def compile_attention(arch: str, variants: list[dict[str, bool]]) -> None:
                 "block_k": tile.block_k,
                 "padded_head": head,
             }
-            options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
+            options = tile.options(nvidia=arch.startswith("sm_"))
             compiled = compile_kernel(tree_attention_kernel, {2: "bf16", 4: "fp32"}[size], constants, arch, options)
             label = "+".join(key for key, on in variant.items() if on) or "plain"
             report(f"tree_attention {size} {head} {label} {tile.block_q} rows", compiled, arch)
