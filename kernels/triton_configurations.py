@@ -89,7 +89,7 @@ ATTENTION_WITH_SINKS: dict[tuple[str, int, int], AttentionConfiguration] = {
     },
     ("sm_86", 4, 128): AttentionConfiguration(16, 16, 4, 1),
 }
-# What is compiled for sm_86 runs on sm_120 too, for which Triton 3.6 and 3.7 spilled 8 to 88 bytes in four of its tiles.
+# sm_120 runs what stands for sm_86, of which Triton 3.6 and 3.7 spilled 8 to 88 bytes in four tiles for it.
 for _tiles in (ATTENTION, ATTENTION_WITH_SINKS):
     _tiles |= {place: replace(tile, all_registers=place[0] == "sm_86") for place, tile in _tiles.items()}
 LARGEST_BLOCK_H = 64  # of the tiles of `linear_logprob`
