@@ -1,7 +1,7 @@
 """Convolutions and recurrences along a tree under Triton's interpreter; test_triton_recurrences.py runs this file.
 
-As in interpreted_kernels.py the interpreter must be on before Triton is imported. bfloat16 is no exception here, as all
-products are of float32.
+As in interpreted_attention.py the interpreter must be on before Triton is imported. bfloat16 is no exception here, as
+all products are of float32.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .faults import REHEARSAL, Fault, interpreted
+from .faults import REHEARSAL, Fault
 
-ATTENTION = interpreted("attention or unseen or tree_beside or places")
+ATTENTION = "tests/interpreted_attention.py"
 EMULATED = "tests/test_emulated_kernels.py -k 'test_attention and 80'"
 FILE, VARLEN, PROBES = "kernels/triton_tree_attention.py", "kernels/varlen_attention.py", "kernels/attention_probes.py"
 GATHERED, TRIED = "tests/test_varlen_attention.py", "tests/test_attention_probes.py"
