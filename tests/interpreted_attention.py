@@ -17,7 +17,7 @@ import pytest
 import test_tree_attention as tree
 import test_unseen_tokens as unseen
 import torch
-from kernel_checks import FAR, check_attention, check_unseen_values, far_apart
+from kernel_checks import FAR, check_attention, check_unseen_values, far_apart, with_gaps
 
 from instsel.kernels import TreeSegments, tree_attention
 
@@ -36,6 +36,15 @@ def test_tree_attention(shape: tuple[int, int, int], options: str, dtype: torch.
     low = tree.naive(query, key, value, small, **tree.OPTIONS[options])
     got = tree_attention(query, key, value, segments, backend="triton", **tree.OPTIONS[options])
     tree.assert_within_budget(got, exact, low)
+
+
+def test_heads_whose_numbers_lie_apart() -> None:
+    query, key, value = tree.tensors(([0, 5, 9], [[], [(0, 5)]], 0), (2, 1, 16), torch.float32)
+    segments = TreeSegments.from_lists([0, 5, 9], [[], [(0, 5)]])
+    value[2, 0, 3] = float("inf")  # found again from the same numbers
+    expected = tree_attention(query, key, value, segments, backend="triton")
+    for apart in ((with_gaps(query), key, value), (query, with_gaps(key), value), (query, key, with_gaps(value))):
+        assert torch.equal(tree_attention(*apart, segments, backend="triton"), expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

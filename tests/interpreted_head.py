@@ -17,7 +17,7 @@ import test_linear_logprob as linear
 import test_row_logprob as row
 import torch
 from accuracy import assert_within_budget
-from kernel_checks import FAR, HEADS, check_far_weights, check_linear, check_rows, far_apart
+from kernel_checks import FAR, HEADS, check_far_weights, check_linear, check_rows, far_apart, with_gaps
 
 from instsel.kernels import linear_logprob, row_logprob, triton_linear_logprob, triton_pairs
 
@@ -136,6 +136,26 @@ def test_sequences_end_with_the_pairs() -> None:
     logprobs = -torch.arange(1.0, 9.0)
     sums, means = triton_pairs.sequence_sums(logprobs[:5], torch.tensor([0, 3, 8]), None)
     assert sums.tolist() == [-6.0, -9.0] and means.tolist() == [-2.0, -4.5]
+    sums, means = triton_pairs.sequence_sums(logprobs[2:5], torch.tensor([-2, 1, 3]), None)
+    assert sums.tolist() == [-3.0, -9.0] and means.tolist() == [-3.0, -4.5]
+
+
+@pytest.mark.parametrize("kind", ["rows", "fused", "unfused"])
+def test_a_batch_whose_indices_lie_apart(kind: str) -> None:
+    hidden, weight, rows, targets = linear.problem(7, 16, 90, torch.float32)
+    options = {"mask": torch.arange(14) % 3 != 1, "offsets": torch.tensor([0, 4, 9, 14]), "bias": torch.randn(90)}
+
+    def run(rows: torch.Tensor, targets: torch.Tensor, **options: torch.Tensor) -> Any:
+        if kind == "rows":
+            return row_logprob(hidden @ weight.T, rows, targets, backend="triton", **options)
+        return linear_logprob(hidden, weight, rows, targets, backend="triton", fused=kind == "fused", **options)
+
+    expected = run(rows, targets, **options)
+    given = {"rows": rows, "targets": targets, **options}
+    for name in given:
+        got = run(**given | {name: with_gaps(given[name])})
+        for one in ("logprob", "logsumexp", "sum", "mean"):
+            torch.testing.assert_close(getattr(got, one), getattr(expected, one), atol=0, rtol=0, equal_nan=True)
 
 
 def test_pairs_of_no_rows_become_nan() -> None:

@@ -33,6 +33,11 @@ def spaced(tensor: Tensor, gap: int) -> Tensor:
     return view
 
 
+def with_gaps(tensor: Tensor) -> Tensor:
+    """The same numbers in memory with another between each and the next."""
+    return torch.stack([tensor, torch.full_like(tensor, 1)], -1)[..., 0]
+
+
 def check_attention(shape: tuple[int, int, int], dtype: torch.dtype, given: Any = TREE, **options: Any) -> Tensor:
     query, key, value = tree.tensors(given, shape, dtype)
     exact, low = (of(query, key, value, given, **options) for of in (tree.oracle, tree.naive))
