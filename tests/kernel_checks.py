@@ -57,7 +57,8 @@ def check_unseen_values(shape: tuple[int, int, int], dtype: torch.dtype, **optio
     before = tree_attention(query, key, value, segments, backend="triton", **options)
     at, window = 11 + 37, options.get("window")  # a token of the second node that no other node sees
     value[at] = float("inf")
-    after = tree_attention(query, key, value, segments, backend="triton", **options)
+    apart = spaced(query, 8), spaced(key, 24), spaced(value, 16)
+    after = tree_attention(*apart, segments, backend="triton", **options)
     last = 43 if window is None else min(43, 37 + window)
     sees = torch.zeros(len(query), dtype=torch.bool)
     sees[37:last] = True
