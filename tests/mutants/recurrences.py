@@ -23,7 +23,7 @@ FAULTS = [
     of(LEVELS, "scratch over the parents' states", "place[long] = 2 * largest +", "place[long] = largest +", PLACES),
     of(LEVELS, "states kept of other nodes", "kept[list(keep)] = np.arange(len(keep))", "kept[sorted(keep)] = np.arange(len(keep))"),
     of(LEVELS, "a plan for other kept nodes", '("levels", tuple(keep), chunk, device)', '("levels", chunk, device)', LAUNCHED),
-    of(LEVELS, "all levels in one launch", "levels[node] = levels[parent] + 1 if parent >= 0 else 0", "levels[node] = 0"),
+    of(LEVELS, "all levels in one launch", "levels[node] = levels[parent] + 1 if parent >= 0 else 0", "levels[node] = 0", PLACES),
     of(FILE, "the wrong initial state", "(-2 - source) * size + cells", "(-1 - source) * size + cells"),
     of(FILE, "no initial state", "if source <= -2:", "if source <= -9:"),
     of(FILE, "an empty node keeps nothing for its children", "            store_state(states, place, state, cells + lane * value_size, inside, size)\n", ""),
