@@ -26,6 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--only", choices=plan.PARTS, action="append", help="parts of the plan (default: all, in their order)"
     )
     parser.add_argument("--seeds", type=int, nargs="+", help="only these seeds (default: all of the part)")
+    parser.add_argument("--damaged", type=float, nargs="+", help="only these shares of damage (default: all of the part)")
     parser.add_argument("--rules", nargs="+", help="only these rules (default: all of the part)")
     parser.add_argument("--candidates", type=Path, help="questions with right and wrong answers, to rank after tuning")
     parser.add_argument("--device", default="cpu", help="where the model is (default: cpu)")
@@ -33,8 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
     study = Study(options.work, options.model, options.rows, options.records, options.device, options.candidates)
     for part in options.only or plan.PARTS:
         for cell in plan.PARTS[part]():
-            wanted = options.seeds is None or cell.seed in options.seeds
-            if wanted and (options.rules is None or cell.rule in options.rules):
+            asked = ((options.seeds, cell.seed), (options.damaged, cell.damaged), (options.rules, cell.rule))
+            if all(chosen is None or value in chosen for chosen, value in asked):
                 study.run(part, cell)
     return 0
 
