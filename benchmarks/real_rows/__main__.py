@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--only", choices=plan.PARTS, action="append", help="parts of the plan (default: all, in their order)"
     )
     parser.add_argument("--seeds", type=int, nargs="+", help="only these seeds (default: all of the part)")
-    parser.add_argument("--damaged", type=float, nargs="+", help="only these shares of damage (default: all of the part)")
+    parser.add_argument("--damaged", type=float, nargs="+", help="only these shares (default: all of the part)")
     parser.add_argument("--rules", nargs="+", help="only these rules (default: all of the part)")
     parser.add_argument("--candidates", type=Path, help="questions with right and wrong answers, to rank after tuning")
     parser.add_argument("--device", default="cpu", help="where the model is (default: cpu)")
