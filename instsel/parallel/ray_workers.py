@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from types import ModuleType
 
 from instsel.engine.scorer import Scorer
 from instsel.optional_packages import need_package
@@ -78,7 +78,7 @@ def _absolute(path: str | os.PathLike[str] | None) -> str | None:
     return None if path is None else os.path.abspath(path)
 
 
-def _connect(ray: Any, address: str | None, cpus: float, options: dict[str, object]) -> Callable[[], None]:
+def _connect(ray: ModuleType, address: str | None, cpus: float, options: dict[str, object]) -> Callable[[], None]:
     """Connect to Ray; gives what ends the connection, which is nothing where there was one."""
     if ray.is_initialized():
         if address not in (None, "auto", ray.get_runtime_context().gcs_address):
@@ -122,7 +122,7 @@ def _check_listening(address: str) -> None:
         raise ValueError(f"address: nothing answers at {address!r} ({error})") from error
 
 
-def _gpus(ray: Any, scorer: Scorer, asked: float | None) -> float:
+def _gpus(ray: ModuleType, scorer: Scorer, asked: float | None) -> float:
     if asked is not None:
         return asked
     device = scorer.source.device
@@ -131,7 +131,7 @@ def _gpus(ray: Any, scorer: Scorer, asked: float | None) -> float:
     return 1.0 if device.startswith("cuda") else 0.0
 
 
-def _check_room(ray: Any, workers: int, each: Mapping[str, float]) -> None:
+def _check_room(ray: ModuleType, workers: int, each: Mapping[str, float]) -> None:
     """Raise ValueError where Ray, even with nothing else to do, could not place all workers."""
     there = ray.cluster_resources()
     for name, amount in each.items():

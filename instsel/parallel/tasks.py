@@ -14,6 +14,7 @@ import numpy as np
 from instsel.engine.requests import Request
 from instsel.engine.results import ScoreBatch
 from instsel.engine.scorer_protocol import ScorerProtocol
+from instsel.methods.method import Method
 from instsel.methods.parameters import Parameters, fields_of, replaced
 from instsel.methods.stage_loop import Pack, compute_slice
 from instsel.methods.stages import StageSlice
@@ -71,9 +72,9 @@ class PackedMethod:
 
     method: MethodReference
     parameters: bytes
-    _opened: Any = field(default=None, compare=False)
+    _opened: tuple[Method, Parameters] | None = field(default=None, compare=False)
 
-    def open(self) -> tuple[Any, Any]:
+    def open(self) -> tuple[Method, Parameters]:
         """The method and its parameters."""
         if self._opened is None:
             self._opened = self.method.find(), pickle.loads(self.parameters)

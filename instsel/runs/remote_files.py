@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING
 
 from instsel.records.compression import data_suffix
 from instsel.records.files import SUFFIXES
 from instsel.runs.input_names import is_pattern
 from instsel.runs.spooled_input import Spool
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
 
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
@@ -46,7 +49,7 @@ def fetch(address: str) -> list[Spool]:
         raise ValueError(f"input {address} cannot be read: {reason}") from error
 
 
-def _files(store: Any, path: str, address: str) -> list[str]:
+def _files(store: AbstractFileSystem, path: str, address: str) -> list[str]:
     if is_pattern(path):
         found = sorted(name for name in store.glob(path) if store.isfile(name))
     elif store.isdir(path):
