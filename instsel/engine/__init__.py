@@ -9,5 +9,5 @@ get hold of a model, `model_checks` and `sharing_checks` find out what it allows
 the caller's settings apart. On a CPU `fused_layers` finds what can be computed in fewer passes: modules
 (`fused_modules`) and layers in one run of kernels (`whole_layers`). A layer is found from what it does in one pack
 (`layer_records`) and with `stand_ins` for its parts: how it joins them (`layer_flow`, `layer_schedule`) and what they
-compute (`attention_parts`, `feed_forward_parts`).
+compute (`attention_search`, by what `attention_trace` shows, and `feed_forward_parts`).
 """
