@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
 
 from instsel.engine.execution import Execution, Output
+from instsel.engine.hidden_states import mean_in_session
 from instsel.engine.inference_lock import enter_process, inference_lock
 from instsel.engine.layout import Layout
 from instsel.engine.loading import load_model, load_tokenizer, outline_model
@@ -26,7 +26,6 @@ from instsel.engine.requests import PreparedRequests, Requests
 from instsel.engine.results import ScoreBatch
 from instsel.engine.scoring import score_in_session
 from instsel.engine.token_progress import ProgressLike, open_progress
-from instsel.kernels.devices import to_host
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -252,26 +251,8 @@ class Scorer:
         """
         if self.tokenizer is None:
             raise ValueError("texts: there is no tokenizer to read them with; pass tokenizer to Scorer")
-        model = self.model
-        encoded = [np.asarray(ids, np.int32) for ids in self.tokenizer(list(texts))["input_ids"]] if len(texts) else []
-        # The tree leaves out a sequence's last token, so every text gets one more; what it is has no influence.
-        sequences = [np.append(ids[: model.max_length], ids[-1:]) for ids in encoded]
-        prepared = PreparedRequests.from_ids(sequences, [min(len(s), 1) for s in sequences])
-        total = np.zeros((len(sequences), model.config.hidden_size), np.float64)
-
-        def output(layout: Layout, rows: Tensor) -> Callable[[], np.ndarray]:
-            return to_host(rows.float())
-
-        with (
-            self.session() as session,
-            self.execute(session, prepared, output, logits=False, progress=progress) as (execution, results),
-        ):
-            for layout, hidden in results:
-                layout.add_by_sequence(hidden[layout.pair_row[layout.scored_pair]], total)
-        total[execution.failed] = np.nan
-        count = np.maximum(np.diff(prepared.offsets) - 1, 0)
-        with np.errstate(invalid="ignore"):
-            return (total / count[:, None]).astype(np.float32)
+        with self.session() as session:
+            return mean_in_session(self, session, texts, progress)
 
     @contextmanager
     def execute(

@@ -13,7 +13,7 @@ from typing import Any
 
 from instsel.engine.scorer import Scorer
 from instsel.kernels.float_products import VARIABLE, float_product
-from instsel.parallel.failing_scorer import moved
+from instsel.parallel.moved_scorer import moved
 from instsel.parallel.tasks import Task, TaskExecutor, pack_error
 from instsel.parallel.worker_backend import Died, Done, Event, Ready, Refused, WorkerInfo
 

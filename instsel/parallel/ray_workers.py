@@ -13,7 +13,8 @@ from types import ModuleType
 
 from instsel.engine.scorer import Scorer
 from instsel.optional_packages import need_package
-from instsel.parallel.pool import PATIENCE, Pool, check_can_move
+from instsel.parallel.moved_scorer import check_can_move
+from instsel.parallel.pool import PATIENCE, Pool
 from instsel.parallel.ray_actors import RayActors
 
 _SECONDS = 5.0  # to wait for something to listen at an address
