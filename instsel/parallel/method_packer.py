@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 
 from instsel.methods.method import Method
 from instsel.methods.parameters import Parameters, fields_of, replaced
 from instsel.parallel.method_reference import reference_to
 from instsel.parallel.moved_scorer import check_can_move
 from instsel.parallel.tasks import PackedMethod
+from instsel.parallel.worker_backend import WorkerBackend
 
 
 class MethodPacker:
-    """Packs the method of a run once; `forget` is told the key of the one before."""
+    """Packs the method of a run once; the backend forgets the one before."""
 
-    def __init__(self, numbers: Iterator[int], forget: Callable[[Sequence[str]], None]) -> None:
-        self._numbers, self._forget = numbers, forget
+    def __init__(self, numbers: Iterator[int], backend: WorkerBackend) -> None:
+        self._numbers, self._backend = numbers, backend
         self._known: tuple[Method, Parameters, str, bytes] | None = None
 
     def packed(self, method: Method, parameters: Parameters) -> tuple[str, bytes]:
@@ -26,7 +27,7 @@ class MethodPacker:
         """
         if self._known is None or self._known[0] is not method or self._known[1] is not parameters:
             if self._known is not None:
-                self._forget([self._known[2]])
+                self._backend.forget([self._known[2]])
             reference = reference_to(method)
             assert reference is not None
             for name, _, spec in fields_of(type(parameters)):

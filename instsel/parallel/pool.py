@@ -69,7 +69,7 @@ class Pool(SliceWorkers):
         self._end, self._process, self._shut = end, os.getpid(), False
         self._scheduler = Scheduler(backend, patience=patience)
         self._numbers = itertools.count()
-        self._packer = MethodPacker(self._numbers, backend.forget)
+        self._packer = MethodPacker(self._numbers, backend)
         try:
             self._scheduler.start()
             self.resolved = self._check_alike()

@@ -68,15 +68,12 @@ def ray_workers(
     try:
         gpus = _gpus(ray, scorer, num_gpus_per_worker)
         _check_room(ray, workers, {"CPU": num_cpus_per_worker, "GPU": gpus})
-        backend = RayActors(ray, scorer, workers, num_cpus=num_cpus_per_worker, num_gpus=gpus, seen=_absolute(seen))
+        file = None if seen is None else os.path.abspath(seen)
+        backend = RayActors(ray, scorer, workers, num_cpus=num_cpus_per_worker, num_gpus=gpus, seen=file)
     except BaseException:
         end()
         raise
     return Pool(scorer, backend, patience=patience, end=end)
-
-
-def _absolute(path: str | os.PathLike[str] | None) -> str | None:
-    return None if path is None else os.path.abspath(path)
 
 
 def _connect(ray: ModuleType, address: str | None, cpus: float, options: dict[str, object]) -> Callable[[], None]:

@@ -14,6 +14,7 @@ import numpy as np
 from instsel.engine.requests import Request
 from instsel.engine.results import ScoreBatch
 from instsel.engine.scorer_protocol import ScorerProtocol
+from instsel.error_text import type_and_first_line
 from instsel.methods.method import Method
 from instsel.methods.parameters import Parameters, fields_of, replaced
 from instsel.methods.stage_loop import Pack, compute_slice
@@ -166,7 +167,7 @@ def pack_error(error: BaseException) -> bytes:
         pickle.loads(packed)  # some errors are made from other arguments than they keep
         return packed
     except Exception:
-        plain = RuntimeError(f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}")
+        plain = RuntimeError(type_and_first_line(error))
         return pickle.dumps((None, plain, trace, 0.0))
 
 

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from instsel.error_text import first_line
 from instsel.prompts.answer_span import STAND_IN, answer_span, begins_with_empty_block, split_reasoning
 from instsel.prompts.chat_messages import (
     ChatInput,
@@ -218,7 +219,7 @@ class _Renderer:
             raise TemplateLimitError(f"{_name(self.source)} {error}") from None
         except Exception as error:  # whatever its program comes upon
             roles = ", ".join(message["role"] for message in messages)
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = first_line(error)
             raise TemplateRefusalError(
                 f"{_name(self.source)} refuses the turns {roles}: {reason[:_LONGEST_REASON]}"
             ) from None

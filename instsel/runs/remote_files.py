@@ -6,6 +6,7 @@ import re
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
+from instsel.error_text import first_line
 from instsel.records.compression import data_suffix
 from instsel.records.files import SUFFIXES
 from instsel.runs.input_names import is_pattern
@@ -45,8 +46,7 @@ def fetch(address: str) -> list[Spool]:
     except Exception as error:  # of any store, network or credentials
         if isinstance(error, ValueError) and str(error).startswith("input "):
             raise
-        reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-        raise ValueError(f"input {address} cannot be read: {reason}") from error
+        raise ValueError(f"input {address} cannot be read: {first_line(error)}") from error
 
 
 def _files(store: AbstractFileSystem, path: str, address: str) -> list[str]:
