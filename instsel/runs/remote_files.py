@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import re
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
@@ -9,7 +10,6 @@ from typing import TYPE_CHECKING
 from instsel.error_text import first_line
 from instsel.records.compression import data_suffix
 from instsel.records.files import SUFFIXES
-from instsel.runs.input_names import is_pattern
 from instsel.runs.spooled_input import Spool
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def fetch(address: str) -> list[Spool]:
 
 
 def _files(store: AbstractFileSystem, path: str, address: str) -> list[str]:
-    if is_pattern(path):
+    if glob.has_magic(path):
         found = sorted(name for name in store.glob(path) if store.isfile(name))
     elif store.isdir(path):
         found = sorted(name for name in store.ls(path, detail=False) if store.isfile(name) and _is_data(name))
