@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from tiny_model import load_models_once, tiny_model_folder, write_alpaca
+from tiny_model import tiny_model_folder, write_alpaca
 
 import instsel
 from instsel.cli import main
@@ -20,10 +20,7 @@ from instsel.runner import run_settings, slices, timing
 from instsel.runner.slices import Slices
 from instsel.runner.timing import PlannedStage, time_stages
 
-
-@pytest.fixture(autouse=True)
-def one_loading(monkeypatch: pytest.MonkeyPatch) -> None:
-    load_models_once(monkeypatch)
+pytestmark = pytest.mark.usefixtures("one_loading")
 
 
 def command(method: str, rows: Path, *more: object) -> list[str]:

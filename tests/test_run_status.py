@@ -8,14 +8,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from test_plan import command, one_loading
+from test_plan import command
 from tiny_model import write_alpaca
 
 from instsel.cli import main
 from instsel.commands import status as status_command
 from instsel.runs.run_status import RunStatusFile
 
-__all__ = ["one_loading"]  # a fixture for every test here
+pytestmark = pytest.mark.usefixtures("one_loading")
 
 
 def test_status_says_what_runs_before_a_shard_is_whole(
