@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from instsel.engine.checked_models import CheckedModels
 from instsel.engine.execution import Execution, Output
 from instsel.engine.hidden_states import mean_in_session
 from instsel.engine.inference_lock import enter_process, inference_lock
@@ -29,8 +30,6 @@ from instsel.engine.token_progress import ProgressLike, open_progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-_CHECKED_KEPT = 4
 
 
 class Scorer:
@@ -120,7 +119,7 @@ class Scorer:
             raise ValueError(f'max_batch_tokens: expected a positive integer or "auto", got {max_batch_tokens!r}')
         self.max_batch_tokens = max_batch_tokens
         self._model: CausalModel | None = None
-        self._checked: list[CausalModel] = []  # as it was of late: adapters are switched to and fro
+        self._checked = CheckedModels()
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._tokenizer_loaded = False
         self._budget: int | None = None  # what memory allowed, once it ran out
@@ -133,7 +132,7 @@ class Scorer:
         """
         self._closed = True
         self._model = self._tokenizer = None
-        self._checked = []
+        self._checked = CheckedModels()
         self._tokenizer_loaded = False
         self.source = replace(self.source, model=self.source.name, tokenizer=None)
         gc.collect()  # transformers' objects hold on to each other in circles
@@ -148,7 +147,13 @@ class Scorer:
         self.close()
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_model": None, "_checked": [], "_tokenizer": None, "_tokenizer_loaded": False}
+        return {
+            **self.__dict__,
+            "_model": None,
+            "_checked": CheckedModels(),
+            "_tokenizer": None,
+            "_tokenizer_loaded": False,
+        }
 
     def __repr__(self) -> str:
         return f"Scorer({self.source.name!r}, device={self.source.device!r}, dtype={self.source.dtype_name!r})"
@@ -214,22 +219,11 @@ class Scorer:
         try:
             if not session.as_checked:
                 session.close()
-                known = next((one for one in self._checked if one.describes(session.replica)), None)
-                model = known or self._check(model)
-                self._model = model
+                model = self._model = self._checked.as_now(model, session.replica, self.source)
                 session = ModelSession(model)
             yield session
         finally:
             session.close()
-
-    def _check(self, model: CausalModel) -> CausalModel:
-        """The model checked as it is now."""
-        with inference_lock():
-            found = load_model(
-                replace(self.source, model=model.unwrapped.whole, device="auto", dtype=None, device_map=None)
-            )
-        self._checked = [found, model, *(one for one in self._checked if one is not model)][:_CHECKED_KEPT]
-        return found
 
     def score(
         self,
