@@ -17,28 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from environment import machine_name
+from speed_tables import SHORT, chosen_table, table, text
 
 RESULTS = Path(__file__).with_name("results")
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "docs/integrations.md", "docs/processors.md", "docs/project/speed.md")
-# The README's five rows: workload, dtype, the other way and its dtype.
-CHOSEN = (
-    ("wici-k5", "bfloat16", "one_by_one", "float32"),
-    ("wici-k5", "bfloat16", "one_by_one_lean", "bfloat16"),
-    ("wici-k5", "float32", "one_by_one_lean", "float32"),
-    ("few-shot-4", "bfloat16", "lm_eval", "bfloat16"),
-    ("grape-5", "bfloat16", "one_by_one_lean", "bfloat16"),
-)
-WAYS = {
-    "one_by_one": "released programs: one at a time, answer alone again for each pair",
-    "one_by_one_lean": "one at a time",
-    "padded": "padded batches",
-    "lm_eval": "lm-evaluation-harness",
-    "dynamic_cache": "DynamicCache by hand",
-    "flex": "FlexAttention packs",
-    "llama_cpp": "llama.cpp, prefixes shared",
-}
-SHORT = {"bfloat16": "bf16", "float32": "fp32", "float16": "fp16"}
 
 
 def load(folder: Path = RESULTS) -> dict[str, list[dict[str, Any]]]:
@@ -52,79 +35,6 @@ def load(folder: Path = RESULTS) -> dict[str, list[dict[str, Any]]]:
                 if "result" in call:
                     found[call["result"]["benchmark"]].append(call["result"])
     return found
-
-
-def _place(result: dict[str, Any]) -> tuple[str, ...]:
-    """Where a result's row stands in its table."""
-    return machine_name(result["environment"]), result["model"], result["workload"], result["dtype"]
-
-
-def comparison_table(results: list[dict[str, Any]]) -> str:
-    """How many times as long the other ways took, one row each."""
-    head = ["processor", "model", "workload", "against", "requests", "instsel", "the other", "ratio", "Spearman"]
-    rows = []
-    for r in sorted(
-        results, key=lambda r: (machine_name(r["environment"]), r["model"], r["workload"], r["dtype"], -r["ratio"])
-    ):
-        spearman = r["agreement"]["spearman"]
-        rows.append(
-            [
-                machine_name(r["environment"]),
-                r["model"],
-                f"{r['workload']} x {r['size']}",
-                WAYS[r["against"]] + (f" (batch {r['batch_size']})" if r["batch_size"] > 1 else ""),
-                str(r["requests"]),
-                f"{SHORT[r['dtype']]} {r['instsel_seconds']:.2f} s",
-                f"{SHORT[r['against_dtype']]} {r['against_seconds']:.1f} s",
-                f"**{r['ratio']:.1f}** ({len(r['pairs'])} {'pair' if len(r['pairs']) == 1 else 'pairs'})",
-                f"{spearman:.4f}",
-            ]
-        )
-    return table(head, rows)
-
-
-def engine_table(results: list[dict[str, Any]]) -> str:
-    """Time against the arithmetic floor."""
-    head = ["processor", "model", "workload", "dtype", "tree tokens", "unshared", "seconds", "tokens/s", "of the floor"]
-    head += ["torch's layer products alone", "memory"]
-    rows = []
-    for r in sorted(results, key=_place):
-        seconds = statistics.median(r["seconds"])
-        peak = r["peak_extra_bytes"]
-        rows.append(
-            [
-                machine_name(r["environment"]),
-                r["model"],
-                f"{r['workload']} x {r['size']}",
-                SHORT[r["dtype"]],
-                f"{r['tokens_forwarded']:,}",
-                f"{r['tokens_unshared']:,}",
-                f"{seconds:.2f}",
-                f"{r['tokens_forwarded'] / seconds:,.0f}",
-                f"**{r['fraction_of_floor']:.0%}** of {max(r['matrix_rates']) / 1e12:.2f} TFLOP/s",
-                f"{max(r['layers_rates']) / max(r['matrix_rates']):.0%}",
-                "" if peak is None else f"{peak / 2**20:,.0f} MiB at {r['max_batch_tokens']:,} tokens",
-            ]
-        )
-    return table(head, rows)
-
-
-def chosen_table(results: list[dict[str, Any]], model: str = "smollm2-135m") -> str:
-    """Ratios of the README's rows, one column a processor that was itself and not held to another's instructions."""
-    ratios = {
-        ((r["workload"], r["dtype"], r["against"], r["against_dtype"]), machine): r["ratio"]
-        for r in results
-        if r["model"] == model and "held-to" not in (machine := machine_name(r["environment"]))
-    }
-    machines = sorted({machine for _, machine in ratios})
-    rows = []
-    for key in CHOSEN:
-        workload, dtype, against, against_dtype = key
-        other = f"{WAYS[against]}, {SHORT[against_dtype]}"
-        cells = [f"**{ratios[key, one]:.1f}**" if (key, one) in ratios else "" for one in machines]
-        if any(cells):
-            rows.append([workload, SHORT[dtype], other, *cells])
-    return table(["workload", "instsel in", "times as fast as", *machines], rows) if rows else "No results yet."
 
 
 def beside_table(results: list[dict[str, Any]]) -> str:
@@ -145,36 +55,33 @@ def beside_table(results: list[dict[str, Any]]) -> str:
 
 def drift_table(results: list[dict[str, Any]]) -> str:
     """By how much scores move with the composition of their batch, one row each, without what was refused."""
-    head = [
-        "processor",
-        "model",
-        "dtype",
-        "backend",
-        "largest",
-        "median",
-        "ranks",
-        "one at a time from fp32",
-        "same call twice",
-    ]
+    head = ["model", "dtype", "backend", "largest", "median", "ranks", "one at a time from fp32"]
     cells = [cell for r in results for cell in r["results"] if "refused" not in cell]
     dtypes = ("float32", "bfloat16", "float16")
     cells.sort(key=lambda c: (machine_name(c["environment"]), c["model"], dtypes.index(c["dtype"]), c["backend"]))
+    machines = sorted({machine_name(c["environment"]) for c in cells})
     rows = [
         [
-            machine_name(c["environment"]),
+            *([machine_name(c["environment"])] if len(machines) > 1 else []),
             c["model"],
             SHORT[c["dtype"]],
             f"{c['backend']} on {c['device']}",
             f"{c['largest']:.1e}",
             f"{c['median']:.1e}",
-            f"{c['largest_rank_change']} of {c['requests']}",
+            str(c["largest_rank_change"]),
             "" if c["dtype"] == "float32" else f"{c['largest_from_float32']:.1e}",
-            "same bits" if c["same_call_same_bits"] else "**other bits**",
         ]
         for c in cells
     ]
+    if not cells:
+        return "No results yet."
+    other = [f"{c['model']} {SHORT[c['dtype']]} {c['backend']}" for c in cells if not c["same_call_same_bits"]]
+    again = f"**other bits** by {', '.join(other)}" if other else "the same bits in every row"
     commits = ", ".join(sorted({c["environment"]["commit"] for c in cells}))
-    return f"{table(head, rows)}\n\nMeasured by `benchmarks/drift.py` at {commits}." if cells else "No results yet."
+    return (
+        f"{table(['processor'] * (len(machines) > 1) + head, rows)}\n\nThe same call twice gave {again}. Measured by "
+        f"`benchmarks/drift.py` on {', '.join(machines)} at {commits}."
+    )
 
 
 def harness_table(results: list[dict[str, Any]]) -> str:
@@ -206,30 +113,6 @@ def harness_table(results: list[dict[str, Any]]) -> str:
         return "No results yet."
     commits = ", ".join(sorted({one["environment"]["commit"] for result in results for one in result["results"]}))
     return f"{table(head, sorted(rows))}\n\nMeasured by `benchmarks/harness.py` at {commits}."
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
-
-
-def text(found: dict[str, list[dict[str, Any]]]) -> str:
-    """Everything between the marks."""
-    taken = [r["environment"] for name in ("compare", "engine") for r in found.get(name, [])]
-    machines = sorted(
-        {
-            f"{machine_name(e)} is {e.get('gpu', e['processor'])}, {e['cores']} cores, "
-            f"PyTorch {e['torch']}, transformers {e['transformers']}"
-            for e in taken
-        }
-    )
-    commits = ", ".join(sorted({e["commit"] for e in taken}))
-    parts = [f"Measured on: {'; '.join(machines)}; commits {commits}." if taken else "No results yet."]
-    if found.get("compare"):
-        parts.append(comparison_table(found["compare"]))
-    if found.get("engine"):
-        parts.append(engine_table(found["engine"]))
-    return "\n\n".join(parts)
 
 
 def insert(document: str, content: str, section: str = "speed") -> str:
@@ -264,8 +147,8 @@ def main(arguments: list[str]) -> None:
         if len(holding) != 1:
             sys.exit(f"{section}: expected its marks in one of {', '.join(DOCUMENTS)}, got {len(holding)}")
         documents[holding[0]] = insert(documents[holding[0]], part, section)
-    for name, text in documents.items():
-        (ROOT / name).write_text(text)
+    for name, document in documents.items():
+        (ROOT / name).write_text(document)
 
 
 if __name__ == "__main__":

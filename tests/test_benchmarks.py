@@ -83,6 +83,8 @@ def test_every_way_gives_the_same_scores(name):
 @pytest.mark.long
 def test_a_comparison_from_the_command_line_ends_in_a_table(tmp_path, monkeypatch, capsys):
     import compare
+    import competitors
+    import speed_tables
     import tables
 
     arguments = "compare --model tiny --size 2 --against one_by_one_lean --pairs 2 --dtype float32 --threads 1 --output"
@@ -96,9 +98,10 @@ def test_a_comparison_from_the_command_line_ends_in_a_table(tmp_path, monkeypatc
     assert result["agreement"]["largest_difference"] < 2e-5
     assert result["environment"]["torch"] and result["environment"]["processor"]
     content = tables.text(tables.load(tmp_path))
-    assert f"**{result['ratio']:.1f}** (2 pairs)" in content
+    assert f"| **{result['ratio']:.1f}** (2) |" in content
     document = tables.insert("before\n<!-- speed:begin -->\nold\n<!-- speed:end -->\nafter\n", content)
     assert document.startswith("before\n") and document.endswith("\nafter\n") and "old" not in document
+    assert set(speed_tables.WAYS) == set(competitors.NAMES)
     assert tables.insert(document, content) == document
     with pytest.raises(ValueError, match="speed:begin"):
         tables.insert("no marks", content)
@@ -263,9 +266,9 @@ def test_every_table_has_one_place_in_the_documents():
 
 
 def test_the_chosen_rows_are_those_of_a_processor_as_it_is():
+    import speed_tables
     import tables
 
-    results = tables.load()["compare"]
-    table = tables.chosen_table(results).splitlines()
-    assert len(table) == 2 + len(tables.CHOSEN) and "held-to" not in table[0]
-    assert tables.chosen_table([]) == "No results yet."
+    table = speed_tables.chosen_table(tables.load()["compare"]).splitlines()
+    assert len(table) == 2 + len(speed_tables.CHOSEN) and "held-to" not in table[0]
+    assert speed_tables.chosen_table([]) == "No results yet."

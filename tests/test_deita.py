@@ -82,6 +82,16 @@ def test_every_row_has_a_status(scorer: instsel.Scorer) -> None:
         assert np.isfinite(values).tolist() == (found.status == "ok").tolist()
 
 
+@pytest.mark.parametrize("method", [instsel.deita, instsel.selectit])
+@pytest.mark.parametrize(
+    "given", [{"score_turns": "all"}, {"reasoning": "drop"}, {"chat_template_kwargs": {"enable_thinking": False}}]
+)
+def test_what_only_a_template_reads_is_refused(method: Any, given: dict[str, Any], scorer: instsel.Scorer) -> None:
+    (name,) = given
+    with pytest.raises(ValueError, match=f"{name}: expected .*, as this method shows"):
+        method(scorer, example_rows(1), **given)
+
+
 def test_what_is_refused(scorer: instsel.Scorer) -> None:
     rows = example_rows(1)
     with pytest.raises(ValueError, match=r'quality_prompt must contain "\{response\}", got \'\{request\}\''):

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from tiny_model import tiny_model_folder
 
+import instsel
+
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="no benchmarks beside the tests")
 pytest.importorskip("scipy")
@@ -127,6 +129,10 @@ def test_every_rule_gives_its_number_of_different_rows_and_what_its_name_says(fi
         assert len(chosen) == len(set(chosen.tolist())) == 10, rule
         if rule.startswith(("filters", "recommended")):
             assert scored.passed[chosen].all(), rule
+    wanted = pool.lengths[rows["recommended"]].sum()
+    as_long = selected_rows(plan.AS_LONG, scored, 0.25)
+    fewer = instsel.select(scored.chance, len(as_long) - 1, coverage="proportional", clusters=scored.labels)
+    assert pool.lengths[fewer].sum() < wanted <= pool.lengths[as_long].sum()
     caught = {kind: 1 - scored.passed[pool.kinds == kind].mean() for kind in set(pool.kinds.tolist())}
     assert caught["looping"] == 1 and caught["duplicate"] > 0 and caught["swapped"] == 0
     assert caught["clean"] < 0.1  # only what stands behind its own copy
@@ -164,19 +170,16 @@ def test_every_rule_gives_its_number_of_different_rows_and_what_its_name_says(fi
         assert set(taken) <= set(best.tolist())
 
 
-def test_numbers_are_computed_once_a_text(tmp_path):
-    from real_rows.scores import kept_numbers
+def test_scores_are_of_a_pool_whatever_was_scored_before(tmp_path):
+    from real_rows.scores import difficulties, embeddings
 
-    rows, asked = made_rows(5), []
-
-    def compute(part):
-        asked.extend(row["instruction"] for row in part)
-        return np.array([[len(row["output"]), 1.0] for row in part])
-
-    first = kept_numbers(tmp_path / "kept.npz", rows[:3], compute)
-    again = kept_numbers(tmp_path / "kept.npz", [rows[4], rows[1], rows[4]], compute)
-    assert asked == [rows[row]["instruction"] for row in (0, 1, 2, 4)]
-    assert again[1].tolist() == first[1].tolist() and again[0].tolist() == again[2].tolist()
+    rows = made_rows(5)
+    scorer = instsel.Scorer(tiny_model_folder(), dtype="bfloat16")
+    for compute in (difficulties, embeddings):
+        alone = compute(lambda: scorer, rows[:3], tmp_path / "one")
+        compute(lambda: scorer, rows, tmp_path / "two")
+        np.testing.assert_array_equal(compute(lambda: scorer, rows[:3], tmp_path / "two"), alone)
+        np.testing.assert_array_equal(compute(lambda: pytest.fail("scored again"), rows[:3], tmp_path / "two"), alone)
 
 
 def test_tuning_lowers_the_loss_from_the_same_start_and_the_tokens_outside_take_no_part():
@@ -219,7 +222,8 @@ def test_a_study_goes_on_after_a_kill_and_does_nothing_twice(file, tmp_path, mon
     monkeypatch.setattr(plan, "FIRST", (plan.RANDOM, "filters, less worst fifth, coverage"))
     monkeypatch.setattr(plan, "THEN", ())
     monkeypatch.setattr(plan, "CONFIRMED", ())
-    monkeypatch.delitem(plan.PARTS, "influence")
+    for part in ("influence", "tokens"):
+        monkeypatch.delitem(plan.PARTS, part)
     records = tmp_path / "out" / "records.jsonl"
     command = [
         *("--work", str(tmp_path / "work"), "--model", tiny_model_folder(), "--rows", str(file)),

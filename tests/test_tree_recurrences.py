@@ -219,13 +219,24 @@ def test_the_number_of_threads_changes_no_bit() -> None:
     for kind in KINDS:
         nodes = random_nodes(5, count=9)
         out, states = KINDS[kind](nodes, HALF).run("cpu")
-        with few_threads(1):
-            again, ends = KINDS[kind](nodes, HALF).run("cpu")
-        assert torch.equal(out, again) and torch.equal(states, ends)
+        for count in (1, 16):  # more threads than heads divide a head's columns
+            with threads_of_torch(count):
+                again, ends = KINDS[kind](nodes, HALF).run("cpu")
+            assert torch.equal(out, again) and torch.equal(states, ends)
+
+
+@pytest.mark.parametrize("per_row", [False, True])
+def test_decays_that_leave_nothing(per_row: bool) -> None:
+    """A few tokens decay a key to less than float32 can hold; the last keys still count."""
+    one = DeltaRule(random_nodes(6, num_initial=1), FLOAT, per_row=per_row)
+    one.parts["decay"] = one.parts["decay"] * 200.0
+    out, states = one.run("cpu")
+    want, ends = one.want()
+    assert difference(out, want) <= TOLERANCE[FLOAT] and difference(states, ends) <= TOLERANCE[FLOAT]
 
 
 @contextmanager
-def few_threads(count: int) -> Iterator[None]:
+def threads_of_torch(count: int) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

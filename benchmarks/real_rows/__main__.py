@@ -18,7 +18,7 @@ from real_rows.cells import Study
 def main(arguments: list[str] | None = None) -> int:
     """Run the cells that have no record yet."""
     parser = argparse.ArgumentParser(prog="python -m real_rows", description=__doc__.split("\n")[0])
-    parser.add_argument("--work", type=Path, required=True, help="folder for scores of rows, kept by their texts")
+    parser.add_argument("--work", type=Path, required=True, help="folder for scores, kept by pools")
     parser.add_argument("--model", required=True, help="folder or hub id of the model that scores and is tuned")
     parser.add_argument("--rows", type=Path, nargs="+", required=True, help="files of examples, one pool together")
     parser.add_argument("--records", type=Path, required=True, help="JSON lines, one a tuning")

@@ -47,13 +47,10 @@ class Study:
         lines = [line for line in read_lines(self.records) if self.about.items() <= line.items()]
         if any(line["cell"] == asdict(cell) for line in lines):
             return
-        for rule, name, answer in (
-            (plan.SEEN, "seen", seen_damage),
-            (plan.FOLLOWED, "followed", followed_by_influence),
-        ):
-            if cell.rule == rule:
-                self._record({**self.about, "part": part, "cell": asdict(cell), name: answer(self.scored(cell))})
-                return
+        if cell.rule in ANSWERED:
+            name, answer = ANSWERED[cell.rule]
+            self._record({**self.about, "part": part, "cell": asdict(cell), name: answer(self.scored(cell))})
+            return
         rate = cell.rate or chosen_rate(lines)
         started = time.perf_counter()
         scored = self.scored(cell)

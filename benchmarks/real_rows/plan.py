@@ -13,7 +13,8 @@ Not planned: "filters, ifd below 1, coverage", added when what scores see of the
 and the losses of three of its tunings; both forms of "recommended", added when `LED` had led on the damaged exploring
 pools and no rule had been tried on the confirming ones: what `select` made of that rule, which leaves the worst fifth
 out before the quotas, with embeddings and without; and, when the five confirming seeds had left its interval on damaged
-pools open (-0.015, -0.042 to +0.013), ten further seeds, so many whatever they show, and two more rules to explore.
+pools open (-0.015, -0.042 to +0.013), ten further seeds, so many whatever they show, and two more rules to explore;
+random rows with the tokens of the recommended ones, when these had turned out a tenth longer.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ LED = "filters, less worst fifth of like length, coverage"
 RECOMMENDED = ("recommended", "recommended, coverage")  # a run without embeddings, and one with them
 LONGER = "recommended, longer half"
 HALVED = "recommended, less worst half"  # not the worst fifth
+AS_LONG = "random, coverage, tokens of recommended"  # as many rows as have as many tokens as those recommended
 FIRST = (RANDOM, COVERED, LED)
 THEN = (
     *RECOMMENDED, LONGER, HALVED, "filters, ifd below 1, coverage", "filters, coverage",
@@ -105,6 +107,13 @@ def further_cells() -> Iterator[Cell]:
                     yield Cell(seed, damaged, rule)
 
 
+def token_cells() -> Iterator[Cell]:
+    """Whether the recommended rows are better for being longer."""
+    for damaged in (DAMAGED, 0.0):
+        for seed in CONFIRMING:
+            yield Cell(seed, damaged, AS_LONG)
+
+
 def influence_cells() -> Iterator[Cell]:
     """wICI, which takes the longest to score: what it follows, then what its rules select, on the exploring seeds."""
     for rules in ((FOLLOWED,), BY_INFLUENCE):
@@ -116,5 +125,5 @@ def influence_cells() -> Iterator[Cell]:
 
 PARTS = {
     "rate": rate_cells, "detection": detection_cells, "exploring": exploring_cells, "confirming": confirming_cells,
-    "further": further_cells, "influence": influence_cells,
+    "further": further_cells, "tokens": token_cells, "influence": influence_cells,
 }  # fmt: skip

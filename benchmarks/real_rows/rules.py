@@ -69,6 +69,11 @@ def selected_rows(rule: str, scored: Scored, budget: float) -> np.ndarray:
     by_cluster = "coverage" in rule
     spread = {"coverage": "proportional", "clusters": scored.labels} if by_cluster else {}
     strata = {"length_strata": plan.STRATA, "num_tokens": lengths} if "of like length" in rule else {}
+    if rule == plan.AS_LONG:
+        wanted = lengths[selected_rows(plan.RECOMMENDED[0], scored, budget)].sum()
+        sizes = range(1, len(lengths) + 1)
+        drawn = (instsel.select(scored.chance, size, **spread) for size in sizes)
+        return next(rows for rows in drawn if lengths[rows].sum() >= wanted)
     if rule == plan.KNOWN:
         return instsel.select(scored.chance, count, selectable=scored.pool.kinds == CLEAN, **spread)
     if rule in (*plan.RECOMMENDED, plan.LONGER, plan.HALVED):  # as `select --procedure recommended` does it

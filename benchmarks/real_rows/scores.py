@@ -1,4 +1,8 @@
-"""Scores of rows by instsel, kept by their texts: a row that many pools hold is scored once."""
+"""Scores of a pool's rows by instsel, kept by all its rows together.
+
+In bfloat16 a score moves with the rows beside which it is computed: kept by row, it would hang on what had been run
+before, and a second run would select other rows.
+"""
 
 from __future__ import annotations
 
@@ -19,54 +23,45 @@ from instsel.prompts.templates import embedding_text
 from instsel.records import to_examples
 
 INFLUENCES = ("ifd", "one_shot_ifd", "probes", "similarity")
-SLICE = 64  # rows computed before the file is written again
 
 
 def difficulties(scorer: Callable[[], Any], rows: Sequence[Row], folder: Path) -> np.ndarray:
     """Mean log-probabilities of the answers alone and after their prompts, float64 [n, 2], nats a token."""
 
-    def compute(part: list[Row]) -> np.ndarray:
-        found = instsel.ifd(scorer(), part, template=plan.TEMPLATE)
-        return np.stack([found.direct, found.conditional], 1)
+    def compute() -> dict[str, np.ndarray]:
+        found = instsel.ifd(scorer(), rows, template=plan.TEMPLATE)
+        return {"difficulties": np.stack([found.direct, found.conditional], 1)}
 
-    return kept_numbers(folder / "difficulties.npz", rows, compute)
+    return kept(folder / "difficulties", rows, compute)["difficulties"]
 
 
 def embeddings(scorer: Callable[[], Any], rows: Sequence[Row], folder: Path) -> np.ndarray:
     """Unit vectors of what the rows ask, float32 [n, d], as the methods make them."""
 
-    def compute(part: list[Row]) -> np.ndarray:
-        return text_vectors([embedding_text(example) for example in to_examples(part)], None, scorer=scorer())
+    def compute() -> dict[str, np.ndarray]:
+        texts = [embedding_text(example) for example in to_examples(rows)]
+        return {"vectors": unit_rows(centred(text_vectors(texts, None, scorer=scorer())))}
 
-    return unit_rows(centred(kept_numbers(folder / "vectors.npz", rows, compute)))
+    return kept(folder / "vectors", rows, compute)["vectors"]
 
 
 def influences(scorer: Callable[[], Any], rows: Sequence[Row], folder: Path) -> dict[str, np.ndarray]:
-    """What wICI finds in a pool, as `instsel.methods.influence.score_by_rule` takes it; kept by all rows together."""
-    path = folder / "influences" / f"{hashlib.blake2b(json.dumps(rows).encode(), digest_size=12).hexdigest()}.npz"
-    if not path.is_file():
+    """What wICI finds in a pool, as `instsel.methods.influence.score_by_rule` takes it."""
+
+    def compute() -> dict[str, np.ndarray]:
         found = instsel.wici(scorer(), rows, template=plan.TEMPLATE)
+        return {name: getattr(found, name) for name in INFLUENCES}
+
+    return kept(folder / "influences", rows, compute)
+
+
+def kept(folder: Path, rows: Sequence[Row], compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """What was computed of these rows in this order, or is now."""
+    path = folder / f"{hashlib.blake2b(json.dumps(rows).encode(), digest_size=12).hexdigest()}.npz"
+    if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         written = path.with_name(f"{path.stem}.{os.getpid()}.npz")
-        np.savez(written, **{name: getattr(found, name) for name in INFLUENCES})
+        np.savez(written, **compute())  # type: ignore[arg-type]
         written.replace(path)
     with np.load(path) as file:
-        return {name: file[name] for name in INFLUENCES}
-
-
-def kept_numbers(path: Path, rows: Sequence[Row], compute: Callable[[list[Row]], np.ndarray]) -> np.ndarray:
-    """Numbers of each row [n, d]; those that the file has not are computed and added to it."""
-    keys = [hashlib.blake2b(json.dumps(row).encode(), digest_size=12).hexdigest() for row in rows]
-    known: dict[str, np.ndarray] = {}
-    if path.is_file():
-        with np.load(path) as file:
-            known = dict(zip(file["keys"].tolist(), file["numbers"], strict=True))
-    missing = list({key: row for key, row in zip(keys, rows, strict=True) if key not in known}.items())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for start in range(0, len(missing), SLICE):
-        part = missing[start : start + SLICE]
-        known |= zip([key for key, _ in part], compute([row for _, row in part]), strict=True)
-        written = path.with_name(f"{path.stem}.{os.getpid()}.npz")
-        np.savez(written, keys=np.array(list(known)), numbers=np.stack(list(known.values())))
-        written.replace(path)
-    return np.stack([known[key] for key in keys])
+        return dict(file)

@@ -13,7 +13,7 @@ from real_rows import plan
 Record = Mapping[str, Any]
 STAGES = {
     "exploring": "exploring seeds", "influence": "exploring seeds", "confirming": "confirming seeds",
-    "further": "further confirming seeds",
+    "further": "further confirming seeds", "tokens": "confirming seeds",
 }  # fmt: skip
 
 
@@ -80,6 +80,8 @@ def rules_table(records: Sequence[Record]) -> str:
         "selected", "seeds", "held-out loss", "minus random rows", "Holm's p", "minus random with coverage", "Holm's p",
         "damaged", "tokens",
     ]  # fmt: skip
+    ranked = any("candidates" in record for record in records)
+    head += ["right answers above wrong ones"] if ranked else []
     rows = []
     for rule in sorted(losses, key=lambda rule: from_random[rule]["mean"] if rule in from_random else 0.0):
         own = [record for record in records if record["cell"]["rule"] == rule]
@@ -88,6 +90,7 @@ def rules_table(records: Sequence[Record]) -> str:
             *_difference(from_random.get(rule)), *_difference(from_covered.get(rule)),
             f"{np.mean([record['damaged_share'] for record in own]):.0%}",
             f"{np.mean([record['tokens'] for record in own]):,.0f}",
+            *([_spread([record["candidates"]["pairs"] for record in own if "candidates" in record])] if ranked else []),
         ])  # fmt: skip
     return table(head, rows)
 

@@ -37,15 +37,19 @@ struct StateArray {
     std::int64_t column_stride;
 };
 
-// Some columns of one head's states, which a thread holds as [rows][width] without gaps.
+// Some columns of one head's states, which a thread holds as panels [rows][width] one after another, without gaps.
 struct StateBlock {
     std::int64_t head;
     std::int64_t first_column;
-    std::int64_t columns;  // of `width`; the others are zero
+    std::int64_t columns;  // the last panel's others are zero
     std::int64_t rows;
-    std::int64_t width;
+    std::int64_t width;  // of a panel
 
-    std::int64_t size() const { return rows * width; }
+    std::int64_t panels() const { return (columns + width - 1) / width; }
+    std::int64_t size() const { return panels() * rows * width; }
+    std::int64_t place(std::int64_t row, std::int64_t column) const {
+        return (column / width * rows + row) * width + column % width;
+    }
 };
 
 INSTSEL_INLINE const float* block_begin(const StateArray& array, const StateBlock& block, std::int64_t state) {
@@ -58,7 +62,7 @@ INSTSEL_INLINE void load_state(const StateArray& array, const StateBlock& block,
     std::memset(to, 0, std::size_t(block.size()) * sizeof(float));
     for (std::int64_t row = 0; row < block.rows; ++row) {
         for (std::int64_t i = 0; i < block.columns; ++i) {
-            to[row * block.width + i] = from[row * array.row_stride + i * array.column_stride];
+            to[block.place(row, i)] = from[row * array.row_stride + i * array.column_stride];
         }
     }
 }
@@ -68,7 +72,7 @@ INSTSEL_INLINE void store_state(const float* from, const StateBlock& block, std:
     float* to = const_cast<float*>(block_begin(array, block, state));
     for (std::int64_t row = 0; row < block.rows; ++row) {
         for (std::int64_t i = 0; i < block.columns; ++i) {
-            to[row * array.row_stride + i * array.column_stride] = from[row * block.width + i];
+            to[row * array.row_stride + i * array.column_stride] = from[block.place(row, i)];
         }
     }
 }

@@ -112,6 +112,16 @@ INSTSEL_INLINE void convolve_row(const Row<Element>& row) {
 
 INSTSEL_VARIANTS(template <class Element>, row, (const Row<Element>& row), convolve_row(row))
 
+template <class Element>
+void fetch(const TreeConvolution<Element>& convolution, std::int64_t token, std::int64_t first, std::int64_t last) {
+    const Element* in = convolution.x.data + token * convolution.x.row_stride;
+    const Element* out = convolution.out + token * convolution.x.columns;
+    for (std::int64_t i = first; i < last; i += 64 / std::int64_t(sizeof(Element))) {
+        __builtin_prefetch(in + i);
+        __builtin_prefetch(out + i, 1);
+    }
+}
+
 }  // namespace
 
 template <class Element>
@@ -127,6 +137,8 @@ void tree_convolution(const TreeConvolution<Element>& convolution, const PackNod
             const std::int64_t last = std::min(first + strip, channels);
             const Element* inputs[largest_width];
             for (std::int64_t token = begin; token < end; ++token) {
+                // A strip of the next rows begins in other pages: no processor fetches it by itself.
+                if (token + 2 < end) fetch(convolution, token + 2, first, last);
                 for (std::int64_t k = 0; k < width; ++k) {
                     inputs[k] = contexts.seen(convolution, nodes, contexts.node[token], token - width + 1 + k);
                 }

@@ -1,29 +1,15 @@
 #include "recurrence/tree_delta_rule.h"
 
 #include <cmath>
-#include <utility>
 
+#include "recurrence/state_chunks.h"
+#include "recurrence/token_rows.h"
 #include "simd/aligned_buffer.h"
 #include "simd/exponential.h"
-#include "recurrence/state_rows.h"
+#include "simd/subnormals.h"
 
 namespace instsel {
 namespace {
-
-// What a token brings, in float32, for each row of the state.
-struct TokenRows {
-    float* decay;
-    float* key;
-    float* decayed_key;  // times the decay, so that both read the state of the token before
-    float* decayed_query;
-    float overlap;  // query . key
-
-    static constexpr std::int64_t arrays = 4;
-};
-
-INSTSEL_INLINE TokenRows rows_in(float* memory, std::int64_t rows) {
-    return {memory, memory + rows, memory + 2 * rows, memory + 3 * rows, 0.0f};
-}
 
 template <class Element>
 INSTSEL_INLINE float load_vector(const Element* from, std::int64_t count, float* to) {
@@ -37,75 +23,91 @@ INSTSEL_INLINE float load_vector(const Element* from, std::int64_t count, float*
 }
 
 template <class Element>
-INSTSEL_INLINE void load_token(const DeltaRule<Element>& rule, std::int64_t token, std::int64_t head, TokenRows& to) {
-    const std::int64_t rows = rule.key_size;
-    const std::int64_t column = head / (rule.heads / rule.key_heads) * rows;
-    const float key_squares = load_vector(row_of(rule.key, token) + column, rows, to.key);
-    const float query_squares = load_vector(row_of(rule.query, token) + column, rows, to.decayed_query);
-    const float key_scale = rule.normalize ? 1.0f / std::sqrt(key_squares + 1e-6f) : 1.0f;
-    const float query_scale = rule.normalize ? rule.scaling / std::sqrt(query_squares + 1e-6f) : rule.scaling;
-    const bool per_row = rule.decay.columns != rule.heads;
-    const float* logarithm = row_of(rule.decay, token) + (per_row ? head * rows : head);
-    if (per_row) {
+INSTSEL_INLINE void prefetch(const Element* from, std::int64_t count) {
+    constexpr std::int64_t line = 64 / sizeof(Element);
+    for (std::int64_t i = 0; i < count; i += line) __builtin_prefetch(from + i);
+}
+
+INSTSEL_INLINE void scale_vector(float* x, std::int64_t count, float factor) {
 #pragma omp simd
-        for (std::int64_t r = 0; r < rows; ++r) to.decay[r] = exp_float(logarithm[r]);
-    } else {
-        const float decay = exp_float(*logarithm);
-        for (std::int64_t r = 0; r < rows; ++r) to.decay[r] = decay;
-    }
-    float overlap = 0.0f;
-#pragma omp simd reduction(+ : overlap)
-    for (std::int64_t r = 0; r < rows; ++r) {
-        const float key = to.key[r] * key_scale, query = to.decayed_query[r] * query_scale;
-        overlap += query * key;
-        to.key[r] = key;
-        to.decayed_key[r] = key * to.decay[r];
-        to.decayed_query[r] = query * to.decay[r];
-    }
-    to.overlap = overlap;
+    for (std::int64_t i = 0; i < count; ++i) x[i] *= factor;
 }
 
 template <class Element, int lanes>
 struct DeltaRuleBody {
     const DeltaRule<Element>& rule;
     const StateBlock& block;
-    TokenRows before;
-    TokenRows now;
+    StateChunk<lanes, true> chunk;
 
-    // A token's update is made in the pass in which the next one reads the state, so that every token takes one pass:
-    // exp(g) k^T S and exp(g) q^T S of the state before it, from which follows what it reads of its own.
     INSTSEL_INLINE void run(const float* from, float* to, std::int64_t first, std::int64_t last, bool goes_on) {
-        Floats<lanes> u[2], seen[2], read[2];
-        for (std::int64_t token = first; token < last; ++token) {
-            load_token(rule, token, block.head, now);
-            if (token == first) {
-                read_rows<lanes>(from, block.rows, now.decayed_key, now.decayed_query, seen, read);
-            } else {
-                update_and_read_rows<lanes>(from, to, block.rows, before.decay, before.key, u, now.decayed_key,
-                                            now.decayed_query, seen, read);
-                from = to;
+        for (std::int64_t begin = first; begin < last; begin += chunk_tokens, from = to) {
+            const std::int64_t tokens = std::min(last - begin, chunk_tokens);
+            for (std::int64_t t = 0; t < tokens; ++t) load_token(begin + t, t);
+            for (std::int64_t t = begin + tokens; t < std::min(begin + 2 * tokens, last); ++t) prefetch_token(t);
+            chunk.prepare(tokens);
+            for (std::int64_t panel = 0; panel < block.panels(); ++panel) {
+                const std::int64_t at = panel * block.rows * panel_columns;
+                chunk.read(tokens, from + at);
+                correct(begin, tokens, panel * panel_columns);
+                if (goes_on || begin + tokens < last) chunk.advance(tokens, from + at, to + at);
             }
-            correct(token, seen, read, u);
-            std::swap(before, now);
         }
-        if (goes_on) update_rows<lanes>(from, to, block.rows, before.decay, before.key, u);
     }
 
-    // u = beta (v - seen); the token's result is read + (q . k) u.
-    INSTSEL_INLINE void correct(std::int64_t token, const Floats<lanes> (&seen)[2], const Floats<lanes> (&read)[2],
-                                Floats<lanes> (&u)[2]) {
-        alignas(64) float values[2 * lanes];
-        const std::int64_t column = block.head * rule.value_size + block.first_column;
-        load_padded(row_of(rule.value, token) + column, block.columns, 2 * lanes, values);
-        const float beta = row_of(rule.beta, token)[block.head];
-        for (int i = 0; i < 2; ++i) {
-            Floats<lanes> v;
-            Vector<lanes>::load(values + i * lanes, v);
-            u[i] = beta * (v - seen[i]);
-            Vector<lanes>::store(read[i] + now.overlap * u[i], values + i * lanes);
+    // A token's numbers lie far from those of the next: no processor guesses where.
+    INSTSEL_INLINE void prefetch_token(std::int64_t token) {
+        const std::int64_t column = block.head / (rule.heads / rule.key_heads) * rule.key_size;
+        prefetch(row_of(rule.key, token) + column, rule.key_size);
+        prefetch(row_of(rule.query, token) + column, rule.key_size);
+        prefetch(row_of(rule.value, token) + block.head * rule.value_size + block.first_column, block.columns);
+    }
+
+    INSTSEL_INLINE void load_token(std::int64_t token, std::int64_t t) {
+        const std::int64_t rows = rule.key_size;
+        const std::int64_t column = block.head / (rule.heads / rule.key_heads) * rows;
+        float* key = chunk.key + t * rows;
+        float* query = chunk.query + t * rows;
+        float* decay = chunk.decay + t * rows;
+        const float key_squares = load_vector(row_of(rule.key, token) + column, rows, key);
+        const float query_squares = load_vector(row_of(rule.query, token) + column, rows, query);
+        if (rule.normalize) scale_vector(key, rows, 1.0f / std::sqrt(key_squares + 1e-6f));
+        scale_vector(query, rows,
+                     rule.normalize ? rule.scaling / std::sqrt(query_squares + 1e-6f) : rule.scaling);
+        const float* logarithm = row_of(rule.decay, token);
+        if (rule.decay.columns == rule.heads) {
+            std::fill(decay, decay + rows, exp_float(logarithm[block.head]));
+            return;
         }
-        Element* out = rule.out + token * rule.heads * rule.value_size + column;
-        for (std::int64_t i = 0; i < block.columns; ++i) out[i] = from_float<Element>(values[i]);
+        logarithm += block.head * rows;
+#pragma omp simd
+        for (std::int64_t r = 0; r < rows; ++r) decay[r] = exp_float(logarithm[r]);
+    }
+
+    // Of a panel, token by token: u = beta (v - what the key reads), and the result is what the query reads.
+    INSTSEL_INLINE void correct(std::int64_t begin, std::int64_t tokens, std::int64_t first_column) {
+        alignas(64) float values[panel_columns];
+        const std::int64_t columns = std::min(block.columns - first_column, panel_columns);
+        const std::int64_t column = block.head * rule.value_size + block.first_column + first_column;
+        for (std::int64_t t = 0; t < tokens; ++t) {
+            load_padded(row_of(rule.value, begin + t) + column, columns, panel_columns, values);
+            const float beta = row_of(rule.beta, begin + t)[block.head];
+            for (std::int64_t i = 0; i < panel_columns; i += lanes) {
+                Floats<lanes> seen, read, value, update;
+                Vector<lanes>::load(chunk.sums + 2 * t * panel_columns + i, seen);
+                Vector<lanes>::load(chunk.sums + (2 * t + 1) * panel_columns + i, read);
+                for (std::int64_t s = 0; s < t; ++s) {
+                    Vector<lanes>::load(chunk.update + s * panel_columns + i, update);
+                    seen += chunk.by_key[t][s] * update;
+                    read += chunk.by_query[t][s] * update;
+                }
+                Vector<lanes>::load(values + i, value);
+                update = beta * (value - seen);
+                Vector<lanes>::store(update, chunk.update + t * panel_columns + i);
+                Vector<lanes>::store(read + chunk.by_query[t][t] * update, values + i);
+            }
+            Element* out = rule.out + (begin + t) * rule.heads * rule.value_size + column;
+            for (std::int64_t i = 0; i < columns; ++i) out[i] = from_float<Element>(values[i]);
+        }
     }
 };
 
@@ -114,20 +116,16 @@ struct DeltaRuleWork {
     const DeltaRule<Element>& rule;
     const PackNodes& nodes;
     const StatePlaces& places;
+    HeadParts parts;
 };
 
 // Columns of one head, in which no other has a part.
 template <class Element, int lanes>
 INSTSEL_INLINE void run_block(const DeltaRuleWork<Element>& work, std::int64_t index, float* memory) {
     const DeltaRule<Element>& rule = work.rule;
-    const std::int64_t width = block_columns<lanes>, blocks = (rule.value_size + width - 1) / width;
-    const std::int64_t first = index % blocks * width;
-    const std::int64_t columns = rule.value_size - first < width ? rule.value_size - first : width;
-    const StateBlock block{index / blocks, first, columns, rule.key_size, width};
+    const StateBlock block = work.parts.block(index, rule.key_size);
     float* scratch = memory + blocks_needed(work.places, rule.initial_count) * block.size();
-    const std::int64_t rows = rule.key_size;
-    DeltaRuleBody<Element, lanes> body{rule, block, rows_in(scratch, rows),
-                                       rows_in(scratch + TokenRows::arrays * rows, rows)};
+    DeltaRuleBody<Element, lanes> body{rule, block, {scratch, rule.key_size}};
     walk(work.nodes, work.places, rule.initial, rule.initial_count, rule.states, block, memory, body);
 }
 
@@ -141,17 +139,18 @@ template <class Element>
 void tree_delta_rule(const DeltaRule<Element>& rule, const PackNodes& nodes, int threads,
                      InstructionSet instructions) {
     const auto run = INSTSEL_PICK(block<Element>, instructions);
-    const std::int64_t width = pick(block_columns<4>, block_columns<8>, block_columns<16>, instructions);
     const StatePlaces places = places_of(nodes);
-    const DeltaRuleWork<Element> work{rule, nodes, places};
-    const std::int64_t blocks = rule.heads * ((rule.value_size + width - 1) / width);
-    const std::int64_t numbers = blocks_needed(places, rule.initial_count) * width + 2 * TokenRows::arrays;
-    const ThreadMemory memory(threads, numbers * rule.key_size * std::int64_t(sizeof(float)));
+    const HeadParts parts(rule.heads, rule.value_size, threads);
+    const DeltaRuleWork<Element> work{rule, nodes, places, parts};
+    const std::int64_t numbers = blocks_needed(places, rule.initial_count) * parts.largest_block(rule.key_size) +
+                                 StateChunk<1, true>::memory_for(rule.key_size);
+    const ThreadMemory memory(threads, numbers * std::int64_t(sizeof(float)));
 #pragma omp parallel num_threads(threads)
     {
+        const SubnormalsAreZero decayed;  // keys that strong decays have all but taken away
         float* own = memory.own<float>();
 #pragma omp for schedule(static)
-        for (std::int64_t index = 0; index < blocks; ++index) run(work, index, own);
+        for (std::int64_t index = 0; index < parts.count(); ++index) run(work, index, own);
     }
 }
 

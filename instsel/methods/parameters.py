@@ -135,7 +135,17 @@ class Parameters:
             check_template(self.template)
         self.chat_settings()
         read_moment(self.template_date)
+        self._check_unread()
         self.check()
+
+    def _check_unread(self) -> None:
+        """What only a template reads is refused where none writes the requests, rather than passed over."""
+        for name, default in (("score_turns", "last"), ("reasoning", "keep"), ("chat_template_kwargs", None)):
+            if not self.uses_template and getattr(self, name) != default:
+                raise ValueError(
+                    f"{name}: expected {default!r}, as this method shows the model a row's request and last answer in "
+                    f"prompts of its own, got {getattr(self, name)!r}"
+                )
 
     def chat_settings(self) -> ChatSettings:
         """How conversations are written and scored; ValueError for `chat_template_kwargs` that are none."""

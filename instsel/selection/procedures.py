@@ -54,7 +54,7 @@ PROCEDURES = {
     ),
     "filter": Procedure(
         "gain", "proportional", None, 0.5, False,
-        "quotas over clusters, drawn at random from each one's half with the higher gain: taught most",
+        "quotas over clusters, drawn at random from each one's half with the higher gain",
     ),
     "gain": Procedure("gain", "proportional", None, None, False, "quotas over clusters, each one's highest gains"),
     "paper": Procedure("paper", None, MAX_SIMILARITY, None, False, "wICI and the cosine rule, as published"),
