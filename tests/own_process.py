@@ -11,9 +11,9 @@ HERE = Path(__file__).parent
 INTERPRETED = {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
 
 
-def assert_passes(*scripts: str, environment: dict[str, str] | None = None) -> None:
-    """The tests of `scripts` in this folder pass, and there are some; `environment` is added to this process's own."""
-    command = [sys.executable, "-m", "pytest", *(str(HERE / script) for script in scripts), "-p", "no:cacheprovider"]
+def assert_passes(script: str, environment: dict[str, str] | None = None) -> None:
+    """The tests of `script` in this folder pass, and there are some; `environment` is added to this process's own."""
+    command = [sys.executable, "-m", "pytest", str(HERE / script), "-p", "no:cacheprovider"]
     told = {**os.environ, **(environment or {})}
     done = subprocess.run(command, env=told, capture_output=True, text=True, cwd=HERE.parent)
     assert done.returncode == 0, done.stdout[-6000:]

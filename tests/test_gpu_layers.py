@@ -189,4 +189,4 @@ def test_a_kernel_that_is_wrong_is_said_at_load(fault: bool, monkeypatch: pytest
 def test_interpreted() -> None:
     """In a process of its own: the interpreter stays on once it is on."""
     pytest.importorskip("triton")
-    assert_passes("interpreted_gpu_layers.py", environment=INTERPRETED)
+    assert_passes("interpreted_gpu_layers.py", INTERPRETED)

@@ -76,7 +76,7 @@ def test_errors_name_the_parameter(call: Any, named: str) -> None:
 def test_interpreted() -> None:
     """In a process of its own: the interpreter stays on once it is on."""
     pytest.importorskip("triton")
-    assert_passes("interpreted_layers.py", environment=INTERPRETED)
+    assert_passes("interpreted_layers.py", INTERPRETED)
 
 
 @pytest.mark.slow

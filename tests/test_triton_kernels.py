@@ -24,13 +24,14 @@ SHARED = {"sm_80": 163, "sm_86": 99, "sm_90": 227, "sm_120": 99, "gfx942": 64}
 @pytest.mark.long
 def test_interpreted() -> None:
     """In a process of its own: the interpreter stays on once it is on."""
-    assert_passes("interpreted_kernels.py", environment=INTERPRETED)
+    assert_passes("interpreted_kernels.py", INTERPRETED)
 
 
 @pytest.mark.long
-def test_rehearsal_on_a_gpu_without_numbers() -> None:
+@pytest.mark.parametrize("script", ["gpu_rehearsal.py", "gpu_kernel_rehearsal.py"])
+def test_rehearsal_on_a_gpu_without_numbers(script: str) -> None:
     """In a process of its own, which takes a GPU for granted from then on."""
-    assert_passes("gpu_rehearsal.py", "gpu_kernel_rehearsal.py")
+    assert_passes(script)
 
 
 def compiled(

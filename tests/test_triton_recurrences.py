@@ -56,7 +56,7 @@ def test_a_state_is_read_before_its_place_is_written_again(
 @pytest.mark.long
 def test_interpreted() -> None:
     """In a process of its own: the interpreter stays on once it is on."""
-    assert_passes("interpreted_recurrences.py", environment=INTERPRETED)
+    assert_passes("interpreted_recurrences.py", INTERPRETED)
 
 
 @pytest.mark.slow
