@@ -36,7 +36,7 @@ def main(arch: str) -> None:
                 "block_k": recurrence.BLOCK_KEYS,
                 "block_v": recurrence.BLOCK_VALUES,
             }
-            options = {"num_warps": recurrence.NUM_WARPS, "num_stages": 1}
+            options = recurrence.launch_options(nvidia=arch.startswith("sm_"))
             for element in ("bf16", "fp32"):
                 kernel = recurrence.tree_recurrence_kernel
                 compiled = compile_kernel(kernel, element, constants, arch, options, STATES)

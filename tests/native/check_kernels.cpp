@@ -287,6 +287,7 @@ int main() {
         }
     }
     check_tree_attention();
+    check_recurrences();
     check_allocations();
     std::printf(failures == 0 ? "all checks passed\n" : "%d checks failed\n", failures);
     return failures == 0 ? 0 : 1;

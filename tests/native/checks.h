@@ -74,6 +74,7 @@ inline std::vector<InstructionSet> instruction_sets_here() {
 
 // Defined in files of their own.
 void check_tree_attention();
+void check_recurrences();
 void check_allocations();
 
 }  // namespace instsel
