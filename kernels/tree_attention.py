@@ -136,7 +136,8 @@ def tree_attention(
     )
     run = implementation(chosen)
     scale = 1.0 / math.sqrt(head_size) if scaling is None else float(scaling)
-    tensors = query.detach(), key.detach(), value.detach()
+    # Kernels read a head's numbers one after the other.
+    tensors = (x.detach() if x.stride(2) == 1 else x.detach().contiguous() for x in (query, key, value))
     options = {"find_again": find_again} if chosen in ("triton", "varlen") else {}  # others never multiply these
     with current(query.device):
         return run(*tensors, segments, scaling=scale, window=window, softcap=softcap, sinks=sinks, **options)

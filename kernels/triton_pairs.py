@@ -195,6 +195,7 @@ def join_states(maxima: Tensor, sums: Tensor, argmaxima: Tensor | None) -> tuple
 
 def sequence_sums(logprob: Tensor, offsets: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Sum and mean of each sequence's unmasked pairs."""
+    offsets, mask = offsets.contiguous(), None if mask is None else mask.contiguous()
     count = offsets.shape[0] - 1
     sums, means = (torch.empty(count, dtype=torch.float64, device=offsets.device) for _ in range(2))
     if count:

@@ -201,8 +201,7 @@ def tree_attention(
         block_q=configuration.block_q,
         block_k=configuration.block_k,
         padded_head=padded_head,
-        num_warps=configuration.num_warps,
-        num_stages=configuration.num_stages,
+        **configuration.options(),
         enable_fp_fusion=True,
     )
     if find_again:

@@ -80,6 +80,7 @@ def tree_convolution(
     initial: Tensor | None,
     keep: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
+    x, weight = (y if y.stride(1) == 1 else y.contiguous() for y in (x, weight))
     tokens, channels = x.shape
     width = weight.shape[1]
     result = torch.empty(tokens, channels, dtype=x.dtype, device=x.device)

@@ -17,19 +17,13 @@ import triton.language as tl
 from torch import Tensor
 
 from .tree_nodes import TreeNodes
+from .triton_configurations import all_registers
 from .triton_tree_levels import tree_levels
 
 CHUNK = 16  # tokens: as few as a product may have
 BLOCK_KEYS = 32  # rows of a state that a product takes
 BLOCK_VALUES = 32  # columns of a state, a program's own
-
-
-def launch_options(*, nvidia: bool) -> dict[str, int]:
-    """Warps and stages of a program, and on an NVIDIA GPU all registers that a thread can have.
-
-    Unasked, Triton 3.6 spills a few for sm_86, to fit one program more on a multiprocessor.
-    """
-    return {"num_warps": 4, "num_stages": 1, **({"maxnreg": 255} if nvidia else {})}
+NUM_WARPS = 4
 
 
 @triton.jit
@@ -271,7 +265,6 @@ def tree_recurrence(
     result = value.new_empty(tokens, heads, value_size, dtype=dtype)
     kept = value.new_empty(len(keep), heads, key_size, value_size, dtype=torch.float32)
     states = value.new_empty(levels.num_places, heads, key_size, value_size, dtype=torch.float32)
-    options = launch_options(nvidia=torch.version.hip is None)
     for first, stop in levels.launches if heads * value_size else ():
         tree_recurrence_kernel[(stop - first, heads, triton.cdiv(value_size, BLOCK_VALUES))](
             query,
@@ -310,6 +303,8 @@ def tree_recurrence(
             chunk=CHUNK,
             block_k=BLOCK_KEYS,
             block_v=BLOCK_VALUES,
-            **options,
+            num_warps=NUM_WARPS,
+            num_stages=1,
+            **all_registers(),
         )
     return result, kept

@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .tree_segments import TreeSegments
+from .triton_configurations import all_registers
 from .triton_logits import LOG2_E, add_sinks, finite_offset, tanh_float
 from .triton_row_blocks import UNALIGNED, UNSPECIALISED, device_arrays
 
@@ -180,4 +181,5 @@ def leave_out_unseen(
         padded_head=padded_head,
         num_warps=NUM_WARPS,
         enable_fp_fusion=True,
+        **all_registers(),
     )

@@ -171,7 +171,7 @@ def compile_attention(arch: str, variants: list[dict[str, bool]]) -> None:
                 "block_k": tile.block_k,
                 "padded_head": head,
             }
-            options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
+            options = tile.options(nvidia=arch.startswith("sm_"))
             compiled = compile_kernel(tree_attention_kernel, {2: "bf16", 4: "fp32"}[size], constants, arch, options)
             label = "+".join(key for key, on in variant.items() if on) or "plain"
             report(f"tree_attention {size} {head} {label} {tile.block_q} rows", compiled, arch)
@@ -182,17 +182,28 @@ def compile_small(arch: str) -> None:
     row = {"has_bias": True, "has_needed": True, "has_transform": True, "has_softcap": True, "has_argmax": True}
     plain = dict.fromkeys(row, False) | {"has_needed": True}
     unseen = {"has_softcap": True, "has_window": True, "has_sinks": True, "block_q": BLOCK_ROWS}
-    for name, kernel, constants, warps in (
-        ("row_states", row_states_kernel, {**plain, "block_v": BLOCK_V}, NUM_WARPS),
-        ("row_states all", row_states_kernel, {**row, "block_v": BLOCK_V}, NUM_WARPS),
-        ("join_states", join_states_kernel, {"has_argmax": True, "block_rows": 128}, 4),
-        ("pairs_from_logits", pairs_from_logits_kernel, {**flags, "block_pairs": 128}, 4),
-        ("pairs_from_hidden", pairs_from_hidden_kernel, {**flags, "block_h": 1024}, 4),
-        ("sequence_sums", sequence_sums_kernel, {"has_mask": True, "block": 128}, 1),
-        ("unseen_values 128", unseen_values_kernel, {**unseen, "padded_head": 128}, UNSEEN_WARPS),
-        ("unseen_values 256", unseen_values_kernel, {**unseen, "padded_head": 256}, UNSEEN_WARPS),
+    look = {"num_warps": UNSEEN_WARPS, **configurations.all_registers(nvidia=arch.startswith("sm_"))}
+    for name, kernel, constants, options in (
+        ("row_states", row_states_kernel, {**plain, "block_v": BLOCK_V}, {"num_warps": NUM_WARPS}),
+        ("row_states all", row_states_kernel, {**row, "block_v": BLOCK_V}, {"num_warps": NUM_WARPS}),
+        ("join_states", join_states_kernel, {"has_argmax": True, "block_rows": 128}, {"num_warps": 4}),
+        ("pairs_from_logits", pairs_from_logits_kernel, {**flags, "block_pairs": 128}, {"num_warps": 4}),
+        ("pairs_from_hidden", pairs_from_hidden_kernel, {**flags, "block_h": 1024}, {"num_warps": 4}),
+        ("sequence_sums", sequence_sums_kernel, {"has_mask": True, "block": 128}, {"num_warps": 1}),
+        (
+            "unseen_values 128",
+            unseen_values_kernel,
+            {**unseen, "padded_head": 128},
+            look,
+        ),
+        (
+            "unseen_values 256",
+            unseen_values_kernel,
+            {**unseen, "padded_head": 256},
+            look,
+        ),
     ):
-        report(name, compile_kernel(kernel, "bf16", constants, arch, {"num_warps": warps}), arch)
+        report(name, compile_kernel(kernel, "bf16", constants, arch, options), arch)
 
 
 def main(arch: str, group: str) -> None:

@@ -12,6 +12,7 @@ from compiled_kernels import compile_kernel, report
 
 from instsel.kernels import triton_tree_convolution as convolution
 from instsel.kernels import triton_tree_recurrence as recurrence
+from instsel.kernels.triton_configurations import all_registers
 
 STATES = {
     **dict.fromkeys(("decay", "step", "rate", "skip", "initial", "states", "kept"), "*fp32"),
@@ -36,7 +37,11 @@ def main(arch: str) -> None:
                 "block_k": recurrence.BLOCK_KEYS,
                 "block_v": recurrence.BLOCK_VALUES,
             }
-            options = recurrence.launch_options(nvidia=arch.startswith("sm_"))
+            options = {
+                "num_warps": recurrence.NUM_WARPS,
+                "num_stages": 1,
+                **all_registers(nvidia=arch.startswith("sm_")),
+            }
             for element in ("bf16", "fp32"):
                 kernel = recurrence.tree_recurrence_kernel
                 compiled = compile_kernel(kernel, element, constants, arch, options, STATES)

@@ -1,7 +1,7 @@
 """Convolutions and recurrences along a tree under Triton's interpreter; test_triton_recurrences.py runs this file.
 
-As in interpreted_kernels.py the interpreter must be on before Triton is imported. bfloat16 is no exception here, as all
-products are of float32.
+As in interpreted_attention.py the interpreter must be on before Triton is imported. bfloat16 is no exception here, as
+all products are of float32.
 """
 
 from __future__ import annotations
@@ -10,9 +10,12 @@ import os
 
 os.environ["TRITON_INTERPRET"] = "1"
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from kernel_checks import with_gaps
 from test_tree_recurrences import DOUBLE, FLOAT, HALF, KINDS, TOLERANCE, difference
 
 from instsel.kernels import TreeNodes, triton_tree_levels
@@ -78,6 +81,32 @@ def test_a_level_for_each_token_and_a_pack_of_nothing(kind: str) -> None:
     assert difference(out, want) <= TOLERANCE[FLOAT] and difference(states, ends) <= TOLERANCE[FLOAT]
     out, states = KINDS[kind](TreeNodes.from_lists([0], []), FLOAT).run("triton")
     assert len(out) == len(states) == 0
+
+
+@pytest.mark.parametrize("kind", ["convolution", "delta rule", "scan", "scan with a rate a row"])
+def test_numbers_that_lie_apart(kind: str) -> None:
+    one = KINDS[kind](nodes_of([3, 2], [-2, 0], 1), FLOAT)
+    expected = one.run("triton")
+    for name in sorted({"x", "weight", "bias", "initial", "rate", "skip", *getattr(one, "parts", ())} & names_of(one)):
+        found = one.parts if name in getattr(one, "parts", ()) else vars(one)
+        sound, found[name] = found[name], with_gaps(found[name])
+        got = one.run("triton")
+        assert torch.equal(got[0], expected[0]) and torch.equal(got[1], expected[1]), name
+        found[name] = sound
+
+
+def names_of(one: Any) -> set[str]:
+    return {*vars(one), *getattr(one, "parts", ())}
+
+
+@pytest.mark.parametrize("kind", ["delta rule", "delta rule with a decay a row"])
+def test_vectors_of_zeros(kind: str) -> None:
+    """Which have no direction, and are divided by the root of a number that is not 0."""
+    one = KINDS[kind](nodes_of([6, 3], [-1, 0]), FLOAT)
+    one.parts["key"][[2, 7]], one.parts["query"][[3, 7]] = 0.0, 0.0
+    out, states = one.run("triton")
+    want, ends = one.want()
+    assert difference(out, want) <= TOLERANCE[FLOAT] and difference(states, ends) <= TOLERANCE[FLOAT]
 
 
 @pytest.mark.parametrize("kind", ["delta rule", "delta rule with a decay a row"])

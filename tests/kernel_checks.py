@@ -33,6 +33,11 @@ def spaced(tensor: Tensor, gap: int) -> Tensor:
     return view
 
 
+def with_gaps(tensor: Tensor) -> Tensor:
+    """The same numbers in memory with another between each and the next."""
+    return torch.stack([tensor, torch.full_like(tensor, 1)], -1)[..., 0]
+
+
 def check_attention(shape: tuple[int, int, int], dtype: torch.dtype, given: Any = TREE, **options: Any) -> Tensor:
     query, key, value = tree.tensors(given, shape, dtype)
     exact, low = (of(query, key, value, given, **options) for of in (tree.oracle, tree.naive))
@@ -52,7 +57,8 @@ def check_unseen_values(shape: tuple[int, int, int], dtype: torch.dtype, **optio
     before = tree_attention(query, key, value, segments, backend="triton", **options)
     at, window = 11 + 37, options.get("window")  # a token of the second node that no other node sees
     value[at] = float("inf")
-    after = tree_attention(query, key, value, segments, backend="triton", **options)
+    apart = spaced(query, 8), spaced(key, 24), spaced(value, 16)
+    after = tree_attention(*apart, segments, backend="triton", **options)
     last = 43 if window is None else min(43, 37 + window)
     sees = torch.zeros(len(query), dtype=torch.bool)
     sees[37:last] = True
@@ -67,12 +73,18 @@ def check_unseen_values(shape: tuple[int, int, int], dtype: torch.dtype, **optio
 
 
 def shared_maxima(hidden: Tensor, weight: Tensor, apart: int) -> Tensor:
-    """Makes some entries of the vocabulary the largest of each row, in equal pairs; gives the first of each."""
-    vocabulary, kinds = len(weight), torch.arange(len(hidden)) % 3
-    places = torch.tensor([[5, 9], [min(10, vocabulary - 3), min(10 + apart, vocabulary - 2)], [7, vocabulary - 1]])
-    hidden[:, :3] = 0
+    """Makes some entries of the vocabulary the largest of each row, in equal pairs; gives the first of each.
+
+    Pairs of one tile, of two tiles of a split, of two splits, and of two tiles neither of which is in the first split.
+    """
+    vocabulary, kinds = len(weight), torch.arange(len(hidden)) % 4
+    middle = vocabulary // 2
+    places = torch.tensor(
+        [[5, 9], [min(10, vocabulary - 3), min(10 + apart, vocabulary - 2)], [7, vocabulary - 1], [middle, middle + 40]]
+    )
+    hidden[:, :4] = 0
     hidden[torch.arange(len(hidden)), kinds] = 8.0
-    weight[:, :3] = 0
+    weight[:, :4] = 0
     for kind, pair in enumerate(places.tolist()):
         for entry in pair:
             weight[entry] = 0
@@ -106,6 +118,7 @@ def check_linear(shape: tuple[int, int, int], head: str, dtype: torch.dtype, *, 
     if bias is not None:
         bias[-1] = bias[7]  # of entries with equal products
         bias[[5, 9, min(10, vocabulary - 3), min(10 + apart, vocabulary - 2)]] = 0.25
+        bias[[vocabulary // 2, vocabulary // 2 + 40]] = 0.25
     mask, offsets = masked_pairs(len(rows))
     options = {"bias": bias, **HEADS[head]}
     got = linear_logprob(
@@ -161,6 +174,9 @@ def check_rows(shape: tuple[int, int], head: str, dtype: torch.dtype) -> None:
         assert torch.equal(got.argmax[needed], z.argmax(1)[needed])
 
 
+FAR = 3 * 2**29  # elements between rows: the third begins beyond what 32 bits hold
+
+
 def far_apart(rows: Tensor, stride: int) -> Tensor:
     """The same rows in memory that nothing else of is ever touched, `stride` elements from one to the next."""
     apart = torch.empty(stride * (len(rows) - 1) + rows[0].numel(), dtype=rows.dtype)
@@ -168,7 +184,10 @@ def far_apart(rows: Tensor, stride: int) -> Tensor:
 
 
 def check_far_weights(vocabulary: int, dtype: torch.dtype) -> None:
-    """A weight of more than 2^31 elements, whose rows from the middle on lie beyond what 32 bits hold."""
+    """A weight of more than 2^31 elements, whose rows from the middle on lie beyond what 32 bits hold.
+
+    A vocabulary that no tile divides has such rows in the main loop and in the ragged end.
+    """
     hidden, weight, rows, targets = linear.problem(3, 32, vocabulary, dtype)
     apart = far_apart(weight, 2**32 // vocabulary // 16 * 16)
     assert apart.stride(0) * (vocabulary // 2 + 2) > 2**31
@@ -215,14 +234,13 @@ def check_layers(dtype: torch.dtype) -> None:
 
 def check_far_layers(dtype: torch.dtype) -> None:
     """Rows whose third begins beyond what 32 bits hold."""
-    far = 3 * 2**29
     x = torch.randn(3, 16, generator=torch.Generator().manual_seed(0)).to(dtype)
-    near, apart = x.clone(), far_apart(x, far)
+    near, apart = x.clone(), far_apart(x, FAR)
     expected = add_norm(near, x[0].contiguous(), 1e-6, added=x)
-    got = add_norm(apart, x[0].contiguous(), 1e-6, added=far_apart(x, far), backend="triton")
+    got = add_norm(apart, x[0].contiguous(), 1e-6, added=far_apart(x, FAR), backend="triton")
     assert torch.equal(apart, near) and float((got.double() - expected.double()).abs().max()) < 0.1
     heads, table = x.view(3, 2, 8), x[:, :8].contiguous()
-    turned = rotate_heads(far_apart(heads, far), far_apart(table, far), far_apart(table, far), backend="triton")
+    turned = rotate_heads(far_apart(heads, FAR), far_apart(table, FAR), far_apart(table, FAR), backend="triton")
     assert torch.equal(turned, rotate_heads(heads.clone(), table, table))
-    gated = gate_rows(far_apart(x, far), far_apart(x, far), "silu", backend="triton")
+    gated = gate_rows(far_apart(x, FAR), far_apart(x, FAR), "silu", backend="triton")
     assert float((gated.double() - gate_rows(x.clone(), x, "silu").double()).abs().max()) < 0.1

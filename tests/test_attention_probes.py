@@ -166,6 +166,11 @@ def test_what_flash_attention_is_known_not_to_run(monkeypatch: pytest.MonkeyPatc
     assert error() is None and error(256) is None
     assert "up to 256, got 264" in str(error(264)) and "multiples of 8" in str(error(60))
     assert "no float32" in str(error(dtype=torch.float32))
+    with monkeypatch.context() as patch:  # torch's own
+        patch.setattr(varlen_attention, "has_flash_attn", lambda: False)
+        options = frozenset({"enable_gqa", "window_size", "num_splits", "return_aux"})
+        patch.setattr(varlen_attention, "torch_varlen_options", lambda: options)
+        assert "no soft-cap" in str(error())
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (7, 5))
     assert "8.0 or later" in str(error())
     assert attention_kinds.IMPLEMENTATIONS["varlen"] == ".varlen_attention"

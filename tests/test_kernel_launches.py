@@ -15,7 +15,10 @@ from test_tree_recurrences import FLOAT, KINDS
 from instsel.kernels import TreeNodes, TreeSegments, backends, linear_logprob, tree_attention, triton_linear_logprob
 from instsel.kernels import triton_configurations as configurations
 from instsel.kernels.triton_linear_states import linear_states_kernel
+from instsel.kernels.triton_row_blocks import device_arrays
 from instsel.kernels.triton_tree_attention import tree_attention_kernel
+from instsel.kernels.triton_tree_convolution import _plan as convolution_plan
+from instsel.kernels.triton_tree_levels import tree_levels
 from instsel.kernels.triton_unseen_values import unseen_values_kernel
 
 
@@ -96,3 +99,18 @@ def test_segments_are_laid_out_once_for_all_layers(launches: list[tuple[str, dic
     assert len(launches) == 4
     tree_attention(x, x, x, segments, backend="triton", find_again=False)
     assert [name for name, _ in launches[3:]] == ["unseen_values_kernel", "tree_attention_kernel"]
+
+
+def test_plans_are_of_their_device() -> None:
+    segments, nodes = TreeSegments.from_lists([0, 2, 5], [[], [(0, 2)]]), TreeNodes.from_lists([0, 2, 5], [-1, 0], 0)
+    for device in (torch.device("cpu"), torch.device("meta")):
+        levels = tree_levels(nodes, [1], 16, device)
+        found = [*device_arrays(segments, device, 1, 16), levels.first, *convolution_plan(nodes, 4, device)]
+        assert {array.device for array in found} == {device}
+
+
+def test_plans_are_of_the_nodes_that_are_kept() -> None:
+    nodes = TreeNodes.from_lists([0, 2, 5], [-1, 0], 0)
+    for keep in ([1], [0], [1, 0]):
+        levels = tree_levels(nodes, keep, 16, torch.device("cpu"))
+        assert levels.kept.tolist() == [keep.index(node) if node in keep else -1 for node in (0, 1)]

@@ -22,9 +22,10 @@ SHARED = {"sm_80": 163, "sm_86": 99, "sm_90": 227, "sm_120": 99, "gfx942": 64}
 
 
 @pytest.mark.long
-def test_interpreted() -> None:
+@pytest.mark.parametrize("script", ["interpreted_attention.py", "interpreted_head.py"])
+def test_interpreted(script: str) -> None:
     """In a process of its own: the interpreter stays on once it is on."""
-    assert_passes("interpreted_kernels.py", INTERPRETED)
+    assert_passes(script, INTERPRETED)
 
 
 @pytest.mark.long

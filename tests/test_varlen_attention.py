@@ -138,3 +138,9 @@ def test_what_rows_do_not_see_is_left_out(package: str, monkeypatch: pytest.Monk
     run(TreeSegments.from_lists(TREE[0], TREE[1]), tensors, window=9, sinks=SINKS)
     run(TreeSegments.from_lists(TREE[0], TREE[1]), tensors, find_again=False)
     assert found == [{"scaling": 0.3, "window": 9, "softcap": None, "sinks": SINKS}]
+
+
+def test_a_plan_is_of_its_device() -> None:
+    segments = TreeSegments.from_lists([0, 3, 5], [[], [(0, 2)]])
+    for device in (torch.device("cpu"), torch.device("meta")):
+        assert varlen_attention.gather_plan(segments, 0, device)["path"].device == device

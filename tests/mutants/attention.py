@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .faults import REHEARSAL, Fault, interpreted
+from .faults import REHEARSAL, Fault
 
-ATTENTION = interpreted("attention or unseen or tree_beside or places")
+ATTENTION = "tests/interpreted_attention.py"
 EMULATED = "tests/test_emulated_kernels.py -k 'test_attention and 80'"
 FILE, VARLEN, PROBES = "kernels/triton_tree_attention.py", "kernels/varlen_attention.py", "kernels/attention_probes.py"
 GATHERED, TRIED = "tests/test_varlen_attention.py", "tests/test_attention_probes.py"
@@ -92,8 +92,6 @@ FAULTS = [
           "(distance <= window)", ATTENTION),
     Fault("unseen values: no sinks", "kernels/triton_unseen_values.py", "has_sinks=sinks is not None", "has_sinks=False",
           ATTENTION),
-    Fault("unseen values: only NaN is found", "kernels/triton_unseen_values.py", '~(tl.abs(found) < float("inf"))',
-          "(found != found)", ATTENTION),
     Fault("unseen values: not scaled", "kernels/triton_unseen_values.py", "[None, :], axis=1) * scaling",
           "[None, :], axis=1)", ATTENTION),
     Fault("unseen values: key and value strides swapped", "kernels/triton_unseen_values.py", STRIDES, SWAPPED, ATTENTION),
@@ -137,4 +135,27 @@ FAULTS = [
           "if possible[name]:", TRIED),
     Fault("varlen where much is copied", "kernels/tree_attention.py", "if copied <= LARGEST_COPY_RATIO * key.shape[0]",
           "if copied >= 0", TRIED),
+    of_kernel("every block of a node begins with its first row", "    row = first_row + tl.arange(0, block_q)\n", "    row = tl.arange(0, block_q)\n"),
+    of_kernel("heads in turns over the key heads", "head = key_head * group + row % group", "head = row % group * (num_heads // group) + key_head"),
+    of_kernel("a sink of each key head", "tl.load(sinks + head)", "tl.load(sinks + key_head)"),
+    of_kernel("the soft-cap's scale in attention", "scores = softcap * tanh_float(", "scores = tanh_float("),
+    of_kernel("a tile of which nothing is seen gives NaN", "offset = finite_offset(new_largest)", "offset = new_largest"),
+    of_kernel("the first range of a path alone", "tl.load(context_offsets + node + 1)):", "tl.minimum(tl.load(context_offsets + node) + 1, tl.load(context_offsets + node + 1))):"),
+    *(Fault(f"unseen values: {name}", "kernels/triton_unseen_values.py", text, instead, ATTENTION) for name, text, instead in (
+        ("own keys among the cached", "key + (num_cached + token).to", "key + token.to"),
+        ("own values among the cached", "value + (num_cached + token).to", "value + token.to"),
+        ("distances begin anew behind the context", "            value_row += value_token_stride\n            distance -= 1\n", "            value_row += value_token_stride\n"),
+        ("finite results computed anew", "mask=wrong)", "mask=mask)"),
+        ("no soft-cap", "has_softcap=softcap is not None", "has_softcap=False"),
+        ("every block of a node begins with its first row", "    row = first_row + tl.arange(0, block_q)\n", "    row = tl.arange(0, block_q)\n"),
+        ("a tile of which nothing is seen gives NaN", "offset = finite_offset(new_largest)", "offset = new_largest"),
+    )),
+    Fault("own keys among the cached ones", "kernels/tree_segments.py", "torch.arange(num_cached + first, num_cached + last)", "torch.arange(first, last)", GATHERED),
+    Fault("heads' numbers taken for contiguous", "kernels/tree_attention.py", "x.detach() if x.stride(2) == 1 else x.detach().contiguous()", "x.detach()", ATTENTION),
+    Fault("row blocks of another device", "kernels/triton_row_blocks.py", '("triton", device, group, block_q)', '("triton", group, block_q)', LAUNCHED),
+    of_varlen("a plan for another device", '("varlen", num_cached, device)', '("varlen", num_cached)'),
+    Fault("varlen: head sizes that flash attention has not", VARLEN, "kind.head_size > 256 or kind.head_size % 8", "kind.head_size > 256", TRIED),
+    Fault("varlen: torch's is asked for a soft-cap", VARLEN, "    if kind.has_softcap:\n", "    if False:\n", TRIED),
+    Fault("varlen: torch's is asked for sinks that it has not", VARLEN, 'if kind.has_sinks and "return_aux"', 'if False and "return_aux"', "tests/test_attention_sinks.py"),
+    Fault("varlen: paths copied with a wait", VARLEN, "to_device(torch.cat(paths), device)", "torch.cat(paths).to(device)", REHEARSAL),
 ]  # fmt: skip

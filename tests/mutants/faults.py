@@ -16,11 +16,6 @@ class Fault:
     tests: str
 
 
-def interpreted(chosen: str) -> str:
-    """The kernels under Triton's interpreter, those tests whose names match."""
-    return f"tests/interpreted_kernels.py -k '{chosen}'"
-
-
 COPIES = "tests/test_device_copies.py tests/test_pack_results.py"
 REHEARSAL = "tests/gpu_rehearsal.py tests/gpu_kernel_rehearsal.py -k 'not few_variants'"
 RECURRENCES = "tests/interpreted_recurrences.py -k 'not whole_vectors'"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .faults import REHEARSAL, Fault, interpreted
+from .faults import REHEARSAL, Fault
 
-HEAD = interpreted("logprob or pairs or batch or rows or places or passes or beyond")
+HEAD = "tests/interpreted_head.py"
 LINEAR, STATES, PAIRS = "kernels/triton_linear_logprob.py", "kernels/triton_linear_states.py", "kernels/triton_pairs.py"
 ROWS, ROW = "kernels/triton_row_states.py", "kernels/triton_row_logprob.py"
 FAR = "tests/test_emulated_kernels.py -k 'beyond_32_bits and 90'"  # the interpreter adds in 64 bits
@@ -117,5 +117,18 @@ FAULTS = [
     of("kernels/triton_logits.py", "the soft-cap's scale", "softcap * tanh_float(z / softcap)", "tanh_float(z / softcap)"),
     of("kernels/triton_logits.py", "bias after the scale", "z = (z + bias) * scale", "z = z * scale + bias"),
     of("kernels/triton_logits.py", "no maximum gives NaN", 'return tl.where(largest == float("-inf"), 0.0, largest)', "return largest"),
-    of("kernels/triton_logits.py", "tanh near 0 cancels", "a < 0.625", "a < 0.0", interpreted("cap or tanh")),
+    of("kernels/triton_logits.py", "tanh near 0 cancels", "a < 0.625", "a < 0.0"),
+    *(of(file, f"{name} taken for contiguous{where}", text, instead) for file, where in ((LINEAR, ""), (ROW, " of logits")) for name, text, instead in (
+        ("indices", "    rows, targets = rows.contiguous(), targets.contiguous()\n", ""),
+        ("a mask", "    mask = None if mask is None else mask.contiguous()\n", ""),
+        ("a bias", "bias.float().contiguous()", "bias.float()"),
+    )),
+    of(PAIRS, "offsets taken for contiguous", "offsets, mask = offsets.contiguous(), None", "offsets, mask = offsets, None"),
+    of(PAIRS, "a sum's mask taken for contiguous", "else mask.contiguous()", "else mask"),
+    of(PAIRS, "a pair before the first", "first = tl.maximum(tl.load(sequence_offsets + sequence), 0)", "first = tl.load(sequence_offsets + sequence)"),
+    of(PAIRS, "the mean of nothing is 0", 'tl.where(number > 0, value / tl.maximum(number, 1).to(tl.float64), float("nan"))', "value / tl.maximum(number, 1).to(tl.float64)"),
+    of(PAIRS, "an arg max without a maximum", "tl.where(finite, argmax, -1)", "argmax"),
+    of(ROW, "a row out of range is counted", "rows.clamp(0, max(num_rows - 1, 0))", "rows"),
+    of(ROWS, "rows of logits apart by their length", "        logits.stride(0),\n", "        logits.shape[1],\n"),
+    of(ROW, "pairs' rows of logits apart by their length", "            logits.stride(0),\n", "            num_columns,\n"),
 ]  # fmt: skip

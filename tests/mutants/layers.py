@@ -40,4 +40,5 @@ FAULTS = [
     of(GATE, "the first block of columns alone", "column = tl.program_id(1) * block + tl.arange(0, block)", "column = tl.arange(0, block)"),
     of(GATE, "a column past the last", "inside = column < columns", "inside = column <= columns", EMULATED),
     of(GATE, "places in 32 bits", "token = tl.program_id(0).to(tl.int64)", "token = tl.program_id(0)", EMULATED),
+    of(ROTARY, "keys turned by the queries' strides", "        other.stride(0),\n        other.stride(1),\n", "        x.stride(0),\n        x.stride(1),\n"),
 ]  # fmt: skip

@@ -1,8 +1,7 @@
-"""The Triton kernels under Triton's interpreter, against float64; test_triton_kernels.py runs this file by itself.
+"""The head in Triton under its interpreter, against float64; test_triton_kernels.py runs this file by itself.
 
-The interpreter must be on before Triton is imported, and would stay on for every other test of the same process. Tiles
-are small there (triton_configurations.INTERPRETED_*), so that small shapes cross their borders. bfloat16 is left out:
-the interpreter's tl.dot gives garbage for it.
+As in interpreted_attention.py the interpreter must be on before Triton is imported, tiles are small and bfloat16 is
+left out where there are products.
 """
 
 from __future__ import annotations
@@ -16,28 +15,11 @@ from typing import Any
 import pytest
 import test_linear_logprob as linear
 import test_row_logprob as row
-import test_tree_attention as tree
-import test_unseen_tokens as unseen
 import torch
 from accuracy import assert_within_budget
-from kernel_checks import (
-    HEADS,
-    check_attention,
-    check_far_weights,
-    check_linear,
-    check_rows,
-    check_unseen_values,
-    far_apart,
-)
+from kernel_checks import FAR, HEADS, check_far_weights, check_linear, check_rows, far_apart, with_gaps
 
-from instsel.kernels import (
-    TreeSegments,
-    linear_logprob,
-    row_logprob,
-    tree_attention,
-    triton_linear_logprob,
-    triton_pairs,
-)
+from instsel.kernels import linear_logprob, row_logprob, triton_linear_logprob, triton_pairs
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # log of 0 and -inf - -inf are meant
 DTYPES = (torch.float32, torch.float16)
@@ -95,7 +77,7 @@ def test_pairs_out_of_range_become_nan() -> None:
 @pytest.mark.parametrize("shape", [(0, 8, 5), (1, 8, 1), (3, 33, 2), (17, 40, 300)], ids=str)
 def test_linear_logprob(shape: tuple[int, int, int], head: str, fused: bool, dtype: torch.dtype) -> None:
     hidden, weight, rows, targets = linear.problem(*shape, dtype)
-    bias = torch.randn(shape[2]) if head != "plain" else None
+    bias = torch.randn(shape[2], generator=torch.Generator().manual_seed(1)) if head != "plain" else None
     options = linear.HEADS[head]
     got = linear_logprob(
         hidden, weight, rows, targets, bias=bias, argmax=True, backend="triton", fused=fused, **options
@@ -154,61 +136,26 @@ def test_sequences_end_with_the_pairs() -> None:
     logprobs = -torch.arange(1.0, 9.0)
     sums, means = triton_pairs.sequence_sums(logprobs[:5], torch.tensor([0, 3, 8]), None)
     assert sums.tolist() == [-6.0, -9.0] and means.tolist() == [-2.0, -4.5]
+    sums, means = triton_pairs.sequence_sums(logprobs[2:5], torch.tensor([-2, 1, 3]), None)
+    assert sums.tolist() == [-3.0, -9.0] and means.tolist() == [-3.0, -4.5]
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("options", list(tree.OPTIONS))
-@pytest.mark.parametrize("shape", [(3, 1, 16), (2, 2, 24)], ids=str)
-def test_tree_attention(shape: tuple[int, int, int], options: str, dtype: torch.dtype) -> None:
-    small = ([0, 20, 31, 31, 50], [[(0, 7)], [(0, 7), (7, 27)], [], []], 7)
-    query, key, value = tree.tensors(small, shape, dtype)
-    segments = TreeSegments.from_lists(small[0], small[1])
-    exact = tree.oracle(query, key, value, small, **tree.OPTIONS[options])
-    low = tree.naive(query, key, value, small, **tree.OPTIONS[options])
-    got = tree_attention(query, key, value, segments, backend="triton", **tree.OPTIONS[options])
-    tree.assert_within_budget(got, exact, low)
+@pytest.mark.parametrize("kind", ["rows", "fused", "unfused"])
+def test_a_batch_whose_indices_lie_apart(kind: str) -> None:
+    hidden, weight, rows, targets = linear.problem(7, 16, 90, torch.float32)
+    options = {"mask": torch.arange(14) % 3 != 1, "offsets": torch.tensor([0, 4, 9, 14]), "bias": torch.randn(90)}
 
+    def run(rows: torch.Tensor, targets: torch.Tensor, **options: torch.Tensor) -> Any:
+        if kind == "rows":
+            return row_logprob(hidden @ weight.T, rows, targets, backend="triton", **options)
+        return linear_logprob(hidden, weight, rows, targets, backend="triton", fused=kind == "fused", **options)
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("options", ["plain", "window and cap"])
-def test_tree_attention_with_sinks(options: str, dtype: torch.dtype) -> None:
-    small = ([0, 20, 31, 31, 50], [[(0, 7)], [(0, 7), (7, 27)], [], []], 7)
-    query, key, value = tree.tensors(small, (6, 2, 16), dtype)
-    asked = {**tree.OPTIONS[options], "sinks": torch.tensor([-1e30, 0.0, 30.0, -3.0, 1e4, 2.5])}
-    segments = TreeSegments.from_lists(small[0], small[1])
-    exact = tree.oracle(query, key, value, small, **asked)
-    got = tree_attention(query, key, value, segments, backend="triton", **asked)
-    tree.assert_within_budget(got, exact, tree.naive(query, key, value, small, **asked))
-    value[8, 0, 3] = float("inf")  # found again without what a row does not see
-    after = tree_attention(query, key, value, segments, backend="triton", **asked)
-    unseen_rows = ~unseen.seen_by(small, asked.get("window"))[:, 8]
-    assert torch.isfinite(after[unseen_rows]).all()
-    torch.testing.assert_close(after[unseen_rows], got[unseen_rows], atol=4 * torch.finfo(dtype).eps, rtol=0)
-
-
-def test_a_tree_beside_another_keeps_its_bits() -> None:
-    query, key, value = tree.tensors(([0, 60], [], 0), (2, 1, 16), torch.float16)
-    both = TreeSegments.from_lists([0, 10, 33, 60], [[], [(0, 10)], []])
-    alone = TreeSegments.from_lists([0, 27], [[]])
-    together = tree_attention(query, key, value, both, backend="triton")
-    apart = tree_attention(query[33:], key[33:], value[33:], alone, backend="triton")
-    assert torch.equal(together[33:], apart)
-
-
-@pytest.mark.parametrize(("options", "dtype"), [("plain", torch.float32), ("window and cap", torch.float16)], ids=str)
-def test_unseen_tokens_contribute_nothing(options: str, dtype: torch.dtype) -> None:
-    """An infinite value and a NaN among the keys: rows before them in their node, and other nodes, are as without."""
-    given_tree, chosen = ([0, 9, 14], [[(0, 2)], [(0, 2), (2, 6)]], 2), tree.OPTIONS[options]
-    segments = TreeSegments.from_lists(*given_tree[:2])
-    query, key, value = tree.tensors(given_tree, (2, 1, 12), dtype)
-    before = tree_attention(query, key, value, segments, backend="triton", **chosen)
-    value[8, 0, 3], key[14, 0, 5] = float("inf"), float("nan")
-    after = tree_attention(query, key, value, segments, backend="triton", **chosen)
-    seen = unseen.seen_by(given_tree, chosen.get("window"))
-    expected = before.clone()
-    expected[seen[:, 8], :, 3] = float("inf")
-    expected[seen[:, 14]] = float("nan")
-    torch.testing.assert_close(after, expected, atol=4 * torch.finfo(dtype).eps, rtol=0, equal_nan=True)
+    expected = run(rows, targets, **options)
+    given = {"rows": rows, "targets": targets, **options}
+    for name in given:
+        got = run(**given | {name: with_gaps(given[name])})
+        for one in ("logprob", "logsumexp", "sum", "mean"):
+            torch.testing.assert_close(getattr(got, one), getattr(expected, one), atol=0, rtol=0, equal_nan=True)
 
 
 def test_pairs_of_no_rows_become_nan() -> None:
@@ -225,11 +172,8 @@ def test_pairs_of_no_rows_become_nan() -> None:
         assert launch_linear(nothing_before, torch.randn(10, 8), *pairs, **options, fused=True).logprob.isnan().all()
 
 
-FAR = 3 * 2**29  # elements between rows: the third begins beyond what 32 bits hold
-
-
 def test_places_beyond_32_bits() -> None:
-    """Logits, hidden states, weights, queries and keys whose elements are more than 2**31 from the first."""
+    """Logits, hidden states and weights whose elements are more than 2**31 from the first."""
     generator = torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.randn(*shape, generator=generator).to(torch.bfloat16)  # noqa: E731
     rows, targets = torch.tensor([0, 1, 2, 2]), torch.tensor([2, 1, 2, 0])
@@ -239,23 +183,61 @@ def test_places_beyond_32_bits() -> None:
     near = linear_logprob(hidden, weight, rows, targets, backend="triton")
     for apart in ((far_apart(hidden, FAR), weight), (hidden, far_apart(weight, FAR))):
         assert torch.equal(linear_logprob(*apart, rows, targets, backend="triton").logprob, near.logprob)
-    segments = TreeSegments.from_lists([0, 2, 3], [[], [(0, 2)]])
-    query, key, value = draw(3, 2, 16), draw(3, 1, 16), draw(3, 1, 16)
-    expected = tree_attention(query, key, value, segments, backend="triton")
-    found = tree_attention(*(far_apart(one, FAR) for one in (query, key, value)), segments, backend="triton")
-    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("fused", [True, False], ids=["fused", "unfused"])
+def test_parts_without_any_probability(fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits of -inf fill the first tiles, a later tile and a whole split; of a row, all."""
+    monkeypatch.setattr(triton_linear_logprob, "CHUNK_ENTRIES", 110)
+    hidden, weight, rows, targets = linear.problem(9, 24, 500, torch.float32)
+    bias = torch.zeros(500)
+    bias[:70], bias[200:390] = float("-inf"), float("-inf")
+    options: dict[str, Any] = {"bias": bias, "argmax": True}
+    got = linear_logprob(hidden, weight, rows, targets, backend="triton", fused=fused, **options)
+    exact, low = (
+        linear.oracle(hidden, weight, rows, targets, bias, dtype=kind) for kind in (torch.float64, torch.float32)
+    )
+    assert_within_budget(got.logprob, exact, low)
+    assert torch.equal(got.logprob.isneginf(), exact.isneginf())
+    assert got.argmax is not None
+    assert torch.equal(got.argmax, (hidden.double() @ weight.double().T + bias).argmax(1))
+    nothing = linear_logprob(hidden, weight, rows, targets, bias=bias - torch.inf, backend="triton", fused=fused)
+    assert nothing.logprob.isnan().all() and not nothing.logsumexp.isfinite().any()
+
+
+def test_row_logprob_of_blocks_without_any_probability() -> None:
+    logits = torch.randn(3, 8192 + 900, generator=torch.Generator().manual_seed(0))
+    logits[0, :8192], logits[1, 8192:], logits[2] = -torch.inf, -torch.inf, -torch.inf
+    rows, targets = row.pairs(2, 9000, count=40)
+    targets[:9] = torch.arange(8192, 8201)
+    got = row_logprob(logits, rows, targets, argmax=True, backend="triton")
+    exact = row.oracle(logits, rows, targets)
+    assert_within_budget(got.logprob, exact, row.naive(logits, rows, targets))
+    assert torch.equal(got.logprob.isneginf(), exact.isneginf()) and got.logprob.isfinite().any()
+    assert got.argmax is not None and got.argmax.tolist() == [*logits[:2].argmax(1).tolist(), -1]
+
+
+@pytest.mark.parametrize("fused", [True, False], ids=["fused", "unfused"])
+def test_linear_logprob_of_certain_targets(fused: bool) -> None:
+    """All of the probability on one entry, whose logit is no sum that every order of adding rounds to the same."""
+    hidden = torch.randn(64, 200, generator=torch.Generator().manual_seed(0))
+    every = torch.arange(64)
+    got = linear_logprob(hidden, hidden, every, every, backend="triton", fused=fused)
+    assert bool((got.logprob <= 0.0).all()) and bool((got.logprob > -1e-3).all())
+
+
+@pytest.mark.parametrize("softcap", [1e3, 1e6], ids=str)
+def test_row_logprob_with_a_cap_far_above_the_logits(softcap: float) -> None:
+    """Of which hardly anything is taken off: logits of 1e-6 to 1e-3 of the cap keep their digits."""
+    logits = torch.randn(4, 300, generator=torch.Generator().manual_seed(0))
+    rows, targets = row.pairs(*logits.shape, count=60)
+    got = row_logprob(logits, rows, targets, softcap=softcap, backend="triton")
+    exact, low = row.oracle(logits, rows, targets, softcap=softcap), row.naive(logits, rows, targets, softcap=softcap)
+    assert_within_budget(got.logprob, exact, low)
 
 
 def test_a_weight_beyond_32_bits_in_the_main_loop() -> None:
     check_far_weights(64, torch.float16)
-
-
-@pytest.mark.parametrize(("shape", "dtype"), [((6, 2, 16), torch.float16), ((3, 3, 24), torch.float32)], ids=str)
-@pytest.mark.parametrize("options", [{}, {"window": 4, "softcap": 6.0, "scaling": 0.3}], ids=str)
-def test_attention_of_other_strides(shape: tuple[int, int, int], options: dict[str, Any], dtype: torch.dtype) -> None:
-    check_attention(shape, dtype, **options)
-    if "window" in options:  # a key at a time takes long without
-        check_unseen_values(shape, dtype, **options)
 
 
 @pytest.mark.parametrize(
