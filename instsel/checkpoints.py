@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from instsel.hub import cache_alone_if_out_of_reach
 from instsel.optional_packages import need_package
@@ -33,7 +32,7 @@ class Checkpoint:
     adapter: Checkpoint | None = None
 
     @property
-    def options(self) -> dict[str, Any]:
+    def options(self) -> dict[str, str | None]:
         """What transformers takes beside the name."""
         packed = {} if self.gguf_file is None else {"gguf_file": self.gguf_file}
         return {"revision": self.revision, **packed}

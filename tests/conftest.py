@@ -17,7 +17,7 @@ import hypothesis
 import pytest
 import torch
 from one_by_one import OneByOne
-from tiny_model import tiny_model_folder
+from tiny_model import load_models_once, tiny_model_folder
 
 import instsel
 from instsel.parallel.pool import Pool
@@ -56,6 +56,12 @@ def pool() -> Iterator[Pool]:
     scorer = instsel.Scorer(tiny_model_folder(), device="cpu", dtype="float32")
     with instsel.workers(scorer, ["cpu", "cpu"]) as pool:
         yield pool
+
+
+@pytest.fixture
+def one_loading(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands of one process load a model once."""
+    load_models_once(monkeypatch)
 
 
 @pytest.fixture(scope="module")

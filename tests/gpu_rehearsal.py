@@ -5,12 +5,9 @@ Run in a process of its own by test_triton_kernels.py.
 
 from __future__ import annotations
 
-import contextlib
 import time
 import warnings
-from functools import partial
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -18,50 +15,28 @@ import torch
 import torch.nn.attention.varlen
 
 pytest.importorskip("triton")
-from fake_gpu import FakeGpu, FakeTensor, fake_gpu
-from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig
+from fake_gpu import FakeTensor, fake_gpu
+from rehearsed_packs import CONFIGURATIONS, find_fused_layers, run_packs, sequences
+from transformers import AutoModelForCausalLM
 
 from instsel.engine import execution as execution_module
-from instsel.engine import float8_layers, fused_layers, fused_modules, head_timing, model_checks, wrapped_models
+from instsel.engine import float8_layers, fused_modules, head_timing, wrapped_models
 from instsel.engine import model as engine_model
 from instsel.engine import replica as engine_replica
-from instsel.engine.execution import Execution
-from instsel.engine.fused_layers import FusedLayers
 from instsel.engine.layout import lay_out
-from instsel.engine.logprob import pair_logprobs, pair_logprobs_of_logits
 from instsel.engine.model import CausalModel
 from instsel.engine.model_session import ModelSession
-from instsel.engine.planned_tree import plan_trees
-from instsel.engine.replica import Replica
-from instsel.engine.requests import PreparedRequests
-from instsel.engine.sharing_checks import CheckedTree
 from instsel.engine.wrapped_models import UnwrappedModel
 from instsel.kernels import (
-    TreeNodes,
-    TreeSegments,
     attention_probes,
-    linear_logprob,
-    row_logprob,
-    tree_attention,
-    tree_convolution,
-    tree_delta_rule,
-    tree_scan,
     triton_linear_logprob,
     varlen_attention,
 )
 
-SMALL = {
-    "vocab_size": 512, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 4096, "bos_token_id": 0, "eos_token_id": 1,
-}  # fmt: skip
 # Of a pack of two layers, on the average. A layer has 12: seven products, attention, two norms, a rotary embedding and
 # a gate. Others copy what is kept for later packs, and put it before a layer's own keys and values; make embeddings,
 # tables and the last norm; and are the head's.
 LAUNCHES = 46
-CONFIGURATIONS = {
-    "llama": LlamaConfig(**SMALL),
-    "gemma2": Gemma2Config(**SMALL, sliding_window=16, attn_logit_softcapping=50.0, final_logit_softcapping=30.0),
-}
 
 
 @pytest.fixture(autouse=True)
@@ -75,78 +50,6 @@ def a_cache_of_the_tests_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU without numbers")
     monkeypatch.setattr(head_timing, "milliseconds", lambda head, fused: 1.0 if fused else 2.0)
-
-
-def sequences() -> tuple[list[np.ndarray], list[int]]:
-    """Groups with prefixes in common, longer and shorter than a pack."""
-    rng = np.random.default_rng(0)
-    found = []
-    for length in (20, 70, 150):
-        prefix = rng.integers(2, 512, length)
-        found += [np.concatenate([prefix, rng.integers(2, 512, rest)]) for rest in (5, 9, 30)]
-    return [np.asarray(one, np.int32) for one in found], [len(one) - 4 for one in found]
-
-
-def find_fused_layers(gpu: FakeGpu, model: CausalModel) -> FusedLayers:
-    """As at load, but that there are no numbers to hold them against."""
-    session = ModelSession(model)
-    model.signature = session.replica.signature
-    tree = CheckedTree(model, session, np.arange(3, 27))
-    same = mock.patch.object(fused_layers, "gives_the_same_on_gpu", lambda *_: True)
-    with same, session.inference_context(), session.ready():
-        found = FusedLayers(session.replica, partial(tree.run_first_pack, session), "triton")
-    session.close()
-    assert len(found.whole) == 2 and found.reasons == {}
-    gpu.launches.clear()
-    gpu.operations.clear()
-    gpu.variants.clear()
-    return found
-
-
-def run_packs(
-    gpu: FakeGpu,
-    name: str,
-    *,
-    logits: bool = False,
-    backend: str = "triton",
-    given: tuple[list[np.ndarray], list[int]] | None = None,
-    find_again: bool = False,
-    float8: bool = False,
-) -> Execution:
-    """All packs of some requests, their results asked for and waited for as scoring does."""
-    loaded = AutoModelForCausalLM.from_config(CONFIGURATIONS[name], dtype=torch.bfloat16).eval().to(gpu.device)
-    model = CausalModel(UnwrappedModel(loaded, loaded), backend=backend)
-    model.shareable_length = model.max_length
-    model.fused_layers = find_fused_layers(gpu, model)
-    model_checks._choose_head(model)
-    if float8:
-        replica = Replica(loaded)
-        places = float8_layers.find_places(replica, replica.of(loaded.model), loaded.config)
-        model.float8 = float8_layers.Float8Layers(places, keep=True)
-    session = ModelSession(model)
-    assert model.device == gpu.device and session.head is not None and session.rows_stay_nonfinite
-    session.find_again = find_again
-    prepared = PreparedRequests.from_ids(*(given or sequences()))
-
-    def output(layout, rows):
-        if logits:
-            read = pair_logprobs_of_logits(rows, layout.pair_row, layout.pair_target, backend="triton")
-        else:
-            read = pair_logprobs(rows, session.head, layout.pair_row, layout.pair_target, backend="triton")
-
-        def waited() -> np.ndarray:
-            with contextlib.suppress(Exception):  # tensors without numbers have none to give
-                read()
-            return np.zeros(0)
-
-        return waited
-
-    trees = plan_trees(prepared.tokens, prepared.offsets, prepared.first_scored, 96, model.shareable_length)
-    execution = Execution(session, trees, output, sequences=len(prepared), logits=logits, progress=lambda tokens: None)
-    with gpu.busy(), contextlib.closing(execution.results()) as results:
-        assert len(list(results)) > 1
-    assert not execution.failed.any()
-    return execution
 
 
 @pytest.mark.parametrize("capability", [(8, 0), (8, 6), (9, 0), (12, 0)])
@@ -301,122 +204,3 @@ def test_products_in_float8_wait_for_nothing(monkeypatch: pytest.MonkeyPatch) ->
     # Of each of two layers queries, what attention gives, gate, up and down; keys and values have too few columns.
     assert len(taken) == 10 * execution.packs and set(taken) == {(64, 64), (64, 96), (96, 64)}
     assert gpu.launches.count("layer_gate_kernel") == 2 * execution.packs
-
-
-def test_the_kernels_alone_launch_where_their_tensors_are() -> None:
-    segments = TreeSegments.from_lists([0, 5, 9], [[], [(0, 5)]])
-    with fake_gpu("cuda:3") as gpu:
-        query = torch.empty(9, 4, 64, dtype=torch.bfloat16, device=gpu.device)
-        key = torch.empty(9, 2, 64, dtype=torch.bfloat16, device=gpu.device)
-        tree_attention(query, key, key, segments, backend="triton")
-        index = torch.zeros(9, dtype=torch.int64, device=gpu.device)
-        weight = torch.empty(512, 64, dtype=torch.bfloat16, device=gpu.device)
-        offsets = torch.zeros(2, dtype=torch.int64, device=gpu.device)
-        linear_logprob(query[:, 0], weight, index, index, offsets=offsets, argmax=True, backend="triton")
-        row_logprob(weight[:9], index, index, offsets=offsets, backend="triton")
-    assert gpu.complaints == [] and gpu.launches[0] == "tree_attention_kernel"
-    assert gpu.launches.count("sequence_sums_kernel") == 2
-    assert gpu.launches[-1] == "sequence_sums_kernel"
-
-
-def test_unfused_products_have_float32_results(monkeypatch: pytest.MonkeyPatch) -> None:
-    """16-bit logits would be off by up to 0.06 nats; every row of a chunk meets every entry of another."""
-    products: list[tuple[int, int, int, int]] = []
-
-    def mm(left, right, *, out, out_dtype=None):
-        assert out.dtype == out_dtype == torch.float32
-        assert left.shape[1] == right.shape[0] and out.shape == (left.shape[0], right.shape[1])
-        products.append((left.storage_offset(), left.shape[0], right.storage_offset(), right.shape[1]))
-        return out
-
-    monkeypatch.setattr(torch, "mm", mm)
-    monkeypatch.setattr(triton_linear_logprob, "CHUNK_ROWS", 5)
-    monkeypatch.setattr(triton_linear_logprob, "CHUNK_ENTRIES", 48)
-    with fake_gpu("cuda:3") as gpu:
-        hidden = torch.empty(9, 16, dtype=torch.bfloat16, device=gpu.device)
-        weight = torch.empty(90, 16, dtype=torch.bfloat16, device=gpu.device)
-        index = torch.zeros(9, dtype=torch.int64, device=gpu.device)
-        linear_logprob(hidden, weight, index, index, argmax=True, backend="triton", fused=False)
-    assert gpu.complaints == [] and gpu.launches.count("row_states_kernel") == 4
-    assert products == [(0, 5, 0, 48), (80, 4, 0, 48), (0, 5, 768, 42), (80, 4, 768, 42)]
-
-
-def test_recurrences_launch_a_level_at_a_time() -> None:
-    nodes = TreeNodes.from_lists([0, 5, 9, 9, 12], [-1, 0, 0, -2], 1)  # of two levels
-    with fake_gpu("cuda:3") as gpu:
-        x = torch.empty(12, 2, 8, dtype=torch.bfloat16, device=gpu.device)
-        steps = torch.empty(12, 2, device=gpu.device)
-        state = torch.empty(1, 2, 8, 8, device=gpu.device)
-        with gpu.busy():
-            tree_delta_rule(x, x, x, steps, steps, nodes, initial=state, keep=[1], backend="triton")
-            tree_scan(x, steps, steps[0], x, x, nodes, initial=state, backend="triton")
-        begun = torch.empty(1, 1, 8, dtype=x.dtype, device=gpu.device)
-        weight = x[0, :, :].T.contiguous()
-        with gpu.busy():
-            tree_convolution(x[:, 0], weight, nodes, initial=begun, keep=[1, 3], backend="triton")
-    assert gpu.complaints == []
-    assert gpu.launches == [*["tree_recurrence_kernel"] * 4, "tree_convolution_kernel"]
-
-
-def waiting_copy(gpu: FakeGpu) -> None:
-    torch.zeros(3).to(gpu.device)
-
-
-def pageable_copy(gpu: FakeGpu) -> None:
-    torch.zeros(3).to(gpu.device, non_blocking=True)
-
-
-def number_read(gpu: FakeGpu) -> None:
-    torch.zeros(3, device=gpu.device).sum().item()
-
-
-def rows_counted(gpu: FakeGpu) -> None:
-    torch.zeros(3, device=gpu.device).nonzero()
-
-
-def waiting_result(gpu: FakeGpu) -> None:
-    torch.zeros(3, device=gpu.device).cpu()
-
-
-def event_elsewhere(gpu: FakeGpu) -> None:
-    torch.cuda.Event().record()
-
-
-def launched_elsewhere(gpu: FakeGpu) -> None:
-    from instsel.kernels.triton_pairs import join_states
-
-    join_states(*(torch.zeros(2, 9, device=gpu.device) for _ in range(2)), None)
-
-
-def tensor_elsewhere(gpu: FakeGpu) -> None:
-    from instsel.kernels.triton_pairs import join_states
-
-    with torch.cuda.device(gpu.device):
-        join_states(torch.zeros(2, 9, device=gpu.device), torch.zeros(2, 9), None)
-
-
-def grid_too_large(gpu: FakeGpu) -> None:
-    from instsel.kernels.triton_linear_states import linear_states_kernel
-
-    with torch.cuda.device(gpu.device):
-        linear_states_kernel[(3, 65_536)]()
-
-
-@pytest.mark.parametrize(
-    ("fault", "said"),
-    [
-        (waiting_copy, "from cpu to cuda that waits"),
-        (pageable_copy, "not page-locked"),
-        (number_read, "reads a number"),
-        (rows_counted, "reads a number"),
-        (waiting_result, "from cuda to cpu that waits"),
-        (event_elsewhere, "an event was recorded while cuda:0"),
-        (launched_elsewhere, "was launched while cuda:0"),
-        (tensor_elsewhere, "a tensor on cpu"),
-        (grid_too_large, "has the grid"),
-    ],
-)
-def test_faults_made_on_purpose_are_seen(fault, said: str) -> None:
-    with fake_gpu() as gpu, gpu.busy(), contextlib.suppress(Exception):  # tensors without numbers have none to give
-        fault(gpu)
-    assert any(said in complaint for complaint in gpu.complaints), gpu.complaints

@@ -11,17 +11,14 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from tiny_model import load_models_once, tiny_model_folder, write_alpaca
+from tiny_model import tiny_model_folder, write_alpaca
 
 import instsel
 from instsel.cli import main
 
+pytestmark = pytest.mark.usefixtures("one_loading")
+
 ROWS = 90
-
-
-@pytest.fixture(autouse=True)
-def one_loading(monkeypatch: pytest.MonkeyPatch) -> None:
-    load_models_once(monkeypatch)
 
 
 @pytest.fixture(scope="module")

@@ -8,14 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_model import load_models_once, make_tiny_model, tiny_model_folder, write_alpaca
+from tiny_model import make_tiny_model, tiny_model_folder, write_alpaca
 
 from instsel.cli import main
 
-
-@pytest.fixture(autouse=True)
-def one_loading(monkeypatch: pytest.MonkeyPatch) -> None:
-    load_models_once(monkeypatch)
+pytestmark = pytest.mark.usefixtures("one_loading")
 
 
 @pytest.fixture(scope="module")

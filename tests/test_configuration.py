@@ -8,15 +8,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from tiny_model import load_models_once, tiny_model_folder, write_alpaca
+from tiny_model import tiny_model_folder, write_alpaca
 
 from instsel.cli import build_parser, main
 from instsel.commands.configuration import with_configuration
 
-
-@pytest.fixture(autouse=True)
-def one_model(monkeypatch):
-    load_models_once(monkeypatch)
+pytestmark = pytest.mark.usefixtures("one_loading")
 
 
 def parsed(path, *words):

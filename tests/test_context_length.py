@@ -14,7 +14,7 @@ from tiny_model import load_models_once, tiny_model_folder, write_alpaca
 
 import instsel
 from instsel.cli import main
-from instsel.parallel.failing_scorer import moved
+from instsel.parallel.moved_scorer import moved
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "rope_theta": 1e4}
 LINEAR = {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}

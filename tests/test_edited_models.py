@@ -117,7 +117,8 @@ def test_going_to_and_fro_and_what_a_forward_changes_itself_lead_to_no_new_check
 ) -> None:
     checks: list[int] = []
     load = instsel.engine.scorer.load_model
-    monkeypatch.setattr("instsel.engine.scorer.load_model", lambda source: checks.append(0) or load(source))
+    for module in ("scorer", "checked_models"):
+        monkeypatch.setattr(f"instsel.engine.{module}.load_model", lambda source: checks.append(0) or load(source))
 
     class Counting(modeling_llama.LlamaMLP):
         calls = 0

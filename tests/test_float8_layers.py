@@ -23,7 +23,7 @@ from instsel.engine.model_session import ModelSession
 from instsel.engine.replica import Replica
 from instsel.kernels import gpu_layer
 from instsel.kernels.float8_products import Float8Product, Float8Rows
-from instsel.parallel.failing_scorer import moved
+from instsel.parallel.moved_scorer import moved
 
 REQUESTS = [([3, 4, 5], [6, 7, 8]), ([3, 4, 5], [8, 9]), ([3, 4, 5, 6], [9, 10]), ([11, 12], [13, 14, 15])]
 LARGE = {"hidden_size": 128, "intermediate_size": 192, "head_dim": 32}  # all products of which are for float8

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_model import load_models_once, tiny_model_folder
+from tiny_model import tiny_model_folder
 
 import instsel
 from instsel.cli import main
@@ -16,13 +16,10 @@ from instsel.methods.grape import best_of
 from instsel.records import Group
 from instsel.selection.group_winners import GroupWinners, run_winners, said_of_winners, winners_of
 
+pytestmark = pytest.mark.usefixtures("one_loading")
+
 WORDS = ["the", "thing", "in a", "king", "sing", "answering", "theory"]
 PLAIN = "answering theory in a king"
-
-
-@pytest.fixture(autouse=True)
-def one_loading(monkeypatch: pytest.MonkeyPatch) -> None:
-    load_models_once(monkeypatch)
 
 
 def looping_groups(count: int) -> list[dict[str, Any]]:

@@ -11,20 +11,15 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from hostile_inputs import BIG, NAMES, write_hostile_file
-from tiny_model import load_models_once, tiny_model_folder
+from tiny_model import tiny_model_folder
 
 from instsel.cli import main
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_loading")]
 
 COMMANDS = ("score", "ifd", "wici", "grape", "select")
 STATUSES = {"ok", "empty_target", "too_long", "nonfinite", "out_of_memory", "unreadable"}
 MARKER = {"score": "mean_logprob", "ifd": "ifd", "wici": "score"}  # the number that a row has exactly where it is "ok"
-
-
-@pytest.fixture(autouse=True)
-def one_loading(monkeypatch: pytest.MonkeyPatch) -> None:
-    load_models_once(monkeypatch)
 
 
 def run(command: str, path: Path, output: Path) -> int:

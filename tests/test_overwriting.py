@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from run_folders import fill, texts, write_influence
-from test_runs import SETTINGS, Squares, open_folder, run_squares
+from squares import SETTINGS, Squares, open_folder, run_squares
 
 from instsel.cli import main
 from instsel.runs import RunFolder

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,22 +10,17 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from tiny_model import load_models_once, tiny_model_folder, write_alpaca
+from tiny_model import tiny_model_folder, write_alpaca
 
 import instsel
 from instsel.cli import main
-from instsel.commands import status as status_command
 from instsel.engine import scoring
 from instsel.methods.stages import Stage
 from instsel.runner import run_settings, slices, timing
 from instsel.runner.slices import Slices
 from instsel.runner.timing import PlannedStage, time_stages
-from instsel.runs.run_status import RunStatusFile
 
-
-@pytest.fixture(autouse=True)
-def one_loading(monkeypatch: pytest.MonkeyPatch) -> None:
-    load_models_once(monkeypatch)
+pytestmark = pytest.mark.usefixtures("one_loading")
 
 
 def command(method: str, rows: Path, *more: object) -> list[str]:
@@ -218,49 +212,6 @@ def test_timed_packs_say_how_long_the_work_takes(monkeypatch: pytest.MonkeyPatch
     assert low < 0.7 * tokens * 1e-4 and high > 1.3 * tokens * 1e-4, "tokens that are uncertain widen the range"
 
 
-def test_status_says_what_runs_before_a_shard_is_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    rows, run = write_alpaca(tmp_path / "rows.jsonl", 40), tmp_path / "run"
-    assert main(command("ifd", rows, "--output", run)) == 0
-    for path in (run / "shards").glob("*"):
-        path.unlink()
-    manifest = json.loads((run / "manifest.json").read_text())
-    (run / "manifest.json").write_text(json.dumps({**manifest, "state": "running"}))
-    monkeypatch.setattr(status_command, "running_holder", lambda folder: "process 1")
-    clock = SimpleNamespace(time=lambda: 1e9, monotonic=time.monotonic)
-    monkeypatch.setattr("instsel.runs.run_status.time", clock)
-    file = RunStatusFile(run)
-    file.begin("ifd", 40, 0)
-    clock.time = lambda: 1e9 + 60
-    file._last = 0.0
-    file.advance(10.0)
-    capsys.readouterr()
-    assert main(["status", str(run)]) == 0
-    said = capsys.readouterr().out
-    assert "ifd: 0 of 40 rows" in said
-    assert "ifd runs since 2001-09-09 01:46:40 UTC" in said and "about 10.0 of 40 rows, about 3 min 00 s left" in said
-    monkeypatch.setattr(status_command, "running_holder", lambda folder: None)
-    assert main(["status", str(run)]) == 0
-    assert "runs since" not in capsys.readouterr().out, "the control: nothing runs"
-
-
-def test_a_run_writes_what_it_is_doing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[str, float]] = []
-    advance = RunStatusFile.advance
-
-    def noted(self: RunStatusFile, done: float) -> None:
-        seen.append((self._stage["stage"], done))
-        advance(self, done)
-
-    monkeypatch.setattr(RunStatusFile, "advance", noted)
-    rows = write_alpaca(tmp_path / "rows.jsonl", 40)
-    assert main(command("ifd", rows, "--output", tmp_path / "run", "--max-batch-tokens", 256)) == 0
-    within = [done for stage, done in seen if stage == "ifd"]
-    assert within == sorted(within) and within[-1] == 40 and any(0 < done < 40 for done in within)
-    assert (tmp_path / "run/progress.json").is_file()
-
-
 def test_a_plan_refuses_the_folders_that_the_run_would(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = write_alpaca(tmp_path / "rows.jsonl", 6)
     (tmp_path / "others").mkdir()
@@ -272,12 +223,3 @@ def test_a_plan_refuses_the_folders_that_the_run_would(tmp_path: Path, capsys: p
             assert says in said.err and said.err.count("\n") == 1 and said.out == ""
     assert main(command("ifd", rows, "--output", tmp_path / "new", "--dry-run", "--no-timing")) == 0
     assert not (tmp_path / "new").exists()
-
-
-def test_a_folder_of_runs_names_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = write_alpaca(tmp_path / "rows.jsonl", 6)
-    assert main(command("ifd", rows, "--output", tmp_path / "all/scores")) == 0
-    for words in (["status"], ["report"], ["select", "--budget", "1", "--output", str(tmp_path / "x")]):
-        capsys.readouterr()
-        assert main([*words, str(tmp_path / "all")]) == 2
-        assert f"it has no manifest.json; {tmp_path / 'all/scores'} is one" in capsys.readouterr().err

@@ -12,7 +12,14 @@ from threadpoolctl import threadpool_limits
 
 from instsel.neighbors.embeddings import unit_rows
 from instsel.neighbors.nearest import nearest_neighbors
-from instsel.neighbors.probes import find_probes, kmeans
+from instsel.neighbors.probes import Probes, check_sizes, kmeans, probes_among
+
+
+def find_probes(embeddings: Any, complexity: Any, *, num_neighbors: int = 32, num_probes: int = 5) -> Probes:
+    """The probes of rows among their nearest neighbours, as the stages of a method find them."""
+    unit = unit_rows(embeddings)
+    neighbors = nearest_neighbors(unit, num_neighbors)
+    return probes_among(unit, np.asarray(complexity, np.float64), neighbors, num_probes=num_probes)
 
 
 def sets_of_points(count: int, dimension: int, spread: float, seed: int = 0) -> np.ndarray:
@@ -133,17 +140,16 @@ def test_fewer_rows_than_neighbours() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("sizes", "message"),
     [
-        ({"num_probes": 0}, "num_probes must be a whole number of at least 1, got 0"),
-        ({"num_neighbors": 2.0}, "num_neighbors must be a whole number of at least 1, got 2.0"),
-        ({"num_neighbors": 4}, "num_probes must be at most num_neighbors=4, got 5"),
-        ({"complexity": [1.0]}, r"complexity must be numbers \[3\], got shape \[1\]"),
+        ((32, 0), "num_probes must be a whole number of at least 1, got 0"),
+        ((2.0, 5), "num_neighbors must be a whole number of at least 1, got 2.0"),
+        ((4, 5), "num_probes must be at most num_neighbors=4, got 5"),
     ],
 )
-def test_what_is_refused(options: dict[str, Any], message: str) -> None:
+def test_what_is_refused(sizes: tuple[Any, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        find_probes(np.eye(3), **{"complexity": [1.0, 2.0, 3.0], **options})
+        check_sizes(*sizes)
 
 
 @pytest.mark.slow

@@ -14,17 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from tiny_model import load_models_once, tiny_model_folder, write_alpaca
+from tiny_model import tiny_model_folder, write_alpaca
 
 from instsel.cli import main
 from instsel.runs import durable_files
 
+pytestmark = pytest.mark.usefixtures("one_loading")
+
 ROWS, SHARD_ROWS = 60, 10
-
-
-@pytest.fixture(autouse=True)
-def one_loading(monkeypatch: pytest.MonkeyPatch) -> None:
-    load_models_once(monkeypatch)
 
 
 def command(tmp_path: Path, name: str = "run", *more: str) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from run_folders import fill, write_selection
-from test_runs import run_squares
+from squares import run_squares
 
 from instsel.cli import main
 from instsel.runs import RunFolder
@@ -24,7 +24,7 @@ SETTINGS = {"version": "1", "method": "square", "parameters": {}, "input_digest"
 
 def finished(folder: Path) -> Path:
     """A run as a command makes it, with embeddings in its shards: locked, computed, merged and closed."""
-    from instsel.runner.scored_run import finish
+    from instsel.runner.run_result import finish
 
     rng = np.random.default_rng(0)
     embeddings = rng.normal(size=(ROWS, 4)).astype(np.float32)

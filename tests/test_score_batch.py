@@ -156,18 +156,6 @@ def test_bfloat16_gives_the_same_bits_in_packs_of_any_size() -> None:
     assert len(set(bits["reference"])) > 1, "a control: attention by torch's own products depends on their sizes"
 
 
-def test_the_model_is_as_it_was_before() -> None:
-    model = new_llama()
-    ids = torch.tensor([[1, 5, 9, 30, 7]])
-    with torch.inference_mode():
-        before = model(ids).logits
-        implementation = model.config._attn_implementation
-        instsel.score_batch(scorer_of(model, 16), tree_requests(np.random.default_rng(3)))
-        assert model.config._attn_implementation == implementation
-        assert torch.equal(model(ids).logits, before)
-    assert not any("forward" in vars(module) for module in model.modules())
-
-
 def test_the_models_state_is_restored_when_a_run_is_interrupted() -> None:
     model = new_llama()
     scorer = scorer_of(model, 16)

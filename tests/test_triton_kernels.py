@@ -29,9 +29,10 @@ def test_interpreted(script: str) -> None:
 
 
 @pytest.mark.long
-def test_rehearsal_on_a_gpu_without_numbers() -> None:
+@pytest.mark.parametrize("script", ["gpu_rehearsal.py", "gpu_kernel_rehearsal.py"])
+def test_rehearsal_on_a_gpu_without_numbers(script: str) -> None:
     """In a process of its own, which takes a GPU for granted from then on."""
-    assert_passes("gpu_rehearsal.py")
+    assert_passes(script)
 
 
 def compiled(

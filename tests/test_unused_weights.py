@@ -18,7 +18,7 @@ from tiny_model import tiny_model_folder, write_alpaca
 import instsel
 from instsel.cli import main
 from instsel.engine.model_checks import ScoringWarning
-from instsel.parallel.failing_scorer import moved
+from instsel.parallel.moved_scorer import moved
 
 PAIRS = [([5, 6, 7], [8, 9]), ([5, 6], [10])]
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 from example_rows import example_rows
+from test_probes import find_probes
 
 import instsel
 from instsel.neighbors.embeddings import unit_rows
-from instsel.neighbors.probes import find_probes
 
 
 def test_probes_are_found_where_none_are_given(scorer: instsel.Scorer) -> None:

@@ -6,7 +6,6 @@ import argparse
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from instsel.commands.configuration_file import check_value, read_document
 from instsel.commands.options import column_mapping, device_names
@@ -91,16 +90,17 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], str | None]:
     return rest, path
 
 
-def _read(path: str) -> dict[str, Any]:
+def _read(path: str) -> dict[str, object]:
     """The flags that a file gives, by their names with underscores."""
-    found = read_document(Path(path), f"{OPTION} {path}")
-    if "method" in found and "input_digest" in found:  # a manifest
-        if "arguments" not in found:
+    document = read_document(Path(path), f"{OPTION} {path}")
+    found: object = document
+    if "method" in document and "input_digest" in document:  # a manifest
+        if "arguments" not in document:
             raise ValueError(f"{OPTION} {path}: this manifest is of a version that did not record its arguments")
-        found = found["arguments"]
-        if not isinstance(found, dict):
-            raise ValueError(f"{OPTION} {path}: arguments must be keys and values, got {type(found).__name__}")
-    settings: dict[str, Any] = {}
+        found = document["arguments"]
+    if not isinstance(found, dict):
+        raise ValueError(f"{OPTION} {path}: arguments must be keys and values, got {type(found).__name__}")
+    settings: dict[str, object] = {}
     for key, value in found.items():
         if not isinstance(key, str):
             raise ValueError(f"{OPTION} {path}: a key must be a text, got {type(key).__name__}")
@@ -128,7 +128,7 @@ def _words(
         for other in group._group_actions
         if any(action.dest in given for action in group._group_actions)
     }
-    chosen: list[tuple[argparse.Action, str, Any]] = []
+    chosen: list[tuple[argparse.Action, str, object]] = []
     for key, value in settings.items():
         if key not in named:
             near = nearest(key[:80], list(named))

@@ -6,7 +6,6 @@ import datetime
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 _LARGEST_JSON = 1 << 24  # bytes: a manifest holds the names of all inputs
 _LARGEST_YAML = 1 << 18  # its parser takes a second for so much
@@ -14,7 +13,7 @@ _DEEPEST = 32  # levels of YAML; Python bounds those of JSON
 _LARGEST_NUMBER = 2**63
 
 
-def read_document(path: Path, name: str) -> dict[str, Any]:
+def read_document(path: Path, name: str) -> dict[str, object]:
     """The keys and values of a file; `name` is what messages call it.
 
     Raises ValueError, in one line, for what is no document of either language, or is larger or deeper than a
@@ -45,7 +44,7 @@ def read_document(path: Path, name: str) -> dict[str, Any]:
 
 def check_value(value: object, expected: str) -> None:
     """ValueError where a value is no plain one, such as a table in a list, or a number that no flag takes."""
-    members: Iterable[Any] = [value]
+    members: Iterable[object] = [value]
     if isinstance(value, list):
         members = value
     elif isinstance(value, Mapping):
@@ -61,9 +60,9 @@ class _RefusedError(Exception):
     """A document that could be read and is not; says why."""
 
 
-def _read_json(text: str) -> Any:
-    def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+def _read_json(text: str) -> object:
+    def without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        found: dict[str, object] = {}
         for key, value in pairs:
             if key in found:
                 raise _RefusedError(f"gives the key {_short(key)} twice")
@@ -73,7 +72,7 @@ def _read_json(text: str) -> Any:
     return json.loads(text, object_pairs_hook=without_repeats)
 
 
-def _read_yaml(text: str) -> Any:
+def _read_yaml(text: str) -> object:
     import yaml
 
     depth = 0
@@ -102,7 +101,7 @@ def _check_keys(node: object) -> None:
         if isinstance(one, yaml.SequenceNode):
             nodes += one.value
         elif isinstance(one, yaml.MappingNode):
-            seen: set[Any] = set()
+            seen: set[object] = set()
             for key, value in one.value:
                 if key.tag == "tag:yaml.org,2002:merge":
                     raise _RefusedError("has a merge key (<<), which a configuration may not")

@@ -9,7 +9,6 @@ import argparse
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from instsel.commands import export, inspect, method_command, report, select
 from instsel.commands.arguments import Parser, Subcommands
@@ -131,7 +130,7 @@ def _step(
     return [name, *inputs, *words, *own]
 
 
-def _as_word(value: Any) -> str:
+def _as_word(value: object) -> str:
     """A flag's value as it is written on a command line."""
     if isinstance(value, dict):
         return ",".join(f"{name}={one}" for name, one in value.items())

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from instsel.runs.interrupts import Interrupts
 from instsel.terminal import complain, escaped
+
+if TYPE_CHECKING:
+    from instsel.records.json_types import Row
 
 _TRIED_ROWS = 2000  # that are read as for the trainer
 
@@ -26,7 +29,7 @@ def check_steps(args: argparse.Namespace, data: Path, interrupts: Interrupts) ->
     check_target(args.to, data, args.name, overwrite=True)
     for folder in (Path(args.output), data):
         _check_folder(folder)
-    first: list[Any] = []
+    first: list[Row] = []
     count = 0
     for batch in open_input(list(args.input), args.limit, args.split).read():
         for rows in open_rows(batch)[1]:

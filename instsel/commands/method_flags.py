@@ -40,7 +40,7 @@ def add_method_flags(parser: argparse.ArgumentParser, method: Method) -> None:
 _METAVARS = {"array": "NPY", "rows": "FILE", "texts": "FILE", "models": "NAME", "model": "NAME"}
 
 
-def _number(word: str, spec: FieldSpec) -> Callable[[str], Any]:
+def _number(word: str, spec: FieldSpec) -> Callable[[str], float]:
     if word == "int" and spec.minimum == 1 and spec.maximum is None:
         return positive
     return bounded(int if word == "int" else float, spec.minimum, spec.maximum)

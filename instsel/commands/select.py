@@ -132,6 +132,7 @@ def budget(text: str) -> int | float:
 
 def run(args: argparse.Namespace, interrupts: Interrupts) -> int:
     """Select rows and write them, best first."""
+    from instsel.selection.budget import rows_of
     from instsel.selection.folder_selection import select_into_folder
     from instsel.selection.selection_configuration import SelectionConfiguration
 
@@ -140,7 +141,7 @@ def run(args: argparse.Namespace, interrupts: Interrupts) -> int:
     if not args.quiet:
         for line in summary(found, args.budget_tokens, ranked=args.length_strata is not None):
             say(line)
-    wanted = None if args.budget is None else wanted_rows(args.budget, found.rows)
+    wanted = None if args.budget is None else rows_of(args.budget, found.rows)
     if wanted is not None and found.num_clusters > wanted:
         complain("warning", "more clusters than rows to select: some of them give none")
     if wanted is not None and found.counts["selected"] < wanted:
@@ -184,11 +185,6 @@ def summary(found: WrittenSelection, budget_tokens: int | None, *, ranked: bool 
         apart = "no embeddings: similar rows were not left out"
     end = "already finished" if found.again else "written"
     return [*lines, apart, *told_clusters(found.clusters, found.num_clusters), f"{end}: {escaped(found.file)}"]
-
-
-def wanted_rows(budget: int | float, size: int) -> int:
-    """The rows that a budget asks for."""
-    return budget if isinstance(budget, int) else int(budget * size)
 
 
 def told_clusters(divided: Mapping[str, list[int]], count: int) -> list[str]:

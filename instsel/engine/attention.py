@@ -27,6 +27,7 @@ _UNSUPPORTED = ("position_bias", "alibi", "sinks", "cache", "block_mask")
 # What the calls of a forward keep of a node, in their order: a layer's (key, value) [tokens, kv_heads, d], or the last
 # inputs of a convolution, or the state of a recurrence (None where no later pack goes on from the node).
 NodeCache = list[Any]
+RotaryTables = tuple[Tensor, Tensor]  # cosines and sines
 
 
 class UnsupportedAttentionError(ValueError):
@@ -72,9 +73,10 @@ class PackState:
     calls: list[AttentionCall] = field(default_factory=list)  # what the model's own layers asked for
     workspace: Workspace = field(default_factory=Workspace)
     memories: dict[LayerShape, LayerMemory] = field(default_factory=dict)  # in the workspace's storage
-    arguments: Mapping[str, Any] = field(default_factory=dict)  # of the whole layer that is running
+    arguments: Mapping[str, object] = field(default_factory=dict)  # of the whole layer that is running
     left: tuple[Tensor, Tensor] | None = None  # hidden states of a layer on a GPU, and what is still to be added
-    tables: dict[Any, Any] = field(default_factory=dict)  # of rotary embeddings on a GPU, with what they are made of
+    # Of rotary embeddings on a GPU, with what they are made of.
+    tables: dict[object, tuple[RotaryTables, RotaryTables]] = field(default_factory=dict)
 
     def leave(self, hidden: Tensor, added: Tensor | None) -> None:
         """Leaves rows [T, H] that are to be added to hidden states to what is given these next."""
@@ -128,7 +130,7 @@ class PackState:
 class AbsentMask:
     """Stands for the mask that there is none of, for layers that cut theirs before anything looks at it."""
 
-    def __getitem__(self, part: Any) -> AbsentMask:
+    def __getitem__(self, part: object) -> AbsentMask:
         return self
 
 
@@ -184,7 +186,7 @@ def _forward(
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
-    **kwargs: Any,
+    **kwargs: object,
 ) -> tuple[Tensor, None]:
     """Attention in the form that transformers expects: [1, heads, T, d] in, [1, T, heads, d] out."""
     state = current_pack()

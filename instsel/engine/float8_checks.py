@@ -13,6 +13,7 @@ from instsel.engine.model import CausalModel
 from instsel.engine.model_checks import ScoringWarning, check_ids, head_logits
 from instsel.engine.model_session import ModelSession
 from instsel.engine.sharing_checks import CheckedTree
+from instsel.error_text import first_line
 from instsel.kernels.float8_products import Float8Product, Float8Rows, float8_refusal
 
 _REFUSED = 'layer_products: "float8" cannot be had'
@@ -95,7 +96,7 @@ def _check_products(products: list[Float8Product]) -> None:
         except (RuntimeError, ValueError) as error:  # of a build of PyTorch without it
             if isinstance(error, torch.OutOfMemoryError):
                 raise
-            raise ValueError(f"{_REFUSED}: {(str(error).strip() or type(error).__name__).splitlines()[0]}") from error
+            raise ValueError(f"{_REFUSED}: {first_line(error)}") from error
         wanted = _float32(Float8Rows.of(x)) @ _float32(product.weight).T
         if product.bias is not None:
             wanted += product.bias.float()

@@ -85,7 +85,7 @@ def cache_folder() -> Path:
     return Path(given if os.path.isabs(given) else os.path.expanduser("~/.cache")) / "instsel"
 
 
-def read_choice(path: Path, shape: dict[str, Any]) -> bool | None:
+def read_choice(path: Path, shape: dict[str, object]) -> bool | None:
     """What is kept for a shape; None where nothing is, or nothing that can be read."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

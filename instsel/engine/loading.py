@@ -25,6 +25,7 @@ from instsel.engine.pretrained import load_pretrained, load_text_config, outline
 from instsel.engine.process_memory import available_bytes, keep_freed_memory
 from instsel.engine.tokenizer_checks import check_tokenizer, missing_files
 from instsel.engine.wrapped_models import UnwrappedModel, unwrap
+from instsel.error_text import first_line
 from instsel.hub import cache_alone_if_out_of_reach
 from instsel.kernels.layer_operations import has_bfloat16_products
 
@@ -131,7 +132,7 @@ def _as_causal(unwrapped: UnwrappedModel, source: ModelSource) -> CausalModel:
     try:
         return CausalModel(unwrapped, backend=source.backend, context=source.context_length)
     except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise ValueError(f"{expected}, which lacks what scoring needs: {reason}") from error
 
 
@@ -193,5 +194,4 @@ def _readable_errors(source: ModelSource, parameter: str = "model") -> Iterator[
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise ValueError(f"{parameter}: cannot load {name!r}: {lines[0] if lines else type(error).__name__}") from error
+        raise ValueError(f"{parameter}: cannot load {name!r}: {first_line(error)}") from error

@@ -21,6 +21,7 @@ from instsel.engine.model_session import ModelSession
 from instsel.engine.replica import Replica
 from instsel.engine.sharing_checks import CheckedTree, hidden_tolerance, length_dependence, sharing_limit
 from instsel.engine.whole_layers import OTHER_ROWS
+from instsel.error_text import first_line
 from instsel.kernels.backends import choose_backend
 
 CHECK_TOKENS = 24
@@ -148,7 +149,7 @@ def _own_logits(
                 model.inference_tensors = False
                 continue
             name = type(model.model).__name__
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise ValueError(f"model: {name} cannot be run on a sequence of token ids by itself: {reason}") from error
 
 
@@ -225,6 +226,6 @@ def _fused_difference(model: CausalModel, tree: CheckedTree, fused: FusedLayers)
         differs = tree.difference(other, []) if model.shareable_length != 0 else ""
         return differs and f"with the kernels {differs}"
     except Exception as error:  # whatever its own code raises between them
-        return (str(error).strip() or type(error).__name__).splitlines()[0]
+        return first_line(error)
     finally:
         other.close()

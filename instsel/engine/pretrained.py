@@ -16,6 +16,7 @@ from instsel.checkpoints import Checkpoint, find_checkpoint
 from instsel.engine.model_checks import ScoringWarning
 from instsel.engine.model_source import ModelSource
 from instsel.engine.wrapped_models import UnwrappedModel
+from instsel.error_text import first_line
 from instsel.hub import cache_alone_if_out_of_reach
 
 # In the order in which they are asked: a model whose text part is causal may be known to the later ones alone.
@@ -104,8 +105,7 @@ def _reached(checkpoint: Checkpoint) -> Iterator[None]:
     except Exception as error:
         if checkpoint.adapter is None:
             raise
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"its base model {checkpoint.name!r}: {lines[0]}") from error
+        raise ValueError(f"its base model {checkpoint.name!r}: {first_line(error)}") from error
 
 
 def _auto_class(config: PretrainedConfig, source: ModelSource) -> Any:

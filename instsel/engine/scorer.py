@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
 
+from instsel.engine.checked_models import CheckedModels
 from instsel.engine.execution import Execution, Output
+from instsel.engine.hidden_states import mean_in_session
 from instsel.engine.inference_lock import enter_process, inference_lock
 from instsel.engine.layout import Layout
 from instsel.engine.loading import load_model, load_tokenizer, outline_model
@@ -26,12 +27,9 @@ from instsel.engine.requests import PreparedRequests, Requests
 from instsel.engine.results import ScoreBatch
 from instsel.engine.scoring import score_in_session
 from instsel.engine.token_progress import ProgressLike, open_progress
-from instsel.kernels.devices import to_host
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-_CHECKED_KEPT = 4
 
 
 class Scorer:
@@ -121,7 +119,7 @@ class Scorer:
             raise ValueError(f'max_batch_tokens: expected a positive integer or "auto", got {max_batch_tokens!r}')
         self.max_batch_tokens = max_batch_tokens
         self._model: CausalModel | None = None
-        self._checked: list[CausalModel] = []  # as it was of late: adapters are switched to and fro
+        self._checked = CheckedModels()
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._tokenizer_loaded = False
         self._budget: int | None = None  # what memory allowed, once it ran out
@@ -134,7 +132,7 @@ class Scorer:
         """
         self._closed = True
         self._model = self._tokenizer = None
-        self._checked = []
+        self._checked = CheckedModels()
         self._tokenizer_loaded = False
         self.source = replace(self.source, model=self.source.name, tokenizer=None)
         gc.collect()  # transformers' objects hold on to each other in circles
@@ -149,7 +147,13 @@ class Scorer:
         self.close()
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_model": None, "_checked": [], "_tokenizer": None, "_tokenizer_loaded": False}
+        return {
+            **self.__dict__,
+            "_model": None,
+            "_checked": CheckedModels(),
+            "_tokenizer": None,
+            "_tokenizer_loaded": False,
+        }
 
     def __repr__(self) -> str:
         return f"Scorer({self.source.name!r}, device={self.source.device!r}, dtype={self.source.dtype_name!r})"
@@ -215,22 +219,11 @@ class Scorer:
         try:
             if not session.as_checked:
                 session.close()
-                known = next((one for one in self._checked if one.describes(session.replica)), None)
-                model = known or self._check(model)
-                self._model = model
+                model = self._model = self._checked.as_now(model, session.replica, self.source)
                 session = ModelSession(model)
             yield session
         finally:
             session.close()
-
-    def _check(self, model: CausalModel) -> CausalModel:
-        """The model checked as it is now."""
-        with inference_lock():
-            found = load_model(
-                replace(self.source, model=model.unwrapped.whole, device="auto", dtype=None, device_map=None)
-            )
-        self._checked = [found, model, *(one for one in self._checked if one is not model)][:_CHECKED_KEPT]
-        return found
 
     def score(
         self,
@@ -252,26 +245,8 @@ class Scorer:
         """
         if self.tokenizer is None:
             raise ValueError("texts: there is no tokenizer to read them with; pass tokenizer to Scorer")
-        model = self.model
-        encoded = [np.asarray(ids, np.int32) for ids in self.tokenizer(list(texts))["input_ids"]] if len(texts) else []
-        # The tree leaves out a sequence's last token, so every text gets one more; what it is has no influence.
-        sequences = [np.append(ids[: model.max_length], ids[-1:]) for ids in encoded]
-        prepared = PreparedRequests.from_ids(sequences, [min(len(s), 1) for s in sequences])
-        total = np.zeros((len(sequences), model.config.hidden_size), np.float64)
-
-        def output(layout: Layout, rows: Tensor) -> Callable[[], np.ndarray]:
-            return to_host(rows.float())
-
-        with (
-            self.session() as session,
-            self.execute(session, prepared, output, logits=False, progress=progress) as (execution, results),
-        ):
-            for layout, hidden in results:
-                layout.add_by_sequence(hidden[layout.pair_row[layout.scored_pair]], total)
-        total[execution.failed] = np.nan
-        count = np.maximum(np.diff(prepared.offsets) - 1, 0)
-        with np.errstate(invalid="ignore"):
-            return (total / count[:, None]).astype(np.float32)
+        with self.session() as session:
+            return mean_in_session(self, session, texts, progress)
 
     @contextmanager
     def execute(

@@ -20,6 +20,7 @@ from instsel.engine.model import CausalModel
 from instsel.engine.model_session import ModelSession
 from instsel.engine.packing import plan_steps
 from instsel.engine.prefix_tree import PrefixTree, build_prefix_tree, concatenate
+from instsel.error_text import first_line
 
 _KNOWN_LAYER_TYPES = {
     "full_attention",
@@ -73,7 +74,7 @@ def sharing_limit(model: CausalModel, tree: CheckedTree) -> tuple[str, int | Non
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # whatever its own code raises where it meets what it does not expect
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
     if reason:
         return reason, 0
     model.state_tokens = -(-tree.state_bytes // tree.row_bytes)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from instsel.engine.attention import PackState, PackStoppedError, current_pack, running
-from instsel.engine.attention_parts import AttentionParts, find_attention
+from instsel.engine.attention_parts import AttentionParts
+from instsel.engine.attention_search import find_attention
 from instsel.engine.feed_forward_parts import FeedForwardParts, find_feed_forward
 from instsel.engine.fused_modules import KnownNorm, nearly_equal
 from instsel.engine.layer_flow import HIDDEN_ROWS, ChildCall, find_flow

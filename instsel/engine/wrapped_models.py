@@ -111,7 +111,7 @@ def _adapted(model: Any) -> UnwrappedModel | None:
     return None if inside is None else UnwrappedModel(model, inside.base)
 
 
-def _plain_tuner_forward() -> Any:
+def _plain_tuner_forward() -> object:
     from peft.tuners.tuners_utils import BaseTuner
 
     return BaseTuner.forward

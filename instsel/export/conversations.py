@@ -36,7 +36,7 @@ class Conversation:
     input: str
     answer: Messages
     rejected: Messages | None = None
-    columns: Mapping[str, Any] = field(default_factory=dict)
+    columns: Row = field(default_factory=dict)
 
     @property
     def system(self) -> str:
@@ -71,12 +71,11 @@ def as_templates_take_it(one: Conversation) -> Conversation:
     columns = one.columns
     name = next((name for name in ("tools", "functions") if holds(columns.get(name))), None)
     if name is not None:
-        given: Any = columns[name]
-        tools: Any = tools_of(columns)
-        is_text = isinstance(given, str)
-        if tools == (DECODER.decode(given) if is_text else given):
+        given = columns[name]
+        tools: object = tools_of(columns)
+        if tools == (DECODER.decode(given) if isinstance(given, str) else given):
             tools = given
-        elif is_text:
+        elif isinstance(given, str):
             tools = json.dumps(tools, ensure_ascii=False)
         columns = {("tools" if key == name else key): value for key, value in columns.items()} | {"tools": tools}
     rejected = None if one.rejected is None else tuple(map(_with_calls, one.rejected))

@@ -7,9 +7,8 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from instsel.export.conversations import Conversation, as_templates_take_it, read_conversations
+from instsel.export.conversations import Conversation, Messages, as_templates_take_it, read_conversations
 from instsel.export.trainers import ANSWERS, DATASET_INFO, TRAINERS, TURNS, Row, known_data_sets
 from instsel.export.written_files import check_writable, write_files
 from instsel.records.unread_keys import UnreadKeys, holds
@@ -105,7 +104,7 @@ def _refusal(one: Conversation, to: str) -> str:
     return ""
 
 
-def refusals(rows: Sequence[Mapping[str, Any]], to: str, columns: Mapping[str, str] | None) -> list[str]:
+def refusals(rows: Sequence[Mapping[str, object]], to: str, columns: Mapping[str, str] | None) -> list[str]:
     """Why `export` would refuse rows; of those without an answer, which are never selected, nothing is said."""
     found = []
     for number, row in enumerate(rows):
@@ -122,7 +121,7 @@ def _has_answers(one: Conversation) -> bool:
     return _says(one.answer) and (one.rejected is None or _says(one.rejected))
 
 
-def _says(answer: Sequence[Mapping[str, Any]]) -> bool:
+def _says(answer: Messages) -> bool:
     """Whether the last turn of the assistant says or calls something."""
     turns = [turn for turn in answer if turn["role"] == "assistant"]
     return bool(turns) and bool((turns[-1]["content"] or "").strip() or turns[-1].get("tool_calls"))

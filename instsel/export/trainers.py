@@ -88,7 +88,7 @@ def _data_sets(data: Path, pairs: bool, has_tools: bool) -> str:
     return json.dumps(known_data_sets(data) | {data.stem: entry}, ensure_ascii=False, indent=2)
 
 
-def known_data_sets(data: Path) -> dict[str, Any]:
+def known_data_sets(data: Path) -> dict[str, object]:
     """The entries that stay; ValueError where one of the data's name is of another file."""
     path = data.parent / DATASET_INFO
     if not os.path.lexists(path):

@@ -11,7 +11,6 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from instsel.runs.durable_files import digest_file, durable_file, remove_unfinished
 from instsel.runs.regular_files import read_json
@@ -52,7 +51,7 @@ def _write(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
-def _recorded(folder: Path) -> dict[str, Any]:
+def _recorded(folder: Path) -> dict[str, list[str]]:
     try:
         found = read_json(folder / RECORD)
     except FileNotFoundError:

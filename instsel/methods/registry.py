@@ -10,6 +10,7 @@ import types
 from collections.abc import Iterable
 from pathlib import Path
 
+from instsel.error_text import type_and_first_line
 from instsel.methods.method import Method
 
 # One line a method: its name and the module in whose file it stands.
@@ -50,7 +51,9 @@ def find_methods(plugins: Iterable[str | Path] = ()) -> dict[str, Method]:
         try:
             loaded = entry.load()
         except (Exception, SystemExit) as error:  # whatever another package raises when it is imported
-            raise ValueError(f"the installed plug-in {entry.value} cannot be loaded: {_reason(error)}") from error
+            raise ValueError(
+                f"the installed plug-in {entry.value} cannot be loaded: {type_and_first_line(error)}"
+            ) from error
         add(_method_of(loaded, f"the installed plug-in {entry.value}"), f"the installed plug-in {entry.value}")
     for path in plugins:
         for method in _methods_of_file(Path(path)):
@@ -85,7 +88,7 @@ def load_plugin(name: str, path: str, text: str | None = None) -> types.ModuleTy
         else:
             exec(compile(text, path, "exec"), module.__dict__)
     except (Exception, SystemExit) as error:  # whatever the user's own code raises
-        raise ValueError(f"plug-in {path} cannot be loaded: {_reason(error)}") from error
+        raise ValueError(f"plug-in {path} cannot be loaded: {type_and_first_line(error)}") from error
     return module
 
 
@@ -94,7 +97,3 @@ def _method_of(loaded: object, source: str) -> Method:
     if not isinstance(method, Method):
         raise ValueError(f"{source} is not a method, got {type(loaded).__name__}")
     return method
-
-
-def _reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"

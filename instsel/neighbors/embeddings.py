@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from instsel.error_text import first_line
 from instsel.neighbors.mapped_rows import BLOCK_ROWS, blocks_of, rows_of
 from instsel.optional_packages import need_package
 
@@ -199,8 +200,9 @@ def _sentence_model(name: str) -> SentenceTransformer:
     try:
         return SentenceTransformer(name, trust_remote_code=False, model_kwargs={"use_safetensors": True})
     except Exception as error:  # the package raises what its many parts raise
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"embedder={name!r} cannot be loaded as a sentence-transformers model: {reason[0]}") from error
+        raise ValueError(
+            f"embedder={name!r} cannot be loaded as a sentence-transformers model: {first_line(error)}"
+        ) from error
 
 
 def centred(vectors: np.ndarray) -> np.ndarray:

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from instsel.neighbors.candidates import EXACT_LIMIT
-from instsel.neighbors.embeddings import unit_rows
-from instsel.neighbors.nearest import Neighbors, nearest_neighbors
+from instsel.neighbors.nearest import Neighbors
 
 SAME_POINT = 1e-9  # squared distance of unit vectors below which two points count as one (float32 rounding is 1e-14)
 BLOCK = 256  # sets of points clustered at a time, which keeps the work in the cache
@@ -26,41 +24,16 @@ class Probes:
     similarity: np.ndarray
 
 
-def find_probes(
-    embeddings: object,
-    complexity: object,
-    *,
-    num_neighbors: int = 32,
-    num_probes: int = 5,
-    seed: int = 0,
-    exact_limit: int = EXACT_LIMIT,
-) -> Probes:
-    """Find the probes of each row: `num_neighbors` nearest rows → k-means → each cluster's most complex member.
-
-    `embeddings` are numbers `[n, d]`; `complexity` numbers `[n]`, higher is more complex, NaN is below every number.
-    Ties go to the lower row. A row has fewer than `num_probes` probes where it has fewer distinct neighbours.
-
-    Raises ValueError where shapes do not agree or `num_probes` is below 1 or above `num_neighbors`.
-
-    Source: arXiv 2604.25132.
-
-    >>> embeddings = np.array([[1, 0, 0], [0.9, 0.1, 0], [0.9, 0.2, 0], [0, 1, 0.1], [0, 1, 0.2]])
-    >>> find_probes(embeddings, [0, 1, 2, 3, 4], num_probes=2, num_neighbors=4).index[0]
-    array([2, 4])
-    """
-    unit = unit_rows(embeddings)
-    complexity = np.asarray(complexity, np.float64)
-    if complexity.shape != (len(unit),):
-        raise ValueError(f"complexity must be numbers [{len(unit)}], got shape {list(complexity.shape)}")
-    check_sizes(num_neighbors, num_probes)
-    neighbors = nearest_neighbors(unit, num_neighbors, exact_limit=exact_limit)
-    return probes_among(unit, complexity, neighbors, num_probes=num_probes, seed=seed)
-
-
 def probes_among(
     unit: np.ndarray, complexity: np.ndarray, neighbors: Neighbors, *, num_probes: int, seed: int = 0
 ) -> Probes:
-    """The probes of the rows whose neighbours these are, given unit vectors and complexities of all rows."""
+    """The probes of the rows whose neighbours these are: of each of `num_probes` k-means clusters the most complex.
+
+    `unit` are unit vectors `[n, d]` and `complexity` float64 `[n]` of all rows, higher is more complex, NaN below every
+    number. Ties go to the lower row. A row has fewer probes where it has fewer distinct neighbours.
+
+    Source: arXiv 2604.25132.
+    """
     count, width = neighbors.index.shape
     complexity = np.where(np.isnan(complexity), -np.inf, complexity)
     index = np.full((count, num_probes), -1, np.int64)

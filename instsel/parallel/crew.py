@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name != "WorkersError":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from instsel.parallel.worker_backend import WorkersError

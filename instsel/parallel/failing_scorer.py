@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,7 +11,6 @@ from instsel.engine.execution import PlannedTree
 from instsel.engine.model import CausalModel
 from instsel.engine.requests import PreparedRequests, Requests, prepare
 from instsel.engine.results import ScoreBatch, ScoreStats
-from instsel.engine.scorer import Scorer
 from instsel.engine.scorer_protocol import ScorerProtocol
 from instsel.engine.token_progress import ProgressLike
 
@@ -20,25 +18,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 WORKER_DIED = "worker_died"
-
-
-def moved(scorer: Scorer, device: str | None = None) -> dict[str, Any]:
-    """The arguments of a scorer with the same settings, on another device where one is named and none is mapped."""
-    source = scorer.source if device is None or scorer.source.device_map else replace(scorer.source, device=device)
-    return {
-        "model": source.model,
-        "tokenizer": source.tokenizer,
-        "device": source.device,
-        "dtype": source.dtype or "auto",
-        "backend": source.backend,
-        "max_batch_tokens": scorer.max_batch_tokens,
-        "revision": source.revision,
-        "trust_remote_code": source.trust_remote_code,
-        "device_map": source.device_map,
-        "context_length": source.context_length,
-        "allow_unused_weights": source.allow_unused_weights,
-        "layer_products": source.layer_products,
-    }
 
 
 class FailingScorer:

@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection, wait
 
 from instsel.engine.processors import usable_processors
 from instsel.engine.scorer import Scorer
-from instsel.parallel.failing_scorer import moved
+from instsel.parallel.moved_scorer import moved
 from instsel.parallel.tasks import Task
 from instsel.parallel.worker_backend import Died, Done, Event, Ready, Refused
 

@@ -24,14 +24,14 @@ from instsel.engine.results import ScoreBatch, ScoreStats
 from instsel.engine.scorer import Scorer
 from instsel.engine.token_progress import ProgressLike, open_progress
 from instsel.methods.method import Method
-from instsel.methods.parameters import Parameters, fields_of, replaced
 from instsel.methods.stage_loop import Pack, SliceWorkers
 from instsel.methods.stages import Columns, Stage, StageSlice
 from instsel.parallel.division import divide
-from instsel.parallel.failing_scorer import moved
+from instsel.parallel.method_packer import MethodPacker
 from instsel.parallel.method_reference import reference_to
+from instsel.parallel.moved_scorer import moved
 from instsel.parallel.scheduler import Scheduler
-from instsel.parallel.tasks import ComputeSlice, EmbedTexts, PackedMethod, ScoreRequests, Task
+from instsel.parallel.tasks import ComputeSlice, EmbedTexts, ScoreRequests, Task
 from instsel.parallel.whole_columns import PackedColumns
 from instsel.parallel.worker_backend import WorkerBackend, versions
 from instsel.runs.run_status import WorkerStatus
@@ -69,9 +69,7 @@ class Pool(SliceWorkers):
         self._end, self._process, self._shut = end, os.getpid(), False
         self._scheduler = Scheduler(backend, patience=patience)
         self._numbers = itertools.count()
-        self._packed_method: tuple[Method, Parameters, str, bytes] | None = (
-            None  # the method and parameters that workers know
-        )
+        self._packer = MethodPacker(self._numbers, backend)
         try:
             self._scheduler.start()
             self.resolved = self._check_alike()
@@ -241,7 +239,7 @@ class Pool(SliceWorkers):
 
         def tasks() -> Iterator[Task]:
             for number, part in enumerate(parts):
-                key, packed = self._packed_method_of(method, part.parameters)
+                key, packed = self._packer.packed(method, part.parameters)
                 packed_methods[key] = packed
                 own = {name: values for name, values in part.columns.items() if values is not whole.get(name)}
                 body = ComputeSlice(stage.name, part.rows, part.count, part.examples, own, pack)
@@ -256,37 +254,3 @@ class Pool(SliceWorkers):
         finally:
             if not self._shut:
                 self._scheduler.backend.forget(packed_columns)
-
-    def _packed_method_of(self, method: Method, parameters: Parameters) -> tuple[str, bytes]:
-        """The key and the packed form of a method and its parameters, kept by workers over all stages of a run."""
-        if (
-            self._packed_method is None
-            or self._packed_method[0] is not method
-            or self._packed_method[1] is not parameters
-        ):
-            if self._packed_method is not None:
-                self._scheduler.backend.forget([self._packed_method[2]])
-            reference = reference_to(method)
-            assert reference is not None
-            for name, _, spec in fields_of(type(parameters)):
-                given = getattr(parameters, name)
-                models = given if spec.kind == "models" else [given] if spec.kind == "model" else []
-                check_can_move([one for one in models or () if one is not None], name)
-            packed = pickle.dumps(replaced(parameters, progress=None), protocol=5)
-            packed_method = pickle.dumps(PackedMethod(reference, packed), protocol=5)
-            self._packed_method = (method, parameters, f"method {next(self._numbers)}", packed_method)
-        return self._packed_method[2], self._packed_method[3]
-
-
-def check_can_move(scorers: Sequence[object], parameter: str = "scorer") -> None:
-    """Raise ValueError or TypeError for what other processes cannot load for themselves."""
-    for scorer in scorers:
-        if isinstance(scorer, Pool):
-            raise ValueError(f"{parameter}: expected a Scorer, got a pool of workers")
-        if not isinstance(scorer, Scorer):
-            raise TypeError(f"{parameter}: expected a Scorer, got {type(scorer).__name__}")
-        if not isinstance(scorer.source.model, str):
-            raise ValueError(
-                f"{parameter}: expected one made from a folder or hub id, which other processes can load, got a model "
-                "that is loaded in this one"
-            )

@@ -11,7 +11,10 @@ import threading
 import time
 import warnings
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from instsel.parallel.tasks import TaskExecutor
 
 _WATCH = 2.0  # seconds between looks at whether the driver is there
 _PR_SET_PDEATHSIG = 1
@@ -45,7 +48,7 @@ def _open_executor(
     silent: bool,
     *,
     began: float,
-) -> Any:
+) -> TaskExecutor | None:
     """The executor with the model loaded; None where that failed, which the driver is told."""
     import torch
 
@@ -64,7 +67,7 @@ def _open_executor(
     return TaskExecutor(scorer)
 
 
-def _read(line: Connection, inbox: queue.SimpleQueue[tuple[object, ...]], driver: int) -> None:
+def _read(line: Connection, inbox: queue.SimpleQueue[tuple[Any, ...]], driver: int) -> None:
     """Take what comes as it comes, so that the driver never waits to send; leave when the driver is gone."""
     with contextlib.suppress(EOFError, OSError):
         while os.getppid() == driver:

@@ -12,8 +12,9 @@ from dataclasses import asdict
 from typing import Any
 
 from instsel.engine.scorer import Scorer
+from instsel.error_text import first_line
 from instsel.kernels.float_products import VARIABLE, float_product
-from instsel.parallel.failing_scorer import moved
+from instsel.parallel.moved_scorer import moved
 from instsel.parallel.tasks import Task, TaskExecutor, pack_error
 from instsel.parallel.worker_backend import Died, Done, Event, Ready, Refused, WorkerInfo
 
@@ -128,7 +129,7 @@ class RayActors:
             answer = self._ray.get(result)
         except self._ray.exceptions.RayError as error:  # of the actor, its node, or the result on a node that left
             self._kill(worker)
-            return Died(worker, next(iter(str(error).strip().splitlines()), type(error).__name__))
+            return Died(worker, first_line(error))
         if of == "task":
             return Done(worker, answer)
         word, payload = answer

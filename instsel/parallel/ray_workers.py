@@ -9,11 +9,12 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from types import ModuleType
 
 from instsel.engine.scorer import Scorer
 from instsel.optional_packages import need_package
-from instsel.parallel.pool import PATIENCE, Pool, check_can_move
+from instsel.parallel.moved_scorer import check_can_move
+from instsel.parallel.pool import PATIENCE, Pool
 from instsel.parallel.ray_actors import RayActors
 
 _SECONDS = 5.0  # to wait for something to listen at an address
@@ -67,18 +68,15 @@ def ray_workers(
     try:
         gpus = _gpus(ray, scorer, num_gpus_per_worker)
         _check_room(ray, workers, {"CPU": num_cpus_per_worker, "GPU": gpus})
-        backend = RayActors(ray, scorer, workers, num_cpus=num_cpus_per_worker, num_gpus=gpus, seen=_absolute(seen))
+        file = None if seen is None else os.path.abspath(seen)
+        backend = RayActors(ray, scorer, workers, num_cpus=num_cpus_per_worker, num_gpus=gpus, seen=file)
     except BaseException:
         end()
         raise
     return Pool(scorer, backend, patience=patience, end=end)
 
 
-def _absolute(path: str | os.PathLike[str] | None) -> str | None:
-    return None if path is None else os.path.abspath(path)
-
-
-def _connect(ray: Any, address: str | None, cpus: float, options: dict[str, object]) -> Callable[[], None]:
+def _connect(ray: ModuleType, address: str | None, cpus: float, options: dict[str, object]) -> Callable[[], None]:
     """Connect to Ray; gives what ends the connection, which is nothing where there was one."""
     if ray.is_initialized():
         if address not in (None, "auto", ray.get_runtime_context().gcs_address):
@@ -122,7 +120,7 @@ def _check_listening(address: str) -> None:
         raise ValueError(f"address: nothing answers at {address!r} ({error})") from error
 
 
-def _gpus(ray: Any, scorer: Scorer, asked: float | None) -> float:
+def _gpus(ray: ModuleType, scorer: Scorer, asked: float | None) -> float:
     if asked is not None:
         return asked
     device = scorer.source.device
@@ -131,7 +129,7 @@ def _gpus(ray: Any, scorer: Scorer, asked: float | None) -> float:
     return 1.0 if device.startswith("cuda") else 0.0
 
 
-def _check_room(ray: Any, workers: int, each: Mapping[str, float]) -> None:
+def _check_room(ray: ModuleType, workers: int, each: Mapping[str, float]) -> None:
     """Raise ValueError where Ray, even with nothing else to do, could not place all workers."""
     there = ray.cluster_resources()
     for name, amount in each.items():

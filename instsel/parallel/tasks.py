@@ -14,6 +14,8 @@ import numpy as np
 from instsel.engine.requests import Request
 from instsel.engine.results import ScoreBatch
 from instsel.engine.scorer_protocol import ScorerProtocol
+from instsel.error_text import type_and_first_line
+from instsel.methods.method import Method
 from instsel.methods.parameters import Parameters, fields_of, replaced
 from instsel.methods.stage_loop import Pack, compute_slice
 from instsel.methods.stages import StageSlice
@@ -71,9 +73,9 @@ class PackedMethod:
 
     method: MethodReference
     parameters: bytes
-    _opened: Any = field(default=None, compare=False)
+    _opened: tuple[Method, Parameters] | None = field(default=None, compare=False)
 
-    def open(self) -> tuple[Any, Any]:
+    def open(self) -> tuple[Method, Parameters]:
         """The method and its parameters."""
         if self._opened is None:
             self._opened = self.method.find(), pickle.loads(self.parameters)
@@ -165,7 +167,7 @@ def pack_error(error: BaseException) -> bytes:
         pickle.loads(packed)  # some errors are made from other arguments than they keep
         return packed
     except Exception:
-        plain = RuntimeError(f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}")
+        plain = RuntimeError(type_and_first_line(error))
         return pickle.dumps((None, plain, trace, 0.0))
 
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from instsel.engine.scorer import Scorer
 from instsel.parallel.local_processes import LocalProcesses, threads_for
-from instsel.parallel.pool import PATIENCE, Pool, check_can_move
+from instsel.parallel.moved_scorer import check_can_move
+from instsel.parallel.pool import PATIENCE, Pool
 
 
 def workers(

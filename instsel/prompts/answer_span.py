@@ -10,10 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from instsel.prompts.chat_messages import TemplateRefusalError, reasoning_of
 from instsel.records.chat import REASONING_KEYS
+from instsel.records.json_types import Message
 
 STAND_IN = "\ue000the answer\ue000"  # a text that templates copy as it is and that data does not hold
 _REASONING = "\ue000the reasoning\ue000"
@@ -65,7 +65,7 @@ def begins_with_empty_block(text: str) -> bool:
 
 
 def answer_span(
-    render: Render, before: list[dict[str, Any]], answer: dict[str, Any], name: str, *, needs_reasoning: bool = True
+    render: Render, before: list[Message], answer: Message, name: str, *, needs_reasoning: bool = True
 ) -> AnswerSpan:
     """The span of an answer with reasoning, or with calls of tools, after the messages before it.
 
@@ -117,7 +117,7 @@ def answer_span(
     return AnswerSpan(whole, start, middle, end)
 
 
-def _end(render: Render, messages: list[dict[str, Any]], whole: str, tail: str, name: str) -> int:
+def _end(render: Render, messages: list[Message], whole: str, tail: str, name: str) -> int:
     """Where an answer ends: before what follows another one, or where its turn ends otherwise (calls) before the token
     that ends it, or with the turn where there is no such token.
     """
@@ -130,16 +130,14 @@ def _end(render: Render, messages: list[dict[str, Any]], whole: str, tail: str, 
     return len(alone) if handed is None else handed.start()
 
 
-def _calls_within(
-    render: Render, before: list[dict[str, Any]], answer: dict[str, Any], whole: str, name: str
-) -> tuple[int, int]:
+def _calls_within(render: Render, before: list[Message], answer: Message, whole: str, name: str) -> tuple[int, int]:
     """Where an answer with calls begins, its reasoning left aside, and where it ends, before turns that follow it.
 
     What tools answer cannot follow a text, and some templates write it into the turn that calls: the answer is found as
     it is written where nothing follows it, by the place of its first call's name.
     """
 
-    def alone(messages: list[dict[str, Any]], *, generation: bool = False, alone: bool = True) -> str:
+    def alone(messages: list[Message], *, generation: bool = False, alone: bool = True) -> str:
         return render(messages, generation=generation, alone=not generation)
 
     bare = {key: value for key, value in answer.items() if key not in REASONING_KEYS}
@@ -158,7 +156,7 @@ def _calls_within(
     return place, place + len(body)
 
 
-def _marked(render: Render, before: list[dict[str, Any]], keys: dict[str, str], name: str) -> str:
+def _marked(render: Render, before: list[Message], keys: dict[str, str], name: str) -> str:
     """The rendering of an answer that is stand-ins; TemplateRefusalError where its content is not found once in it."""
     found = render([*before, {"role": "assistant", "content": STAND_IN, **keys}])
     if found.count(STAND_IN) != 1:
@@ -182,7 +180,7 @@ def _after(whole: str, first: int, reasoning: str, closing: str) -> int:
     raise TemplateRefusalError("the chat template changes more than blanks in the answer's reasoning")
 
 
-def _start(render: Render, before: list[dict[str, Any]], whole: str, first: int, name: str) -> int:
+def _start(render: Render, before: list[Message], whole: str, first: int, name: str) -> int:
     """Where the model begins to write: the generation prompt's end, or where it and the whole part within it."""
     prompt = render(before, generation=True)
     common = _common(prompt, whole)

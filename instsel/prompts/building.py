@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from instsel.prompts.templates import prompt_and_answer
 from instsel.prompts.tokenization import encode_pairs
@@ -18,7 +18,7 @@ Row = JsonMapping | Example
 def build_request(
     row: Row,
     *,
-    template: Any = "plain",
+    template: object = "plain",
     demonstration: Row | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> tuple[str, str]:
@@ -41,7 +41,7 @@ def build_request(
 
 
 def build_request_ids(
-    tokenizer: PreTrainedTokenizerBase, row: Row, *, template: Any = "plain", demonstration: Row | None = None
+    tokenizer: PreTrainedTokenizerBase, row: Row, *, template: object = "plain", demonstration: Row | None = None
 ) -> tuple[list[int], list[int]]:
     """The same as token ids, tokenised together: a token across the boundary counts as the answer's.
 

@@ -7,11 +7,10 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from instsel.records import Example
 from instsel.records.chat import REASONING_KEYS
-from instsel.records.json_types import Message
+from instsel.records.json_types import Message, Tool
 
 # What transformers' `apply_chat_template` takes by these names itself.
 TAKEN = frozenset({
@@ -39,7 +38,7 @@ class ChatSettings:
     """
 
     reasoning: str = "keep"
-    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    template_kwargs: Mapping[str, object] = field(default_factory=dict)
     keep_reasoning: bool = False
 
 
@@ -47,11 +46,11 @@ class ChatSettings:
 class ChatInput:
     """What a template is given: the messages before the answer, the answer's, those after it, tools, and settings."""
 
-    before: list[dict[str, Any]]
-    answer: dict[str, Any]
-    later: list[dict[str, Any]]
-    tools: list[dict[str, Any]] | None
-    template_kwargs: dict[str, Any]
+    before: list[Message]
+    answer: Message
+    later: list[Message]
+    tools: list[Tool] | None
+    template_kwargs: dict[str, object]
 
 
 def chat_input(example: Example, demonstration: Example | None, settings: ChatSettings, source: str) -> ChatInput:
@@ -66,7 +65,7 @@ def chat_input(example: Example, demonstration: Example | None, settings: ChatSe
     if shown and own[0]["role"] in ("system", "developer") and own[0] == shown[0]:
         own = own[1:]
     chats = [one.chat for one in (demonstration, example) if one is not None and one.chat is not None]
-    tools: list[dict[str, Any]] = []
+    tools: list[Tool] = []
     for chat in chats:
         tools += [tool for tool in chat.tools or () if tool not in tools]
     told = dict(settings.template_kwargs)
@@ -81,10 +80,10 @@ def chat_input(example: Example, demonstration: Example | None, settings: ChatSe
     return ChatInput(messages[:-1], messages[-1], later, tools or None, told)
 
 
-def messages_of(example: Example) -> list[dict[str, Any]]:
+def messages_of(example: Example) -> list[Message]:
     """All messages of an example, the answer's the last."""
     if example.chat is not None:
-        messages = [dict(message) for message in example.chat.messages]
+        messages: list[Message] = [dict(message) for message in example.chat.messages]
         for message, following in itertools.pairwise(messages):
             if message.get("tool_calls") and following["role"] != "tool":
                 raise TemplateRefusalError("a call of a tool has no answer: a turn of role 'tool' must follow it")
@@ -104,7 +103,7 @@ def reasoning_of(message: Message) -> str:
     return next((message[key] for key in REASONING_KEYS if isinstance(message.get(key), str)), "")
 
 
-def _keyed(message: Message, source: str) -> dict[str, Any]:
+def _keyed(message: Message, source: str) -> Message:
     """A message with its reasoning under the key that the template reads."""
     out = dict(message)
     held = next((key for key in REASONING_KEYS if isinstance(out.get(key), str)), None)
@@ -118,9 +117,9 @@ def _reads(source: str, key: str) -> bool:
     return re.search(rf"[.'\"]{key}\b", source) is not None
 
 
-def with_arguments_as_text(messages: Sequence[Message]) -> list[dict[str, Any]]:
+def with_arguments_as_text(messages: Sequence[Message]) -> list[Message]:
     """Messages whose calls have their arguments as JSON text, for templates that join them to other texts."""
-    out = []
+    out: list[Message] = []
     for message in messages:
         calls = [
             {**call, "function": {**call["function"], "arguments": json.dumps(call["function"]["arguments"])}}

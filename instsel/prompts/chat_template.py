@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from instsel.error_text import first_line
 from instsel.prompts.answer_span import STAND_IN, answer_span, begins_with_empty_block, split_reasoning
 from instsel.prompts.chat_messages import (
     ChatInput,
@@ -125,9 +126,7 @@ def _is_text(answer: Message) -> bool:
     return bool(text.strip()) and not apart and "</think>" not in text
 
 
-def _answers_together(
-    written: _Renderer, messages: list[dict[str, Any]], places: Sequence[int]
-) -> list[tuple[str, str]]:
+def _answers_together(written: _Renderer, messages: list[Message], places: Sequence[int]) -> list[tuple[str, str]]:
     """Context and answer of the texts at these places, in one rendering, as it is between what stands around stand-ins
     for all of them; none where the two do not make up the whole, or other blanks change than those at an answer's ends.
     """
@@ -211,7 +210,7 @@ class _Renderer:
             render, tokenizer, source=source, moment=moment, tools=given.tools, template_kwargs=given.template_kwargs
         )
 
-    def __call__(self, messages: list[dict[str, Any]], *, generation: bool = False, alone: bool = False) -> str:
+    def __call__(self, messages: list[Message], *, generation: bool = False, alone: bool = False) -> str:
         """Messages that end with an answer, and those after it; or without these, and with the generation prompt."""
         messages = messages if generation or alone else [*messages, *self.later]
         try:
@@ -220,12 +219,12 @@ class _Renderer:
             raise TemplateLimitError(f"{_name(self.source)} {error}") from None
         except Exception as error:  # whatever its program comes upon
             roles = ", ".join(message["role"] for message in messages)
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = first_line(error)
             raise TemplateRefusalError(
                 f"{_name(self.source)} refuses the turns {roles}: {reason[:_LONGEST_REASON]}"
             ) from None
 
-    def _written(self, messages: list[dict[str, Any]], generation: bool) -> str:
+    def _written(self, messages: list[Message], generation: bool) -> str:
         try:
             return self.render(messages, generation=generation)
         except TypeError:  # some join the arguments of a call to a text

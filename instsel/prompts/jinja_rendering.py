@@ -7,9 +7,14 @@ import functools
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from instsel.records.json_types import Message, Tool
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 LONGEST_SECONDS = 10.0  # for one conversation, which takes a fraction of a millisecond
 LONGEST_TEXT = 1 << 26  # characters
@@ -23,29 +28,29 @@ class _RenderingTimeout(BaseException):  # raised in the thread that renders, pa
     pass
 
 
-def reads_the_date(tokenizer: Any, source: str | None) -> bool:
+def reads_the_date(tokenizer: object, source: str | None) -> bool:
     """Whether a chat template, by default the tokenizer's own, asks for the date."""
     return _mentions(tokenizer, source, "strftime_now")
 
 
-def _mentions(tokenizer: Any, source: str | None, *names: str) -> bool:
+def _mentions(tokenizer: object, source: str | None, *names: str) -> bool:
     return any(name in source_of(tokenizer, source) for name in names)
 
 
-def source_of(tokenizer: Any, source: str | None) -> str:
+def source_of(tokenizer: object, source: str | None) -> str:
     """The text of a chat template, by default the tokenizer's own."""
     return str(source or getattr(tokenizer, "chat_template", None))
 
 
 def render(
     tokenizer: Any,
-    messages: list[dict[str, Any]],
+    messages: Sequence[Message],
     source: str | None,
     *,
     generation: bool,
     moment: datetime | None,
-    tools: list[dict[str, Any]] | None = None,
-    template_kwargs: Mapping[str, Any] | None = None,
+    tools: list[Tool] | None = None,
+    template_kwargs: Mapping[str, object] | None = None,
 ) -> str:
     """The text of a conversation; `strftime_now` tells of `moment`, by default of now.
 
@@ -73,7 +78,7 @@ def render(
 
 
 @functools.lru_cache(maxsize=8)
-def _template(source: str, moment: datetime | None) -> Any:
+def _template(source: str, moment: datetime | None) -> Template:
     """The template in transformers' own environment, with another date and without what draws by chance."""
     from transformers.utils.chat_template_utils import _compile_jinja_template
 

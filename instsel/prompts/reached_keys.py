@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from instsel.prompts.answer_span import split_reasoning
 from instsel.records import Example
 from instsel.records.chat import REASONING_KEYS, Chat
+from instsel.records.json_types import Message
 
 RESULTS = "what tools answer"
 EARLIER = "reasoning in earlier turns"
@@ -52,7 +52,7 @@ def reasoning_in(example: Example, *, with_answer: bool) -> list[str]:
 
 def _reasoning(example: Example, with_answer: bool) -> Iterator[str]:
     if example.chat is None:
-        turns: list[Mapping[str, Any]] = [{"role": role, "content": text} for role, text in example.history]
+        turns: list[Message] = [{"role": role, "content": text} for role, text in example.history]
         turns += [{"role": "assistant", "content": example.response}]
     else:
         turns = list(example.chat.messages)

@@ -42,7 +42,7 @@ ALPACA_WITH_INPUT = (
 
 
 def context_text(
-    template: Any,
+    template: object,
     example: Example,
     *,
     demonstration: Example | None = None,
@@ -65,7 +65,7 @@ def context_text(
 
 
 def prompt_and_answer(
-    template: Any,
+    template: object,
     example: Example,
     *,
     demonstration: Example | None = None,
@@ -101,7 +101,7 @@ def prompt_and_answer(
 
 
 def turn_prompts(
-    template: Any,
+    template: object,
     turns: Sequence[Example],
     *,
     demonstration: Example | None = None,
@@ -139,7 +139,7 @@ def embedding_text(example: Example) -> str:
     return example.instruction + ("\n" + example.input if example.input.strip() else "")
 
 
-def check_template(template: Any) -> OwnTemplate | None:
+def check_template(template: object) -> OwnTemplate | None:
     """A text of one's own as a template, None for those that have a name or are a file; ValueError for anything else.
 
     Raises TypeError or ValueError where `template` is none of what :func:`prompt_and_answer` takes.
@@ -165,17 +165,17 @@ def check_template(template: Any) -> OwnTemplate | None:
     return own_template(template, template)
 
 
-def is_chat_template(template: Any) -> bool:
+def is_chat_template(template: object) -> bool:
     """Whether a template writes turns as a tokenizer's chat template does: "chat", or the path of a Jinja file."""
     return check_template(template) is None and template not in ("plain", "alpaca")
 
 
-def template_reads_the_date(template: Any, tokenizer: PreTrainedTokenizerBase | None) -> bool:
+def template_reads_the_date(template: object, tokenizer: PreTrainedTokenizerBase | None) -> bool:
     """Whether a template asks for the date, so that its prompts are others on another day."""
     return is_chat_template(template) and reads_the_date(tokenizer, _jinja_source(template))
 
 
-def template_name(template: Any) -> Any:
+def template_name(template: object) -> object:
     """A template as a manifest records it: a name or texts as they are, a file by its content."""
     if isinstance(template, (list, tuple)):
         return list(template)
@@ -183,7 +183,7 @@ def template_name(template: Any) -> Any:
     return template if source is None else {"jinja": source}
 
 
-def _jinja_source(template: Any) -> str | None:
+def _jinja_source(template: object) -> str | None:
     """The text of a Jinja file; None for the tokenizer's own template."""
     path = os.fspath(template) if isinstance(template, (str, os.PathLike)) else ""
     return _read_jinja(path) if path.endswith(JINJA_SUFFIXES) and "{" not in path else None

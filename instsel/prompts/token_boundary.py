@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from unicodedata import normalize
 
 if TYPE_CHECKING:
+    from tokenizers import Encoding
     from transformers import PreTrainedTokenizerBase
 
 PROBES = ("a", "0", "the", "á")
@@ -54,7 +55,7 @@ class Offsets:
             type(backend.model).__name__ == "Unigram",
         )
 
-    def continuation_start(self, encoding: Any, context: str, continuation: str, leading: int, end: int) -> int:
+    def continuation_start(self, encoding: Encoding, context: str, continuation: str, leading: int, end: int) -> int:
         """Index of the first token that carries a character of the continuation; ``end`` where there is none.
 
         encoding: of both together, special tokens included; the text's own tokens are ``[leading, end)``.
@@ -66,14 +67,16 @@ class Offsets:
         if token is None:
             return self._search(encoding, boundary, leading, end)
         if self.joins_bytes:
-            first, stop = encoding.token_to_chars(token)
+            characters = encoding.token_to_chars(token)
+            assert characters is not None  # it is no special token
+            first, stop = characters
             text = (context + continuation)[first:stop]
             run = encoding.tokens[token : token + len(text.encode())]
             if first < boundary and run == [f"<0x{byte:02X}>" for byte in text.encode()]:
                 return int(token) + len(context[first:boundary].encode())
         return int(token)
 
-    def _search(self, encoding: Any, boundary: int, leading: int, end: int) -> int:
+    def _search(self, encoding: Encoding, boundary: int, leading: int, end: int) -> int:
         """For a character that no token claims: the tokenizer dropped it, or left it out of a token's offsets."""
         offsets, tokens = encoding.offsets, encoding.tokens
         for index in range(leading, end):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from instsel.records.formats import Layout
-from instsel.records.json_types import JsonMapping, Message, Row
+from instsel.records.json_types import JsonMapping, Message, Row, Tool
 from instsel.records.tool_calls import template_kwargs_of, tools_of
 from instsel.records.turns import Turn, is_turns
 from instsel.records.unread_keys import keys_beside
@@ -31,7 +31,7 @@ class Chat:
     """
 
     messages: tuple[Message, ...]
-    tools: list[dict[str, Any]] | None = None
+    tools: Sequence[Tool] | None = None
     template_kwargs: JsonMapping = field(default_factory=dict)
     trained: tuple[bool, ...] = ()
     later: tuple[Message, ...] = ()

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO, TextIO, cast
 
+from instsel.error_text import first_line
+
 SUFFIXES = (".gz", ".gzip", ".zst", ".zstd", ".bz2", ".xz")
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz"}
 
@@ -61,7 +63,7 @@ class _Decompressed(io.RawIOBase):
         except Exception as error:  # every decoder has exceptions of its own
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # of the disk
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise ValueError(f"{self.path} is not a whole {self.kind} file: {reason}") from None
         buffer[: len(data)] = data
         return len(data)

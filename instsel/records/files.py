@@ -6,9 +6,9 @@ JSON lines is read as such, a ``.parquet`` file that is not Parquet is an error.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from instsel.records.compression import compression_of, data_suffix, open_bytes
 from instsel.records.json_rows import json_rows
@@ -63,7 +63,7 @@ def iter_batches(
     path = Path(path)
     kind = file_format(path)
     left = limit
-    batches: Iterable[Any]
+    batches: Iterable[Sequence[JsonMapping]]
     if kind == "Parquet":
         batches = parquet_batches(path, batch_rows, BATCH_BYTES)
     else:

@@ -70,7 +70,7 @@ def whole_rows(table: pa.Table | pa.RecordBatch) -> list[JsonObject]:
         return rows
     columns = []
     for column, read, has_missing in zip(table.columns, readers, optional, strict=True):
-        values: list[Any] = column.to_pylist()
+        values: list[object] = column.to_pylist()
         absent = ... if has_missing else None
         columns.append([absent if v is None else v if read is None else read(v) for v in values])
     names = table.schema.names
@@ -80,7 +80,7 @@ def whole_rows(table: pa.Table | pa.RecordBatch) -> list[JsonObject]:
     ]
 
 
-def whole_values(column: pa.Array | pa.ChunkedArray, field: pa.Field) -> list[Any]:
+def whole_values(column: pa.Array | pa.ChunkedArray, field: pa.Field) -> list[object]:
     """A column's values with JSON text read; None also for a key that a row does not have."""
     read = _reader(field)
     return [value if value is None or read is None else read(value) for value in column.to_pylist()]
@@ -117,7 +117,7 @@ def _storage(kind: pa.DataType) -> pa.DataType:
     return pa.large_list(_storage(kind.value_type)) if pa.types.is_large_list(kind) else kind
 
 
-Reader = Callable[[Any], Any]
+Reader = Callable[[Any], object]
 
 
 def _reader(field: pa.Field) -> Reader | None:
@@ -135,11 +135,11 @@ def _reader(field: pa.Field) -> Reader | None:
     return (lambda value: [_each(inner, item) for item in value]) if inner else None
 
 
-def _each(read: Reader | None, value: Any) -> Any:
+def _each(read: Reader | None, value: object) -> object:
     return value if value is None or read is None else read(value)
 
 
-def _decoded(text: Any) -> Any:
+def _decoded(text: str) -> object:
     try:
         return DECODER.decode(text)
     except (ValueError, RecursionError):

@@ -9,4 +9,6 @@ JsonValue = Union[None, bool, int, float, str, Sequence["JsonValue"], Mapping[st
 JsonObject = dict[str, JsonValue]
 JsonMapping = Mapping[str, JsonValue]
 Row = Mapping[str, object]  # a row as it is given: a table's cells may also be dates, bytes or arrays
-Message = Mapping[str, Any]  # of a conversation, as a chat template takes it: role, content and whatever else
+# As a chat template takes them: a message of a conversation has role, content and whatever else, a tool a JSON schema.
+Message = Mapping[str, Any]
+Tool = Mapping[str, Any]

@@ -6,8 +6,13 @@ No library is imported that the object does not come from, so a table costs only
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+    from datasets import Dataset
 
 BATCH_ROWS = 4096
 
@@ -102,7 +107,7 @@ def _is_column(value: object) -> bool:
     return isinstance(value, Sequence) or (hasattr(value, "__array__") and getattr(value, "ndim", 1) == 1)
 
 
-def _lister(value: Any) -> Any:
+def _lister(value: object) -> Callable[[], object] | None:
     """What gives an array's, a Series' or a scalar's values as Python's own; None where there is no such thing."""
     names = ("tolist", "to_list", "to_pylist")
     return next((getattr(value, name) for name in names if hasattr(value, name)), None)
@@ -115,13 +120,13 @@ def _one_mapping(rows: Mapping[str, object]) -> str:
     return f"rows must be a sequence of rows, got one {type(rows).__name__} with keys {keys}"
 
 
-def _pandas_batches(frame: Any) -> Batches:
+def _pandas_batches(frame: pd.DataFrame) -> Batches:
     for start in range(0, len(frame), BATCH_ROWS):
         part = frame.iloc[start : start + BATCH_ROWS]
         yield from _column_batches({str(name): plain(part[name]) for name in part.columns})
 
 
-def _dataset_batches(dataset: Any) -> Batches:
+def _dataset_batches(dataset: Dataset) -> Batches:
     for start in range(0, len(dataset), BATCH_ROWS):
         yield from _column_batches(dataset[start : start + BATCH_ROWS])
 
@@ -131,13 +136,13 @@ def _column_batches(columns: Mapping[str, Sequence[object]]) -> Batches:
     yield [dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
-def _arrow_batches(parts: Iterable[Any]) -> Batches:
+def _arrow_batches(parts: Iterable[pa.Table | pa.RecordBatch]) -> Batches:
     from instsel.records.json_columns import whole_rows
 
     return map(whole_rows, parts)
 
 
-def _slices(batch: Any) -> Iterator[Any]:
+def _slices(batch: pa.Table | pa.RecordBatch) -> Iterator[pa.Table | pa.RecordBatch]:
     return (batch.slice(start, BATCH_ROWS) for start in range(0, batch.num_rows, BATCH_ROWS))
 
 

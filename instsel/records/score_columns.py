@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-Columns = Mapping[str, "np.ndarray | Sequence[Any]"]
+Columns = Mapping[str, "np.ndarray | Sequence[object]"]
 
 
 def to_table(columns: Columns) -> pa.Table:

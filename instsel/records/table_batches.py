@@ -8,7 +8,7 @@ from typing import Any
 from instsel.records.row_sources import open_rows, plain
 
 
-def columns_of(batch: Any) -> dict[str, list[object]]:
+def columns_of(batch: object) -> dict[str, list[object]]:
     """The columns of a batch as lists, whatever format the dataset has."""
     if isinstance(batch, Mapping):  # of lists, arrays or tensors
         return {name: plain(batch[name]) for name in batch}

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from instsel.error_text import first_line
 from instsel.records.compression import data_suffix, open_text
 from instsel.records.formats import shortened
 
@@ -30,8 +31,7 @@ def parquet_batches(path: Path, batch_rows: int, batch_bytes: int) -> Iterator[p
                 batch.validate(full=True)  # text that is not UTF-8 would fail later, in the middle of a run
                 yield batch
     except (pyarrow.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} is not a whole Parquet file: {reason}") from None
+        raise ValueError(f"{path} is not a whole Parquet file: {first_line(error)}") from None
 
 
 def csv_rows(path: Path) -> Iterator[tuple[dict[str, str], int]]:

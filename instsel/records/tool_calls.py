@@ -69,7 +69,7 @@ def tools_of(row: Row) -> list[JsonObject] | None:
     return [_tool(tool, name) for tool in given] or None
 
 
-def _tool(tool: Any, column: str) -> JsonObject:
+def _tool(tool: object, column: str) -> JsonObject:
     if isinstance(tool, str):
         tool = _decoded(tool, column, "a tool")
     if not isinstance(tool, Mapping):

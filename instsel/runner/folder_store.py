@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from instsel.error_text import type_and_first_line
 from instsel.methods.method import Method
 from instsel.methods.parameters import Parameters
 from instsel.methods.stage_loop import SliceWorkers
@@ -78,12 +79,11 @@ class FolderStore:
         except (RunError, ValueError, TypeError, ImportError, OSError, MemoryError):
             raise  # of the input, the settings or the machine: the text says which
         except Exception as error:  # of a kernel, a driver, a library, somebody's own method
-            reason = next(iter(str(error).strip().splitlines()), "")
             where = stage.name
             if self._under_way:
                 where += f", rows {self._under_way[0].start} to {self._under_way[0].stop - 1}"
             raise RunError(
-                f"{getattr(error, 'where', where)}: {type(error).__name__}: {reason}; "
+                f"{getattr(error, 'where', where)}: {type_and_first_line(error)}; "
                 "what is whole is kept, and the same command continues"
             ) from error
         finally:

@@ -43,7 +43,7 @@ def read_parameters(configuration: RunConfiguration, column: Column | None = Non
     Raises ValueError or TypeError naming the flag or the parameter.
     """
     method = configuration.method
-    values: dict[str, Any] = {"template": configuration.whole_template, "template_date": configuration.template_date}
+    values: dict[str, object] = {"template": configuration.whole_template, "template_date": configuration.template_date}
     values |= {"max_length": configuration.max_length, "columns": configuration.columns}
     if any(name == "seed" for name, _, _ in own_fields(method.parameters)):
         values["seed"] = configuration.seed

@@ -28,9 +28,8 @@ from instsel.runner.slices import Slices
 from instsel.runner.timing import PlannedStage, time_stages
 from instsel.runs.arguments import files_named_by
 from instsel.runs.finished_run import RunReader
-from instsel.runs.folder import other_settings
 from instsel.runs.inputs import InputSource
-from instsel.runs.manifest import differing_fields, read_manifest
+from instsel.runs.manifest import differing_fields, other_settings, read_manifest
 from instsel.runs.overwriting import check_place
 from instsel.runs.remote_files import is_address
 from instsel.runs.shards import ShardedStage

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from instsel.engine.model import CausalModel
-from instsel.engine.requests import token_limit
+from instsel.engine.requests import Request, token_limit
 from instsel.methods.refused_rows import answers_of, refused_rows
 from instsel.methods.stages import UNREADABLE, RefusedRequest, StageSlice
 from instsel.prompts.automatic_template import AUTO
@@ -151,7 +151,7 @@ def _with_reason(
     return replace(configuration, template=template), reason or "the tokenizer has no chat template"
 
 
-def _requests(part: StageSlice, row: int, record: Any) -> list[tuple[int, Any]]:
+def _requests(part: StageSlice, row: int, record: Any) -> list[tuple[int, Request]]:
     """What would be scored of a row: each answer's place and request, without those that the template refuses."""
     found = [(place, part.request_of(one, row=row)) for place, one in enumerate(answers_of(record))]
     return [(place, request) for place, request in found if not isinstance(request, RefusedRequest)]

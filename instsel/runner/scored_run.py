@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import functools
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -17,11 +15,13 @@ from instsel.methods.method import Outcome
 from instsel.methods.stage_loop import run_stages
 from instsel.records.json_types import JsonObject
 from instsel.records.unread_keys import UnreadKeys
+from instsel.runner.arithmetic_checks import check_resolved, note_arithmetic
 from instsel.runner.configuration import Messages, RunConfiguration, open_pool
 from instsel.runner.folder_store import FolderStore
 from instsel.runner.given_parameters import read_parameters
 from instsel.runner.input_rows import InputRows
-from instsel.runner.row_checks import READING, check_rows, check_same_reading, check_strict, refused_of, with_reasons
+from instsel.runner.row_checks import READING, check_rows, check_same_reading, check_strict, refused_of
+from instsel.runner.run_result import finish
 from instsel.runner.run_settings import settle
 from instsel.runs import RunError, RunFolder
 from instsel.runs.arguments import files_named_by
@@ -29,12 +29,9 @@ from instsel.runs.inputs import InputSource, open_input
 from instsel.runs.interrupts import Interrupted, Interrupts
 from instsel.runs.manifest import read_manifest
 from instsel.runs.manifest_shape import Manifest
-from instsel.runs.merged_output import write_merged
 from instsel.runs.remote_files import is_address
-from instsel.runs.results import describe_result
 from instsel.runs.row_store import Batch, RowStore
 from instsel.runs.run_status import RunStatusFile
-from instsel.runs.shards import ShardedStage, infos
 from instsel.runs.stored_folder import StoredRunFolder, copy_here
 
 if TYPE_CHECKING:
@@ -155,8 +152,8 @@ def _run(
     method, asked = configuration.method, configuration.shard_rows
     status_file = RunStatusFile(folder.path)
     with _workers(configuration, scorer, status_file, rows) as pool, sharing_processors():
-        _check_resolved(configuration, pool, scorer, folder)
-        _note_arithmetic(pool, scorer, folder, messages)
+        check_resolved(configuration, pool, scorer, folder)
+        note_arithmetic(pool, scorer, folder, messages)
         scores_with: Pool | Scorer = scorer if pool is None else pool
         quiet = configuration.quiet
         store = FolderStore(method, parameters, inputs, folder, scores_with, status_file, shard_rows=asked, quiet=quiet)
@@ -167,41 +164,6 @@ def _run(
     outcome = Outcome(store.columns(store.begun[-1].name), parameters, len(inputs))
     finish(folder, rows, store.begun[-1], result, method.findings(outcome), store.begun, method.score)
     return MethodRun(folder.name, folder.manifest)
-
-
-def finish(
-    folder: RunFolder,
-    rows: RowStore,
-    last: ShardedStage,
-    result: str,
-    findings: JsonObject,
-    stages: list[ShardedStage],
-    score: str,
-) -> None:
-    """Merge the result and close the manifest over it."""
-    folder.interrupts.check()
-    with folder.explained():
-        scores = with_reasons(lambda: folder.shards.tables(last), rows, folder.manifest)
-        own = write_merged(folder.path, result, rows, scores, columns=folder.manifest["columns"])
-        path = folder.path / result
-        output = describe_result(path, own)
-        folder.written(path)
-    counts, stats = count_by_status(folder, last, stages)
-    folder.finish(output=output, counts=counts, stats=stats, findings=findings, score=score)
-
-
-def count_by_status(
-    folder: RunFolder, last: ShardedStage, stages: list[ShardedStage]
-) -> tuple[dict[str, int], dict[str, float]]:
-    """Rows of the result by status, and the cost of all stages together."""
-    counts: collections.Counter[str] = collections.Counter()
-    stats: collections.Counter[str] = collections.Counter()
-    for stage in stages:
-        for info in infos(folder.shards.folder, stage.name):
-            stats.update(info.stats)
-            if stage is last:
-                counts.update(info.counts)
-    return dict(sorted(counts.items())), dict(stats)
 
 
 @contextlib.contextmanager
@@ -219,51 +181,6 @@ def _workers(
             yield pool
         finally:
             status_file.write(now=True)
-
-
-def _check_resolved(configuration: RunConfiguration, pool: Pool | None, scorer: Scorer, folder: RunFolder) -> None:
-    """What "auto" means may differ between two starts on two machines; numbers of both must not be mixed."""
-    if pool is None:
-        model = scorer.model
-        now = {"device": model.device.type, "dtype": str(model.dtype).removeprefix("torch.")}
-    else:
-        now = dict(pool.resolved)
-    now["tensor_parallel"] = str(configuration.worker_options.tensor_parallel or 1)
-    before = {"tensor_parallel": "1", **folder.manifest.get("resolved", now)}
-    for name, value in now.items():
-        if before[name] != value:
-            raise ValueError(
-                f"{folder.name} was begun with {name} {before[name]}, and it is {value} here; "
-                f"give --{name.replace('_', '-')} {before[name]}, or another --output"
-            )
-    _check_products(folder)
-    folder.save(resolved=now)
-
-
-def _check_products(folder: RunFolder) -> None:
-    """A folder of an earlier version may have been begun with the library that a measurement had found, shape by shape.
-
-    Raises ValueError where that gives other bits than this processor's, unless INSTSEL_FLOAT_PRODUCT asks for them.
-    """
-    from instsel.kernels.float_products import VARIABLE, float_product  # torch, which a finished run needs not
-
-    began = sorted({library for *_, library in folder.manifest.get("float_products", [])})
-    if not began or began == [float_product()] or os.environ.get(VARIABLE):
-        return
-    way = f"{began[0]} to go on" if len(began) == 1 else f"{float_product()} to go on with other last digits"
-    raise ValueError(
-        f"{folder.name} was begun with float32 products by {' and '.join(began)}, and they are by {float_product()} "
-        f"here; set {VARIABLE}={way}, or give another --output"
-    )
-
-
-def _note_arithmetic(pool: Pool | None, scorer: Scorer, folder: RunFolder, messages: Messages) -> None:
-    """Another processor, or another library on this one, rounds differently: it is said, and all of them are noted."""
-    now = scorer.model.arithmetic_by() if pool is None else pool.arithmetic
-    before = folder.manifest.get("arithmetic", [])
-    if before and now not in before:
-        messages.warn(f"this run was begun with {before[-1]} and goes on with {now}: last digits may differ")
-    folder.save(arithmetic=before if now in before else [*before, now])
 
 
 def _note_state(folder: RunFolder, state: str) -> None:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypeGuard
 
 from instsel.runs.remote_files import is_address
 
 
-def recorded_arguments(arguments: Mapping[str, Any]) -> dict[str, object]:
+def recorded_arguments(arguments: Mapping[str, object]) -> dict[str, object]:
     """A command's arguments as a manifest keeps them, files by their full path, for --config to read again."""
     recorded = {name: _recordable(value) for name, value in arguments.items() if value is not None}
     if (output := arguments.get("output")) is not None and not is_address(str(output)):
-        recorded["output"] = os.path.abspath(output)  # a folder, though none may be there yet
+        recorded["output"] = os.path.abspath(str(output))  # a folder, though none may be there yet
     return recorded
 
 
@@ -24,7 +24,7 @@ def _recordable(value: object) -> object:
     return os.path.abspath(value) if isinstance(value, os.PathLike) else value
 
 
-def as_path(value: Any, *, suffixes: tuple[str, ...] = ("",)) -> Any:
+def as_path(value: object, *, suffixes: tuple[str, ...] = ("",)) -> object:
     """A text as a path where it ends in one of the suffixes and names a file or folder; anything else as it is.
 
     >>> as_path("/"), as_path("/no/such/file"), as_path("/", suffixes=(".npy",)), as_path(3)
@@ -33,7 +33,7 @@ def as_path(value: Any, *, suffixes: tuple[str, ...] = ("",)) -> Any:
     return Path(value) if isinstance(value, str) and value.endswith(suffixes) and _exists(value) else value
 
 
-def files_named_by(arguments: Mapping[str, Any]) -> list[Path]:
+def files_named_by(arguments: Mapping[str, object]) -> list[Path]:
     """The files and folders that exist among a command's arguments, where it writes left out.
 
     They are those given as paths, and as a manifest has them: as texts from the root on.
@@ -49,7 +49,7 @@ def files_named_by(arguments: Mapping[str, Any]) -> list[Path]:
     return found
 
 
-def _is_whole(value: object) -> bool:
+def _is_whole(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and os.path.isabs(value)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from instsel.checkpoints import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Checkpoint, find_checkpoint
+from instsel.error_text import first_line
 from instsel.hub import cache_alone_if_out_of_reach
 from instsel.runs.durable_files import digest_file
 
@@ -114,10 +115,6 @@ def _hub_commit(checkpoint: Checkpoint) -> str:
     except (OSError, ValueError) as error:
         raise ValueError(
             f"model {name!r} is neither a folder nor a model that the hub or its local cache gives"
-            f"{f' at revision {revision!r}' if revision else ''}: {_first_line(error)}"
+            f"{f' at revision {revision!r}' if revision else ''}: {first_line(error)}"
         ) from error
     return f"commit {commit}"
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

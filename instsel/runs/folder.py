@@ -26,7 +26,14 @@ from instsel.runs.durable_files import digest_file, durable_file, remove_unfinis
 from instsel.runs.errors import disk_error
 from instsel.runs.interrupts import Interrupts
 from instsel.runs.lock import RunLock
-from instsel.runs.manifest import FORMAT, differing_fields, read_manifest, settings_digest, write_manifest
+from instsel.runs.manifest import (
+    FORMAT,
+    differing_fields,
+    other_settings,
+    read_manifest,
+    settings_digest,
+    write_manifest,
+)
 from instsel.runs.manifest_shape import Manifest
 from instsel.runs.overwriting import check_place, discard, take_place
 from instsel.runs.row_store import Batch, RowStore, write_rows
@@ -258,14 +265,6 @@ class RunFolder:
             yield
         except OSError as error:
             raise disk_error(error, self.path, self.name) from error
-
-
-def other_settings(name: str, fields: Sequence[str]) -> str:
-    """What is said of a folder that holds another run."""
-    return (
-        f"{name} holds a run with other settings: {'; '.join(fields)}. "
-        "Name another --output, or start again with --overwrite"
-    )
 
 
 def _now() -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from instsel.error_text import first_line
 from instsel.hub import offline, out_of_reach
 from instsel.optional_packages import need_package
 from instsel.records.compression import data_suffix
@@ -79,7 +80,7 @@ def open_dataset(hub: HubName, split: str | None) -> InputPart:
             given = {key: value for key, value in options.items() if value is not None}
             found: Any = datasets.load_dataset(hub.dataset, **given)
     except Exception as error:  # whatever the hub, the network or the dataset's files are up to
-        first = unreachable or next(iter(str(error).strip().splitlines()), type(error).__name__)
+        first = unreachable or first_line(error)
         what = "is not a dataset" if hub.name.startswith(_PREFIX) else "is neither a file nor a dataset"
         raise ValueError(f"input {hub.name} {what} that the hub gives: {first}") from error
     if wanted is None:

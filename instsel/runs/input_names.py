@@ -14,11 +14,6 @@ from instsel.runs.run_files import MANIFEST
 _FORMATS = "JSON, JSONL, Parquet or CSV"
 
 
-def is_pattern(name: str) -> bool:
-    """Whether a name is a glob."""
-    return glob.has_magic(name)
-
-
 def files_named(name: str) -> list[Path]:
     """The files of a folder, or those that a glob matches, sorted by name; ValueError where there is none.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from instsel.error_text import first_line
 from instsel.records.formats import OPTIONAL, listed
 from instsel.records.json_columns import is_json, json_array, json_field, whole_values
 from instsel.records.json_rows import ROW_KEYS
@@ -114,7 +115,7 @@ def _common_schema(parts: Sequence[InputPart]) -> pa.Schema:
         try:
             schema = pa.schema([_common_field(field, plain.field(field.name)) for field in schema])
         except pa.ArrowException as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise ValueError(f"the columns of {parts[0].name} and {part.name} differ in type: {reason}") from None
     assert schema is not None
     return schema
@@ -142,8 +143,7 @@ def parquet_schema(path: str | Path) -> pa.Schema:
     try:
         return pq.read_schema(path).remove_metadata()
     except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} is not a whole Parquet file: {reason}") from None
+        raise ValueError(f"{path} is not a whole Parquet file: {first_line(error)}") from None
 
 
 def _aligned(batch: Batch, schema: pa.Schema, part: InputPart) -> pa.Table:

@@ -8,6 +8,7 @@ the SHA-256 of their digests, a line each.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import stat
@@ -20,7 +21,7 @@ from instsel.records.files import file_format, iter_batches
 from instsel.records.row_lines import row_lines
 from instsel.runs.durable_files import digest_file
 from instsel.runs.hub_datasets import HubName, open_dataset
-from instsel.runs.input_names import files_named, is_pattern
+from instsel.runs.input_names import files_named
 from instsel.runs.input_parts import InputPart, check_formats, joined_batches, parquet_schema, row_places
 from instsel.runs.remote_files import fetch, is_address
 from instsel.runs.row_store import Batch
@@ -81,7 +82,7 @@ def _parts(name: str, split: str | None) -> list[InputPart]:
         return [_spooled(spool) for spool in fetch(name)]
     if name == "-":
         return [_spooled(Spool.of_standard_input())]
-    if path.is_dir() or (is_pattern(name) and not path.exists()):
+    if path.is_dir() or (glob.has_magic(name) and not path.exists()):
         return [_file(found) for found in files_named(name)]
     if not path.exists():
         raise ValueError(f"input {name} does not exist")

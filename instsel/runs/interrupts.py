@@ -6,9 +6,10 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
-from typing import Any
+
+Handler = Callable[[int, FrameType | None], object] | int | None  # of a signal
 
 
 class Interrupted(KeyboardInterrupt):
@@ -28,7 +29,7 @@ class Interrupts:
     def __init__(self) -> None:
         self._number: int | None = None
         self._held = 0
-        self._before: dict[int, Any] = {}
+        self._before: dict[int, Handler] = {}
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():

@@ -6,7 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from instsel.runs.durable_files import durable_file
@@ -65,6 +65,14 @@ def differing_fields(there: Mapping[str, object], now: Mapping[str, object], pre
         elif one != other:
             found.append(f"{prefix}{name} ({_short(one)} there, {_short(other)} now)")
     return found
+
+
+def other_settings(name: str, fields: Sequence[str]) -> str:
+    """What is said of a folder that holds another run."""
+    return (
+        f"{name} holds a run with other settings: {'; '.join(fields)}. "
+        "Name another --output, or start again with --overwrite"
+    )
 
 
 def _short(value: object) -> str:

@@ -36,7 +36,9 @@ def write_merged(
         with durable_file(directory, name) as file:
             for start, table in _pieces(scores()):
                 own = own or allot_names(table.column_names, columns)
-                _write_json_lines(file, rows.rows(start, start + table.num_rows), _renamed(table, own))
+                scored = _renamed(table, own).to_pylist()
+                for row, score in zip(rows.rows(start, start + table.num_rows), scored, strict=True):
+                    _write_json_line(file, {**row, **score})
         return own
     types = rows.column_types()
     while True:
@@ -86,11 +88,6 @@ def _renamed(table: pa.Table, own: Mapping[str, str]) -> pa.Table:
 def _beside(original: pa.Table, scores: pa.Table, own: Mapping[str, str]) -> pa.Table:
     schema = with_names(pa.schema([*original.schema, *scores.schema]), own)
     return pa.Table.from_arrays([*original.columns, *scores.columns], schema=schema)
-
-
-def _write_json_lines(file: BinaryIO, rows: list[JsonObject], scores: pa.Table) -> None:
-    for row, score in zip(rows, scores.to_pylist(), strict=True):
-        _write_json_line(file, {**row, **score})
 
 
 def _write_json_line(file: BinaryIO, row: JsonObject) -> None:

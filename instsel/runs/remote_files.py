@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import glob
 import re
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING
 
+from instsel.error_text import first_line
 from instsel.records.compression import data_suffix
 from instsel.records.files import SUFFIXES
-from instsel.runs.input_names import is_pattern
 from instsel.runs.spooled_input import Spool
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
 
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
@@ -42,12 +46,11 @@ def fetch(address: str) -> list[Spool]:
     except Exception as error:  # of any store, network or credentials
         if isinstance(error, ValueError) and str(error).startswith("input "):
             raise
-        reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-        raise ValueError(f"input {address} cannot be read: {reason}") from error
+        raise ValueError(f"input {address} cannot be read: {first_line(error)}") from error
 
 
-def _files(store: Any, path: str, address: str) -> list[str]:
-    if is_pattern(path):
+def _files(store: AbstractFileSystem, path: str, address: str) -> list[str]:
+    if glob.has_magic(path):
         found = sorted(name for name in store.glob(path) if store.isfile(name))
     elif store.isdir(path):
         found = sorted(name for name in store.ls(path, detail=False) if store.isfile(name) and _is_data(name))

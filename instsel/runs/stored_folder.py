@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from instsel.error_text import first_line
 from instsel.runs.folder import RunFolder
 from instsel.runs.interrupts import Interrupts
 from instsel.runs.run_files import LOCK, MANIFEST, NEXT, is_ours
@@ -180,5 +181,4 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-        raise StoreError(reason) from error
+        raise StoreError(first_line(error)) from error

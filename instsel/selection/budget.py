@@ -34,21 +34,14 @@ class Budget:
 
 def row_budget(budget: object, size: int) -> Budget:
     """A count of rows, or a share of all `size` rows."""
-    return Budget(_count(budget, size), np.ones(size, np.int64))
+    return Budget(rows_of(budget, size), np.ones(size, np.int64))
 
 
 def token_budget(budget_tokens: object, num_tokens: ArrayLike | None, usable: np.ndarray) -> Budget:
     """A number of tokens, by the rows' lengths; those of rows that are not usable do not matter."""
     if isinstance(budget_tokens, bool) or not isinstance(budget_tokens, int | np.integer):
         raise TypeError(f"budget_tokens must be a whole number of tokens, got {budget_tokens!r}")
-    if num_tokens is None:
-        raise ValueError("budget_tokens needs num_tokens, the length of each row: numbers [n]")
-    length = np.asarray(num_tokens)
-    if length.shape != usable.shape or length.dtype.kind not in "iuf":
-        raise ValueError(
-            f"num_tokens must be numbers [{len(usable)}], one for each score, "
-            f"got {length.dtype} of shape {list(length.shape)}"
-        )
+    length = row_lengths(num_tokens, len(usable), "budget_tokens")
     # 2**53 tokens are more than there are, and whole numbers up to there are exact as floats.
     sound = (length >= 1) & (length < 2**53) & (length == np.floor(length))
     if (wrong := np.flatnonzero(usable & ~sound)).size:
@@ -60,7 +53,20 @@ def token_budget(budget_tokens: object, num_tokens: ArrayLike | None, usable: np
     return Budget(int(budget_tokens), cost)
 
 
-def _count(budget: object, size: int) -> int:
+def row_lengths(num_tokens: ArrayLike | None, size: int, needed_by: str) -> np.ndarray:
+    """The lengths of rows, of any numeric dtype; ValueError where there are none, or not `size` numbers."""
+    if num_tokens is None:
+        raise ValueError(f"{needed_by} needs num_tokens, the length of each row: numbers [n]")
+    length = np.asarray(num_tokens)
+    if length.shape != (size,) or length.dtype.kind not in "iuf":
+        raise ValueError(
+            f"num_tokens must be numbers [{size}], one for each score, got {length.dtype} of shape {list(length.shape)}"
+        )
+    return length
+
+
+def rows_of(budget: object, size: int) -> int:
+    """How many of `size` rows a count or a share is; ValueError or TypeError where it is none."""
     if isinstance(budget, bool) or not isinstance(budget, int | float | np.integer | np.floating):
         raise TypeError(f"budget must be a count (int) or a fraction (float), got {type(budget).__name__}")
     if isinstance(budget, int | np.integer):

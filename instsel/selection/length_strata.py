@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from instsel.selection.budget import row_lengths
+
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
@@ -58,15 +60,7 @@ def checked_strata(length_strata: object, num_tokens: ArrayLike | None, usable: 
         raise TypeError(f"length_strata must be a whole number of strata, got {length_strata!r}")
     if length_strata < 2:
         raise ValueError(f"length_strata must be at least 2, got {length_strata}")
-    if num_tokens is None:
-        raise ValueError("length_strata needs num_tokens, the length of each row: numbers [n]")
-    length = np.asarray(num_tokens)
-    if length.shape != usable.shape or length.dtype.kind not in "iuf":
-        raise ValueError(
-            f"num_tokens must be numbers [{len(usable)}], one for each score, "
-            f"got {length.dtype} of shape {list(length.shape)}"
-        )
-    length = length.astype(np.float64)
+    length = row_lengths(num_tokens, len(usable), "length_strata").astype(np.float64)
     if (wrong := np.flatnonzero(usable & ~np.isfinite(length))).size:
         raise ValueError(f"num_tokens must be finite numbers, got {length[wrong[0]]} in row {wrong[0]}")
     return length

@@ -17,5 +17,5 @@ class Fault:
 
 
 COPIES = "tests/test_device_copies.py tests/test_pack_results.py"
-REHEARSAL = "tests/gpu_rehearsal.py -k 'not few_variants'"
+REHEARSAL = "tests/gpu_rehearsal.py tests/gpu_kernel_rehearsal.py -k 'not few_variants'"
 RECURRENCES = "tests/interpreted_recurrences.py -k 'not whole_vectors'"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .faults import Fault
 
 RUNS, DIGESTS, STORE = "tests/test_runs.py", "tests/test_result_digests.py", "tests/test_row_store.py"
-WHOLE = "tests/test_runs.py tests/test_whole_columns.py -k 'computed or columns_of_shards'"
+WHOLE = "tests/test_run_shards.py tests/test_whole_columns.py -k 'computed or columns_of_shards'"
 METHOD = "tests/test_run_method.py -k 'leaves_what or continues'"
 
 
@@ -30,6 +30,6 @@ FAULTS = [
     of("runs/finished_run", "kept rows whose digest differs", 'if match and path.is_file() and digest_file(path).startswith(match["digest"]):', "if match and path.is_file():", "tests/test_run_readers.py -k copy_of_the_rows"),
     of("runs/fingerprints", "a file of the same time is not read again", "all(before.get(key) == value for key, value in found.items())", 'before.get("modified_ns") == found["modified_ns"]', "tests/test_adapter_folders.py -k digests"),
     of("runs/durable_files", "a file has its name before it is whole", 'temporary = directory / f"{TEMPORARY_PREFIX}{os.getpid()}"', "temporary = directory / (name if isinstance(name, str) else TEMPORARY_PREFIX)", RUNS),
-    of("runner/scored_run", "a run goes on with another dtype", "        if before[name] != value:\n", "        if False:\n", METHOD),
+    of("runner/arithmetic_checks", "a run goes on with another dtype", "        if before[name] != value:\n", "        if False:\n", METHOD),
     of("runner/row_checks", "reasons of the first shard's rows for all", "wanted = [start + at for at, one", "wanted = [at for at, one", "tests/test_unreadable_rows.py -k 'names_file'"),
 ]  # fmt: skip
