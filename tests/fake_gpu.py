@@ -73,7 +73,7 @@ class FakeGpu:
         for size, largest in zip(grid, LARGEST_GRID, strict=False):
             if not 1 <= size <= largest:
                 self.complain(f"{name} has the grid {grid}")
-        known = {*kernel.arg_names, "num_warps", "num_stages", "enable_fp_fusion"}
+        known = {*kernel.arg_names, "num_warps", "num_stages", "maxnreg", "enable_fp_fusion"}
         if unknown := set(constants) - known:
             self.complain(f"{name} does not know {unknown}")
         if len(arguments) + len(set(constants) & set(kernel.arg_names)) != len(kernel.arg_names):

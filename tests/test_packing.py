@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from counted_work import lines_run
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from instsel.engine import packing
@@ -50,6 +50,8 @@ def test_every_node_once_within_the_budget_and_nothing_kept_at_the_end(sequences
     assert all(step.num_tokens <= budget or len(step.nodes) == 1 for step in steps)
 
 
+# A root's last children in one step, which lets its keys go: the first part must not.
+@example(sequences=[[0, 1, 0, 1, *([child] * 2)] for child in range(2, 8)], budget=8, smaller=2, which=1)
 @given(SEQUENCES, BUDGETS, st.integers(1, 20), st.integers(0, 30))
 @settings(max_examples=200, deadline=None)
 def test_a_step_split_is_the_same_step_in_parts(
