@@ -126,6 +126,3 @@ def test_the_documentations_own_lines(tmp_path: Path, monkeypatch: pytest.Monkey
         assert main([*line.partition("#")[0].split()[1:], "--quiet"]) == 0, line
     assert Path("runs/pool/report.html").is_file()
     assert "wICI by source" in Path("pool.html").read_text(encoding="utf-8")
-    assert set(re.findall(r"^\| `(--[a-z-]+)", documented, re.MULTILINE)) == {
-        "--output", "--title", "--colour-by", "--max-rows", "--quiet",
-    }  # fmt: skip

@@ -18,9 +18,6 @@ need_package("py-data-juicer", "data_juicer", ">=1.5,<2", extra="data-juicer")
 from data_juicer.ops.base_op import OPERATORS, Filter
 from data_juicer.utils.constant import Fields
 
-Sample = Mapping[str, Any]
-Samples = dict[str, list[Any]]  # by columns
-
 
 class InstselFilter(Filter):
     """What the operators share: the model, the wording, and loss as Data-Juicer defines it.
@@ -40,15 +37,15 @@ class InstselFilter(Filter):
         query_template: str = "",
         response_template: str = "{text}",
         scorer: dict[str, Any] | None = None,
-        *args: object,
-        **options: object,
+        *args: Any,
+        **options: Any,
     ) -> None:
         super().__init__(*args, **options)
         self.min_score, self.max_score = min_score, max_score
         self.query_template, self.response_template = query_template, response_template
         self.scorer = Scorer(hf_model, **scorer or {})
 
-    def texts(self, sample: Sample) -> list[str]:
+    def texts(self, sample: Mapping[str, Any]) -> list[str]:
         """The sample's messages, or its query and response by the templates; the answer is the last."""
         if "messages" in sample:
             return [message["content"] for message in sample["messages"]]
@@ -70,7 +67,7 @@ class InstselFilter(Filter):
         """The statistic of each sample, by default perplexity; NaN where it has none."""
         return np.exp(self.losses(conversations))
 
-    def compute_stats_batched(self, samples: Samples, *args: object, **options: object) -> Samples:
+    def compute_stats_batched(self, samples: dict[str, list[Any]], *args: Any, **options: Any) -> dict[str, list[Any]]:
         """Put the statistic into the samples that lack it."""
         stats = samples[Fields.stats]
         lacking = [i for i, known in enumerate(stats) if self.statistic not in known]
@@ -79,7 +76,7 @@ class InstselFilter(Filter):
             stats[i][self.statistic] = value if np.isfinite(value) else None
         return samples
 
-    def process_batched(self, samples: Samples) -> list[bool]:
+    def process_batched(self, samples: dict[str, list[Any]]) -> list[bool]:
         """Which samples are within the bounds."""
         values = [stats[self.statistic] for stats in samples[Fields.stats]]
         return [v is not None and bool(self.get_keep_boolean(v, self.min_score, self.max_score)) for v in values]
@@ -109,7 +106,7 @@ class InstselInContextInfluenceFilter(InstselFilter):
 
     statistic = "in_context_influence"
 
-    def __init__(self, valid_dataset: list[Sample], *args: Any, **options: Any) -> None:
+    def __init__(self, valid_dataset: list[Mapping[str, Any]], *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         if not valid_dataset:
             raise ValueError("valid_dataset: expected at least one sample, got none")
