@@ -45,6 +45,13 @@ def test_every_node_is_as_its_path_by_itself(kind: str, dtype: torch.dtype, monk
     assert difference(states, [ends[node] for node in kept]) <= TOLERANCE[dtype]
 
 
+def test_inputs_that_a_path_lacks_are_zeros() -> None:
+    one = KINDS["convolution"](nodes_of([1, 1], [-1, 0]), FLOAT)
+    _, states = one.run("triton", keep=[1, 0])
+    _, ends = one.want()
+    assert difference(states, [ends[1], ends[0]]) == 0
+
+
 @pytest.mark.parametrize("kind", ["convolution", "delta rule", SINGLE])
 def test_double(kind: str) -> None:
     one = KINDS[kind](nodes_of([3, 5], [-1, 0]), DOUBLE)

@@ -22,6 +22,8 @@ from instsel.engine.fused_modules import KnownNorm, find_norm, gpu_norm_forward,
 from instsel.engine.gpu_layers import gpu_forward
 from instsel.engine.whole_layers import OwnCall
 from instsel.kernels import TreeSegments, gpu_layer
+from instsel.kernels.decoder_layer import HIDDEN, Sum
+from instsel.kernels.gpu_layer import GpuLayer, GpuNorm, GpuStep
 
 pytestmark = pytest.mark.usefixtures("two_threads")
 
@@ -115,6 +117,13 @@ def test_a_layer_whose_rows_two_read_leaves_nothing() -> None:
     fused, ours, own = compare(model)
     assert seen and [parts.leaves for parts in fused.whole.values()] == [True, False]
     assert torch.equal(ours, own)
+
+
+def test_only_a_sum_that_adds_becomes_part_of_the_norm_after_it() -> None:
+    norm = GpuStep(GpuNorm(*[None] * len(GpuNorm._fields)), HIDDEN, 1)  # type: ignore[arg-type]
+    for given, taken in ((Sum(1), True), (Sum(1, factor=0.5), True), (Sum(1, scale=0.5), False), (Sum(1, 0.0), False)):
+        layer = GpuLayer.of([given, norm], torch.float32)
+        assert layer.steps == ((norm._replace(sum=given),) if taken else (given, norm))
 
 
 def test_what_nobody_asks_for_is_an_error() -> None:

@@ -7,7 +7,6 @@ from .faults import RECURRENCES, REHEARSAL, Fault
 FILE, LEVELS = "kernels/triton_tree_recurrence.py", "kernels/triton_tree_levels.py"
 CONVOLUTION = "kernels/triton_tree_convolution.py"
 LAUNCHED = "tests/test_kernel_launches.py"
-EMULATED = "tests/test_emulated_kernels.py -k recurrences"
 PLACES = "tests/test_triton_recurrences.py -k read_before"  # the interpreter runs one program after another
 
 
@@ -40,8 +39,6 @@ FAULTS = [
     of(FILE, "key and query strides swapped", "            query.stride(0),\n            query.stride(1),\n            key.stride(0),\n            key.stride(1),",
        "            key.stride(0),\n            key.stride(1),\n            query.stride(0),\n            query.stride(1),"),
     of(FILE, "products in TF32", 'precision="ieee"', 'precision="tf32"', LAUNCHED),
-    of(FILE, "no barrier between chunks", "            tl.debug_barrier()  # what one thread has stored, another may load for the next chunk\n",
-       "", EMULATED),
     of(FILE, "columns past the end", "is_column = columns < value_size", "is_column = columns <= value_size"),
     of(FILE, "keys past the end", "            is_lane = lane + lanes < key_size\n            in_keys, in_state = is_token[:, None] & is_lane[None, :], is_lane[:, None] & is_column[None, :]\n            at = lane + lanes[None, :]\n            queries",
        "            is_lane = lane + lanes <= key_size\n            in_keys, in_state = is_token[:, None] & is_lane[None, :], is_lane[:, None] & is_column[None, :]\n            at = lane + lanes[None, :]\n            queries"),
