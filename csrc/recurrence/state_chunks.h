@@ -92,15 +92,12 @@ struct StateChunk {
         }
         std::fill(whole_decay, whole_decay + rows, 1.0f);
         for (std::int64_t t = 0; t < tokens; ++t) decay_readers(t);
-        // `multiply` takes eight rows at once.
-        const std::int64_t filled = reads * tokens, padded = (filled + 7) / 8 * 8;
-        std::fill(reading + filled * rows, reading + std::min(padded, reads * chunk_tokens) * rows, 0.0f);
+        std::fill(reading + reads * tokens * rows, reading + reading_rows(tokens) * rows, 0.0f);
     }
 
     // What the tokens read of a panel of the state before them, into `sums`.
     INSTSEL_INLINE void read(std::int64_t tokens, const float* panel) {
-        const std::int64_t padded = std::min((reads * tokens + 7) / 8 * 8, reads * chunk_tokens);
-        multiply<lanes, int(panel_columns)>(reading, padded, rows, 1, rows, panel, sums, Sums::replaced);
+        multiply<lanes, int(panel_columns)>(reading, reading_rows(tokens), rows, 1, rows, panel, sums, Sums::replaced);
     }
 
     // The panel after the chunk, with its tokens' `update`; `to` may be `from`.
@@ -115,6 +112,9 @@ struct StateChunk {
     }
 
   private:
+    // Those of so many tokens and zeros behind them: `multiply` takes eight rows at once.
+    static constexpr std::int64_t reading_rows(std::int64_t tokens) { return (reads * tokens + 7) / 8 * 8; }
+
     INSTSEL_INLINE float first_product(std::int64_t s, float* x) {
         const float* k = key + s * rows;
         const float* q = query + s * rows;
@@ -157,5 +157,24 @@ struct StateChunk {
         }
     }
 };
+
+// A node's tokens, chunk by chunk, as `walk` asks for them. `body.load_token(token, t)` puts a token's key, query and
+// decay into the t-th rows of the chunk, `body.finish(begin, tokens, column)` turns the sums of a panel, which begins at
+// that column of the block, into updates and results.
+template <int lanes, bool reads_by_keys, class Body>
+INSTSEL_INLINE void run_chunks(StateChunk<lanes, reads_by_keys>& chunk, const StateBlock& block, const float* from,
+                               float* to, std::int64_t first, std::int64_t last, bool goes_on, Body& body) {
+    for (std::int64_t begin = first; begin < last; begin += chunk_tokens, from = to) {
+        const std::int64_t tokens = std::min(last - begin, chunk_tokens);
+        for (std::int64_t t = 0; t < tokens; ++t) body.load_token(begin + t, t);
+        chunk.prepare(tokens);
+        for (std::int64_t panel = 0; panel < block.panels(); ++panel) {
+            const std::int64_t at = panel * block.rows * panel_columns;
+            chunk.read(tokens, from + at);
+            body.finish(begin, tokens, panel * panel_columns);
+            if (goes_on || begin + tokens < last) chunk.advance(tokens, from + at, to + at);
+        }
+    }
+}
 
 }  // namespace instsel

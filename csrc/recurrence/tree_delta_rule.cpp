@@ -40,18 +40,7 @@ struct DeltaRuleBody {
     StateChunk<lanes, true> chunk;
 
     INSTSEL_INLINE void run(const float* from, float* to, std::int64_t first, std::int64_t last, bool goes_on) {
-        for (std::int64_t begin = first; begin < last; begin += chunk_tokens, from = to) {
-            const std::int64_t tokens = std::min(last - begin, chunk_tokens);
-            for (std::int64_t t = 0; t < tokens; ++t) load_token(begin + t, t);
-            for (std::int64_t t = begin + tokens; t < std::min(begin + 2 * tokens, last); ++t) prefetch_token(t);
-            chunk.prepare(tokens);
-            for (std::int64_t panel = 0; panel < block.panels(); ++panel) {
-                const std::int64_t at = panel * block.rows * panel_columns;
-                chunk.read(tokens, from + at);
-                correct(begin, tokens, panel * panel_columns);
-                if (goes_on || begin + tokens < last) chunk.advance(tokens, from + at, to + at);
-            }
-        }
+        run_chunks(chunk, block, from, to, first, last, goes_on, *this);
     }
 
     // A token's numbers lie far from those of the next: no processor guesses where.
@@ -68,6 +57,7 @@ struct DeltaRuleBody {
         float* key = chunk.key + t * rows;
         float* query = chunk.query + t * rows;
         float* decay = chunk.decay + t * rows;
+        if (token + chunk_tokens < rule.query.rows) prefetch_token(token + chunk_tokens);
         const float key_squares = load_vector(row_of(rule.key, token) + column, rows, key);
         const float query_squares = load_vector(row_of(rule.query, token) + column, rows, query);
         if (rule.normalize) scale_vector(key, rows, 1.0f / std::sqrt(key_squares + 1e-6f));
@@ -84,7 +74,7 @@ struct DeltaRuleBody {
     }
 
     // Of a panel, token by token: u = beta (v - what the key reads), and the result is what the query reads.
-    INSTSEL_INLINE void correct(std::int64_t begin, std::int64_t tokens, std::int64_t first_column) {
+    INSTSEL_INLINE void finish(std::int64_t begin, std::int64_t tokens, std::int64_t first_column) {
         alignas(64) float values[panel_columns];
         const std::int64_t columns = std::min(block.columns - first_column, panel_columns);
         const std::int64_t column = block.head * rule.value_size + block.first_column + first_column;

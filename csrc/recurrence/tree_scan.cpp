@@ -30,17 +30,7 @@ struct HeadBody {
     StateChunk<lanes, false> chunk;
 
     INSTSEL_INLINE void run(const float* from, float* to, std::int64_t first, std::int64_t last, bool goes_on) {
-        for (std::int64_t begin = first; begin < last; begin += chunk_tokens, from = to) {
-            const std::int64_t tokens = std::min(last - begin, chunk_tokens);
-            for (std::int64_t t = 0; t < tokens; ++t) load_token(begin + t, t);
-            chunk.prepare(tokens);
-            for (std::int64_t panel = 0; panel < block.panels(); ++panel) {
-                const std::int64_t at = panel * block.rows * panel_columns;
-                chunk.read(tokens, from + at);
-                add_own(begin, tokens, panel * panel_columns);
-                if (goes_on || begin + tokens < last) chunk.advance(tokens, from + at, to + at);
-            }
-        }
+        run_chunks(chunk, block, from, to, first, last, goes_on, *this);
     }
 
     INSTSEL_INLINE void load_token(std::int64_t token, std::int64_t t) {
@@ -59,7 +49,7 @@ struct HeadBody {
     }
 
     // Of a panel, token by token: u = step x, and the result is what the token reads, and skip x.
-    INSTSEL_INLINE void add_own(std::int64_t begin, std::int64_t tokens, std::int64_t first_column) {
+    INSTSEL_INLINE void finish(std::int64_t begin, std::int64_t tokens, std::int64_t first_column) {
         alignas(64) float values[panel_columns];
         const std::int64_t columns = std::min(block.columns - first_column, panel_columns);
         const std::int64_t column = block.head * scan.size + block.first_column + first_column;
