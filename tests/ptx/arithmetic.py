@@ -200,6 +200,26 @@ def extract(block: Block, one: Instruction) -> Step:
     return lambda: put((x << kind.type(bits - begin - count)) >> kind.type(bits - count))
 
 
+def permute(block: Block, one: Instruction) -> Step:
+    """Four bytes out of the eight of two registers: three bits of the selector each, and one that spreads the sign."""
+    if one.parts != ["prmt", "b32"]:
+        raise NotImplementedError(one.text)
+    low, high, selector = (block.operand(text, np.uint32) for text in one.operands[1:])
+    put = block.put(one, one.operands[0], np.uint32)
+
+    def run() -> None:
+        given = (np.broadcast_to(high, block.threads).astype(np.uint64) << np.uint64(32)) | low
+        found = np.zeros(block.threads, np.uint32)
+        for position in range(4):
+            chosen = selector >> np.uint32(4 * position)
+            byte = ((given >> ((chosen & np.uint32(7)) * np.uint32(8))) & np.uint64(0xFF)).astype(np.uint32)
+            byte = np.where(chosen & np.uint32(8), (byte >> np.uint32(7)) * np.uint32(0xFF), byte)
+            found |= byte << np.uint32(8 * position)
+        put(found)
+
+    return run
+
+
 def shuffle(block: Block, one: Instruction) -> Step:
     x, put = block.operand(one.operands[1], np.uint32), block.put(one, one.operands[0], np.uint32)
     by, mode, lane = block.operand(one.operands[2], np.uint32), one.parts[2], block.lane
@@ -236,5 +256,6 @@ def reduce(block: Block, one: Instruction) -> Step:
 
 OPERATIONS: dict[str, Maker] = {
     **dict.fromkeys(BINARY, binary), **dict.fromkeys(UNARY, unary), "fma": multiply_add, "mad": multiply_add,
-    "mov": move, "setp": compare, "selp": select, "cvt": convert, "bfe": extract, "shfl": shuffle, "redux": reduce,
+    "mov": move, "setp": compare, "selp": select, "cvt": convert, "bfe": extract,
+    "prmt": permute, "shfl": shuffle, "redux": reduce,
 }  # fmt: skip

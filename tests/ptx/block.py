@@ -62,7 +62,7 @@ class Block:
             return kind.type(int(text.partition("+")[2] or 0))
         if kind.kind == "b":
             return np.bool_(int(text, 0))
-        number = int(text, 0) & ((1 << 8 * kind.itemsize) - 1)
+        number = int(text.removesuffix("U"), 0) & ((1 << 8 * kind.itemsize) - 1)
         return np.array([number], f"u{kind.itemsize}").view(kind)[0]
 
     def address(self, text: str, kind: Any) -> Callable[[], np.ndarray]:
