@@ -71,7 +71,7 @@ def test_drawing_is_from_the_better_half_of_each_cluster():
     rng = np.random.default_rng(0)
     score, embedding = rng.normal(size=200), rng.normal(size=(200, 8))
     trial = Trial("test", PoolKey(3), "gain", "drawn", clusters=5)
-    rows = selected_rows(trial, score, embedding, np.full(200, 10))
+    rows = selected_rows(trial, score, embedding)
     labels = cluster_rows(embedding, 5, seed=3).labels
     assert len(rows) == 20
     assert all(score[row] >= np.median(score[labels == labels[row]]) for row in rows)

@@ -38,13 +38,12 @@ def demo_tasks(setting: Setting, seeds: int) -> Iterator[Callable[[], object]]:
         ]
         for name, part in plan.units().items()
     }
-    for name in ("grid", "addition", "confirmation", "corruption"):
+    for name in ("grid", "confirmation", "corruption"):
         yield from (partial(run_unit, setting, *unit) for unit in units[name])
     yield from (partial(small_subsets, setting, plan.PoolKey(seed)) for seed in plan.EXPLORING[:seeds])
     yield from (partial(run_unit, setting, *unit) for unit in units["budgets"])
     yield from (partial(styles, setting, seed) for seed in plan.EXPLORING[:seeds])
-    for name in ("tokens", "large budget", "drawn", "coverage", "score budgets"):
-        yield from (partial(run_unit, setting, *unit) for unit in units[name])
+    yield from (partial(run_unit, setting, *unit) for unit in units["large budget"])
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -20,7 +20,7 @@ from typing import Any
 from claims.intervals import mean_interval
 from claims.trials import read_lines
 
-PROPOSAL, REFERENCE = "gain/drawn/0.1/24/model/rows/0.08", "random/none/0.1/24/model/rows/0.08"
+PROPOSAL, REFERENCE = "gain/drawn/0.1/24/model/0.08", "random/none/0.1/24/model/0.08"
 Lines = dict[str, dict[str, Any]]
 
 

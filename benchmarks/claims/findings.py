@@ -18,8 +18,6 @@ from claims.questions import PREDICTORS
 from claims.trials import Setting, read_lines
 
 Line = dict[str, Any]
-# Beside what was added to the plan.
-CONTROLS = {("random", "none"), ("random", "proportional"), ("truth", "none"), ("gain", "proportional")}
 
 
 def findings(setting: Setting, own: tuple[Path, float] | None) -> dict[str, Any]:
@@ -43,18 +41,9 @@ def findings(setting: Setting, own: tuple[Path, float] | None) -> dict[str, Any]
     described = _described(setting)
     tables = {
         "grid": compared(parts["grid"], ("random", "none")),
-        "coverage": compared(
-            parts["coverage"] + [line for line in parts["grid"] if line["coverage"] == "none"], ("random", "none")
-        ),
-        "addition": compared(
-            parts["addition"] + parts["drawn"] + chosen(parts["grid"], CONTROLS),
-            ("random", "none"),
-        ),
-        "tokens": compared(parts["tokens"], ("random", "none")),
         "confirmation": compared(parts["confirmation"], ("random", "none")),
         "robustness": robustness(parts),
         "budgets": budgets(parts),
-        "score budgets": score_budgets(parts),
     }
     return (
         found
@@ -148,36 +137,18 @@ def _against(selectors: dict[str, dict[int, Line]], name: str, random: str, trut
     }
 
 
-def chosen(lines: Iterable[Line], selectors: Iterable[tuple[str, str]]) -> list[Line]:
-    """The lines of some scores, each with its coverage."""
-    wanted = set(selectors)
-    return [line for line in lines if (line["score"], line["coverage"]) in wanted]
-
-
-def by_budget(lines: list[Line]) -> dict[str, Any]:
-    """Each selector against random rows of the same budget."""
-    return {
-        f"{budget:g}": compared([line for line in lines if line["budget"] == budget], ("random", "none"))
-        for budget in sorted({line["budget"] for line in lines})
-    }
-
-
 def budgets(parts: dict[str, list[Line]]) -> dict[str, Any]:
     """Held-out loss by selector and budget, on the confirming seeds."""
-    lines = chosen(parts["confirmation"] + parts["budgets"] + parts["large budget"], plan.CURVES)
+    lines = [
+        line for part in ("confirmation", "budgets", "large budget") for line in parts[part]
+        if (line["score"], line["coverage"]) in plan.CURVES
+    ]  # fmt: skip
     found: dict[str, Any] = {name: {} for name in sorted(", ".join(one) for one in plan.CURVES)}
-    for budget, rows in by_budget(lines).items():
+    for budget in sorted({line["budget"] for line in lines}):
+        rows = compared([line for line in lines if line["budget"] == budget], ("random", "none"))
         for name, row in rows.items():
-            found[name][budget] = row
+            found[name][f"{budget:g}"] = row
     return found
-
-
-def score_budgets(parts: dict[str, list[Line]]) -> dict[str, Any]:
-    """By budget: each score with quotas over clusters, and the proposal, against random rows."""
-    if not parts["score budgets"]:
-        return {}
-    selectors = [plan.PROPOSED, ("random", "none"), *((score, "proportional") for score in plan.SCORES)]
-    return by_budget(chosen(parts["grid"] + parts["addition"] + parts["score budgets"], selectors))
 
 
 def _described(setting: Setting) -> list[tuple[PoolKey, Line]]:

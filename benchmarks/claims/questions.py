@@ -72,7 +72,7 @@ def styles(setting: Setting, seed: int) -> None:
             for group, one, index in zip(train, texts, best, strict=True)
         ]
         steps = plan.EPOCHS * len(rows) // plan.BATCH
-        model = bench.tuned(encode_rows(bench.tokenizer, rows), steps, plan.BATCH, setting.learning_rate)
+        model = bench.tuned(encode_rows(bench.tokenizer, rows), steps, setting.learning_rate)
         _append(path, {
             "seed": seed, "style": name, "right": share_right(model, bench.tokenizer, fresh),
             "other_loss": held_out(model, bench.fresh).loss,

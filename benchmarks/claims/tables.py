@@ -10,13 +10,13 @@ NAMES = {
     "gain, drawn": "gain: drawn from each cluster's better half",
     "gain, proportional": "gain: each cluster's highest",
     "wici paper, cosine": "wICI as published (cosine rule)",
-    "wici paper, drawn": "wICI: drawn from each cluster's better half",
     "wici paper, proportional": "wICI: each cluster's highest",
     "random, none": "random rows",
     "random, proportional": "random rows, quotas over clusters",
     "truth, none": "clean rows, random (one who knows)",
     "truth, proportional": "clean rows, quotas (one who knows)",
 }
+SCORES = {"random": "chance (random rows)", "truth": "chance, clean rows only (one who knows)"}
 Row = Mapping[str, Any]
 
 
@@ -83,31 +83,23 @@ def budgets_table(found: Mapping[str, Mapping[str, Row]]) -> str:
     return table(["held-out loss", *(f"{float(budget):.0%}" for budget in budgets)], cells)
 
 
-def score_budgets_table(found: Mapping[str, Mapping[str, Row]]) -> str:
-    """Each score's difference from random rows of the same budget; theirs is 0."""
-    columns = {f"{float(budget):.0%}": rows for budget, rows in found.items()}
-    return differences_table("difference from random rows", columns, 0.0)
-
-
-def differences_table(head: str, columns: Mapping[str, Mapping[str, Row]], reference: float) -> str:
-    """A row for each rule that all columns have, in the order of their differences from random rows.
-
-    Random rows' own loss stands where a difference of `reference` does.
-    """
-    rules = [rule for rule in next(iter(columns.values())) if all(rule in found for found in columns.values())]
-
-    def order(rule: str) -> float:
-        differences = [found[rule]["from_reference"] for found in columns.values()]
-        return sum(one["mean"] if one else reference for one in differences)
-
+def grid_table(found: Mapping[str, Row]) -> str:
+    """Each score's difference from random rows with quotas over clusters and without, the best with quotas first."""
+    head = ["highest by", "of each cluster", "Holm's p", "clean", "of the whole pool", "Holm's p", "clean"]
+    quotas = {name.partition(",")[0]: row for name, row in found.items() if name.endswith(", proportional")}
     rows = []
-    for rule in sorted(rules, key=order):
-        cells = [(found[rule]["loss"], found[rule]["from_reference"]) for found in columns.values()]
-        rows.append([
-            named(rule),
-            *(interval(one, sign=True) if one else f"loss {loss['mean']:.3f}" for loss, one in cells),
-        ])  # fmt: skip
-    return table([head, *columns], rows)
+    for score, row in sorted(quotas.items(), key=lambda item: item[1]["from_reference"]["mean"]):
+        both = row, found[f"{score}, none"]
+        rows.append([SCORES.get(score, score), *(cell for one in both for cell in difference_cells(one))])
+    return table(head, rows)
+
+
+def difference_cells(row: Row) -> list[str]:
+    """The difference from random rows, Holm's p and the share of clean rows; of random rows their own loss."""
+    difference = row["from_reference"]
+    if difference is None:
+        return [f"loss {row['loss']['mean']:.3f}", "", f"{row['clean']:.0%}"]
+    return [interval(difference, sign=True), p_value(difference["p_holm"]), f"{row['clean']:.0%}"]
 
 
 def correlations_table(found: Mapping[str, Mapping[str, Row]]) -> str:
@@ -169,12 +161,25 @@ def own_tables(found: list[Row]) -> str:
 
 
 def own_table(files: list[Row]) -> str:
-    """A row a rule, a column a file; random rows' loss first."""
+    """A row for each rule that all files have, a column a file; random rows' own loss first."""
     columns = {
         f"{file['plan']['file'].split('_')[0]}, {file['own pool']['random, none']['seeds']} pools": file["own pool"]
         for file in files
     }
-    return differences_table("selected", columns, -float("inf"))
+    rules = [rule for rule in next(iter(columns.values())) if all(rule in found for found in columns.values())]
+
+    def order(rule: str) -> float:
+        differences = [found[rule]["from_reference"] for found in columns.values()]
+        return sum(one["mean"] if one else -float("inf") for one in differences)
+
+    rows = []
+    for rule in sorted(rules, key=order):
+        cells = [(found[rule]["loss"], found[rule]["from_reference"]) for found in columns.values()]
+        rows.append([
+            named(rule),
+            *(interval(one, sign=True) if one else f"loss {loss['mean']:.3f}" for loss, one in cells),
+        ])  # fmt: skip
+    return table(["selected", *columns], rows)
 
 
 def again_sentences(found: list[Row]) -> str:

@@ -50,8 +50,6 @@ class Bench:
         self.scores = pool_scores(
             scorer, self.pool, key.seed, cache, demonstrations=key.seed in plan.EXPLORING
         )  # fmt: skip
-        gain, chance = self.scores["gain"], np.random.default_rng(key.seed + 1).random(len(self.pool.rows))
-        self.scores["gain half of pool"] = np.where(gain >= np.nanmedian(gain), chance, np.nan)
         self.model, self.tokenizer = load_model(setting)
         self.weights = {name: weight.detach().clone() for name, weight in self._tuned_weights()}
         self.pairs, self.fresh = (
@@ -66,14 +64,13 @@ class Bench:
         cache = self.setting.folder / "scores" / f"{self.name}-{name}.npy"
         return sentence_embeddings(self.setting.sentence_model, self.pool.rows, cache)
 
-    def outcome(self, rows: Sequence[int], nominal: int, learning_rate: float, *, equal: str = "rows") -> HeldOut:
+    def outcome(self, rows: Sequence[int], nominal: int, learning_rate: float) -> HeldOut:
         """Tune the model as it was on these rows; `nominal` rows give the number of steps."""
         pairs = [self.pairs[row] for row in rows]
-        batch = plan.BATCH if equal == "rows" else max(1, round(plan.BATCH * len(pairs) / nominal))
         steps = max(1, round(plan.EPOCHS * nominal / plan.BATCH))
-        return held_out(self.tuned(pairs, steps, batch, learning_rate), self.fresh)
+        return held_out(self.tuned(pairs, steps, learning_rate), self.fresh)
 
-    def tuned(self, pairs: Sequence[Pair], steps: int, batch: int, learning_rate: float) -> Any:
+    def tuned(self, pairs: Sequence[Pair], steps: int, learning_rate: float) -> Any:
         """The model as it was, tuned on these pairs."""
         import torch
 
@@ -81,7 +78,7 @@ class Bench:
             for name, weight in self._tuned_weights():
                 weight.copy_(self.weights[name])
         return tune(
-            self.model, pairs, steps=steps, batch_size=batch, learning_rate=learning_rate, seed=self.key.seed
+            self.model, pairs, steps=steps, batch_size=plan.BATCH, learning_rate=learning_rate, seed=self.key.seed
         )  # fmt: skip
 
     def _tuned_weights(self) -> list[tuple[str, Any]]:
@@ -121,11 +118,9 @@ def run_trials(bench: Bench, trials: Sequence[Trial], path: Path, learning_rate:
         for trial in trials:
             if trial.name in done:
                 continue
-            rows = selected_rows(
-                trial, bench.scores[trial.score], bench.embedding(trial.embeddings), bench.num_tokens
-            )  # fmt: skip
+            rows = selected_rows(trial, bench.scores[trial.score], bench.embedding(trial.embeddings))
             nominal = round(trial.budget * len(pool.rows))
-            found = bench.outcome(rows.tolist(), nominal, learning_rate, equal=trial.equal)
+            found = bench.outcome(rows.tolist(), nominal, learning_rate)
             line = {
                 "name": trial.name, **asdict(trial), **asdict(found), "learning_rate": learning_rate,
                 "rows": len(rows), "tokens": int(bench.num_tokens[rows].sum()),
