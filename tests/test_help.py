@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import re
+from dataclasses import fields
 
 import command_line
+import pytest
 
-from instsel.cli import build_parser
+from instsel.cli import build_parser, main
 from instsel.commands.arguments import HelpWithDefaults, Parser
+from instsel.runner.configuration import ModelOptions, RunConfiguration, WorkerOptions
 
 
 def shown(action: argparse.Action) -> str:
@@ -42,3 +45,25 @@ def test_a_parser_without_it_would_be_seen() -> None:
     assert "default" not in parser.format_help()
     parser.add_argument("--share", default="10%", help="of the rows")
     assert "(default: 10%)" in Parser(prog="instsel x", parents=[parser], add_help=False).format_help()
+
+
+def test_every_described_field_of_a_configuration_is_an_argument_with_its_default() -> None:
+    arguments = {one.dest: one for one in command_line.arguments_of(command_line.commands_of(build_parser())["ifd"])}
+    described = [
+        one for kind in (RunConfiguration, ModelOptions, WorkerOptions) for one in fields(kind) if one.metadata
+    ]
+    assert len(described) > 30 and {one.name for one in described} <= set(arguments)
+    for one in described:
+        argument = arguments[one.name]
+        assert argument.help == one.metadata["spec"].help.replace("%", "%%")
+        assert argument.required if one.name in ("input", "model") else argument.default == one.default
+
+
+def test_a_number_out_of_its_bounds_is_told_them(capsys: pytest.CaptureFixture[str]) -> None:
+    for flag, given, expected in (
+        ("--seed", "x", "a whole number"),
+        ("--limit", "0", "a whole number of at least 1"),
+        ("--num-gpus-per-worker", "nan", "a number of at least 0 and at most 999999"),
+    ):
+        assert main(["ifd", "pool.jsonl", "--model", "m", flag, given]) == 2
+        assert f"argument {flag}: expected {expected}, got '{given}' (see" in capsys.readouterr().err

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from instsel.commands.configuration_file import check_value, read_document
-from instsel.commands.options import column_mapping, device_names
+from instsel.commands.options import column_mapping, device_names, written
 from instsel.nearest_word import nearest
 
 OPTION = "--config"
@@ -192,10 +192,8 @@ def _as_flag(action: argparse.Action, key: str, value: object, path: str) -> lis
     check_value(value, f"{said} {expected}")
     if isinstance(value, bool) or (isinstance(value, dict) and action.type is not column_mapping):
         raise ValueError(f"{said} {expected}, got {type(value).__name__}")
-    if isinstance(value, dict):
-        return [f"{flag}={','.join(f'{name}={one}' for name, one in value.items())}"]
-    if isinstance(value, list) and action.type is device_names:
-        value = ",".join(map(str, value))
+    if isinstance(value, dict) or (isinstance(value, list) and action.type is device_names):
+        value = written(value)
     if isinstance(value, list) and action.nargs is None:
         raise ValueError(f"{said} {expected}, got a list")
     if flag and not isinstance(value, list):

@@ -13,14 +13,8 @@ from pathlib import Path
 from instsel.commands import export, inspect, method_command, report, select
 from instsel.commands.arguments import Parser, Subcommands
 from instsel.commands.curate_checks import check_steps
-from instsel.commands.options import (
-    add_input_options,
-    add_model_options,
-    add_quiet,
-    add_worker_options,
-    fraction,
-    local_folder,
-)
+from instsel.commands.flags import INPUT, MODEL, WORKERS, add_options
+from instsel.commands.options import fraction, local_folder, written
 from instsel.runs.interrupts import Interrupts
 from instsel.runs.run_files import MANIFEST, PAGE
 from instsel.terminal import escaped, say
@@ -40,8 +34,7 @@ def add_parser(commands: Subcommands) -> None:
         f"export and report, into DIR/{SCORES}, DIR/{SELECTION}, DIR/{DATA} and DIR/{PAGE}. Each command is printed "
         "before it runs. The same command continues where it was stopped: scores and selection are not made again.",
     )
-    add_input_options(parser)
-    add_model_options(parser)
+    add_options(parser, *INPUT, *MODEL)
     parser.add_argument("--method", choices=METHODS, default=METHODS[0], help=f"what scores; default {METHODS[0]}")
     select.add_budget(parser)
     parser.add_argument("--to", required=True, choices=tuple(TRAINERS), help="who reads the selection")
@@ -57,8 +50,7 @@ def add_parser(commands: Subcommands) -> None:
         "--overwrite", action="store_true", help="replace a selection made with other flags; scores are kept"
     )
     parser.add_argument("--dry-run", action="store_true", help="inspect, and say what scoring would cost; no forward")
-    add_worker_options(parser)
-    add_quiet(parser)
+    add_options(parser, *WORKERS, "quiet")
     parser.set_defaults(run=run)
 
 
@@ -125,13 +117,6 @@ def _step(
         value = getattr(args, action.dest, None)
         if not flag or flag in own or action.dest in without or value is None or value == action.default:
             continue
-        word = _as_word(value)
+        word = written(value)
         words += [flag] if action.nargs == 0 else [f"{flag}={word}"] if word.startswith("-") else [flag, word]
     return [name, *inputs, *words, *own]
-
-
-def _as_word(value: object) -> str:
-    """A flag's value as it is written on a command line."""
-    if isinstance(value, dict):
-        return ",".join(f"{name}={one}" for name, one in value.items())
-    return ",".join(value) if isinstance(value, list) else str(value)

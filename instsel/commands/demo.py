@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from instsel.commands.arguments import Subcommands
-from instsel.commands.options import add_quiet
+from instsel.commands.flags import add_options
 
 
 def add_parser(commands: Subcommands) -> None:
@@ -14,7 +14,7 @@ def add_parser(commands: Subcommands) -> None:
     parser = commands.add_parser("demo", help="wici and grape on the package's own model and data, offline")
     parser.add_argument("--output", type=Path, default=Path("instsel-demo"), metavar="DIR", help="folder to write")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the examples that are made")
-    add_quiet(parser)
+    add_options(parser, "quiet")
     parser.set_defaults(run=run)
 
 

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from instsel.commands.arguments import Subcommands
-from instsel.commands.options import add_quiet, column_mapping, local_folder
+from instsel.commands.flags import add_options
+from instsel.commands.options import column_mapping, local_folder
 from instsel.methods.stages import UNREADABLE
 from instsel.records.json_types import JsonObject
 from instsel.runner.row_checks import REASON
@@ -29,7 +30,7 @@ def add_parser(commands: Subcommands) -> None:
         "--columns", type=column_mapping, metavar="FIELD=COLUMN,...", help="which columns hold what, as when scoring"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace files that an export wrote")
-    add_quiet(parser)
+    add_options(parser, "quiet")
     parser.set_defaults(run=run)
 
 

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from instsel.commands.arguments import Subcommands
-from instsel.commands.method_flags import add_method_flags
-from instsel.commands.options import add_input_options, add_model_name, add_prompt_options
+from instsel.commands.flags import INPUT, MODEL_NAME, PROMPTS, add_method_flags, add_options
 from instsel.methods.perplexity import perplexity
 from instsel.terminal import complain, escaped, say
 
@@ -36,9 +35,7 @@ def add_parser(commands: Subcommands) -> None:
         "inspect",
         help="how a pool is read, what is odd in it, what the model sees and how long it is; loads no weights",
     )
-    add_input_options(parser)
-    add_model_name(parser)
-    add_prompt_options(parser)
+    add_options(parser, *INPUT, *MODEL_NAME, *PROMPTS)
     add_method_flags(parser, perplexity.method)
     parser.set_defaults(run=run)
 

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from instsel.commands.arguments import Subcommands
-from instsel.commands.options import add_quiet
+from instsel.commands.flags import add_options
 from instsel.runner.row_checks import with_reasons
 from instsel.runs import RunError
 from instsel.runs.arguments import files_named_by
@@ -30,7 +30,7 @@ def add_parser(commands: Subcommands) -> None:
     parser.add_argument("--format", choices=FORMATS, default="parquet", help="of the file")
     parser.add_argument("--output", type=Path, metavar="FILE", help="where to; default DIR/scores.FORMAT")
     parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
-    add_quiet(parser)
+    add_options(parser, "quiet")
     parser.set_defaults(run=run)
 
 

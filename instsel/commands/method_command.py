@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from instsel.commands.arguments import Subcommands
-from instsel.commands.method_flags import add_method_flags
-from instsel.commands.options import add_input_options, add_model_options, add_run_options, add_worker_options
+from instsel.commands.flags import INPUT, MODEL, RUN, WORKERS, add_method_flags, add_options
 from instsel.methods.method import Method
 from instsel.terminal import complain, say
 
 if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
     from instsel.runner.configuration import RunConfiguration
     from instsel.runs.interrupts import Interrupts
 
@@ -23,11 +19,12 @@ if TYPE_CHECKING:
 def add_parser(commands: Subcommands, method: Method, name: str = "") -> None:
     """Add a method's command, under its own name or an older one."""
     parser = commands.add_parser(name or method.name, help=method.help, description=f"{method.name}: {method.help}")
-    add_input_options(parser)
-    add_model_options(parser)
+    add_options(parser, *INPUT, *MODEL)
     add_method_flags(parser, method)
-    add_run_options(parser)
-    add_worker_options(parser)
+    add_options(parser, *RUN)
+    parser.add_argument("--dry-run", action="store_true", help="print hours and tokens, of a folder what is left")
+    parser.add_argument("--no-timing", action="store_true", help="with --dry-run: load and time nothing, say no hours")
+    add_options(parser, "quiet", *WORKERS)
     parser.set_defaults(run=partial(run_scoring, method))
 
 
@@ -60,19 +57,8 @@ def _silent(text: str) -> None:
 
 def configuration_of(method: Method, args: argparse.Namespace) -> RunConfiguration:
     """What the flags say."""
-    from instsel.runner.configuration import ModelOptions, RunConfiguration, WorkerOptions
+    from instsel.runner import configuration
     from instsel.runner.given_parameters import given_fields
 
     given = vars(args)
-
-    def options(kind: type[DataclassInstance]) -> dict[str, Any]:
-        return {one.name: given[one.name] for one in fields(kind) if one.name in given}
-
-    own = options(RunConfiguration)
-    return RunConfiguration(
-        **own,
-        method=method,
-        model_options=ModelOptions(**options(ModelOptions)),
-        worker_options=WorkerOptions(**options(WorkerOptions)),
-        parameters={name: given[name] for name in given_fields(method)},
-    )
+    return configuration.configuration_of(method, given, {name: given[name] for name in given_fields(method)})

@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 
 from instsel.commands.arguments import Subcommands
-from instsel.commands.options import add_quiet, positive
+from instsel.commands.flags import add_options
+from instsel.commands.options import positive
 from instsel.runs.run_files import PAGE, is_page
 from instsel.terminal import escaped, say
 
@@ -26,7 +27,7 @@ def add_parser(commands: Subcommands) -> None:
     parser.add_argument(
         "--max-rows", type=positive, default=10_000, metavar="N", help="rows in the table; a fixed sample of more"
     )
-    add_quiet(parser)
+    add_options(parser, "quiet")
     parser.set_defaults(run=run)
 
 

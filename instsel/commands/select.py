@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from instsel.commands.arguments import Subcommands
-from instsel.commands.options import add_quiet, local_folder, positive
+from instsel.commands.flags import add_options
+from instsel.commands.options import local_folder, positive
 from instsel.runs.interrupts import Interrupts
 from instsel.runs.merged_output import FORMATS
 from instsel.terminal import complain, escaped, say
@@ -85,7 +86,7 @@ def add_parser(commands: Subcommands) -> None:
     parser.add_argument("--output", type=local_folder, required=True, metavar="DIR", help="folder for selected.FORMAT")
     parser.add_argument("--format", choices=FORMATS, default="parquet", help="of the result; default parquet")
     parser.add_argument("--overwrite", action="store_true", help="start again in a folder that holds another run")
-    add_quiet(parser)
+    add_options(parser, "quiet")
     parser.set_defaults(run=run)
 
 

@@ -9,11 +9,12 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
 from instsel.engine.token_progress import ProgressLike
+from instsel.methods.parameter_fields import FieldSpec, described, first_word, parameter
 from instsel.prompts import check_template
 from instsel.prompts.automatic_template import AUTO
 from instsel.prompts.chat_messages import TAKEN, ChatSettings
@@ -21,55 +22,7 @@ from instsel.prompts.scored_turns import WHICH
 from instsel.records import Example, to_examples
 from instsel.records.json_types import JsonMapping, JsonObject
 
-# How a command line reads a parameter and a manifest records it:
-# value     a number, a word or a switch, as it is written
-# array     numbers from a .npy file, recorded by the file's digest
-# numbers   one number a row: a word of `choices`, the name of a column, or a .npy file
-# embedder  the name of a sentence-transformers model, or a .npy file
-# model     a folder or hub id, opened as a second scorer and recorded by its digest
-# models    several of them
-# rows      a file of examples, recorded by its digest
-# texts     a text file with one text a line, recorded by its digest
-Kind = Literal["value", "array", "numbers", "embedder", "model", "models", "rows", "texts"]
-
 _BOUNDED = {"int": (int, np.integer), "float": (int, float, np.integer, np.floating)}
-
-
-@dataclass(frozen=True, slots=True)
-class FieldSpec:
-    """What is said of one parameter besides its name, type and default."""
-
-    help: str
-    kind: Kind = "value"
-    choices: tuple[str, ...] = ()
-    minimum: float | None = None
-    maximum: float | None = None
-    metavar: str | None = None
-    flag: str | None = ""  # the command line's word; "" is the field's name, None is no flag
-    positional: bool = False  # whether the function also takes it by its place, after the rows
-
-
-def parameter(
-    default: object,
-    help: str,
-    *,
-    kind: Kind = "value",
-    choices: tuple[str, ...] = (),
-    minimum: float | None = None,
-    maximum: float | None = None,
-    metavar: str | None = None,
-    flag: str | None = "",
-    positional: bool = False,
-) -> Any:
-    """A field of `Parameters`: its default, one line of help, and what it may be.
-
-    Raises ValueError or TypeError naming the parameter when an object is made whose value is outside `choices` or
-    below `minimum` or above `maximum`, or is no number where the field's type says int or float.
-    """
-    spec = FieldSpec(help, kind, choices, minimum, maximum, metavar, flag, positional)
-    return dataclasses.field(default=default, metadata={"spec": spec})
-
-
 Self = TypeVar("Self", bound="Parameters")
 
 
@@ -198,23 +151,13 @@ OF_CONVERSATIONS = tuple(field.name for field in dataclasses.fields(Parameters) 
 
 def fields_of(parameters: type[Parameters]) -> list[tuple[str, str, FieldSpec]]:
     """Name, type (as written) and description of each field, a method's own ones first."""
-    found = [(field.name, _type_of(field.type), field.metadata["spec"]) for field in dataclasses.fields(parameters)]
+    found = [described(field) for field in dataclasses.fields(parameters)]
     return sorted(found, key=lambda one: (one[0] in COMMON) + (one[0] in COMMON + OF_CONVERSATIONS))
-
-
-def _type_of(kind: object) -> str:
-    """A type as it is written, whether or not annotations are kept as text."""
-    return kind if isinstance(kind, str) else kind.__name__ if isinstance(kind, type) else str(kind)
 
 
 def own_fields(parameters: type[Parameters]) -> list[tuple[str, str, FieldSpec]]:
     """The fields that are flags by their names: those that a method adds, and those that say how turns are scored."""
     return [one for one in fields_of(parameters) if one[0] not in COMMON]
-
-
-def default_of(parameters: type[Parameters], name: str) -> object:
-    """The default of a field."""
-    return next(field.default for field in dataclasses.fields(parameters) if field.name == name)
 
 
 def replaced(parameters: Self, **values: Any) -> Self:
@@ -225,19 +168,15 @@ def replaced(parameters: Self, **values: Any) -> Self:
 def _check(name: str, kind: str, spec: FieldSpec, value: Any) -> None:
     if spec.kind == "value" and spec.choices and value not in spec.choices:
         raise ValueError(f"{name} must be one of {', '.join(spec.choices)}, got {value!r}")
-    words = [word.strip() for word in kind.split("|")]
-    if value is None and "None" in words:
+    word = first_word(kind)
+    if value is None and "None" in kind:
         return
-    if words[0] == "bool" and not isinstance(value, (bool, np.bool_)):
+    if word == "bool" and not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be True or False, got {value!r}")
-    if words[0] in _BOUNDED and spec.kind == "value" and name not in COMMON:
-        limits = ((spec.minimum, "at least"), (spec.maximum, "at most"))
-        bounds = " and ".join(f"{word} {limit:g}" for limit, word in limits if limit is not None)
-        whole = "a whole number" if words[0] == "int" else "a number"
-        valid = isinstance(value, _BOUNDED[words[0]]) and not isinstance(value, (bool, np.bool_))
-        low, high = (-np.inf if spec.minimum is None else spec.minimum), spec.maximum
-        if not valid or not low <= value <= (np.inf if high is None else high):
-            raise ValueError(f"{name} must be {whole}{' of ' + bounds if bounds else ''}, got {value!r}")
+    if word in _BOUNDED and spec.kind == "value" and name not in COMMON:
+        is_number = isinstance(value, _BOUNDED[word]) and not isinstance(value, (bool, np.bool_))
+        if not is_number or not spec.holds(value):
+            raise ValueError(f"{name} must be {spec.expected(word)}, got {value!r}")
 
 
 def examples_of(name: str, rows: Iterable[object], columns: Mapping[str, str] | None) -> list[Example]:

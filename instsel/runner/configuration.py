@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from instsel.methods.method import Method
+from instsel.methods.parameter_fields import parameter
 from instsel.methods.parameters import own_fields
+from instsel.prompts import TEMPLATES
 from instsel.prompts.automatic_template import AUTO
 from instsel.prompts.templates import JINJA_SUFFIXES
 from instsel.runs.arguments import as_path
@@ -25,17 +27,33 @@ if TYPE_CHECKING:
 class ModelOptions:
     """The model and how to run it; see `Scorer`."""
 
-    model: str
-    revision: str | None = None
-    dtype: str = "auto"
-    device: str = "auto"
-    device_map: str | None = None
-    backend: str = "auto"
-    max_batch_tokens: int | str = "auto"
-    context_length: int | None = None
-    allow_unused_weights: bool = False
-    layer_products: str = "auto"
-    trust_remote_code: bool = False
+    model: str = parameter(MISSING, "folder or hub name (safetensors) or GGUF file", metavar="NAME")
+    revision: str | None = parameter(
+        None, "branch, tag or commit of a hub model; default its main branch", metavar="REV"
+    )
+    trust_remote_code: bool = parameter(False, "run code that comes with a hub model")
+    dtype: str = parameter(
+        "auto",
+        "of the model; default auto: as stored, but float16 as float32 on a CPU",
+        choices=("auto", "float32", "bfloat16", "float16"),
+    )
+    device: str = parameter("auto", "cpu, cuda, cuda:1, ...; default auto: a GPU if there is one", metavar="NAME")
+    device_map: str | None = parameter(
+        None, "spread a model too large for one device over several; default one device", choices=("auto",)
+    )
+    backend: str = parameter(
+        "auto", "of the kernels: reference, cpu or triton; default auto: as the device needs", metavar="NAME"
+    )
+    layer_products: str = parameter(
+        "auto",
+        "float8: faster on recent NVIDIA GPUs, and not exact; default auto: in the model's dtype",
+        choices=("auto", "float8"),
+    )
+    max_batch_tokens: int | str = parameter(
+        "auto", "tokens in a forward; default auto: as suits the device", metavar="N"
+    )
+    context_length: int | None = parameter(None, "the model's context; default its configuration's", minimum=1)
+    allow_unused_weights: bool = parameter(False, "go on though the model does not read all weights")
 
     def __post_init__(self) -> None:
         for name in ("model", "dtype", "device", "backend"):
@@ -56,11 +74,23 @@ class ModelOptions:
 class WorkerOptions:
     """Over which workers a run is spread; none by default."""
 
-    workers: int | None = None
-    devices: Sequence[str] | None = None
-    tensor_parallel: int | None = None
-    ray: str | None = None
-    num_gpus_per_worker: float | None = None
+    workers: int | None = parameter(
+        None, "so many processes or Ray actors, each a model; default none: this process", minimum=1
+    )
+    devices: Sequence[str] | None = parameter(
+        None, "one process each, e.g. cuda:0,cuda:1 or cpu,cpu; default by --workers", metavar="NAME,..."
+    )
+    tensor_parallel: int | None = parameter(
+        None, "processes of each worker, which divide every layer; default 1", minimum=1, metavar="K"
+    )
+    ray: str | None = parameter(
+        None,
+        "workers as Ray actors: auto, local, HOST:PORT or ray://HOST:PORT; default processes here",
+        metavar="ADDRESS",
+    )
+    num_gpus_per_worker: float | None = parameter(
+        None, "of each Ray actor; default 1, or 0 with --device cpu", minimum=0, maximum=999_999
+    )
 
     def wanted(self) -> bool:
         """Whether workers are asked for; raises ValueError for options that do not go together."""
@@ -78,6 +108,7 @@ class WorkerOptions:
         return self.workers is not None or self.devices is not None
 
 
+_APART = ("method", "model_options", "worker_options", "parameters")  # of a configuration, what no flag says by itself
 _FILES = ("input", "model", "plugin")  # arguments that name files or folders
 _FILE_KINDS = ("array", "embedder", "model", "models", "rows", "texts")  # parameters that do
 _FILES_BY_SUFFIX = ("template", "template_without_input")
@@ -105,25 +136,48 @@ class RunConfiguration:
     """
 
     method: Method
-    input: Sequence[str]
+    input: Sequence[str] = parameter(
+        MISSING,
+        "JSON, JSONL, Parquet or CSV files (.gz, .zst, .bz2, .xz too), folders of them, globs, - for standard input, "
+        "addresses such as s3://BUCKET/PATH, or hub datasets OWNER/NAME[:SPLIT], hf://datasets/OWNER/NAME/PATH",
+        metavar="INPUT",
+        flag=None,
+    )
     model_options: ModelOptions
-    output: str | None = None
+    output: str | None = parameter(
+        None,
+        "run folder or its address, which all but --dry-run needs; no default; the same command continues it",
+        metavar="DIR",
+    )
     worker_options: WorkerOptions = WorkerOptions()
     parameters: Mapping[str, object] = field(default_factory=dict)
-    split: str | None = None
-    limit: int | None = None
-    columns: Mapping[str, str] | None = None
-    max_length: int | None = None
-    template: str = AUTO
-    template_without_input: str | None = None
-    template_date: str | None = None
-    seed: int = 0
-    shard_rows: int | None = None
-    format: str = "parquet"
-    overwrite: bool = False
-    max_failures: float = 0.05
-    strict: bool = False
-    quiet: bool = False
+    split: str | None = parameter(None, "split of a hub dataset; default train, or the only one", metavar="NAME")
+    limit: int | None = parameter(None, "use the first N rows only; default all", minimum=1)
+    columns: Mapping[str, str] | None = parameter(
+        None,
+        "which columns hold what, e.g. instruction=question,response=answer; default by their usual names",
+        metavar="FIELD=COLUMN,...",
+    )
+    max_length: int | None = parameter(None, "longest sequence in tokens; default the model's context", minimum=1)
+    template: str = parameter(
+        AUTO,
+        f"{', '.join(TEMPLATES)}, a text with {{instruction}} and {{input}} (\\n: line feed) or a .jinja file; default "
+        "auto: chat where tokenizer and rows, or the model's name, speak for it, else plain",
+        metavar="TEMPLATE",
+    )
+    template_without_input: str | None = parameter(
+        None, "the text for rows without an input; default --template", metavar="TEXT"
+    )
+    template_date: str | None = parameter(
+        None, "what a chat template reads as the date; default when the run began", metavar="DATE"
+    )
+    seed: int = parameter(0, "of what is random in a method, such as k-means")
+    shard_rows: int | None = parameter(None, "rows saved at a time; by default what takes about a minute", minimum=1)
+    format: str = parameter("parquet", "of the merged result", choices=FORMATS)
+    overwrite: bool = parameter(False, "start again in a folder that holds another run")
+    max_failures: float = parameter(0.05, "share of rows that may fail (0.05 or 5%)", metavar="F")
+    strict: bool = parameter(False, "stop at the first row that cannot be read")
+    quiet: bool = parameter(False, "no progress bar and no summary")
     plugin: Sequence[str] = ()
     command: str = ""
 
@@ -148,8 +202,7 @@ class RunConfiguration:
         Only what may name one is looked up: a word such as a command's name stays a word in a folder that has a file
         of that name.
         """
-        apart = ("method", "model_options", "worker_options", "parameters")
-        own = {name: getattr(self, name) for name in self.__slots__ if name not in apart}
+        own = {name: getattr(self, name) for name in self.__slots__ if name not in _APART}
         options = {**asdict(self.model_options), **asdict(self.worker_options)}
         found = {**own, **options, **self.parameters, "dry_run": False, "command": self.command or self.method.name}
         kinds = {name: spec.kind for name, _, spec in own_fields(self.method.parameters)}
@@ -159,6 +212,22 @@ class RunConfiguration:
             elif name in _FILES_BY_SUFFIX or kinds.get(name) == "numbers":
                 found[name] = as_path(value, suffixes=(*JINJA_SUFFIXES, ".npy"))
         return found
+
+
+def configuration_of(method: Method, given: Mapping[str, Any], parameters: Mapping[str, object]) -> RunConfiguration:
+    """The configuration that values say by the names of its fields, those of model and workers among them."""
+
+    def said(kind: type[Any]) -> dict[str, Any]:
+        return {one.name: given[one.name] for one in fields(kind) if one.name in given and one.name not in _APART}
+
+    model_options, worker_options = ModelOptions(**said(ModelOptions)), WorkerOptions(**said(WorkerOptions))
+    return RunConfiguration(
+        **said(RunConfiguration),
+        method=method,
+        model_options=model_options,
+        worker_options=worker_options,
+        parameters=parameters,
+    )
 
 
 def _warn(text: str) -> None:

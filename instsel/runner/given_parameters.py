@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from instsel.methods.method import Method
-from instsel.methods.parameters import OF_CONVERSATIONS, FieldSpec, Parameters, default_of, own_fields
+from instsel.methods.parameter_fields import FieldSpec, default_of
+from instsel.methods.parameters import OF_CONVERSATIONS, Parameters, own_fields
 from instsel.records import Example
 from instsel.runner.configuration import RunConfiguration
 from instsel.runs.array_files import read_array

@@ -10,10 +10,10 @@ import numpy as np
 
 from instsel.methods.definition import MethodFunction
 from instsel.methods.method import Method
-from instsel.methods.parameters import FieldSpec
+from instsel.methods.parameter_fields import FieldSpec, first_word
 from instsel.methods.registry import OLDER_NAMES, find_methods
 from instsel.nearest_word import nearest
-from instsel.runner.configuration import Messages, ModelOptions, RunConfiguration, WorkerOptions
+from instsel.runner.configuration import Messages, configuration_of
 from instsel.runner.given_parameters import default_given, given_fields
 from instsel.runner.scored_run import MethodRun, checked_input, run_into_folder
 
@@ -77,49 +77,21 @@ def run_method(
     >>> run.counts, run.result  # doctest: +SKIP
     ({'ok': 1000}, 'runs/ifd/scores.parquet')
     """
+    given: dict[str, Any] = dict(locals())  # by the names of the configuration's fields, but for those below
     found, command = _method(method, plugins)
     text, without_input = (template, None) if isinstance(template, str) else template
-    configuration = RunConfiguration(
-        method=found,
-        command=command,
-        plugin=[os.fspath(one) for one in plugins],
-        input=[os.fspath(one) for one in ([input] if isinstance(input, (str, os.PathLike)) else input)],
-        output=os.fspath(output),
-        model_options=ModelOptions(
-            model=os.fspath(model),
-            revision=revision,
-            dtype=dtype,
-            device=device,
-            device_map=device_map,
-            backend=backend,
-            max_batch_tokens=max_batch_tokens,
-            context_length=context_length,
-            allow_unused_weights=allow_unused_weights,
-            layer_products=layer_products,
-            trust_remote_code=trust_remote_code,
-        ),
-        worker_options=WorkerOptions(
-            workers=workers,
-            devices=devices,
-            tensor_parallel=tensor_parallel,
-            ray=ray,
-            num_gpus_per_worker=num_gpus_per_worker,
-        ),
-        parameters=_as_given(found, parameters),
-        split=split,
-        limit=limit,
-        columns=None if columns is None else dict(columns),
-        max_length=max_length,
-        template=text,
-        template_without_input=without_input,
-        template_date=template_date,
-        seed=seed,
-        shard_rows=shard_rows,
-        format=format,
-        overwrite=overwrite,
-        strict=strict,
-        quiet=not progress,
-    )
+    given |= {
+        "command": command,
+        "plugin": [os.fspath(one) for one in plugins],
+        "input": [os.fspath(one) for one in ([input] if isinstance(input, (str, os.PathLike)) else input)],
+        "output": os.fspath(output),
+        "model": os.fspath(model),
+        "columns": None if columns is None else dict(columns),
+        "template": text,
+        "template_without_input": without_input,
+        "quiet": not progress,
+    }
+    configuration = configuration_of(found, given, _as_given(found, parameters))
     return run_into_folder(configuration, checked_input(configuration), Messages())
 
 
@@ -156,7 +128,7 @@ def _plain(name: str, kind: str, spec: FieldSpec, value: Any) -> object:
         value = value.item()
     if spec.kind == "value":
         is_whole = isinstance(value, int) and not isinstance(value, bool)
-        return float(value) if is_whole and kind.split("|")[0].strip() == "float" else value
+        return float(value) if is_whole and first_word(kind) == "float" else value
     if spec.kind == "models" and isinstance(value, (list, tuple)):
         return [_plain(name, kind, _ONE_MODEL, one) for one in value]
     if value is not None and (spec.kind == "models" or not isinstance(value, str)):
