@@ -30,7 +30,8 @@ hypothesis.settings.load_profile("instsel")
 
 # A long file that is begun last is waited for by all other processes.
 LONGEST_FIRST = (
-    "test_triton_kernels.py", "test_ray_workers.py", "test_worker_runs.py", "test_run_kills.py", "test_worker_docs.py",
+    "test_triton_recurrences.py", "test_triton_kernels.py", "test_recurrences.py", "test_ray_workers.py",
+    "test_worker_runs.py", "test_run_kills.py", "test_worker_docs.py",
 )  # fmt: skip
 
 
