@@ -146,7 +146,7 @@ def test_a_loaded_model_is_cast_only_when_a_dtype_is_asked_for(dtype: torch.dtyp
     assert instsel.Scorer(model, dtype="float32").model.dtype == model.dtype == torch.float32
 
 
-def test_float64_is_refused_by_name_when_it_is_loaded_and_after_an_edit() -> None:
+def test_scoring_in_float64_is_refused_by_name_of_a_loaded_model_and_after_an_edit() -> None:
     model = new_llama()
     scorer = instsel.Scorer(model, device="cpu")
     want = instsel.score_batch(scorer, PAIRS).mean_logprob

@@ -129,10 +129,6 @@ def _as_causal(unwrapped: UnwrappedModel, source: ModelSource) -> CausalModel:
         raise ValueError(f"{expected}, an encoder-decoder")
     if model.get_output_embeddings() is None and not hasattr(model, "lm_head"):
         raise ValueError(f"{expected}, which has no language modelling head")
-    if unwrapped.dtype == torch.float64:
-        raise ValueError(
-            "model: expected weights of float32, bfloat16 or float16, got float64; dtype=\"float32\" casts them"
-        )
     try:
         return CausalModel(unwrapped, backend=source.backend, context=source.context_length)
     except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
