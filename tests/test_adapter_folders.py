@@ -132,6 +132,11 @@ def test_digests_cover_the_adapter_and_its_base_model(tmp_path: Path) -> None:
     settings.write_text(settings.read_text() + "\n")  # longer, of the same time, as some copies are
     os.utime(settings, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert model_fingerprint(adapter, None, known)["model_digest"] != known["model_digest"]
+    weights = tmp_path / "base/model.safetensors"
+    known, stat, other = model_fingerprint(adapter, None), weights.stat(), weights.read_bytes()
+    weights.write_bytes(other[:-1] + bytes([other[-1] ^ 1]))  # of the same size and time
+    os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert model_fingerprint(adapter, None, known)["model_digest"] != known["model_digest"]
     shutil.copy(tmp_path / "base/tokenizer.json", adapter)
     assert model_fingerprint(adapter, None)["tokenizer_digest"] != before["tokenizer_digest"]
 

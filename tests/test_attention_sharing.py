@@ -87,6 +87,17 @@ FAMILIES = {
         40,
         "longrope",
     ),
+    "rotary factors of two lengths, by types of layers": (
+        "gemma3_text",
+        {
+            "rope_parameters": {
+                "sliding_attention": ROPE | LONGROPE | {"original_max_position_embeddings": 120},
+                "full_attention": ROPE | LONGROPE,
+            }
+        },
+        40,
+        "longrope",
+    ),
     "rotary base that grows with the length": (
         "llama",
         {"max_position_embeddings": 40, "rope_parameters": ROPE | {"rope_type": "dynamic", "factor": 4.0}},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,20 @@ def test_it_lifts_the_limit_of_a_configuration_left_unstretched(rope: dict[str, 
     assert moved(scorer)["context_length"] == 256, "workers load their own"
     model.config.use_cache = not model.config.use_cache  # an edit by which it is checked again
     assert instsel.score_batch(scorer, pairs).status.tolist() == ["ok", "ok"]
+
+
+def test_dynamic_scaling_of_one_type_of_layers_stretches_it() -> None:
+    """As it does where all layers have it: the configuration states the length before the scaling."""
+    dynamic = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}
+    rope = {"sliding_attention": {"rope_type": "default", "rope_theta": 1e4}, "full_attention": dynamic}
+    model = build_model("gemma3_text", {"max_position_embeddings": 40, "rope_parameters": rope})
+    rng = np.random.default_rng(0)
+    pairs = [(random_ids(rng, 100, 120), random_ids(rng, 20, 30)), (random_ids(rng, 5, 9), [7])]
+    scorer = instsel.Scorer(model)
+    got = instsel.score_batch(scorer, pairs)
+    assert (scorer.max_length, got.status.tolist()) == (160, ["ok", "ok"])
+    for pair, mean in zip(pairs, got.mean_logprob, strict=True):  # a model keeps the longest length that it has seen
+        assert abs(mean - means_one_by_one(copy.deepcopy(model), [pair], float64=False)[0]) < 3e-5
 
 
 def test_it_may_be_less_than_the_configuration_says() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
 from architectures import build_model
+from random_models import means_one_by_one
 from recorded_layers import find_layers
 from transformers.models.bamba.modeling_bamba import BambaRMSNormGated
 from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5RMSNormGated
@@ -235,3 +237,38 @@ def test_a_norm_that_computes_something_else_is_not_taken(how: str) -> None:
     put_in = how == "put in by somebody"
     assert all((id(layer) in taken) != put_in for layer in layers), "with the norm called as it is, or not at all"
     assert all(("forward" in vars(layer.input_layernorm)) == put_in for layer in model.model.layers)
+
+
+class LimitedNetwork(torch.nn.Module):
+    """A gated network whose activations are held within a limit, as DeepSeek V4's and GLM-5's are."""
+
+    def __init__(self, own: Any, limit: float) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj, self.down_proj = own.gate_proj, own.up_proj, own.down_proj
+        self.act_fn, self.limit = own.act_fn, limit
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        gate, up = self.gate_proj(x).clamp(max=self.limit), self.up_proj(x).clamp(-self.limit, self.limit)
+        return self.down_proj(self.act_fn(gate) * up)
+
+
+@pytest.mark.parametrize("kind", ["llama", "deepseek_v4"])
+def test_a_limit_of_activations_that_few_tokens_reach_is_kept(kind: str) -> None:
+    """Tokens with one large feature, that the checks at load do not meet, go beyond it; all others stay below."""
+    model, limit = build_model(kind), 15.0
+    outliers, feature = [200, 201], 5
+    with torch.no_grad():
+        model.get_input_embeddings().weight[outliers, feature] = 50.0
+        for layer in model.model.layers:
+            layer.mlp = LimitedNetwork(layer.mlp, limit) if kind == "llama" else layer.mlp
+            network = getattr(layer.mlp, "shared_experts", layer.mlp)
+            network.limit = limit
+            network.gate_proj.weight[:, feature] = 5.0
+    usual, beyond = ([1, 17, 3], [7, 8]), ([1, outliers[0], 3, outliers[1]], [9, 10])
+    scorer = instsel.Scorer(model, device="cpu", dtype="float32")
+    scores = instsel.score_batch(scorer, [usual, beyond]).mean_logprob
+    assert np.abs(scores - means_one_by_one(model, [usual, beyond], float64=False)).max() <= 3e-5
+    for layer in model.model.layers:
+        getattr(layer.mlp, "shared_experts", layer.mlp).limit = 1e9
+    without = means_one_by_one(model, [usual, beyond], float64=False)
+    assert abs(scores[1] - without[1]) > 1e-3, "the limit has an effect"

@@ -194,6 +194,22 @@ def test_experts_of_families(config: Any) -> None:
     session.close()
 
 
+@pytest.mark.parametrize("limit", [3.0, 20.0, 500.0])
+def test_a_limit_of_activations_is_found_however_large(limit: float) -> None:
+    torch.manual_seed(0)
+    config = GptOssConfig(**SIZES, head_dim=16, num_local_experts=4, swiglu_limit=limit)
+    experts = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).model.layers[0].mlp.experts
+    nn.init.normal_(experts.gate_up_proj, std=limit / 4)  # a deviation of twice the limit
+    nn.init.normal_(experts.down_proj, std=0.1)
+    known = find_experts(experts)
+    assert known is not None
+    x = torch.randn(50, 64).bfloat16()
+    weights, chosen = torch.randn(50, 4).softmax(-1).bfloat16().topk(2)
+    with torch.no_grad():
+        own, ours = experts(x, chosen, weights), experts_forward(experts, known)(x, chosen, weights)
+    assert (own.float() - ours.float()).norm() <= 0.02 * own.float().norm()
+
+
 def test_experts_of_another_kind_run_their_own_code_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     config = JetMoeConfig(**SIZES | {"num_attention_heads": 2}, num_local_experts=4, kv_channels=16)

@@ -146,6 +146,18 @@ def test_a_loaded_model_is_cast_only_when_a_dtype_is_asked_for(dtype: torch.dtyp
     assert instsel.Scorer(model, dtype="float32").model.dtype == model.dtype == torch.float32
 
 
+def test_scoring_in_float64_is_refused_by_name_of_a_loaded_model_and_after_an_edit() -> None:
+    model = new_llama()
+    scorer = instsel.Scorer(model, device="cpu")
+    want = instsel.score_batch(scorer, PAIRS).mean_logprob
+    model.double()
+    for refused in (scorer, instsel.Scorer(model, device="cpu")):
+        with pytest.raises(ValueError, match=r'model: expected weights of float32, .* got float64; dtype="float32"'):
+            instsel.score_batch(refused, PAIRS)
+    got = instsel.score_batch(instsel.Scorer(model, device="cpu", dtype="float32"), PAIRS).mean_logprob
+    assert got.tolist() == want.tolist()
+
+
 # --- models that are not, or not quite, causal language models ----------------------------------------------------
 
 SMALL = {

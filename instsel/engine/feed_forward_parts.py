@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from instsel.engine.fused_modules import (
     ACTIVATION_FUNCTIONS,
+    far_random,
     holds_others,
     is_usable,
     known_activations,
@@ -79,7 +80,7 @@ def _find(module: Any, call: ChildCall, backend: str) -> FeedForwardParts | None
             if not torch.equal(x.reshape(_TOKENS, -1), hidden):
                 last[name] = x.reshape(_TOKENS, -1).clone()
             outputs = products[name].out_features
-            made[name] = 3 * random_like(place + 1, _TOKENS, outputs, like=like)[place]
+            made[name] = far_random(place + 1, _TOKENS, outputs)[place]
             return made[name].reshape(*x.shape[:-1], outputs).clone()
 
         return StandIn(answer)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from instsel.engine.attention import current_pack
 from instsel.engine.expert_choice import are_experts
-from instsel.engine.fused_modules import is_hooked, is_usable, nearly_equal, random_like
+from instsel.engine.fused_modules import far_random, is_hooked, is_usable, nearly_equal, random_like
 from instsel.kernels.layer_experts import ExpertGate, Experts, ExpertWeights
 from instsel.kernels.native_arrays import has_bfloat16_products
 
@@ -84,7 +84,7 @@ def _kinds(module: Any) -> Iterator[KnownExperts]:
     if down.ndim != 3 or gate_up.ndim != 3 or len(down) != len(gate_up):
         return
     numbers = {value for value in vars(module).values() if type(value) in (int, float) and value > 0}
-    drawn = 4 * random_like(3, 2 * _INNER, like=torch.empty(0, dtype=torch.float32))
+    drawn = far_random(3, 2 * _INNER)
     gated = module._apply_gate(drawn.clone())
     for in_turns in (False, True):
         gate, up = (drawn[:, ::2], drawn[:, 1::2]) if in_turns else drawn.chunk(2, dim=-1)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from instsel.engine.attention import current_pack
 from instsel.engine.replica import PLAIN_TENSORS
+from instsel.engine.stand_ins import StandIn, replaced
 from instsel.kernels.gpu_layer import KERNELS, GpuNorm
 from instsel.kernels.layer_elementwise import DTYPES as GPU_DTYPES
 from instsel.kernels.layer_elementwise import GATES, LARGEST_ROW, add_norm, gate_rows
@@ -204,11 +205,23 @@ def find_activation(module: Any, backend: str = "cpu") -> str | None:
                 continue
             x = random_like(3, projections[0].in_features, like=projections[0].weight)[None]
             x = x.to(projections[0].weight.device)
-            if nearly_equal(type(module).forward(module, x)[0], run(module, activation, x)[0]):
+            if not nearly_equal(type(module).forward(module, x)[0], run(module, activation, x)[0]):
+                continue
+            if _gates_all(module, activation):
                 return activation
         except Exception:  # whatever a part of another kind raises
             return None
     return None
+
+
+def _gates_all(module: Any, activation: str) -> bool:
+    """Whether numbers of any size go through a network's activation and product as they are, without a limit."""
+    gate, up = far_random(2, 3, 257)
+    parts = {"gate_proj": gate, "up_proj": up}
+    stand_ins = {name: StandIn(lambda _, made=made: made.clone()) for name, made in parts.items()}
+    with replaced(module, stand_ins | {"down_proj": StandIn(lambda x: x)}):
+        own = type(module).forward(module, torch.zeros_like(gate))
+    return torch.allclose(own, ACTIVATION_FUNCTIONS[activation](gate) * up, rtol=1e-5, atol=1e-6)
 
 
 def gated_forward(module: Any, activation: str, x: Tensor) -> Tensor:
@@ -253,6 +266,13 @@ def linear_forward(module: nn.Linear, x: Tensor) -> Tensor:
 def random_like(*shape: int, like: Tensor) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     return torch.randn(*shape, generator=generator, dtype=torch.float32).to(like.dtype)
+
+
+def far_random(*shape: int) -> Tensor:
+    """float32 numbers of which every seventh or so is far larger than the rest: beyond any limit to which a network's
+    activations are held, and which numbers of the usual size do not reach."""
+    made = random_like(*shape, like=torch.empty(0, dtype=torch.float32))
+    return made * torch.where(made.abs() > 1.5, 1e4, 3.0)
 
 
 def nearly_equal(own: Tensor, fused: Tensor) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -165,9 +167,14 @@ def context_length(config: PreTrainedConfig) -> int | None:
     for name in ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length"):
         value = getattr(config, name, None)
         if isinstance(value, int) and value > 0:
-            rope = getattr(config, "rope_parameters", None) or {}
-            stretched = "dynamic" in str(
-                rope.get("rope_type", "")
-            )  # its configuration states the length before scaling
-            return int(value * rope.get("factor", 1.0)) if stretched else value
+            # The configuration of a dynamic scaling states the length before it.
+            dynamic = [s for s in rotary_scalings(config) if "dynamic" in str(s.get("rope_type", ""))]
+            return max((int(value * s.get("factor", 1.0)) for s in dynamic), default=value)
     return None
+
+
+def rotary_scalings(config: object) -> list[Mapping[str, Any]]:
+    """The rotary embedding's parameters, one for each type of layers where these have their own."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    by_type = [value for value in rope.values() if isinstance(value, Mapping)]
+    return by_type if by_type and len(by_type) == len(rope) else [rope]

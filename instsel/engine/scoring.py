@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from instsel.engine.execution import Execution
@@ -78,6 +79,11 @@ def score_in_session(
     began: float,
 ) -> ScoreBatch:
     """The scores of requests within a session; see `score_batch`."""
+    if session.info.dtype == torch.float64:  # which it may have for its hidden states alone
+        raise ValueError(
+            "model: expected weights of float32, bfloat16 or float16 to score with, got float64; "
+            'dtype="float32" casts them'
+        )
     prepared = prepare(scorer, session.info, requests, max_length)
     count, unshared = prepared.num_tokens, prepared.tokens_unshared
     total = np.zeros(len(prepared))

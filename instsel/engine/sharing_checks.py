@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from operator import itemgetter
 from typing import Any, cast
 
 import numpy as np
@@ -16,7 +17,7 @@ from instsel.engine.attention import NodeCache
 from instsel.engine.expert_choice import fixed_choice
 from instsel.engine.kept_states import state_bytes
 from instsel.engine.layout import find_spans, lay_out
-from instsel.engine.model import CausalModel
+from instsel.engine.model import CausalModel, rotary_scalings
 from instsel.engine.model_session import ModelSession
 from instsel.engine.packing import plan_steps
 from instsel.engine.prefix_tree import PrefixTree, build_prefix_tree, concatenate
@@ -158,17 +159,17 @@ def _path_rows(tree: PrefixTree, outputs: dict[int, Tensor], sequence: int) -> T
 
 
 def length_dependence(config: object) -> tuple[str, int]:
-    """The rotary scaling by which a token's state depends on the whole sequence's length, and from what length on."""
-    rope = getattr(config, "rope_parameters", None) or {}
-    scalings = rope.values() if rope and all(isinstance(v, Mapping) for v in rope.values()) else [rope]
-    for scaling in scalings:
+    """The rotary scaling by which a token's state depends on the whole sequence's length, and from what length on; of
+    several, where types of layers have their own, that of the smallest length."""
+    found = []
+    for scaling in rotary_scalings(config):
         kind = str(scaling.get("rope_type", ""))
         if kind == "longrope":
             original = scaling.get("original_max_position_embeddings")
-            return kind, int(original or getattr(config, "original_max_position_embeddings", None) or 0)
-        if "dynamic" in kind:
-            return kind, int(getattr(config, "max_position_embeddings", None) or 0)
-    return "", 0
+            found.append((kind, int(original or getattr(config, "original_max_position_embeddings", None) or 0)))
+        elif "dynamic" in kind:
+            found.append((kind, int(getattr(config, "max_position_embeddings", None) or 0)))
+    return min(found, key=itemgetter(1), default=("", 0))
 
 
 def _length_limit(

@@ -26,7 +26,7 @@ def model_fingerprint(name: str, revision: str | None, known: Mapping[str, Any] 
 
     For a folder: of its configuration, weights and tokenizer files. For a hub name: the commit that the name and
     revision mean now. For a file of GGUF: of the file, which holds all of them. For an adapter: of its own files and of
-    the model under it. `known` is an earlier manifest: files whose size and time are as it says are not read again.
+    the model under it. `known` is an earlier manifest: files whose size and times are as it says are not read again.
 
     Raises ValueError where the folder is no model folder, has no safetensors weights, or the name is not found.
     """
@@ -85,12 +85,13 @@ def _check_folder(folder: Path, *, tokenizer: bool) -> None:
 
 
 def _describe(paths: Iterable[Path], known: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Size, time and digest of each file, under its name."""
+    """Size, times and digest of each file, under its name."""
 
     def describe(path: Path) -> tuple[str, dict[str, Any]]:
         name = prefix + path.name
         stat = path.stat()
-        found = {"bytes": stat.st_size, "modified_ns": stat.st_mtime_ns}
+        # Copies and unpacked archives may bear the time of another file; that of the last change nobody can set.
+        found = {"bytes": stat.st_size, "modified_ns": stat.st_mtime_ns, "changed_ns": stat.st_ctime_ns}
         before = known.get(name) or {}
         same = "digest" in before and all(before.get(key) == value for key, value in found.items())
         return name, {**found, "digest": before["digest"] if same else digest_file(path)}
