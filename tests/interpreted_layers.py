@@ -81,8 +81,12 @@ def test_rotary_has_the_bits_of_the_models_own(
     whole = strided(x)
     expected = rotate_heads(x.clone(), cos, sin, interleaved=interleaved)
     tables = strided(cos), strided(sin, 2 * turned + 3)
-    got = rotate_heads(whole, *tables, interleaved=interleaved, backend="triton")
+    # Beside them a layer's keys: fewer heads, every other one of a wider row.
+    keys = draw(4, 2, size, dtype=dtype)
+    apart = strided(keys.repeat_interleave(2, dim=1), 4 * size + 7)[:, ::2]
+    got = rotate_heads(whole, *tables, more=apart, interleaved=interleaved, backend="triton")
     assert torch.equal(got, expected)
+    assert torch.equal(apart, rotate_heads(keys, cos, sin, interleaved=interleaved))
     other = rotate_heads(x.clone(), cos, sin, interleaved=not interleaved)
     assert turned == 2 or not torch.equal(other, expected)
 
