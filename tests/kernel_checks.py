@@ -33,9 +33,9 @@ def spaced(tensor: Tensor, gap: int) -> Tensor:
     return view
 
 
-def with_gaps(tensor: Tensor, gap: int = 1) -> Tensor:
-    """The same numbers in memory with so many others between each and the next."""
-    return torch.stack([tensor, *[torch.full_like(tensor, 1)] * gap], -1)[..., 0]
+def with_gaps(tensor: Tensor) -> Tensor:
+    """The same numbers in memory with another between each and the next."""
+    return torch.stack([tensor, torch.full_like(tensor, 1)], -1)[..., 0]
 
 
 def check_attention(shape: tuple[int, int, int], dtype: torch.dtype, given: Any = TREE, **options: Any) -> Tensor:
