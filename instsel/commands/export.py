@@ -12,6 +12,7 @@ from instsel.methods.stages import UNREADABLE
 from instsel.records.json_types import JsonObject
 from instsel.runner.row_checks import REASON
 from instsel.runs.arguments import files_named_by
+from instsel.runs.manifest import read_manifest
 from instsel.runs.scored_files import ScoredFile
 from instsel.selection.selection_inputs import scored_input
 from instsel.terminal import complain, escaped, say
@@ -44,10 +45,10 @@ def run(args: argparse.Namespace, interrupts: object) -> int:
 
     _, scored = scored_input(args.input)
     path = scored.path
-    inputs = {resolved(file) for file in (path, *files_named_by({"input": args.input}))}
+    inputs = {resolved(file) for file in (path, *_read_for(args.input))}
     for file in files_of(args.to, args.output, args.name):
-        if resolved(file) in inputs:
-            raise ValueError(f"--output {args.output}: {file} is the input; name another folder or --name")
+        if resolved(file) in inputs or (file.exists() and resolved(file.parent) in inputs):
+            raise ValueError(f"--output {args.output}: {file} is an input; name another folder or --name")
         if is_ours(file.name) and (file.parent / MANIFEST).exists():
             raise ValueError(f"--output {args.output}: {file.name} is a file of the run there; name another folder")
     read = [open_rows(batch)[1] for batch in open_input(str(path), None).read()]
@@ -64,6 +65,18 @@ def run(args: argparse.Namespace, interrupts: object) -> int:
         for file in written:
             say(f"written: {escaped(str(file))}")
     return 0
+
+
+def _read_for(source: Path) -> list[Path]:
+    """What was read to make a selection or run: itself, its inputs, and theirs where they are runs too."""
+    found: list[Path] = []
+    left = [source]
+    while left:
+        found.append(path := left.pop())
+        manifest = read_manifest(path)[0] if path.is_dir() else None
+        inputs = files_named_by({"input": (manifest or {}).get("arguments", {}).get("input")})
+        left += [one for one in inputs if one not in found]
+    return found
 
 
 def _readable(rows: list[JsonObject], scored: ScoredFile) -> list[JsonObject]:
