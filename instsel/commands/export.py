@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import numpy as np
+
 from instsel.commands.arguments import Subcommands
 from instsel.commands.flags import add_options
 from instsel.commands.options import column_mapping, local_folder
@@ -52,7 +54,7 @@ def run(args: argparse.Namespace, interrupts: object) -> int:
         if is_ours(file.name) and (file.parent / MANIFEST).exists():
             raise ValueError(f"--output {args.output}: {file.name} is a file of the run there; name another folder")
     read = [open_rows(batch)[1] for batch in open_input(str(path), None).read()]
-    rows = _readable([row for batches in read for batch in batches for row in batch], scored)
+    rows = _usable([row for batches in read for batch in batches for row in batch], scored)
     try:
         written = export(
             rows, args.to, args.output,
@@ -79,11 +81,17 @@ def _read_for(source: Path) -> list[Path]:
     return found
 
 
-def _readable(rows: list[JsonObject], scored: ScoredFile) -> list[JsonObject]:
-    """The rows but those that the run found to be no examples, which are told of."""
-    if not {"status", REASON} <= scored.own.keys():  # the second is in the results of runs with such rows
-        return rows
-    left_out = scored.equals(scored.own["status"], UNREADABLE)
-    if left_out.any():
-        complain("warning", f"{int(left_out.sum()):,} of {len(rows):,} rows are left out: their status is {UNREADABLE}")
+def _usable(rows: list[JsonObject], scored: ScoredFile) -> list[JsonObject]:
+    """The rows but those that the run found to be no examples, or groups without an answer; these are told of."""
+    left_out = np.zeros(len(rows), bool)
+    for column, value, why in (
+        ("status", UNREADABLE, f"their status is {UNREADABLE}"),
+        ("best", -1, "none of their candidates was scored"),
+    ):
+        if column not in scored.own or (column == "status" and REASON not in scored.own):
+            continue  # results of runs with unreadable rows have the reason beside the status
+        found = scored.equals(scored.own[column], value) & ~left_out
+        if found.any():
+            complain("warning", f"{int(found.sum()):,} of {len(rows):,} rows are left out: {why}")
+        left_out |= found
     return [row for row, out in zip(rows, left_out, strict=True) if not out]
