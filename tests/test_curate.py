@@ -174,6 +174,46 @@ def test_wrong_use_is_one_line(place: Path, capfd: pytest.CaptureFixture[str], w
     assert not Path("chosen").exists()
 
 
+@pytest.mark.parametrize("taken", ["selection", "selection/mine.txt", "report.html", "report.html/mine.txt"])
+def test_what_a_later_step_may_not_replace_is_told_before_scoring(
+    place: Path, capsys: pytest.CaptureFixture[str], taken: str
+) -> None:
+    Path("chosen", taken).parent.mkdir(parents=True)
+    Path("chosen", taken).write_text("mine")
+    assert main([*WORDS, "--quiet"]) == 2
+    assert "chosen/" + taken.split("/")[0] in capsys.readouterr().err
+    assert Path("chosen", taken).read_text() == "mine" and not Path("chosen/scores").exists()
+
+
+@pytest.mark.parametrize("named", ["data/instsel.jsonl", "data", "da*/*.jsonl"])
+def test_the_pool_is_not_written_over_by_what_is_selected_from_it(
+    place: Path, capsys: pytest.CaptureFixture[str], named: str
+) -> None:
+    """Also where an export wrote the pool, which another export may otherwise replace."""
+    instsel.export.export(
+        [json.loads(line) for line in Path("pool.jsonl").read_text().splitlines()], "messages", "data"
+    )
+    pool = Path("data/instsel.jsonl").read_bytes()
+    words = ["curate", named, *WORDS[2:-1], ".", "--to", "messages", "--quiet"]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "would be written: name another --output" in said
+    assert Path("data/instsel.jsonl").read_bytes() == pool and not Path("scores").exists()
+    assert main([*words, "--name", "chosen"]) == (2 if named == "data" else 0), "a folder's files are all read again"
+    assert Path("data/instsel.jsonl").read_bytes() == pool
+
+
+def test_what_is_said_of_other_scores_is_true_of_curate(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*WORDS, "--quiet"]) == 0
+    for more in ([], ["--overwrite"], ["--overwrite", "--dry-run"]):
+        assert main([*WORDS, "--quiet", "--limit", "20", *more]) == 2
+        said = capsys.readouterr().err
+        assert "chosen/scores holds a run with other settings: limit" in said and "again with --overwrite" not in said
+    assert "remove chosen/scores yourself" in said
+    shutil.rmtree("chosen/scores")
+    assert main([*WORDS, "--quiet", "--limit", "20", "--overwrite"]) == 0, "as it was told"
+
+
 def test_a_row_that_the_trainer_refuses_is_told_before_scoring(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = {"messages": [{"role": "user", "content": "Name it."}, {"role": "assistant", "content": "It is red."}]}
     unanswered, unreadable = {"messages": one["messages"][:1]}, {"messages": [{"role": "nobody"}]}

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from tiny_model import write_alpaca
+from tiny_model import load_models_once, tiny_model_folder, write_alpaca
 
+import instsel
 from instsel.cli import main
 from instsel.export import TRAINERS, export
 
@@ -110,6 +111,30 @@ def test_the_best_of_a_group(tmp_path):
     assert loaded(export(rows, "messages", tmp_path)[0])[0]["messages"][-1]["content"] == "b"
     with pytest.raises(ValueError, match=r"row 0 .*'best' names no candidate, got None"):
         export([{**rows[0], "best": None}], "messages", tmp_path, overwrite=True)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_groups_without_an_answer_are_left_out_of_the_best_of_a_run(tmp_path, monkeypatch, capsys, kind):
+    load_models_once(monkeypatch)
+    groups = [["a b", "c d", "e f"], ["", " "], ["only"], [], ["z" * 3000], ["", "x y"], ["same", "same"], None]
+    rows = [{"instruction": f"say {i}", "candidates": group} for i, group in enumerate(groups)]
+    rows.append({"instruction": ["no text"], "candidates": ["x"]})
+    pool, run = tmp_path / "groups.jsonl", tmp_path / "run"
+    pool.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["grape", str(pool), "--model", tiny_model_folder(), "--device", "cpu", "--output", str(run), "--quiet"]
+    assert main([*words, "--format", kind, "--max-failures", "0.5"]) == 0
+    capsys.readouterr()
+    assert main(["export", str(run), "--to", "messages", "--output", str(tmp_path / "out"), "--quiet"]) == 0
+    said = capsys.readouterr().err
+    assert "1 of 9 rows are left out: their status is unreadable" in said
+    assert "4 of 9 rows are left out: none of their candidates was scored" in said
+    taken = {
+        row["messages"][0]["content"]: row["messages"][1]["content"] for row in loaded(tmp_path / "out/instsel.jsonl")
+    }
+    assert list(taken) == ["say 0", "say 2", "say 5", "say 6"]
+    assert taken["say 2"] == "only" and taken["say 5"] == "x y" and taken["say 6"] == "same"
+    scores = instsel.grape(instsel.Scorer(tiny_model_folder(), device="cpu"), rows[:1]).scores[0]
+    assert taken["say 0"] == groups[0][int(scores.argmax())]
 
 
 def test_what_a_trainer_would_drop_is_refused(tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from run_folders import write_influence
+from tiny_model import load_models_once, tiny_model_folder
 
 from instsel.cli import main
 from instsel.export import export
@@ -90,3 +91,36 @@ def test_a_file_of_a_run_is_not_an_exports(tmp_path: Path, capsys: pytest.Captur
     [line] = capsys.readouterr().err.strip().splitlines()
     assert "scores.jsonl is a file of the run there" in line
     assert sorted(path.name for path in run.iterdir()) == before
+
+
+@pytest.mark.parametrize("to", ["llama-factory", "alpaca"])
+def test_the_data_never_have_the_name_of_the_trainers_list(tmp_path: Path, to: str) -> None:
+    """Both would be one file, of which the later written stays."""
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match=r"name: dataset_info\.json is where trainers look"):
+            export(ROWS, to, tmp_path, name="dataset_info", overwrite=overwrite)
+        assert list(tmp_path.iterdir()) == []
+    (tmp_path / "dataset_info.json").write_text('{"theirs": {"file_name": "x.json"}}')
+    with pytest.raises(ValueError, match="give another name"):
+        export(ROWS, to, tmp_path, name="dataset_info", overwrite=True)
+    assert "theirs" in (tmp_path / "dataset_info.json").read_text()
+
+
+@pytest.mark.parametrize("named", ["data/instsel.jsonl", "data"])
+def test_the_pool_of_a_run_is_not_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], named: str
+) -> None:
+    """An export wrote it, so that another may replace it: but not one of what was selected from it."""
+    load_models_once(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    rows = [{"instruction": f"Name thing {i}.", "output": f"It is {i * i}."} for i in range(12)]
+    export(rows, "trl", "data")
+    pool = Path("data/instsel.jsonl").read_bytes()
+    assert main(["ifd", named, "--model", tiny_model_folder(), "--device", "cpu", "--output", "run", "--quiet"]) == 0
+    assert main(["select", "run", "--budget", "3", "--output", "chosen", "--quiet"]) == 0
+    for source in ("run", "chosen"):
+        assert main(["export", source, "--to", "trl", "--output", "data", "--overwrite", "--quiet"]) == 2
+        assert "data/instsel.jsonl is an input" in capsys.readouterr().err
+        assert Path("data/instsel.jsonl").read_bytes() == pool
+    assert main(["export", "chosen", "--to", "trl", "--output", "other", "--quiet"]) == 0
+    assert main(["export", "chosen", "--to", "trl", "--output", "other", "--overwrite", "--quiet"]) == 0

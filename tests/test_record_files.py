@@ -245,3 +245,24 @@ def test_damaged_text_files_are_read_or_refused(tmp_path_factory, name, edits, l
         assert all(isinstance(row, dict) for row in read_rows(path))
     except ValueError as error:
         assert "\n" not in str(error) and str(path) in str(error)
+
+
+@pytest.mark.parametrize("name, compress", [("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress)])
+def test_streams_one_after_another_are_all_read_or_named_as_damaged(tmp_path, name, compress):
+    """As compressors on several cores write them; a stream whose first bytes are damaged is not the file's end."""
+    path = tmp_path / f"rows.jsonl.{name}"
+    rows = [{"instruction": f"say {i}", "output": "é" * (i % 7)} for i in range(60)]
+    streams = [compress(lines(rows[i : i + 20]) + b"\n") for i in range(0, 60, 20)]
+    for between in (b"", b"\0" * 8):
+        path.write_bytes(between.join([*streams, compress(b""), b""]))
+        assert read_rows(path) == rows
+    for at in range(3):
+        damaged = bytearray(streams[1])
+        damaged[at] ^= 0xFF
+        path.write_bytes(streams[0] + damaged + streams[2])
+        with pytest.raises(ValueError, match=r"rows\.jsonl.* is not a whole"):
+            read_rows(path)
+    for end in (b"what is no stream", streams[0][:-1], streams[0][:5]):
+        path.write_bytes(streams[0] + end)
+        with pytest.raises(ValueError, match=r"rows\.jsonl.* is not a whole"):
+            read_rows(path)

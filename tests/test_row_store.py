@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from instsel.records.json_columns import JSON_TEXT, is_json
+from instsel.records.json_columns import JSON_TEXT, empty_table, is_json, take_rows
 from instsel.records.score_columns import from_table, to_table
 from instsel.runs.column_types import ColumnTypeError, ColumnTypes
 from instsel.runs.row_store import BATCH_ROWS, RowStore, write_rows
@@ -132,3 +132,37 @@ def test_scores_go_to_arrow_and_back_and_nan_is_null() -> None:
         np.testing.assert_array_equal(back[name], values)
         assert back[name].dtype.kind == values.dtype.kind
     np.testing.assert_array_equal(back["scores"][0], [1.0, np.nan])
+
+
+DICTIONARY = pa.dictionary(pa.int8(), pa.string())
+TEXTS = [["a", "b"], ["c", None]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (pa.list_(DICTIONARY), lambda text: [text]),
+        (pa.large_list(DICTIONARY), lambda text: [text, text]),
+        (pa.list_(DICTIONARY, 1), lambda text: [text]),
+        (pa.list_(pa.struct([("role", DICTIONARY), ("n", pa.int8())])), lambda text: [{"role": text, "n": 1}]),
+        (pa.map_(pa.string(), DICTIONARY), lambda text: [("key", text)]),
+        (pa.string_view(), lambda text: text),
+        (pa.binary_view(), lambda text: None if text is None else text.encode()),
+    ],
+    ids=str,
+)
+def test_dictionaries_within_lists_and_views_of_texts_are_rows_as_any_other(
+    tmp_path: Path, kind: pa.DataType, value: Any
+) -> None:
+    """Every batch brings a dictionary of its own, and of what is stored rows may be taken."""
+    whole = [[value(text) for text in texts] for texts in TEXTS]
+    tables = [pa.table({"x": pa.array(values, kind)}) for values in whole]
+    store = stored(tmp_path / "rows.arrow", tables)
+    expected = [row for values in whole for row in values]
+    assert [row["x"] for row in store.rows(0, 4)] == expected
+    table = store.table(0, 4, None)
+    for source in (table, tables[1]):
+        held = source.column("x").to_pylist()
+        taken = take_rows(source, pa.array([1, 0, 1]))
+        assert taken.column("x").to_pylist() == [held[1], held[0], held[1]] and taken.schema == source.schema
+        assert empty_table(source.schema).schema == source.schema

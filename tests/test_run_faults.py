@@ -17,6 +17,7 @@ import torch
 from tiny_model import tiny_model_folder, write_alpaca
 
 from instsel.cli import main
+from instsel.runner import scored_run
 from instsel.runs import durable_files
 
 pytestmark = pytest.mark.usefixtures("one_loading")
@@ -140,3 +141,41 @@ def test_a_disk_that_fills_up_ends_the_command_with_1_and_it_continues_when_ther
         assert main(command(tmp_path, f"run{call}")) == 0
         assert scores(tmp_path, f"run{call}").equals(scores(tmp_path, "straight"))
         assert not list((tmp_path / f"run{call}").rglob(".*"))
+
+
+@pytest.mark.parametrize("change", ["edited", "cut off", "appended to", "removed"])
+@pytest.mark.parametrize("files", [1, 2])
+def test_an_input_that_changes_before_it_is_read_is_no_run_of_what_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], change: str, files: int
+) -> None:
+    """Between the digest, by which the run is known, and the rows lies the model's, which takes its time."""
+    words = command(tmp_path)
+    rows = tmp_path / "rows.jsonl"
+    if files == 2:
+        words.insert(2, str(write_alpaca(tmp_path / "more.jsonl", 9, first=ROWS)))
+    before = rows.read_bytes()
+    after = {
+        "edited": before.replace(b"thing", b"think"), "cut off": before[: before.index(b"\n") + 1],
+        "appended to": before + before, "removed": b"",
+    }[change]  # fmt: skip
+    settle = scored_run.settle
+
+    def changing(*given: Any) -> Any:
+        found = settle(*given)
+        rows.write_bytes(after) if after else rows.unlink()
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(scored_run, "settle", changing)
+        assert main(words) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "rows.jsonl" in said and "cannot write" not in said
+    assert ("does not exist" if change == "removed" else "was changed while it was read") in said
+    assert not (tmp_path / "run").exists()
+    for content in (after, before):
+        if content:
+            rows.write_bytes(content)
+            assert main([*words, "--overwrite"] if content is before else words) == 0
+            assert scores(tmp_path)["instruction"].to_pylist()[: content.count(b"\n")] == [
+                json.loads(line)["instruction"] for line in content.splitlines()
+            ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,30 @@ def test_a_callback_that_raises_leaves_the_pool_to_the_next_call(pool: Pool) -> 
         instsel.score_batch(pool, REQUESTS, progress=lambda done, total: 1 // 0)
     assert instsel.ifd(pool, rows).status.tolist() == ["ok"] * 40
     assert kept.tb is not None and kept_too.tb is not None
+
+
+@pytest.mark.parametrize("outer", ["score_batch", "ifd"])
+def test_a_pool_called_from_its_own_progress_is_an_error_and_not_a_wait_without_end(pool: Pool, outer: str) -> None:
+    rows = [{"instruction": "a", "output": "b"}] * 40
+    raised: list[BaseException] = []
+
+    def call() -> None:
+        def nested(done: int, total: int) -> None:
+            instsel.score_batch(pool, REQUESTS[:2])
+
+        try:
+            if outer == "ifd":
+                instsel.ifd(pool, rows, progress=nested)
+            else:
+                instsel.score_batch(pool, REQUESTS, progress=nested)
+        except RuntimeError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive() and "at work for the same thread" in str(raised[0])
+    assert instsel.ifd(pool, rows).status.tolist() == ["ok"] * 40
 
 
 def test_what_cannot_run_elsewhere_is_refused(pool: Pool, scorer: instsel.Scorer) -> None:

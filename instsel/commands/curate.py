@@ -16,6 +16,7 @@ from instsel.commands.curate_checks import check_steps
 from instsel.commands.flags import INPUT, MODEL, WORKERS, add_options
 from instsel.commands.options import fraction, local_folder, written
 from instsel.runs.interrupts import Interrupts
+from instsel.runs.manifest import OtherSettingsError
 from instsel.runs.run_files import MANIFEST, PAGE
 from instsel.terminal import escaped, say
 
@@ -58,13 +59,21 @@ def run(args: argparse.Namespace, interrupts: Interrupts) -> int:
     """Run the steps; the first that fails ends it with its exit code."""
     if "-" in args.input:
         raise ValueError("curate reads its input more than once: name a file in place of -")
-    check_steps(args, Path(args.output) / DATA, interrupts)
+    output = Path(args.output)
+    check_steps(args, output / SELECTION, output / DATA, output / PAGE, interrupts)
     parser, parsers = _step_parsers()
     for words in steps(args, parsers):
         if not args.quiet:
             say(f"\n$ {escaped(shlex.join(['instsel', *words]), limit=1 << 16)}")
         parsed = parser.parse_args(words)
-        if code := int(parsed.run(parsed, interrupts)):
+        try:
+            code = int(parsed.run(parsed, interrupts))
+        except OtherSettingsError as error:
+            if words[0] != args.method:
+                raise
+            told = f"Name another --output, or remove {output / SCORES} yourself: --overwrite replaces the selection"
+            raise ValueError(f"{error.what}. {told}") from None
+        if code:
             return code
         interrupts.check()
     return 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import numpy as np
+
 from instsel.commands.arguments import Subcommands
 from instsel.commands.flags import add_options
 from instsel.commands.options import column_mapping, local_folder
@@ -12,6 +14,7 @@ from instsel.methods.stages import UNREADABLE
 from instsel.records.json_types import JsonObject
 from instsel.runner.row_checks import REASON
 from instsel.runs.arguments import files_named_by
+from instsel.runs.manifest import read_manifest
 from instsel.runs.scored_files import ScoredFile
 from instsel.selection.selection_inputs import scored_input
 from instsel.terminal import complain, escaped, say
@@ -44,14 +47,14 @@ def run(args: argparse.Namespace, interrupts: object) -> int:
 
     _, scored = scored_input(args.input)
     path = scored.path
-    inputs = {resolved(file) for file in (path, *files_named_by({"input": args.input}))}
+    inputs = {resolved(file) for file in (path, *_read_for(args.input))}
     for file in files_of(args.to, args.output, args.name):
-        if resolved(file) in inputs:
-            raise ValueError(f"--output {args.output}: {file} is the input; name another folder or --name")
+        if resolved(file) in inputs or (file.exists() and resolved(file.parent) in inputs):
+            raise ValueError(f"--output {args.output}: {file} is an input; name another folder or --name")
         if is_ours(file.name) and (file.parent / MANIFEST).exists():
             raise ValueError(f"--output {args.output}: {file.name} is a file of the run there; name another folder")
     read = [open_rows(batch)[1] for batch in open_input(str(path), None).read()]
-    rows = _readable([row for batches in read for batch in batches for row in batch], scored)
+    rows = _usable([row for batches in read for batch in batches for row in batch], scored)
     try:
         written = export(
             rows, args.to, args.output,
@@ -66,11 +69,29 @@ def run(args: argparse.Namespace, interrupts: object) -> int:
     return 0
 
 
-def _readable(rows: list[JsonObject], scored: ScoredFile) -> list[JsonObject]:
-    """The rows but those that the run found to be no examples, which are told of."""
-    if not {"status", REASON} <= scored.own.keys():  # the second is in the results of runs with such rows
-        return rows
-    left_out = scored.equals(scored.own["status"], UNREADABLE)
-    if left_out.any():
-        complain("warning", f"{int(left_out.sum()):,} of {len(rows):,} rows are left out: their status is {UNREADABLE}")
+def _read_for(source: Path) -> list[Path]:
+    """What was read to make a selection or run: itself, its inputs, and theirs where they are runs too."""
+    found: list[Path] = []
+    left = [source]
+    while left:
+        found.append(path := left.pop())
+        manifest = read_manifest(path)[0] if path.is_dir() else None
+        inputs = files_named_by({"input": (manifest or {}).get("arguments", {}).get("input")})
+        left += [one for one in inputs if one not in found]
+    return found
+
+
+def _usable(rows: list[JsonObject], scored: ScoredFile) -> list[JsonObject]:
+    """The rows but those that the run found to be no examples, or groups without an answer; these are told of."""
+    left_out = np.zeros(len(rows), bool)
+    for column, value, why in (
+        ("status", UNREADABLE, f"their status is {UNREADABLE}"),
+        ("best", -1, "none of their candidates was scored"),
+    ):
+        if column not in scored.own or (column == "status" and REASON not in scored.own):
+            continue  # results of runs with unreadable rows have the reason beside the status
+        found = scored.equals(scored.own[column], value) & ~left_out
+        if found.any():
+            complain("warning", f"{int(found.sum()):,} of {len(rows):,} rows are left out: {why}")
+        left_out |= found
     return [row for row, out in zip(rows, left_out, strict=True) if not out]

@@ -31,18 +31,23 @@ def add_parser(commands: Subcommands) -> None:
     parser.set_defaults(run=run)
 
 
+def check_page(output: Path) -> None:
+    """ValueError where something is there that a page must not replace."""
+    if output.is_dir():
+        raise ValueError(f"--output {output} is a folder: name a file, such as {output / PAGE}")
+    if os.path.lexists(output) and not is_page(output):
+        raise ValueError(f"--output {output} exists and is no page that instsel report wrote: name another")
+
+
 def run(args: argparse.Namespace, interrupts: object) -> int:
     """Write the page."""
     from instsel.report import build_page, read_report
     from instsel.runs.durable_files import durable_file, remove_unfinished
 
     output = args.output or args.folders[0] / PAGE
-    if output.is_dir():
-        raise ValueError(f"--output {output} is a folder: name a file, such as {output / PAGE}")
+    check_page(output)
     if not output.parent.is_dir() and args.output is not None:
         raise ValueError(f"--output {output}: there is no folder {output.parent}")
-    if os.path.lexists(output) and not is_page(output):
-        raise ValueError(f"--output {output} exists and is no page that instsel report wrote: name another")
     report = read_report(args.folders, colour_by=args.colour_by, max_rows=args.max_rows)
     page = build_page(report, title=args.title)
     try:

@@ -65,6 +65,8 @@ def check_target(to: str, output: Path | str, name: str, overwrite: bool) -> lis
     if not name or Path(name).name != name or name.startswith("."):
         raise ValueError(f"name: expected a file's name without its ending, got {name!r}")
     files = files_of(to, output, name)
+    if files[0].name == DATASET_INFO:
+        raise ValueError(f"name: {DATASET_INFO} is where trainers look for a list of data sets; give another name")
     check_writable([path for path in files if path.name != DATASET_INFO], overwrite)
     if files[1:] and files[1].name == DATASET_INFO:
         known_data_sets(files[0])

@@ -50,7 +50,8 @@ Answers = Generator[tuple[Task, Any, float], None, None]
 class Pool(SliceWorkers):
     """Workers on several devices or machines, taken wherever a scorer is taken: see `workers` and `ray_workers`.
 
-    Calls from several threads take turns. Ends with its `with` block, or with `close`.
+    Calls from several threads take turns; what a call reports progress to cannot call the pool. Ends with its `with`
+    block, or with `close`.
 
     Raises what the first worker that cannot load its model says, and ValueError where a worker has another version
     of instsel, transformers or torch.

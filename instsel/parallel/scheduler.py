@@ -60,6 +60,7 @@ class Scheduler:
         self.given_up: list[str] = []  # labels of the tasks that killed too many workers
         self._last_death = "none died"
         self._lock = threading.Lock()
+        self._caller: int | None = None  # the thread whose tasks are done now
 
     def start(self) -> None:
         """Start all workers and wait until every one has its model; raises what a worker could not do."""
@@ -83,12 +84,19 @@ class Scheduler:
         """Each task with its value and its worker's seconds, as they come; raises the first error that a task meets.
 
         Tasks are taken from `tasks` as workers want them, and as many again are kept ready. A task whose worker dies
-        is done again elsewhere; when it has killed three workers it is done without forwards.
+        is done again elsewhere; when it has killed three workers it is done without forwards. RuntimeError for a thread
+        whose own earlier call is under way, which it would wait for without end.
         """
+        if self._caller == threading.get_ident():
+            raise RuntimeError(
+                "scorer: this pool of workers is at work for the same thread: do not call it in progress"
+            )
         with self._lock:
+            self._caller = threading.get_ident()
             try:
                 yield from self._run_tasks(tasks, shared)
             finally:  # an error or an interrupt ended the run: what is still under way is for nobody
+                self._caller = None
                 for slot in self.slots:
                     slot.abandoned = slot.task is not None
 

@@ -12,6 +12,8 @@ from instsel.error_text import first_line
 SUFFIXES = (".gz", ".gzip", ".zst", ".zstd", ".bz2", ".xz")
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz"}
 
+_BLOCK = 1 << 18  # compressed bytes read at once
+
 
 def compression_of(path: Path) -> str | None:
     """ "gzip", "zstd", "bzip2", "xz", or None."""
@@ -73,6 +75,41 @@ class _Decompressed(io.RawIOBase):
         super().close()
 
 
+class _Streams:
+    """The bytes of streams one after another, as bzip2 on several cores writes them.
+
+    The standard library's own readers take what begins no stream for the end of the file, and with it a damaged stream
+    and all that follow.
+    """
+
+    def __init__(self, path: Path, decoder: Callable[[], Any]) -> None:
+        self._file = open(path, "rb")  # noqa: SIM115 - until `close`
+        self._new, self._decoder = decoder, decoder()
+
+    def read(self, size: int) -> bytes:
+        """At most `size` bytes; none at the end."""
+        while True:
+            data = b""
+            if self._decoder.eof:
+                data = self._decoder.unused_data.lstrip(b"\0")  # zeros may fill up a file
+                while not data:
+                    block = self._file.read(_BLOCK)
+                    if not block:
+                        return b""
+                    data = block.lstrip(b"\0")
+                self._decoder = self._new()
+            elif self._decoder.needs_input:
+                data = self._file.read(_BLOCK)
+                if not data:
+                    raise EOFError("it ends before its last stream does")
+            if found := self._decoder.decompress(data, size):
+                return bytes(found)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
 def _gzip(path: Path) -> BinaryIO:
     import gzip
 
@@ -82,13 +119,13 @@ def _gzip(path: Path) -> BinaryIO:
 def _bzip2(path: Path) -> BinaryIO:
     import bz2
 
-    return cast(BinaryIO, bz2.open(path, "rb"))
+    return cast(BinaryIO, _Streams(path, bz2.BZ2Decompressor))
 
 
 def _xz(path: Path) -> BinaryIO:
     import lzma
 
-    return cast(BinaryIO, lzma.open(path, "rb"))
+    return cast(BinaryIO, _Streams(path, lzma.LZMADecompressor))
 
 
 def _zstd(path: Path) -> BinaryIO:

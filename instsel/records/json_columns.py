@@ -87,7 +87,7 @@ def whole_values(column: pa.Array | pa.ChunkedArray, field: pa.Field) -> list[ob
 
 
 def take_rows(table: pa.Table, numbers: pa.Array) -> pa.Table:
-    """The rows with these numbers; Arrow's own `take` knows no lists of an extension type."""
+    """The rows with these numbers; Arrow's own `take` knows no lists of an extension type, and no views of texts."""
     stored = _stored(table.schema)
     if stored == table.schema:  # a cast of null lists that Parquet gave is refused by Arrow
         return table.take(numbers)
@@ -114,7 +114,14 @@ def _storage(kind: pa.DataType) -> pa.DataType:
         return pa.struct([part.with_type(_storage(part.type)) for part in kind])
     if pa.types.is_list(kind):
         return pa.list_(_storage(kind.value_type))
-    return pa.large_list(_storage(kind.value_type)) if pa.types.is_large_list(kind) else kind
+    return pa.large_list(_storage(kind.value_type)) if pa.types.is_large_list(kind) else without_views(kind)
+
+
+def without_views(kind: pa.DataType) -> pa.DataType:
+    """The type of texts or bytes in place of one of views of them, of which Arrow takes no rows."""
+    if kind == pa.string_view():
+        return pa.large_string()
+    return pa.large_binary() if kind == pa.binary_view() else kind
 
 
 Reader = Callable[[Any], object]

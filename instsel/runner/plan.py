@@ -29,7 +29,7 @@ from instsel.runner.timing import PlannedStage, time_stages
 from instsel.runs.arguments import files_named_by
 from instsel.runs.finished_run import RunReader
 from instsel.runs.inputs import InputSource
-from instsel.runs.manifest import differing_fields, other_settings, read_manifest
+from instsel.runs.manifest import OtherSettingsError, differing_fields, read_manifest
 from instsel.runs.overwriting import check_place
 from instsel.runs.remote_files import is_address
 from instsel.runs.shards import ShardedStage
@@ -77,7 +77,7 @@ def plan_run(configuration: RunConfiguration, source: InputSource, messages: Mes
         configuration, settings, _ = settle(configuration, source, known, lambda: scorer, messages)
         kept = None if known is None or path is None else RunReader(path, known)
         if kept is not None and (fields := differing_fields(kept.manifest, settings)):
-            raise ValueError(other_settings(str(configuration.output), fields))
+            raise OtherSettingsError(str(configuration.output), fields)
         inputs = InputRows.of(configuration, rows, columns)
         parameters = read_parameters(configuration, inputs.numbers).for_rows(len(inputs))
         check_rows(configuration, inputs, parameters, scorer, source, UnreadKeys(), messages)

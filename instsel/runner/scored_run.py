@@ -190,7 +190,13 @@ def _note_state(folder: RunFolder, state: str) -> None:
 
 
 def _batches(source: InputSource, interrupts: Interrupts) -> Iterator[Batch]:
-    """The batches of an input, noticing signals between them."""
-    for batch in source.read():
-        interrupts.check()
-        yield batch
+    """The batches of an input, noticing signals between them; ValueError where it has another digest afterwards."""
+    try:
+        for batch in source.read():
+            interrupts.check()
+            yield batch
+        changed = source.digest_now() != source.digest
+    except OSError as error:  # for the run's folder it would be one of writing
+        raise ValueError(f"input {source.name} cannot be read: {error.strerror or error}") from error
+    if changed:
+        raise ValueError(f"input {source.name} was changed while it was read: give the same command again")

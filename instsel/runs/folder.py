@@ -28,8 +28,8 @@ from instsel.runs.interrupts import Interrupts
 from instsel.runs.lock import RunLock
 from instsel.runs.manifest import (
     FORMAT,
+    OtherSettingsError,
     differing_fields,
-    other_settings,
     read_manifest,
     settings_digest,
     write_manifest,
@@ -111,7 +111,7 @@ class RunFolder:
         if found is not None and overwrite and self._has_results():
             found = self._open_next()
         elif fields and self._has_results():
-            raise ValueError(other_settings(self.name, fields))
+            raise OtherSettingsError(self.name, fields)
         elif overwrite or fields:
             self._remove_rows()
             found = None

@@ -34,11 +34,12 @@ _OPEN_PIPES = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
 
 @dataclass(frozen=True, slots=True)
 class InputSource:
-    """A named input: what it is called, the digest of its content, reading its rows in batches, where rows are,
-    its files here, and the format of its (first) file."""
+    """A named input: what it is called, the digest of its content and that of now, reading its rows in batches, where
+    rows are, its files here, and the format of its (first) file."""
 
     name: str
     digest: str
+    digest_now: Callable[[], str]
     read: Callable[[], Iterable[Batch]]
     places: Callable[[Sequence[int]], dict[int, str]]  # file and line, or row, by the row's number
     files: tuple[Path, ...]
@@ -55,20 +56,25 @@ def open_input(names: str | Sequence[str], limit: int | None, split: str | None 
     if len(set(places)) < len(places):
         raise ValueError(f"input {next(name for name in places if places.count(name) > 1)} is named twice")
     check_formats(parts)
-    digests = [part.digest() for part in parts]
-    lines = "".join(f"{digest}\n" for digest in digests)
-    digest = digests[0] if len(parts) == 1 else hashlib.sha256(lines.encode()).hexdigest()
+    digest_now = partial(_digest_of, parts)
     rest = f" and {len(places) - _SHOWN_NAMES} more" if len(places) > _SHOWN_NAMES else ""
     shown = ", ".join(places[:_SHOWN_NAMES]) + rest
     files = tuple(Path(place) for place in places if os.path.isabs(place))
     return InputSource(
         shown,
-        digest,
+        digest_now(),
+        digest_now,
         lambda: joined_batches(parts, limit),
         lambda rows: row_places(parts, rows),
         files,
         parts[0].format,
     )
+
+
+def _digest_of(parts: Sequence[InputPart]) -> str:
+    digests = [part.digest() for part in parts]
+    lines = "".join(f"{digest}\n" for digest in digests)
+    return digests[0] if len(parts) == 1 else hashlib.sha256(lines.encode()).hexdigest()
 
 
 def _parts(name: str, split: str | None) -> list[InputPart]:

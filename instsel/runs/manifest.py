@@ -67,12 +67,12 @@ def differing_fields(there: Mapping[str, object], now: Mapping[str, object], pre
     return found
 
 
-def other_settings(name: str, fields: Sequence[str]) -> str:
-    """What is said of a folder that holds another run."""
-    return (
-        f"{name} holds a run with other settings: {'; '.join(fields)}. "
-        "Name another --output, or start again with --overwrite"
-    )
+class OtherSettingsError(ValueError):
+    """A folder holds another run; `what` says which and how it differs, without what to do about it."""
+
+    def __init__(self, name: str, fields: Sequence[str]) -> None:
+        self.what = f"{name} holds a run with other settings: {'; '.join(fields)}"
+        super().__init__(f"{self.what}. Name another --output, or start again with --overwrite")
 
 
 def _short(value: object) -> str:

@@ -17,7 +17,7 @@ from typing import BinaryIO, Union
 
 import pyarrow as pa
 
-from instsel.records.json_columns import whole_rows
+from instsel.records.json_columns import whole_rows, without_views
 from instsel.records.json_types import JsonMapping, JsonObject
 from instsel.runs.column_types import ColumnTypes
 
@@ -75,8 +75,28 @@ def _arrow_pieces(batches: Iterable[pa.RecordBatch | pa.Table], names: dict[str,
 
 
 def plain_field(field: pa.Field) -> pa.Field:
-    """A dictionary column as its values: an IPC file allows one dictionary, and every batch may bring another."""
-    return field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
+    """A column of a type that every function of Arrow takes and that holds the same values, within lists too.
+
+    Dictionaries become their values: an IPC file allows one, and every batch may bring another. Views of texts become
+    texts: of them Arrow takes no rows.
+    """
+    return field.with_type(_plain_type(field.type))
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_dictionary(kind):
+        return _plain_type(kind.value_type)
+    if pa.types.is_struct(kind):
+        return pa.struct([plain_field(part) for part in kind])
+    if pa.types.is_map(kind):
+        return pa.map_(plain_field(kind.key_field), plain_field(kind.item_field), keys_sorted=kind.keys_sorted)
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(plain_field(kind.value_field), kind.list_size)
+    if pa.types.is_list(kind):
+        return pa.list_(plain_field(kind.value_field))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(plain_field(kind.value_field))
+    return without_views(kind)
 
 
 class RowStore:

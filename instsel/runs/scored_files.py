@@ -70,8 +70,8 @@ class ScoredFile:
                 raise ValueError(f"column {name!r} of {self.path} does not hold numbers: {error}") from error
         return np.concatenate(values) if values else np.zeros(0)
 
-    def equals(self, name: str, wanted: str | bool) -> np.ndarray:
-        """Whether each row's column is this text or truth value, bool [rows]."""
+    def equals(self, name: str, wanted: str | int) -> np.ndarray:
+        """Whether each row's column is this text, number or truth value, bool [rows]."""
         return np.array([value == wanted for value in self.values(name)], dtype=bool)
 
     def values(self, name: str) -> list[Any]:
