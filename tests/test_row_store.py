@@ -149,7 +149,7 @@ TEXTS = [["a", "b"], ["c", None]]
         (pa.string_view(), lambda text: text),
         (pa.binary_view(), lambda text: None if text is None else text.encode()),
     ],
-    ids=str,
+    ids=lambda x: str(x) if isinstance(x, pa.DataType) else "",
 )
 def test_dictionaries_within_lists_and_views_of_texts_are_rows_as_any_other(
     tmp_path: Path, kind: pa.DataType, value: Any
