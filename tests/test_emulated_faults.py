@@ -15,9 +15,10 @@ import torch
 pytest.importorskip("triton")
 from emulated_kernels import gpu
 from kernel_checks import check_attention, check_linear
+from ptx.block import Block
 from ptx.device import Device
 from ptx.memory import GlobalMemory
-from ptx.program import Program, without
+from ptx.program import Program, parse, without
 from test_emulated_kernels import check_recurrence
 from test_tree_recurrences import HALF
 
@@ -124,3 +125,22 @@ def test_an_element_past_a_tensor_is_reported() -> None:
     for offset in (-4, 4 * 4, 4 * 20):  # before it, between two rows, behind it
         memory.access(np.array([base + offset]), 4, warps)
     assert memory.faults["a global read outside of its tensor"] == 3
+
+
+@pytest.mark.parametrize(
+    ("selector", "want"),
+    [
+        ("0x3210", 0x04830201), ("0x7654", 0x88F70605), ("0x0123", 0x01028304), ("0x5410", 0x06050201),
+        ("0x3340U", 0x04040501), ("0xA98F", 0xFF0000FF),
+    ],
+)  # fmt: skip
+def test_bytes_are_chosen_and_signs_spread(selector: str, want: int) -> None:
+    """By the instruction's definition: no kernel is sure to put numbers in its way that tell one byte from another."""
+    text = (
+        ".visible .entry f()\n{\n.reg .b32 %r<3>;\nmov.b32 %r0, 0x04830201;\nmov.b32 %r1, 0x88F70605;\n"
+        f"prmt.b32 %r2, %r0, %r1, {selector};\nret;\n}}"
+    )
+    faults: Counter[str] = Counter()
+    block = Block(parse(text, 0, 1), [], GlobalMemory(faults), faults)
+    block.run((0, 0, 0), (1, 1, 1))
+    assert set(block.registers["%r2"].tolist()) == {want}
