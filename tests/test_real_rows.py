@@ -94,6 +94,8 @@ def test_held_out_rows_are_of_the_same_file_undamaged_and_in_no_pool(file):
     for pool in pools:
         assert (len(pool.rows), len(pool.held_out)) == (40, 6) and set(pool.sources) == {"made"}
         assert all(row in texts and row not in pool.rows for row in pool.held_out)
+        assert len(pool.anchors) == min(16, len(rows) - 46)
+        assert all(row in texts and row not in [*pool.rows, *pool.held_out] for row in pool.anchors)
         asked = {row["instruction"] for row in pool.held_out}
         assert not asked & {row["instruction"].removeprefix("Please answer: ") for row in pool.rows}
         assert tokenizer.decode(pool.pairs[0][1]).strip() == pool.rows[0]["output"]
@@ -117,18 +119,24 @@ def test_every_rule_gives_its_number_of_different_rows_and_what_its_name_says(fi
     difficulties = -rng.uniform(0.5, 2, (40, 2))
     difficulties[:, 0] -= 1.0  # so that prompts help most rows
     vectors = rng.normal(size=(40, 8)).astype(np.float32)
-    scored = Scored(pool, 5, lambda: difficulties, lambda: vectors, lambda: influences)
+    scored = Scored(pool, 5, lambda: difficulties, lambda: vectors, lambda: influences, lambda: anchored)
     one_shot_ifd = rng.uniform(0.2, 0.9, (40, 2))
     influences = {
         "ifd": scored.ifd, "one_shot_ifd": one_shot_ifd, "probes": rng.integers(0, 40, (40, 2)),
         "similarity": rng.uniform(0, 1, (40, 2)),
     }  # fmt: skip
-    every = (*plan.FIRST, *plan.THEN, *plan.BY_INFLUENCE, plan.KNOWN)
+    anchored = {"wins": rng.integers(0, 5, 40) / 4, "gain": rng.normal(size=40)}
+    every = (*plan.BY_ANCHORS, *plan.FIRST, *plan.THEN, *plan.BY_INFLUENCE, plan.KNOWN)
     rows = {rule: selected_rows(rule, scored, 0.25) for rule in every}
     for rule, chosen in rows.items():
         assert len(chosen) == len(set(chosen.tolist())) == 10, rule
         if rule.startswith(("filters", "recommended")):
             assert scored.passed[chosen].all(), rule
+    assert anchored["wins"][rows["nuggets"]].min() >= np.sort(anchored["wins"])[-10]
+    for cluster in np.unique(scored.labels):
+        members = np.flatnonzero((scored.labels == cluster) & scored.passed)
+        taken = [row for row in rows["filters, nuggets, coverage"] if scored.labels[row] == cluster]
+        assert set(taken) == set(members[np.argsort(-anchored["gain"][members])][: len(taken)].tolist())
     wanted = pool.lengths[rows["recommended"]].sum()
     as_long = selected_rows(plan.AS_LONG, scored, 0.25)
     fewer = instsel.select(scored.chance, len(as_long) - 1, coverage="proportional", clusters=scored.labels)
@@ -222,7 +230,8 @@ def test_a_study_goes_on_after_a_kill_and_does_nothing_twice(file, tmp_path, mon
     monkeypatch.setattr(plan, "FIRST", (plan.RANDOM, "filters, less worst fifth, coverage"))
     monkeypatch.setattr(plan, "THEN", ())
     monkeypatch.setattr(plan, "CONFIRMED", ())
-    for part in ("influence", "tokens"):
+    monkeypatch.setattr(plan, "BY_ANCHORS", ("nuggets",))
+    for part in ("influence", "tokens", "budgets"):
         monkeypatch.delitem(plan.PARTS, part)
     records = tmp_path / "out" / "records.jsonl"
     command = [
@@ -233,7 +242,7 @@ def test_a_study_goes_on_after_a_kill_and_does_nothing_twice(file, tmp_path, mon
         main([*command, "--only", "exploring"])
     assert main(command) == 0
     lines = records.read_text().splitlines(keepends=True)
-    assert len(lines) == 1 + 2 + (2 + 1 + 2)  # the rate, what is seen, both pools, one with one who knows
+    assert len(lines) == 1 + 2 + (2 + 1 + 2) + 2  # the rate, what is seen, both pools, one with one who knows, anchors
     records.write_text("".join(lines[:-1]) + lines[-1][:40])
     assert main(command) == 0
     again = [json.loads(line) for line in records.read_text().splitlines()]

@@ -113,8 +113,9 @@ def scored_pool(pool: Pool, seed: int, learner: Learner, folder: Path) -> Scored
         with learner.model.disable_adapter():
             return compute(lambda: learner.scorer, pool.rows, folder)
 
-    found = {name: partial(untuned, getattr(scores, name)) for name in ("difficulties", "embeddings", "influences")}
-    return Scored(pool, seed, **found)
+    ways = {name: getattr(scores, name) for name in ("difficulties", "embeddings", "influences")}
+    ways["anchored"] = partial(scores.anchored, anchors=pool.anchors)
+    return Scored(pool, seed, **{name: partial(untuned, way) for name, way in ways.items()})
 
 
 def chosen_rate(lines: Sequence[dict[str, Any]]) -> float:

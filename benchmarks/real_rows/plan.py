@@ -14,7 +14,8 @@ and the losses of three of its tunings; both forms of "recommended", added when 
 pools and no rule had been tried on the confirming ones: what `select` made of that rule, which leaves the worst fifth
 out before the quotas, with embeddings and without; and, when the five confirming seeds had left its interval on damaged
 pools open (-0.015, -0.042 to +0.013), ten further seeds, so many whatever they show, and two more rules to explore;
-random rows with the tokens of the recommended ones, when these had turned out a tenth longer.
+random rows with the tokens of the recommended ones, when these had turned out a tenth longer; and, when all of these
+had been measured, other budgets and NUGGETS.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ RATE_SEED = 2000  # of the learning rate, which is chosen on a random subset of 
 LONGEST = 256  # tokens of prompt and answer; longer rows are left out of pools and held-out rows alike
 POOL_SIZE = 560
 HELD_OUT = 100
+ANCHORS = 16  # rows of the same file, in no pool and not held out, whose answers NUGGETS' demonstrations are to help
 QUESTIONS = 60  # with right and wrong answers, where a file of these is given
 DAMAGED = 0.2  # of the pool, in equal parts over the kinds of damage
 TEMPLATE = "alpaca"
@@ -38,6 +40,7 @@ LORA_RANK = 16
 EPOCHS = 2
 BATCH = 8
 BUDGET = 0.1
+OTHER_BUDGETS = (0.05, 0.3)
 CLUSTERS = 24
 STRATA = 5  # of answers' lengths
 
@@ -48,6 +51,7 @@ LED = "filters, less worst fifth of like length, coverage"
 RECOMMENDED = ("recommended", "recommended, coverage")  # a run without embeddings, and one with them
 LONGER = "recommended, longer half"
 HALVED = "recommended, less worst half"  # not the worst fifth
+BY_ANCHORS = ("nuggets", "filters, nuggets, coverage")  # by the share of anchors helped, and by the mean gain
 AS_LONG = "random, coverage, tokens of recommended"  # as many rows as have as many tokens as those recommended
 FIRST = (RANDOM, COVERED, LED)
 THEN = (
@@ -123,7 +127,24 @@ def influence_cells() -> Iterator[Cell]:
                     yield Cell(seed, damaged, rule)
 
 
+def budget_cells() -> Iterator[Cell]:
+    """Whether another budget changes what is recommended."""
+    for budget in OTHER_BUDGETS:
+        for seed in CONFIRMING:
+            for rule in (COVERED, RECOMMENDED[0]):
+                yield Cell(seed, DAMAGED, rule, budget)
+
+
+def anchor_cells() -> Iterator[Cell]:
+    """NUGGETS, which is told what is wanted by examples of it."""
+    for damaged in (DAMAGED, 0.0):
+        for seed in EXPLORING:
+            for rule in BY_ANCHORS:
+                yield Cell(seed, damaged, rule)
+
+
 PARTS = {
     "rate": rate_cells, "detection": detection_cells, "exploring": exploring_cells, "confirming": confirming_cells,
     "further": further_cells, "tokens": token_cells, "influence": influence_cells,
+    "budgets": budget_cells, "anchors": anchor_cells,
 }  # fmt: skip

@@ -22,6 +22,7 @@ class Pool:
     """Candidates and rows held out, each with its token ids of prompt and answer.
 
     kinds    what was done to each candidate, "clean" for nothing
+    anchors  rows that are neither candidates nor held out
     sources  of each held-out row: the name of its file
     """
 
@@ -31,6 +32,7 @@ class Pool:
     held_out: list[Row]
     held_out_pairs: list[Pair]
     sources: np.ndarray
+    anchors: list[Row]
 
     @property
     def lengths(self) -> np.ndarray:
@@ -68,6 +70,8 @@ def draw_pool(rows: Sequence[tuple[Row, str]], seed: int, damaged: float, tokeni
     fresh, candidates = drawn[: plan.HELD_OUT], [row for row, _ in drawn[plan.HELD_OUT :]]
     candidates, kinds = damaged_rows(candidates, damaged, seed)
     held_out = [row for row, _ in fresh]
+    taken = {id(row) for row, _ in drawn}
+    others = [row for row, _ in rows if id(row) not in taken]
     return Pool(
         rows=candidates,
         pairs=encode_rows(tokenizer, candidates, plan.TEMPLATE),
@@ -75,4 +79,5 @@ def draw_pool(rows: Sequence[tuple[Row, str]], seed: int, damaged: float, tokeni
         held_out=held_out,
         held_out_pairs=encode_rows(tokenizer, held_out, plan.TEMPLATE),
         sources=np.array([source for _, source in fresh]),
+        anchors=random.Random(f"anchors {seed}").sample(others, min(plan.ANCHORS, len(others))),
     )

@@ -29,6 +29,7 @@ class Scored:
     difficulties: Callable[[], np.ndarray]
     embeddings: Callable[[], np.ndarray]
     influences: Callable[[], Mapping[str, np.ndarray]]
+    anchored: Callable[[], Mapping[str, np.ndarray]]
 
     @cached_property
     def chance(self) -> np.ndarray:
@@ -83,6 +84,10 @@ def selected_rows(rule: str, scored: Scored, budget: float) -> np.ndarray:
         if rule == plan.LONGER:
             drawn = np.where(lengths >= np.median(lengths[np.isfinite(drawn)]), drawn, np.nan)
         return instsel.select(drawn, count, selectable=scored.passed, **spread)
+    if rule in plan.BY_ANCHORS:  # the published rule takes the highest; its filters and coverage are ours
+        if rule == plan.BY_ANCHORS[0]:
+            return instsel.select(scored.anchored()["wins"], count)
+        return instsel.select(scored.anchored()["gain"], count, selectable=scored.passed, **spread)
     if rule.startswith("filters"):
         left = {"worst tenth": 0.9, "worst fifth": 0.8}
         for words, share in left.items():

@@ -18,6 +18,7 @@ from real_rows import plan
 from real_rows.damage import Row
 
 import instsel
+from instsel.methods.nuggets import anchor_score
 from instsel.neighbors.embeddings import centred, text_vectors, unit_rows
 from instsel.prompts.templates import embedding_text
 from instsel.records import to_examples
@@ -53,6 +54,16 @@ def influences(scorer: Callable[[], Any], rows: Sequence[Row], folder: Path) -> 
         return {name: getattr(found, name) for name in INFLUENCES}
 
     return kept(folder / "influences", rows, compute)
+
+
+def anchored(scorer: Callable[[], Any], rows: Sequence[Row], folder: Path, anchors: Sequence[Row]) -> dict[str, Any]:
+    """What NUGGETS finds of each row, by the share of anchors that it helps and by their mean gain: float64 [n] each."""
+
+    def compute() -> dict[str, np.ndarray]:
+        found = instsel.nuggets(scorer(), rows, anchors=anchors, template=plan.TEMPLATE, measure="wins")
+        return {measure: anchor_score(found.one_shot, found.zero_shot, measure) for measure in ("wins", "gain")}
+
+    return kept(folder / "anchored", [*rows, *anchors], compute)
 
 
 def kept(folder: Path, rows: Sequence[Row], compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ Record = Mapping[str, Any]
 STAGES = {
     "exploring": "exploring seeds", "influence": "exploring seeds", "confirming": "confirming seeds",
     "further": "further confirming seeds", "tokens": "confirming seeds",
+    "budgets": "confirming seeds", "anchors": "exploring seeds",
 }  # fmt: skip
 
 
