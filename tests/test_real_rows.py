@@ -253,7 +253,9 @@ def test_a_study_goes_on_after_a_kill_and_does_nothing_twice(file, tmp_path, mon
             assert line == first
             continue
         assert {**line, "seconds": 0} == {**first, "seconds": 0}
-        assert line["rows"] == 4 == sum(line["kinds"].values()) and line["after"]["all"] != line["before"]["all"]
+        if line["cell"]["rule"] != "nuggets":  # of which most demonstrations are too long for this model
+            assert line["rows"] == 4
+        assert 0 < line["rows"] == sum(line["kinds"].values()) and line["after"]["all"] != line["before"]["all"]
         assert line["after"]["all"] == pytest.approx(line["after"]["made"])
     assert [json.dumps(line) for line in again[:-1]] == [line.strip() for line in lines[:-1]]  # not done again
     page = tmp_path / "page.md"
