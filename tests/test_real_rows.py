@@ -190,6 +190,20 @@ def test_scores_are_of_a_pool_whatever_was_scored_before(tmp_path):
         np.testing.assert_array_equal(compute(lambda: pytest.fail("scored again"), rows[:3], tmp_path / "two"), alone)
 
 
+def test_what_helps_anchors_is_what_nuggets_finds_by_each_measure(tmp_path):
+    from real_rows.scores import anchored
+
+    rows = [{"instruction": f"Say {word}.", "input": "", "output": word} for word in SUBJECTS]
+    scorer = instsel.Scorer(tiny_model_folder())
+    found = anchored(lambda: scorer, rows[:4], tmp_path, rows[4:])
+    for measure in ("wins", "gain"):
+        wanted = instsel.nuggets(scorer, rows[:4], anchors=rows[4:], template="plain", measure=measure)
+        assert (wanted.status == "ok").all()
+        np.testing.assert_allclose(found[measure], wanted.score, atol=1e-6)  # kept matrices are float32
+    other = anchored(lambda: scorer, rows[:4], tmp_path, rows[5:])
+    assert not np.allclose(found["gain"], other["gain"], atol=1e-4)  # kept by its anchors too
+
+
 def test_tuning_lowers_the_loss_from_the_same_start_and_the_tokens_outside_take_no_part():
     from real_rows.tuning import Learner
     from transformers import AutoModelForCausalLM
@@ -230,8 +244,7 @@ def test_a_study_goes_on_after_a_kill_and_does_nothing_twice(file, tmp_path, mon
     monkeypatch.setattr(plan, "FIRST", (plan.RANDOM, "filters, less worst fifth, coverage"))
     monkeypatch.setattr(plan, "THEN", ())
     monkeypatch.setattr(plan, "CONFIRMED", ())
-    monkeypatch.setattr(plan, "BY_ANCHORS", ("nuggets",))
-    for part in ("influence", "tokens", "budgets"):
+    for part in ("influence", "tokens", "budgets", "anchors"):
         monkeypatch.delitem(plan.PARTS, part)
     records = tmp_path / "out" / "records.jsonl"
     command = [
@@ -242,7 +255,7 @@ def test_a_study_goes_on_after_a_kill_and_does_nothing_twice(file, tmp_path, mon
         main([*command, "--only", "exploring"])
     assert main(command) == 0
     lines = records.read_text().splitlines(keepends=True)
-    assert len(lines) == 1 + 2 + (2 + 1 + 2) + 2  # the rate, what is seen, both pools, one with one who knows, anchors
+    assert len(lines) == 1 + 2 + (2 + 1 + 2)  # the rate, what is seen, both pools, one with one who knows
     records.write_text("".join(lines[:-1]) + lines[-1][:40])
     assert main(command) == 0
     again = [json.loads(line) for line in records.read_text().splitlines()]
@@ -253,9 +266,7 @@ def test_a_study_goes_on_after_a_kill_and_does_nothing_twice(file, tmp_path, mon
             assert line == first
             continue
         assert {**line, "seconds": 0} == {**first, "seconds": 0}
-        if line["cell"]["rule"] != "nuggets":  # of which most demonstrations are too long for this model
-            assert line["rows"] == 4
-        assert 0 < line["rows"] == sum(line["kinds"].values()) and line["after"]["all"] != line["before"]["all"]
+        assert line["rows"] == 4 == sum(line["kinds"].values()) and line["after"]["all"] != line["before"]["all"]
         assert line["after"]["all"] == pytest.approx(line["after"]["made"])
     assert [json.dumps(line) for line in again[:-1]] == [line.strip() for line in lines[:-1]]  # not done again
     page = tmp_path / "page.md"
