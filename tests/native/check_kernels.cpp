@@ -285,6 +285,9 @@ int main() {
             check_experts(10 * size, 64, 32, instructions);
             check_experts(1 + size, 704, 96, instructions);
         }
+        if (instructions >= InstructionSet::avx512_bf16) {
+            check_bfloat16_linear(2, 4096, 3100, instructions);  // more weights than are packed at a time
+        }
     }
     check_tree_attention();
     check_recurrences();
