@@ -107,7 +107,7 @@ def test_held_out_rows_are_of_the_same_file_undamaged_and_in_no_pool(file):
 
 def test_every_rule_gives_its_number_of_different_rows_and_what_its_name_says(file):
     from real_rows import plan
-    from real_rows.detection import followed_by_influence, seen_damage
+    from real_rows.detection import followed_by_influence, mean_scores, seen_damage
     from real_rows.pools import draw_pool, usable_rows
     from real_rows.rules import Scored, selected_rows
     from scipy import stats
@@ -126,12 +126,16 @@ def test_every_rule_gives_its_number_of_different_rows_and_what_its_name_says(fi
         "similarity": rng.uniform(0, 1, (40, 2)),
     }  # fmt: skip
     anchored = {"wins": rng.integers(0, 5, 40) / 4, "gain": rng.normal(size=40)}
-    every = (*plan.BY_ANCHORS, *plan.FIRST, *plan.THEN, *plan.BY_INFLUENCE, plan.KNOWN)
+    every = (*plan.SUBSETS, *plan.BY_ANCHORS, *plan.FIRST, *plan.THEN, *plan.BY_INFLUENCE, plan.KNOWN)
     rows = {rule: selected_rows(rule, scored, 0.25) for rule in every}
     for rule, chosen in rows.items():
         assert len(chosen) == len(set(chosen.tolist())) == 10, rule
         if rule.startswith(("filters", "recommended")):
             assert scored.passed[chosen].all(), rule
+    assert len({tuple(rows[rule]) for rule in plan.SUBSETS}) == len(plan.SUBSETS)
+    means = mean_scores(scored, rows[plan.SUBSETS[0]])
+    assert means["length"] == pytest.approx(pool.lengths[rows[plan.SUBSETS[0]]].mean())
+    assert means["share of clean rows"] == np.mean(pool.kinds[rows[plan.SUBSETS[0]]] == "clean")
     assert anchored["wins"][rows["nuggets"]].min() >= np.sort(anchored["wins"])[-10]
     for cluster in np.unique(scored.labels):
         members = np.flatnonzero((scored.labels == cluster) & scored.passed)
@@ -244,7 +248,7 @@ def test_a_study_goes_on_after_a_kill_and_does_nothing_twice(file, tmp_path, mon
     monkeypatch.setattr(plan, "FIRST", (plan.RANDOM, "filters, less worst fifth, coverage"))
     monkeypatch.setattr(plan, "THEN", ())
     monkeypatch.setattr(plan, "CONFIRMED", ())
-    for part in ("influence", "tokens", "budgets", "anchors"):
+    for part in ("influence", "tokens", "budgets", "anchors", "subsets"):
         monkeypatch.delitem(plan.PARTS, part)
     records = tmp_path / "out" / "records.jsonl"
     command = [

@@ -43,6 +43,25 @@ def test_influence_is_computed_once_for_a_pool_and_told_by_seed(scorer, tmp_path
     assert "| correlation with ifd | 0.60 (0.50 to 0.70) | -0.60 (-0.70 to -0.50) |" in text
 
 
+def test_a_score_predicts_what_tuning_gains_within_each_pool():
+    from real_rows import plan
+    from real_rows.tables import tables
+
+    def record(seed, number, loss, longer):
+        cell = {"seed": seed, "damaged": plan.DAMAGED, "rule": plan.SUBSETS[number], "budget": 0.1, "rate": 0.0}
+        means = {"length": longer, "IFD": -longer, "loss": float(number % 2)}
+        return {"part": "subsets", "model": "m", "source": "rows", "cell": cell, "after": {"all": loss}, "means": means}
+
+    # Across pools longer rows go with a higher loss, within each with a lower one.
+    records = [
+        record(seed, number, 10.0 * seed - number, 5.0 * seed + number) for seed in (0, 1) for number in range(4)
+    ]
+    text = tables(records)
+    assert "(8 tunings on 2 pools; m)" in text
+    assert "| length | -1.00 (-1.00 to -1.00) |" in text and "| IFD | +1.00 (+1.00 to +1.00) |" in text
+    assert "| loss | -0.45 (-0.45 to -0.45) |" in text  # of 0, 1, 0, 1 against 4, 3, 2, 1
+
+
 def test_the_headline_says_better_worse_or_nothing_by_the_interval_of_paired_differences(tmp_path):
     from real_rows import plan
     from real_rows.headline import headline

@@ -17,7 +17,7 @@ from environment import environment
 from real_rows import plan, scores
 from real_rows.candidates import ranking, read_groups
 from real_rows.damage import CLEAN
-from real_rows.detection import followed_by_influence, seen_damage
+from real_rows.detection import followed_by_influence, mean_scores, seen_damage
 from real_rows.plan import Cell
 from real_rows.pools import Pool, draw_pool, usable_rows
 from real_rows.rules import Scored, selected_rows
@@ -74,6 +74,7 @@ class Study:
                 "loss": round(measured_after - tuned_after, 1),
             },
             **({"candidates": ranking(self.learner.scorer, self.groups)} if self.groups else {}),
+            **({"means": mean_scores(scored, rows)} if cell.rule in plan.SUBSETS else {}),
             "machine": {name: value for name, value in environment(self.device).items() if name in NAMED},
         }  # fmt: skip
         self._record(line)

@@ -56,6 +56,19 @@ def followed_by_influence(scored: Scored) -> dict[str, dict[str, float]]:
     return found
 
 
+def mean_scores(scored: Scored, rows: np.ndarray) -> dict[str, float]:
+    """Of some rows: the mean of each score that is finite, and the share of rows that are clean."""
+    scores = {
+        "IFD": scored.ifd, "loss": -scored.conditional, "length": scored.pool.lengths,
+        "wICI, paper": scored.influence("paper"), "wICI, gain": scored.influence("gain"),
+    }  # fmt: skip
+    means = {
+        name: float(np.nanmean(np.where(np.isfinite(score[rows]), score[rows], np.nan)))
+        for name, score in scores.items()
+    }
+    return {**means, "share of clean rows": float(np.mean(scored.pool.kinds[rows] == CLEAN))}
+
+
 def area_under_curve(above: np.ndarray, below: np.ndarray) -> float:
     """The chance that a number of the first is higher than one of the second, ties counted by half.
 

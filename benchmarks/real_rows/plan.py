@@ -15,7 +15,7 @@ pools and no rule had been tried on the confirming ones: what `select` made of t
 out before the quotas, with embeddings and without; and, when the five confirming seeds had left its interval on damaged
 pools open (-0.015, -0.042 to +0.013), ten further seeds, so many whatever they show, and two more rules to explore;
 random rows with the tokens of the recommended ones, when these had turned out a tenth longer; and, when all of these
-had been measured, other budgets and NUGGETS.
+had been measured, other budgets, NUGGETS, and whether a score predicts what tuning on random rows gains.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ LONGER = "recommended, longer half"
 HALVED = "recommended, less worst half"  # not the worst fifth
 BY_ANCHORS = ("nuggets", "filters, nuggets, coverage")  # by the share of anchors helped, and by the mean gain
 AS_LONG = "random, coverage, tokens of recommended"  # as many rows as have as many tokens as those recommended
+SUBSETS = tuple(f"random subset {number}" for number in range(8))
 FIRST = (RANDOM, COVERED, LED)
 THEN = (
     *RECOMMENDED, LONGER, HALVED, "filters, ifd below 1, coverage", "filters, coverage",
@@ -143,8 +144,15 @@ def anchor_cells() -> Iterator[Cell]:
                 yield Cell(seed, damaged, rule)
 
 
+def subset_cells() -> Iterator[Cell]:
+    """Whether random rows with a higher mean of a score teach more, on the pools whose influence is scored first."""
+    for seed in EXPLORING:
+        for rule in SUBSETS:
+            yield Cell(seed, DAMAGED, rule)
+
+
 PARTS = {
     "rate": rate_cells, "detection": detection_cells, "exploring": exploring_cells, "confirming": confirming_cells,
     "further": further_cells, "tokens": token_cells, "influence": influence_cells,
-    "budgets": budget_cells, "anchors": anchor_cells,
+    "budgets": budget_cells, "anchors": anchor_cells, "subsets": subset_cells,
 }  # fmt: skip

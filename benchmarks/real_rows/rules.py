@@ -75,6 +75,9 @@ def selected_rows(rule: str, scored: Scored, budget: float) -> np.ndarray:
         sizes = range(1, len(lengths) + 1)
         drawn = (instsel.select(scored.chance, size, **spread) for size in sizes)
         return next(rows for rows in drawn if lengths[rows].sum() >= wanted)
+    if rule in plan.SUBSETS:
+        drawn = np.random.default_rng([scored.seed, 2, plan.SUBSETS.index(rule)])
+        return np.sort(drawn.permutation(len(lengths))[:count])
     if rule == plan.KNOWN:
         return instsel.select(scored.chance, count, selectable=scored.pool.kinds == CLEAN, **spread)
     if rule in (*plan.RECOMMENDED, plan.LONGER, plan.HALVED):  # as `select --procedure recommended` does it

@@ -57,7 +57,7 @@ def influences(scorer: Callable[[], Any], rows: Sequence[Row], folder: Path) -> 
 
 
 def anchored(scorer: Callable[[], Any], rows: Sequence[Row], folder: Path, anchors: Sequence[Row]) -> dict[str, Any]:
-    """What NUGGETS finds of each row, by the share of anchors that it helps and by their mean gain: float64 [n] each."""
+    """What NUGGETS finds of each row, by anchors helped and by their mean gain: float64 [n] each."""
 
     def compute() -> dict[str, np.ndarray]:
         found = instsel.nuggets(scorer(), rows, anchors=anchors, template=plan.TEMPLATE, measure="wins")

@@ -27,6 +27,10 @@ def tables(records: Sequence[Record]) -> str:
             key = (record["model"], record["source"], STAGES[record["part"]], -cell["damaged"], cell["budget"])
             groups.setdefault(key, []).append(record)
     parts = [f"{_title(key, found)}\n\n{rules_table(found)}" for key, found in sorted(groups.items())]
+    subsets = [record for record in records if "means" in record]
+    for model, source in sorted({(record["model"], record["source"]) for record in subsets}):
+        own = [record for record in subsets if (record["model"], record["source"]) == (model, source)]
+        parts.append(_predictions(model, source, own))
     seen = [record for record in records if "seen" in record]
     for model, source in sorted({(record["model"], record["source"]) for record in seen}):
         own = [record["seen"] for record in seen if (record["model"], record["source"]) == (model, source)]
@@ -107,6 +111,28 @@ def losses_by_rule(records: Sequence[Record]) -> dict[str, dict[int, float]]:
 def differences(losses: Mapping[str, Mapping[int, float]], reference: str) -> dict[str, dict[str, Any]]:
     """Each rule's loss minus the reference's on the same seeds; nothing where no two seeds have both."""
     return paired_differences(losses, reference) if reference in losses else {}
+
+
+def _predictions(model: str, source: str, records: Sequence[Record]) -> str:
+    """Within each pool: does a higher mean of a score over random rows go with a lower loss after tuning on them?"""
+    from scipy import stats
+
+    seeds = sorted({record["cell"]["seed"] for record in records})
+    rows = []
+    for name in records[0]["means"]:
+        found = []
+        for seed in seeds:
+            own = [record for record in records if record["cell"]["seed"] == seed]
+            means, losses = [one["means"][name] for one in own], [one["after"]["all"] for one in own]
+            found.append(float(stats.spearmanr(means, losses).statistic))
+        rows.append([name, interval(mean_interval(found), 2, sign=True) if len(found) > 1 else f"{found[0]:+.2f}"])
+    rows.sort(key=lambda row: float(row[1].split()[0]))
+    head = (
+        f"**{source}, {plan.DAMAGED:.0%} of the pool damaged: does a score predict what tuning on random rows gains?**"
+    )
+    return f"{head} ({len(records)} tunings on {len(seeds)} pools; {model}):\n\n" + table(
+        ["mean over the rows of", "rank correlation with the held-out loss"], rows
+    )
 
 
 def _spread(values: Sequence[float]) -> str:
