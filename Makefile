@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: claims real-rows setup demo test test-quick test-slow test-ray test-harness lint types docs bench sanitize check-triton check-arm fuzz mutants clean
+.PHONY: real-rows setup demo test test-quick test-slow test-ray test-harness lint types docs bench sanitize check-triton check-arm fuzz mutants clean
 
 setup: $(READY)
 
@@ -79,17 +79,7 @@ bench: $(READY)
 	$(BIN)/python -m pytest benchmarks --override-ini python_files='benchmark_*.py' -m '' \
 		--benchmark-json benchmarks/results/$(MACHINE)/kernels_cpu.json --timeout 900
 
-# The study of what selection is worth: hours on two cores; the same command continues where it stopped. With
-# SENTENCE_MODEL=FOLDER, a sentence-transformers model, its embeddings are compared too.
-SENTENCE_MODEL ?=
-claims: $(READY)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt scipy
-	cd benchmarks && ../$(BIN)/python -m claims --work results/claims --output results/claims.json \
-		--sentence-model "$(SENTENCE_MODEL)"
-	cd benchmarks && ../$(BIN)/python -m claims.page results/claims.json \
-		../docs/what_selection_is_worth.md ../docs/project/study.md ../README.md
-
-# The study with a real model and real rows, which goes on where it stopped: `make real-rows ROWS="alpaca.jsonl"`, files by
+# The study of what selection is worth, hours on two cores, which goes on where it stopped: `make real-rows ROWS="alpaca.jsonl"`, files by
 # their whole paths.
 MODEL ?= google/gemma-3-270m
 real-rows: $(READY)

@@ -124,10 +124,10 @@ def test_part_of_a_head_is_turned(interleaved: bool, dtype: torch.dtype, instruc
     assert torch.equal(got[..., 12:], x[..., 12:])
 
 
-# Rows and outputs around the 16 and 32 of a tile; depths of one tile, of several, of more than one pass. Two have rows a
-# multiple of 2 KB apart, which are packed; those of the others are multiplied where they are. Those of 420 do not fit
-# into half of a second-level cache, so that rows to come are fetched. The last one's weights are more than are packed at
-# a time, and no multiple of it.
+# Rows and outputs around the 16 and 32 of a tile; depths of one tile, of several, of more than one pass. Two have rows
+# a multiple of 2 KB apart, which are packed; those of the others are multiplied where they are. Those of 420 do not
+# fit into half of a second-level cache, so that rows to come are fetched. The last one's weights are more than are
+# packed at a time, and no multiple of it.
 PRODUCTS = [
     (1, 1, 32), (31, 15, 64), (32, 32, 96), (33, 17, 640), (130, 50, 672), (420, 97, 1312), (70, 33, 1024),
     (3, 6401, 2048),

@@ -184,3 +184,34 @@ def test_no_seed_both_chooses_and_confirms_and_no_cell_is_planned_twice():
     chose = seeds["rate"] | seeds["exploring"]
     assert not seeds["rate"] & seeds["exploring"] and not seeds["confirming"] & chose
     assert not seeds["further"] & (chose | seeds["confirming"])
+
+
+def test_differences_are_paired_by_seed_and_corrected_for_their_number():
+    from intervals import paired_differences
+    from scipy import stats
+
+    rng = np.random.default_rng(0)
+    pools = {seed: rng.normal(scale=5.0) for seed in range(8)}  # far larger than what is looked for
+    noise = {name: dict(zip(pools, rng.normal(scale=0.05, size=8), strict=True)) for name in "abcd"}
+    shift = {"a": 0.0, "b": -0.2, "c": 0.0, "d": 0.0}
+    losses = {name: {seed: pools[seed] + shift[name] + noise[name][seed] for seed in pools} for name in shift}
+    found = paired_differences(losses, "a")
+    assert set(found) == {"b", "c", "d"}
+    assert found["b"]["high"] < 0 and found["b"]["p_holm"] < 0.01
+    p = [stats.ttest_rel(list(losses[name].values()), list(losses["a"].values())).pvalue for name in "bcd"]
+    assert [found[name]["p"] for name in "bcd"] == pytest.approx(p)
+    assert found["b"]["p_holm"] == pytest.approx(min(1.0, 3 * p[0]))
+    assert max(found[name]["p_holm"] for name in "cd") >= 2 * min(p[1:]) or max(p[1:]) == 1.0
+    # Unpaired, the pools' own spread hides the same difference.
+    assert stats.ttest_ind(list(losses["b"].values()), list(losses["a"].values())).pvalue > 0.5
+
+
+def test_a_line_that_a_kill_cut_is_measured_again(tmp_path):
+    from real_rows.records import read_lines
+
+    path = tmp_path / "lines.jsonl"
+    path.write_text('{"name": "a"}\n{"name": "b"')
+    assert read_lines(path) == [{"name": "a"}]
+    with path.open("a") as file:
+        file.write('{"name": "b"}\n')
+    assert [line["name"] for line in read_lines(path)] == ["a", "b"]

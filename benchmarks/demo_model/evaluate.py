@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from claims.intervals import mean_interval
 from demo_model.baselines import DIRECTIONS, side_by_side
 from demo_model.in_context import InContextGain, in_context_gain
 from demo_model.limits import combinations
 from environment import environment
+from intervals import mean_interval
 
 from instsel.demo.families import HELD_OUT_FAMILIES, TRAINING_FAMILIES
 from instsel.demo.families.family import Family

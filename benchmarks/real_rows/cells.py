@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from claims.trials import read_lines
 from environment import environment
 from real_rows import plan, scores
 from real_rows.candidates import ranking, read_groups
@@ -20,6 +19,7 @@ from real_rows.damage import CLEAN
 from real_rows.detection import followed_by_influence, mean_scores, seen_damage
 from real_rows.plan import Cell
 from real_rows.pools import Pool, draw_pool, usable_rows
+from real_rows.records import read_lines
 from real_rows.rules import Scored, selected_rows
 from real_rows.tuning import Learner
 

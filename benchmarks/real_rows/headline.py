@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from claims.tables import interval
+from intervals import written
 from real_rows import plan
 from real_rows.tables import Record, differences, losses_by_rule
 
@@ -43,7 +43,7 @@ def _said(found: Mapping[str, Any]) -> str:
         word = "worse"
     else:
         word = "no difference shown"
-    return f"**{word}**, {interval(found, sign=True)} nats a token {seeds}"
+    return f"**{word}**, {written(found, sign=True)} nats a token {seeds}"
 
 
 def chart(records: Sequence[Record]) -> str:

@@ -15,9 +15,9 @@ import re
 import sys
 from pathlib import Path
 
-from claims.trials import read_lines
 from real_rows.agreement import agreement_lines
 from real_rows.headline import chart, headline
+from real_rows.records import read_lines
 from real_rows.tables import tables
 
 AGREEMENT = "real_rows_agreement.json"

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from claims.intervals import mean_interval, paired_differences
-from claims.tables import interval, p_value, table
+from intervals import mean_interval, paired_differences, written
 from real_rows import plan
 
 Record = Mapping[str, Any]
@@ -125,7 +124,7 @@ def _predictions(model: str, source: str, records: Sequence[Record]) -> str:
             own = [record for record in records if record["cell"]["seed"] == seed]
             means, losses = [one["means"][name] for one in own], [one["after"]["all"] for one in own]
             found.append(float(stats.spearmanr(means, losses).statistic))
-        rows.append([name, interval(mean_interval(found), 2, sign=True) if len(found) > 1 else f"{found[0]:+.2f}"])
+        rows.append([name, written(mean_interval(found), 2, sign=True) if len(found) > 1 else f"{found[0]:+.2f}"])
     rows.sort(key=lambda row: float(row[1].split()[0]))
     head = (
         f"**{source}, {plan.DAMAGED:.0%} of the pool damaged: does a score predict what tuning on random rows gains?**"
@@ -135,12 +134,23 @@ def _predictions(model: str, source: str, records: Sequence[Record]) -> str:
     )
 
 
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table, numbers to the right."""
+    rule = "|".join([" --- ", *(" ---: " for _ in head[1:])])
+    lines = [f"| {' | '.join(head)} |", f"|{rule}|", *(f"| {' | '.join(row)} |" for row in rows)]
+    return "\n".join(lines)
+
+
+def _p_value(p: float) -> str:
+    return f"{p:.3f}" if p >= 0.0005 else "< 0.001"
+
+
 def _spread(values: Sequence[float]) -> str:
     return f"{np.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 def _difference(found: Mapping[str, Any] | None) -> tuple[str, str]:
-    return ("", "") if found is None else (interval(found, sign=True), p_value(found["p_holm"]))
+    return ("", "") if found is None else (written(found, sign=True), _p_value(found["p_holm"]))
 
 
 def _title(key: tuple[Any, ...], records: Sequence[Record]) -> str:

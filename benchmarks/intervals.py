@@ -48,15 +48,7 @@ def paired_differences(losses: Mapping[str, Mapping[int, float]], reference: str
     return found
 
 
-def share_of_distance(losses: Mapping[str, Mapping[int, float]], name: str, start: str, end: str) -> dict[str, float]:
-    """How much of the way from `start` to `end` a name goes: ratio of mean differences, bootstrap interval over seeds.
-
-    1 is as good as `end`, 0 as good as `start`; below 0 worse than that.
-    """
-    seeds = sorted(set(losses[name]) & set(losses[start]) & set(losses[end]))
-    gained = np.array([losses[start][seed] - losses[name][seed] for seed in seeds])
-    whole = np.array([losses[start][seed] - losses[end][seed] for seed in seeds])
-    picks = np.random.default_rng(0).integers(len(seeds), size=(10_000, len(seeds)))
-    ratios = gained[picks].mean(1) / whole[picks].mean(1)
-    low, high = np.percentile(ratios, [2.5, 97.5])
-    return {"mean": float(gained.mean() / whole.mean()), "low": float(low), "high": float(high)}
+def written(found: Mapping[str, Any], digits: int = 3, *, sign: bool = False) -> str:
+    """A mean and its interval."""
+    plus = "+" if sign else ""
+    return f"{found['mean']:{plus}.{digits}f} ({found['low']:{plus}.{digits}f} to {found['high']:{plus}.{digits}f})"
