@@ -19,8 +19,9 @@ constexpr std::int64_t deep_chunk_bytes = 8192;  // of the second-level cache, a
 constexpr std::int64_t tasks_a_thread = 8;
 constexpr std::int64_t sums_bytes = block_sums * std::int64_t(sizeof(float));
 
-// Of weights that are packed at a time. Larger memory is asked of the system in each call and given back after it, and to
-// touch it for the first time took a fifth of the time of a product with 100 MB of weights.
+// Of weights that are packed at a time, so that memory does not grow with them: those of a gate and its twin can be
+// hundreds of megabytes. Where the C library gives large memory back after each call, touching it anew took a fifth of
+// the time of such a product.
 constexpr std::int64_t slab_bytes = 24 << 20;
 
 struct PackedWeights {
