@@ -29,16 +29,17 @@ from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM
 from workloads import make_workload
 
-from instsel.engine import fused_layers, logprob
-from instsel.engine.fused_layers import FusedLayers
-from instsel.engine.layout import Layout, lay_out
+from instsel.engine import logprob
 from instsel.engine.logprob import pair_logprobs
 from instsel.engine.model import CausalModel, Head
 from instsel.engine.model_session import ModelSession
-from instsel.engine.planned_tree import plan_trees
 from instsel.engine.requests import PreparedRequests
 from instsel.engine.sharing_checks import CheckedTree
 from instsel.engine.wrapped_models import UnwrappedModel
+from instsel.layers import fused_layers
+from instsel.layers.fused_layers import FusedLayers
+from instsel.planning.layout import Layout, lay_out
+from instsel.planning.planned_tree import plan_trees
 
 KINDS = ("layer products", "attention", "elementwise", "gathers and copies", "head")
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")

@@ -21,11 +21,11 @@ from architectures import ARCHITECTURES, NotSmallError, build_model
 from transformers import PreTrainedModel
 
 import instsel
-from instsel.engine.fused_layers import FusedLayers
 from instsel.engine.model import CausalModel
 from instsel.engine.model_checks import ScoringWarning
 from instsel.engine.model_session import ModelSession
-from instsel.engine.replica import Replica
+from instsel.layers.fused_layers import FusedLayers
+from instsel.layers.replica import Replica
 
 PAGE = Path(__file__).parents[1] / "docs/reference/families.md"
 ENOUGH = 2048  # tokens: more than requests usually have

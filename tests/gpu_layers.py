@@ -10,14 +10,14 @@ import torch
 import transformers
 from torch import Tensor
 
-from instsel.engine.attention import NodeCache
-from instsel.engine.fused_layers import FusedLayers
-from instsel.engine.layout import find_spans, lay_out
 from instsel.engine.model import CausalModel
 from instsel.engine.model_session import ModelSession
-from instsel.engine.packing import plan_steps
 from instsel.engine.sharing_checks import CheckedTree
 from instsel.engine.wrapped_models import unwrap
+from instsel.layers.attention import NodeCache
+from instsel.layers.fused_layers import FusedLayers
+from instsel.planning.layout import find_spans, lay_out
+from instsel.planning.packing import plan_steps
 
 SMALL = {
     "vocab_size": 97,

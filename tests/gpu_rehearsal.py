@@ -20,10 +20,8 @@ from rehearsed_packs import CONFIGURATIONS, find_fused_layers, run_packs, sequen
 from transformers import AutoModelForCausalLM
 
 from instsel.engine import execution as execution_module
-from instsel.engine import float8_layers, fused_modules, head_timing, wrapped_models
+from instsel.engine import head_timing, wrapped_models
 from instsel.engine import model as engine_model
-from instsel.engine import replica as engine_replica
-from instsel.engine.layout import lay_out
 from instsel.engine.model import CausalModel
 from instsel.engine.model_session import ModelSession
 from instsel.engine.wrapped_models import UnwrappedModel
@@ -32,6 +30,9 @@ from instsel.kernels import (
     triton_linear_logprob,
     varlen_attention,
 )
+from instsel.layers import float8_layers, fused_modules
+from instsel.layers import replica as engine_replica
+from instsel.planning.layout import lay_out
 
 # Of a pack of two layers, on the average. A layer has 12: seven products, attention, two norms, a rotary embedding and
 # a gate. Others copy what is kept for later packs, and put it before a layer's own keys and values; make embeddings,

@@ -20,8 +20,8 @@ from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 from triton.runtime import interpreter
 
-from instsel.engine.fused_modules import nearly_equal
 from instsel.kernels.layer_elementwise import add_norm, gate_rows, rotate_heads
+from instsel.layers.fused_modules import nearly_equal
 
 
 @pytest.fixture(autouse=True)

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from instsel.engine.fused_layers import FusedLayers
 from instsel.engine.model import CausalModel
 from instsel.engine.model_session import ModelSession
 from instsel.engine.sharing_checks import CheckedTree
 from instsel.engine.wrapped_models import unwrap
+from instsel.layers.fused_layers import FusedLayers
 
 
 def find_layers(model: Any) -> FusedLayers:

@@ -11,17 +11,18 @@ import torch
 from fake_gpu import FakeGpu
 from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig
 
-from instsel.engine import float8_layers, fused_layers, model_checks
+from instsel.engine import model_checks
 from instsel.engine.execution import Execution
-from instsel.engine.fused_layers import FusedLayers
 from instsel.engine.logprob import pair_logprobs, pair_logprobs_of_logits
 from instsel.engine.model import CausalModel
 from instsel.engine.model_session import ModelSession
-from instsel.engine.planned_tree import plan_trees
-from instsel.engine.replica import Replica
 from instsel.engine.requests import PreparedRequests
 from instsel.engine.sharing_checks import CheckedTree
 from instsel.engine.wrapped_models import UnwrappedModel
+from instsel.layers import float8_layers, fused_layers
+from instsel.layers.fused_layers import FusedLayers
+from instsel.layers.replica import Replica
+from instsel.planning.planned_tree import plan_trees
 
 SMALL = {
     "vocab_size": 512, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,

@@ -12,9 +12,9 @@ from random_models import tree_requests
 from test_attention_sharing import TOLERANCE, one_by_one
 from test_recurrences import scores
 
-from instsel.engine import attention
 from instsel.kernels import TreeSegments, tree_attention, varlen_attention
 from instsel.kernels.attention_kinds import AttentionKind
+from instsel.layers import attention
 
 pytestmark = pytest.mark.usefixtures("two_threads")
 FAMILIES = ["gpt_oss", "mimo_v2_flash", "granite_swa", "granitemoe_swa", "flint"]

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from instsel.engine.prefix_tree import build_prefix_tree, concatenate
 from instsel.parallel.division import divide
+from instsel.planning.prefix_tree import build_prefix_tree, concatenate
 
 
 def groups(number, suffixes, prefix, suffix, *, bos=False, seed=0):

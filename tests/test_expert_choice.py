@@ -10,8 +10,8 @@ from architectures import build_model
 from torch import nn
 
 import instsel
-from instsel.engine.expert_choice import fixed_choice
 from instsel.engine.model_session import ModelSession
+from instsel.layers.expert_choice import fixed_choice
 
 SIXTEEN = {"num_experts": 16, "num_local_experts": 16}
 

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 import instsel
 from instsel.cli import main
-from instsel.engine import float8_checks, float8_layers, fused_modules, model_checks
+from instsel.engine import float8_checks, model_checks
 from instsel.engine.float8_checks import drift_of
-from instsel.engine.float8_layers import find_places
 from instsel.engine.model_session import ModelSession
-from instsel.engine.replica import Replica
 from instsel.kernels import gpu_layer
 from instsel.kernels.float8_products import Float8Product, Float8Rows
+from instsel.layers import float8_layers, fused_modules
+from instsel.layers.float8_layers import find_places
+from instsel.layers.replica import Replica
 from instsel.parallel.moved_scorer import moved
 
 REQUESTS = [([3, 4, 5], [6, 7, 8]), ([3, 4, 5], [8, 9]), ([3, 4, 5, 6], [9, 10]), ([11, 12], [13, 14, 15])]

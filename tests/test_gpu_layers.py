@@ -14,16 +14,17 @@ from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 import instsel
-from instsel.engine import fused_modules, model_checks
-from instsel.engine.attention import PackState, running
-from instsel.engine.attention_parts import AttentionParts
-from instsel.engine.feed_forward_parts import FeedForwardParts
-from instsel.engine.fused_modules import KnownNorm, find_norm, gpu_norm_forward, nearly_equal
-from instsel.engine.gpu_layers import gpu_forward
-from instsel.engine.whole_layers import OwnCall
+from instsel.engine import model_checks
 from instsel.kernels import TreeSegments, gpu_layer
 from instsel.kernels.decoder_layer import HIDDEN, Sum
 from instsel.kernels.gpu_layer import GpuLayer, GpuNorm, GpuStep
+from instsel.layers import fused_modules
+from instsel.layers.attention import PackState, running
+from instsel.layers.attention_parts import AttentionParts
+from instsel.layers.feed_forward_parts import FeedForwardParts
+from instsel.layers.fused_modules import KnownNorm, find_norm, gpu_norm_forward, nearly_equal
+from instsel.layers.gpu_layers import gpu_forward
+from instsel.layers.whole_layers import OwnCall
 
 pytestmark = pytest.mark.usefixtures("two_threads")
 

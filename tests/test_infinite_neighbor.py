@@ -13,8 +13,8 @@ from tiny_model import tiny_model_folder
 from transformers import AutoModelForCausalLM
 
 import instsel
-from instsel.engine.layout import Layout
 from instsel.engine.model_session import ModelSession
+from instsel.planning.layout import Layout
 
 SHORT, LONG = ([3, 4, 5], [6, 7]), ([3, 4, 5], [6, 7, 8, 99, 10, 11])
 

@@ -13,11 +13,11 @@ from test_attention_sharing import TOLERANCE, one_by_one
 
 import instsel
 from instsel.engine import execution
-from instsel.engine.attention import PackState
 from instsel.engine.kept_states import KeptStates, state_bytes
-from instsel.engine.packing import plan_steps
-from instsel.engine.prefix_tree import PrefixTree, build_prefix_tree, concatenate
 from instsel.kernels import TreeSegments
+from instsel.layers.attention import PackState
+from instsel.planning.packing import plan_steps
+from instsel.planning.prefix_tree import PrefixTree, build_prefix_tree, concatenate
 
 
 def comb(levels: int) -> PrefixTree:

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GptOssConfig, JetMoeConfig, OlmoeConfig
 
 import instsel
-from instsel.engine.fused_experts import KnownExperts, experts_forward, find_experts, why_unknown
 from instsel.engine.model_checks import ScoringWarning
 from instsel.engine.model_session import ModelSession
 from instsel.kernels.layer_experts import ExpertGate, Experts, ExpertWeights
 from instsel.kernels.layer_memory import Storage
+from instsel.layers.fused_experts import KnownExperts, experts_forward, find_experts, why_unknown
 
 pytestmark = pytest.mark.usefixtures("two_threads", "bfloat16_products")
 

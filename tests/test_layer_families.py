@@ -9,7 +9,7 @@ from architectures import build_model
 from recorded_layers import find_layers
 
 import instsel
-from instsel.engine.whole_layers import OwnCall
+from instsel.layers.whole_layers import OwnCall
 
 pytestmark = pytest.mark.usefixtures("two_threads")
 

@@ -4,9 +4,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instsel.engine.layout import Layout, find_spans, lay_out
-from instsel.engine.packing import plan_steps
-from instsel.engine.prefix_tree import build_prefix_tree, concatenate
+from instsel.planning.layout import Layout, find_spans, lay_out
+from instsel.planning.packing import plan_steps
+from instsel.planning.prefix_tree import build_prefix_tree, concatenate
 
 REQUESTS = st.lists(
     st.tuples(st.lists(st.integers(0, 2), min_size=1, max_size=8), st.lists(st.integers(0, 2), max_size=8)), max_size=16

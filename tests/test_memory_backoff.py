@@ -13,9 +13,9 @@ import torch
 from random_models import distinct_prefixes, means_one_by_one, new_llama, random_ids, shared_llama, tree_requests
 
 import instsel
-from instsel.engine.layout import Layout
 from instsel.engine.model_checks import ScoringWarning
 from instsel.engine.model_session import ModelSession
+from instsel.planning.layout import Layout
 
 TOLERANCE = 2e-5
 

@@ -18,9 +18,9 @@ from random_models import shared_llama, tree_requests
 
 import instsel
 from instsel.engine.execution import Execution
-from instsel.engine.layout import Layout
 from instsel.engine.requests import PreparedRequests
 from instsel.kernels import devices
+from instsel.planning.layout import Layout
 
 
 class Stream:

@@ -6,9 +6,9 @@ from counted_work import lines_run
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from instsel.engine import packing
-from instsel.engine.packing import Step, plan_steps, split_step
-from instsel.engine.prefix_tree import PrefixTree, build_prefix_tree, concatenate
+from instsel.planning import packing
+from instsel.planning.packing import Step, plan_steps, split_step
+from instsel.planning.prefix_tree import PrefixTree, build_prefix_tree, concatenate
 
 SEQUENCES = st.lists(st.lists(st.integers(0, 2), max_size=12), max_size=24)
 BUDGETS = st.integers(1, 40)

@@ -6,8 +6,8 @@ from counted_work import lines_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instsel.engine import prefix_tree
-from instsel.engine.prefix_tree import PrefixTree, build_prefix_tree, concatenate
+from instsel.planning import prefix_tree
+from instsel.planning.prefix_tree import PrefixTree, build_prefix_tree, concatenate
 
 # Few different ids, so that prefixes are shared; ids around 256 and 65,536 tell a byte order that sorts wrongly.
 SEQUENCES = st.lists(st.lists(st.sampled_from([0, 1, 2, 255, 256, 65_535, 65_536, 2**31 - 1]), max_size=9), max_size=24)

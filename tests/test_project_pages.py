@@ -83,5 +83,5 @@ def test_what_is_not_there_is_found() -> None:
 def test_something_new_is_made_known_where_the_table_says() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     assert unlike_the_code(text) == []
-    moved = text.replace("`instsel/engine/mixer_functions.py` | `ALONG_TREE`", "`kernels/gone.py` | `_ALONG_TREE`")
+    moved = text.replace("`instsel/layers/mixer_functions.py` | `ALONG_TREE`", "`kernels/gone.py` | `_ALONG_TREE`")
     assert unlike_the_code(moved) == ["kernels/gone.py", "_ALONG_TREE"]

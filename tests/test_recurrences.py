@@ -13,9 +13,9 @@ from random_models import tree_requests
 from test_attention_sharing import TOLERANCE, one_by_one
 
 import instsel
-from instsel.engine import mixer_functions, recurrence_levels
 from instsel.engine.model_session import ModelSession
-from instsel.engine.pack_tree import Context, PackTree
+from instsel.layers import mixer_functions, recurrence_levels
+from instsel.planning.pack_tree import Context, PackTree
 
 LONG = {"one decay a channel"}
 KINDS = {

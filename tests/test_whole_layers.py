@@ -14,13 +14,13 @@ from recorded_layers import find_layers
 from test_fused_layers import build
 
 import instsel
-from instsel.engine import whole_layers
-from instsel.engine.attention import AttentionCall
-from instsel.engine.attention_parts import AttentionParts
 from instsel.engine.model_checks import ScoringWarning
 from instsel.engine.model_session import ModelSession
 from instsel.kernels import layer_attention, layer_memory
 from instsel.kernels.decoder_layer import DecoderLayer
+from instsel.layers import whole_layers
+from instsel.layers.attention import AttentionCall
+from instsel.layers.attention_parts import AttentionParts
 
 pytestmark = pytest.mark.usefixtures("two_threads")
 

@@ -8,7 +8,7 @@ from instsel.engine.inference_lock import inference_lock
 from instsel.engine.loading import load_model
 from instsel.engine.model import CausalModel
 from instsel.engine.model_source import ModelSource
-from instsel.engine.replica import Replica
+from instsel.layers.replica import Replica
 
 _KEPT = 4
 

@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from instsel.engine.attention import NodeCache, Workspace
 from instsel.engine.inference_lock import inference_lock
 from instsel.engine.kept_states import KeptStates
-from instsel.engine.layout import Layout, lay_out
 from instsel.engine.model_session import ModelSession
-from instsel.engine.packing import Step, split_step
-from instsel.engine.planned_tree import PlannedTree
 from instsel.engine.processors import sleeping_waits
 from instsel.engine.side_by_side import SideBySide, packs_at_once
+from instsel.layers.attention import NodeCache, Workspace
+from instsel.planning.layout import Layout, lay_out
+from instsel.planning.packing import Step, split_step
+from instsel.planning.planned_tree import PlannedTree
 
 # What is wanted of a pack's output rows, on its way to the host: a function that waits for the numbers.
 Output = Callable[[Layout, Tensor], Callable[[], np.ndarray]]

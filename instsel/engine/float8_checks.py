@@ -7,14 +7,14 @@ import warnings
 import torch
 from torch import Tensor
 
-from instsel.engine.float8_layers import Float8Layers, find_places
-from instsel.engine.fused_modules import random_like
 from instsel.engine.model import CausalModel
 from instsel.engine.model_checks import ScoringWarning, check_ids, head_logits
 from instsel.engine.model_session import ModelSession
 from instsel.engine.sharing_checks import CheckedTree
 from instsel.error_text import first_line
 from instsel.kernels.float8_products import Float8Product, Float8Rows, float8_refusal
+from instsel.layers.float8_layers import Float8Layers, find_places
+from instsel.layers.fused_modules import random_like
 
 _REFUSED = 'layer_products: "float8" cannot be had'
 _PROBED_ROWS = 300  # more than a tile, and no multiple of one

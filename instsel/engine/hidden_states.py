@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from torch import Tensor
 
-from instsel.engine.layout import Layout
 from instsel.engine.model_session import ModelSession
 from instsel.engine.requests import PreparedRequests
 from instsel.engine.scoring import Executor
 from instsel.engine.token_progress import ProgressLike
 from instsel.kernels.devices import to_host
+from instsel.planning.layout import Layout
 
 
 def mean_in_session(

@@ -11,9 +11,9 @@ from collections.abc import Iterable
 import numpy as np
 from torch import Tensor
 
-from instsel.engine.attention import NodeCache
-from instsel.engine.packing import Step
-from instsel.engine.prefix_tree import PrefixTree
+from instsel.layers.attention import NodeCache
+from instsel.planning.packing import Step
+from instsel.planning.prefix_tree import PrefixTree
 
 
 def state_bytes(kept: Iterable[NodeCache]) -> int:

@@ -12,13 +12,13 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from instsel.engine.arithmetic import Arithmetic, arithmetic_of
-from instsel.engine.float8_layers import Float8Layers
-from instsel.engine.fused_layers import FusedLayers
-from instsel.engine.replica import PLAIN_TENSORS, Replica
-from instsel.engine.signature import Changes, Signature
 from instsel.engine.wrapped_models import UnwrappedModel
 from instsel.kernels.float_products import float_product
 from instsel.kernels.native_arrays import chosen_instruction_set
+from instsel.layers.float8_layers import Float8Layers
+from instsel.layers.fused_layers import FusedLayers
+from instsel.layers.replica import PLAIN_TENSORS, Replica
+from instsel.layers.signature import Changes, Signature
 
 _TABLE_OFFSET = 8  # entries that a table of positions has beside those for positions
 

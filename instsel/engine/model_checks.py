@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from instsel.engine.fused_layers import FusedLayers
 from instsel.engine.inference_context import preserved_random_state
 from instsel.engine.model import CausalModel, Head
 from instsel.engine.model_session import ModelSession
-from instsel.engine.replica import Replica
 from instsel.engine.sharing_checks import CheckedTree, hidden_tolerance, length_dependence, sharing_limit
-from instsel.engine.whole_layers import OTHER_ROWS
 from instsel.error_text import first_line
 from instsel.kernels.backends import choose_backend
+from instsel.layers.fused_layers import FusedLayers
+from instsel.layers.replica import Replica
+from instsel.layers.whole_layers import OTHER_ROWS
 
 CHECK_TOKENS = 24
 # Activations in int8 may have one scale for all rows, so that what follows moves what stands before by their rounding:

@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from instsel.engine.attention import NodeCache, PackState, Workspace, running, tree_attention_of
-from instsel.engine.fused_layers import FusedLayers
-from instsel.engine.indexed_attention import pass_over_indexers
 from instsel.engine.inference_context import inference_context, preserved_random_state
-from instsel.engine.layout import Layout
 from instsel.engine.model import CausalModel, Head, find_decoder, read_head
-from instsel.engine.pack_tree import PackTree
-from instsel.engine.position_tables import put_positions
-from instsel.engine.recurrences import put_recurrences
-from instsel.engine.replica import Replica
 from instsel.kernels.devices import to_device
+from instsel.layers.attention import NodeCache, PackState, Workspace, running, tree_attention_of
+from instsel.layers.fused_layers import FusedLayers
+from instsel.layers.indexed_attention import pass_over_indexers
+from instsel.layers.position_tables import put_positions
+from instsel.layers.recurrences import put_recurrences
+from instsel.layers.replica import Replica
+from instsel.planning.layout import Layout
+from instsel.planning.pack_tree import PackTree
 
 
 class ModelSession:

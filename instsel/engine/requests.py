@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from instsel.engine.model import CausalModel
-from instsel.engine.prefix_tree import concatenate
+from instsel.planning.prefix_tree import concatenate
 from instsel.prompts import encode_pairs
 from instsel.prompts.request_pairs import request_pair
 from instsel.records import open_table

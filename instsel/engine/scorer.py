@@ -16,17 +16,17 @@ from instsel.engine.checked_models import CheckedModels
 from instsel.engine.execution import Execution, Output
 from instsel.engine.hidden_states import mean_in_session
 from instsel.engine.inference_lock import enter_process, inference_lock
-from instsel.engine.layout import Layout
 from instsel.engine.loading import load_model, load_tokenizer, outline_model
 from instsel.engine.model import CausalModel
 from instsel.engine.model_session import ModelSession
 from instsel.engine.model_source import ModelSource
-from instsel.engine.planned_tree import PlannedTree, plan_trees
 from instsel.engine.process_memory import give_back_memory
 from instsel.engine.requests import PreparedRequests, Requests
 from instsel.engine.results import ScoreBatch
 from instsel.engine.scoring import score_in_session
 from instsel.engine.token_progress import ProgressLike, open_progress
+from instsel.planning.layout import Layout
+from instsel.planning.planned_tree import PlannedTree, plan_trees
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

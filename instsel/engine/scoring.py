@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from instsel.engine.execution import Execution
-from instsel.engine.layout import Layout
 from instsel.engine.logprob import PairValues, pair_logprobs, pair_logprobs_of_logits
 from instsel.engine.model_session import ModelSession
-from instsel.engine.planned_tree import PlannedTree
 from instsel.engine.requests import Requests, prepare
 from instsel.engine.results import Plan, ScoreBatch, ScoreStats
 from instsel.engine.scorer_protocol import ScorerProtocol
 from instsel.engine.token_progress import ProgressLike
+from instsel.planning.layout import Layout
+from instsel.planning.planned_tree import PlannedTree
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from instsel.engine.attention import NodeCache
-from instsel.engine.expert_choice import fixed_choice
 from instsel.engine.kept_states import state_bytes
-from instsel.engine.layout import find_spans, lay_out
 from instsel.engine.model import CausalModel, rotary_scalings
 from instsel.engine.model_session import ModelSession
-from instsel.engine.packing import plan_steps
-from instsel.engine.prefix_tree import PrefixTree, build_prefix_tree, concatenate
 from instsel.error_text import first_line
+from instsel.layers.attention import NodeCache
+from instsel.layers.expert_choice import fixed_choice
+from instsel.planning.layout import find_spans, lay_out
+from instsel.planning.packing import plan_steps
+from instsel.planning.prefix_tree import PrefixTree, build_prefix_tree, concatenate
 
 _KNOWN_LAYER_TYPES = {
     "full_attention",

@@ -14,10 +14,10 @@ from typing import TypeVar
 
 import torch
 
-from instsel.engine.attention import Workspace
-from instsel.engine.fused_modules import is_hooked
 from instsel.engine.model_session import ModelSession
 from instsel.kernels.thread_shares import ThreadShares
+from instsel.layers.attention import Workspace
+from instsel.layers.fused_modules import is_hooked
 
 Result = TypeVar("Result")
 

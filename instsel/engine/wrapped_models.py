@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from instsel.engine.replica import PLAIN_TENSORS
+from instsel.layers.replica import PLAIN_TENSORS
 
 # Wrappers whose forward is that of the module within, and the attribute that holds it.
 _WRAPPERS = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from instsel.engine.prefix_tree import PrefixTree
+from instsel.planning.prefix_tree import PrefixTree
 
 
 def divide(tree: PrefixTree, chosen: np.ndarray, shares: int) -> list[np.ndarray]:

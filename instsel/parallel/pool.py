@@ -18,7 +18,6 @@ import numpy as np
 
 from instsel.engine.execution import PlannedTree
 from instsel.engine.model import CausalModel
-from instsel.engine.prefix_tree import build_prefix_tree
 from instsel.engine.requests import PreparedRequests, Requests, prepare
 from instsel.engine.results import ScoreBatch, ScoreStats
 from instsel.engine.scorer import Scorer
@@ -34,6 +33,7 @@ from instsel.parallel.scheduler import Scheduler
 from instsel.parallel.tasks import ComputeSlice, EmbedTexts, ScoreRequests, Task
 from instsel.parallel.whole_columns import PackedColumns
 from instsel.parallel.worker_backend import WorkerBackend, versions
+from instsel.planning.prefix_tree import build_prefix_tree
 from instsel.runs.run_status import WorkerStatus
 
 if TYPE_CHECKING:

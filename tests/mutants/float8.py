@@ -7,7 +7,7 @@ from .faults import Fault
 PRODUCTS, LAYERS = "tests/test_float8_products.py", "tests/test_float8_layers.py"
 FILE, ENGINE, CHECKS = (
     "kernels/float8_products.py",
-    "instsel/engine/float8_layers.py",
+    "instsel/layers/float8_layers.py",
     "instsel/engine/float8_checks.py",
 )
 PLACES = f"{LAYERS} -k 'stands_in_its_place and Llama'"
@@ -33,7 +33,7 @@ FAULTS = [
     of(ENGINE, "the head too", "within = {module for one in lists for module in one.modules()}", "within = set(replica.modules)", f"{LAYERS} -k routers"),
     of(ENGINE, "weights rounded once that others have", "{} if keep else None", "{}", f"{LAYERS} -k trained"),
     of(ENGINE, "weights of its own rounded each time", "            if self._kept is not None:\n                self._kept[place] = product\n", "", f"{LAYERS} -k rounded_once"),
-    of("instsel/engine/weight_columns.py", "whole layers in bfloat16", 'isinstance(forward := vars(linear).get("forward"), Float8Product)', 'isinstance(forward := None, Float8Product)', PLACES),
+    of("instsel/layers/weight_columns.py", "whole layers in bfloat16", 'isinstance(forward := vars(linear).get("forward"), Float8Product)', 'isinstance(forward := None, Float8Product)', PLACES),
     of("instsel/engine/float8_checks.py", "a processor's kernels read weights themselves", 'model.fused_layers.backend != "triton"', "False", PLACES),
     of(CHECKS, "the drift of a row of the vocabulary, not of what is predicted", "(before.exp() * moved).sum(-1)", "moved.mean(-1)", f"{LAYERS} -k drift"),
     of(CHECKS, "the largest for the mean", "float(moved.mean()), float(moved.max())", "float(moved.max()), float(moved.max())", f"{LAYERS} -k drift_said"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .faults import Fault
 
-LAYER, ENGINE, MODULES = "kernels/gpu_layer.py", "instsel/engine/gpu_layers.py", "instsel/engine/fused_modules.py"
+LAYER, ENGINE, MODULES = "kernels/gpu_layer.py", "instsel/layers/gpu_layers.py", "instsel/layers/fused_modules.py"
 
 
 def bits(families: str) -> str:

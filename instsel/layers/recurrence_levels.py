@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from instsel.engine.attention import PackState
-from instsel.engine.pack_tree import PackTree
+from instsel.layers.attention import PackState
+from instsel.planning.pack_tree import PackTree
 
 Scan = Callable[[dict[str, Tensor], "Tensor | None"], tuple[Tensor, Tensor]]
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 from torch import nn
 
-from instsel.engine.attention import current_pack
-from instsel.engine.replica import Replica
+from instsel.layers.attention import current_pack
+from instsel.layers.replica import Replica
 
 
 def put_positions(replica: Replica) -> None:

@@ -12,8 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from instsel.engine.attention import AbsentMask, current_pack
-from instsel.engine.replica import Replica
+from instsel.layers.attention import AbsentMask, current_pack
+from instsel.layers.replica import Replica
 
 
 def pass_over_indexers(replica: Replica) -> None:

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from instsel.engine.fused_modules import (
+from instsel.kernels.gpu_layer import GpuFeedForward
+from instsel.kernels.layer_products import FeedForward
+from instsel.layers.fused_modules import (
     ACTIVATION_FUNCTIONS,
     far_random,
     holds_others,
@@ -16,11 +18,9 @@ from instsel.engine.fused_modules import (
     known_activations,
     random_like,
 )
-from instsel.engine.layer_flow import HIDDEN_ROWS, ChildCall
-from instsel.engine.stand_ins import StandIn, replaced
-from instsel.engine.weight_columns import Columns, gpu_product
-from instsel.kernels.gpu_layer import GpuFeedForward
-from instsel.kernels.layer_products import FeedForward
+from instsel.layers.layer_flow import HIDDEN_ROWS, ChildCall
+from instsel.layers.stand_ins import StandIn, replaced
+from instsel.layers.weight_columns import Columns, gpu_product
 
 _TOKENS = 3
 

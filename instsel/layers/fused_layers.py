@@ -15,9 +15,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from instsel.engine.expert_choice import fixed_choice
-from instsel.engine.fused_experts import KnownExperts, experts_forward, find_experts, why_unknown
-from instsel.engine.fused_modules import (
+from instsel.kernels.decoder_layer import DecoderLayer
+from instsel.kernels.layer_operations import can_multiply
+from instsel.layers.expert_choice import fixed_choice
+from instsel.layers.fused_experts import KnownExperts, experts_forward, find_experts, why_unknown
+from instsel.layers.fused_modules import (
     KnownNorm,
     find_activation,
     find_norm,
@@ -29,10 +31,10 @@ from instsel.engine.fused_modules import (
     linear_forward,
     norm_forward,
 )
-from instsel.engine.gpu_layers import gives_the_same_on_gpu, gpu_forward, leave_sums, make_gpu_layer
-from instsel.engine.layer_records import record_layers
-from instsel.engine.replica import Replica
-from instsel.engine.whole_layers import (
+from instsel.layers.gpu_layers import gives_the_same_on_gpu, gpu_forward, leave_sums, make_gpu_layer
+from instsel.layers.layer_records import record_layers
+from instsel.layers.replica import Replica
+from instsel.layers.whole_layers import (
     LayerParts,
     OtherLayerError,
     find_whole_layer,
@@ -40,8 +42,6 @@ from instsel.engine.whole_layers import (
     make_whole_layer,
     whole_forward,
 )
-from instsel.kernels.decoder_layer import DecoderLayer
-from instsel.kernels.layer_operations import can_multiply
 
 
 class FusedLayers:

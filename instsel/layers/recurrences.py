@@ -14,8 +14,8 @@ from typing import Any, cast
 
 from torch import nn
 
-from instsel.engine.mixer_functions import ALONG_TREE
-from instsel.engine.replica import Replica
+from instsel.layers.mixer_functions import ALONG_TREE
+from instsel.layers.replica import Replica
 
 
 def put_recurrences(replica: Replica) -> int:

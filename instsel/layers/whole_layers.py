@@ -9,17 +9,17 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from instsel.engine.attention import PackState, PackStoppedError, current_pack, running
-from instsel.engine.attention_parts import AttentionParts
-from instsel.engine.attention_search import find_attention
-from instsel.engine.feed_forward_parts import FeedForwardParts, find_feed_forward
-from instsel.engine.fused_modules import KnownNorm, nearly_equal
-from instsel.engine.layer_flow import HIDDEN_ROWS, ChildCall, find_flow
-from instsel.engine.layer_records import LayerRecord
-from instsel.engine.layer_schedule import PartRun, schedule
 from instsel.kernels.decoder_layer import Call, DecoderLayer, Step, Sum
 from instsel.kernels.gpu_layer import GpuLayer
 from instsel.kernels.layer_attention import Attention
+from instsel.layers.attention import PackState, PackStoppedError, current_pack, running
+from instsel.layers.attention_parts import AttentionParts
+from instsel.layers.attention_search import find_attention
+from instsel.layers.feed_forward_parts import FeedForwardParts, find_feed_forward
+from instsel.layers.fused_modules import KnownNorm, nearly_equal
+from instsel.layers.layer_flow import HIDDEN_ROWS, ChildCall, find_flow
+from instsel.layers.layer_records import LayerRecord
+from instsel.layers.layer_schedule import PartRun, schedule
 
 # Of what a decoder gives its layers, all that has no effect but by what the checks look at.
 _WITHOUT_EFFECT = {"position_embeddings", "position_ids", "cache_position", "use_cache"}

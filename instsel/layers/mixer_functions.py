@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu, softplus
 
-from instsel.engine.attention import PackState, UnsupportedAttentionError, current_pack
-from instsel.engine.pack_tree import PackTree
-from instsel.engine.recurrence_agreement import is_channel_scan, is_convolution, is_delta_rule, is_scan
-from instsel.engine.recurrence_levels import convolve_levels, initial_states, scan_levels
 from instsel.kernels import tree_convolution, tree_delta_rule, tree_scan
 from instsel.kernels.recurrence_backends import fast_backend
+from instsel.layers.attention import PackState, UnsupportedAttentionError, current_pack
+from instsel.layers.recurrence_agreement import is_channel_scan, is_convolution, is_delta_rule, is_scan
+from instsel.layers.recurrence_levels import convolve_levels, initial_states, scan_levels
+from instsel.planning.pack_tree import PackTree
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _SEQUENCES = frozenset({"cu_seqlens", "seq_idx"})  # by which kernels of other packages part sequences

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from instsel.engine.layout import ScoredSpans, find_spans
-from instsel.engine.packing import Step, plan_steps
-from instsel.engine.prefix_tree import PrefixTree, build_prefix_tree
+from instsel.planning.layout import ScoredSpans, find_spans
+from instsel.planning.packing import Step, plan_steps
+from instsel.planning.prefix_tree import PrefixTree, build_prefix_tree
 
 
 @dataclass(frozen=True, slots=True)

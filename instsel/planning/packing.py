@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from instsel.engine.prefix_tree import PrefixTree
+from instsel.planning.prefix_tree import PrefixTree
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from instsel.engine.attention import current_pack
-from instsel.engine.replica import PLAIN_TENSORS
-from instsel.engine.stand_ins import StandIn, replaced
 from instsel.kernels.gpu_layer import KERNELS, GpuNorm
 from instsel.kernels.layer_elementwise import DTYPES as GPU_DTYPES
 from instsel.kernels.layer_elementwise import GATES, LARGEST_ROW, add_norm, gate_rows
@@ -26,6 +23,9 @@ from instsel.kernels.layer_operations import (
     linear,
 )
 from instsel.kernels.native_arrays import Machine, array_of
+from instsel.layers.attention import current_pack
+from instsel.layers.replica import PLAIN_TENSORS
+from instsel.layers.stand_ins import StandIn, replaced
 
 ACTIVATION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": nn.functional.silu,

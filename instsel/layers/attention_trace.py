@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from instsel.engine.fused_modules import KnownNorm, random_like
-from instsel.engine.layer_flow import HIDDEN_ROWS, ChildCall
-from instsel.engine.stand_ins import StandIn, replaced
+from instsel.layers.fused_modules import KnownNorm, random_like
+from instsel.layers.layer_flow import HIDDEN_ROWS, ChildCall
+from instsel.layers.stand_ins import StandIn, replaced
 
 TOKENS = 3
 _RECORDER = "instsel_recorder"

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from instsel.engine.packing import Step
-from instsel.engine.prefix_tree import PrefixTree
 from instsel.kernels import TreeSegments
+from instsel.planning.packing import Step
+from instsel.planning.prefix_tree import PrefixTree
 
 
 @dataclass(frozen=True, slots=True)

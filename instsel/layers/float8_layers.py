@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from instsel.engine.fused_modules import is_hooked
-from instsel.engine.replica import PLAIN_TENSORS, Replica
 from instsel.kernels.float8_products import MULTIPLE, Float8Product
+from instsel.layers.fused_modules import is_hooked
+from instsel.layers.replica import PLAIN_TENSORS, Replica
 
 SMALLEST = 64  # columns and rows: what is smaller, such as a gate of a head, is no work
 

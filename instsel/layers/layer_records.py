@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from instsel.engine.attention import AttentionCall, PackState, current_pack
+from instsel.layers.attention import AttentionCall, PackState, current_pack
 
 
 @dataclass(slots=True)

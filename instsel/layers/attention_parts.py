@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 from torch import nn
 
-from instsel.engine.attention import AttentionCall
-from instsel.engine.fused_modules import KnownNorm
-from instsel.engine.weight_columns import Columns, gpu_product
 from instsel.kernels.gpu_layer import GpuAttention, GpuProjection
 from instsel.kernels.layer_attention import Attention, Projection
 from instsel.kernels.native_arrays import contiguous_array
 from instsel.kernels.rotary_tables import Rotary
+from instsel.layers.attention import AttentionCall
+from instsel.layers.fused_modules import KnownNorm
+from instsel.layers.weight_columns import Columns, gpu_product
 
 
 class ProjectionParts(NamedTuple):

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from instsel.engine.attention import PackState, PackStoppedError, current_pack, running
-from instsel.engine.fused_modules import nearly_equal
-from instsel.engine.layer_records import LayerRecord
-from instsel.engine.whole_layers import LayerParts, OwnCall, is_usual, tables_of
 from instsel.kernels.decoder_layer import Sum
 from instsel.kernels.gpu_layer import GpuAttention, GpuLayer, GpuPass, GpuStep
+from instsel.layers.attention import PackState, PackStoppedError, current_pack, running
+from instsel.layers.fused_modules import nearly_equal
+from instsel.layers.layer_records import LayerRecord
+from instsel.layers.whole_layers import LayerParts, OwnCall, is_usual, tables_of
 
 
 def make_gpu_layer(layer: nn.Module, found: LayerParts) -> GpuLayer:

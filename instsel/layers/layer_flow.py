@@ -13,8 +13,8 @@ from typing import TypeGuard, cast
 import torch
 from torch import Tensor, nn
 
-from instsel.engine.layer_records import LayerRecord, named_parts
-from instsel.engine.stand_ins import StandIn, replaced
+from instsel.layers.layer_records import LayerRecord, named_parts
+from instsel.layers.stand_ins import StandIn, replaced
 
 Factors = tuple[float, ...]  # of the hidden states that a layer is given, and of its children's results in their order
 

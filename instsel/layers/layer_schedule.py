@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from instsel.engine.layer_flow import Factors, Flow
 from instsel.kernels.decoder_layer import HIDDEN, Sum
+from instsel.layers.layer_flow import Factors, Flow
 
 
 class PartRun(NamedTuple):

@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from instsel.engine.attention import AttentionCall
-from instsel.engine.attention_parts import AttentionParts, ProjectionParts
-from instsel.engine.attention_trace import TOKENS, AttentionTrace, TracedAttention
-from instsel.engine.fused_modules import KnownNorm, is_usable
-from instsel.engine.layer_flow import ChildCall
-from instsel.engine.weight_columns import Columns
 from instsel.kernels.layer_elementwise import rotate_heads
 from instsel.kernels.rotary_tables import Rotary
+from instsel.layers.attention import AttentionCall
+from instsel.layers.attention_parts import AttentionParts, ProjectionParts
+from instsel.layers.attention_trace import TOKENS, AttentionTrace, TracedAttention
+from instsel.layers.fused_modules import KnownNorm, is_usable
+from instsel.layers.layer_flow import ChildCall
+from instsel.layers.weight_columns import Columns
 
 
 def find_attention(

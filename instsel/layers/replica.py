@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from instsel.engine.signature import Signature
+from instsel.layers.signature import Signature
 
 PLAIN_TENSORS = (Tensor, nn.Parameter, nn.Buffer)
 

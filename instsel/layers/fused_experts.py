@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from instsel.engine.attention import current_pack
-from instsel.engine.expert_choice import are_experts
-from instsel.engine.fused_modules import far_random, is_hooked, is_usable, nearly_equal, random_like
 from instsel.kernels.layer_experts import ExpertGate, Experts, ExpertWeights
 from instsel.kernels.native_arrays import has_bfloat16_products
+from instsel.layers.attention import current_pack
+from instsel.layers.expert_choice import are_experts
+from instsel.layers.fused_modules import far_random, is_hooked, is_usable, nearly_equal, random_like
 
 # Sizes of the weights that experts are tried with; all different, and different when doubled.
 _HIDDEN, _INNER = 96, 32
