@@ -233,4 +233,40 @@ def test_help_names_every_default(name: str) -> None:
     needed = {action for group in commands[name]._mutually_exclusive_groups for action in group._group_actions}
     for action in commands[name]._actions:
         if action.option_strings and action.nargs != 0 and not action.required and action not in needed:
-            assert action.dest == "config" or "default" in (action.help or "").lower(), action.option_strings
+            said = commands[name]._get_formatter()._expand_help(action)
+            assert action.dest == "config" or "default" in said.lower(), action.option_strings
+
+
+def test_a_selection_that_takes_anothers_place_leaves_no_export_of_it(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(WORDS) == 0
+    (place / "chosen/data/own.json").write_text("a user's")
+    other = ["25%" if word == "10%" else "trl" if word == "llama-factory" else word for word in WORDS]
+    assert main(other) == 2, "another selection is there"
+    assert (place / "chosen/data/instsel.json").exists()
+    capsys.readouterr()
+    assert main([*other, "--overwrite"]) == 0
+    assert "removed: chosen/data/instsel.json, which an earlier export wrote" in capsys.readouterr().err
+    assert {path.name for path in (place / "chosen/data").glob("[!.]*")} == {"instsel.jsonl", "own.json"}
+    (place / "chosen/data/instsel.jsonl").write_text("changed by a user")
+    assert main([*WORDS, "--overwrite"]) == 0
+    assert (place / "chosen/data/instsel.jsonl").read_text() == "changed by a user"
+
+
+def test_a_dry_run_says_that_too_many_rows_cannot_be_read(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = (place / "pool.jsonl").read_text().splitlines()
+    (place / "pool.jsonl").write_text("\n".join([*rows[:8], json.dumps({"instruction": 3}), rows[8]]) + "\n")
+    assert main([*WORDS, "--dry-run", "--no-timing"]) == 1
+    assert "1 unreadable of 10 rows: more than --max-failures 5.0%" in capsys.readouterr().err
+    assert main([*WORDS, "--dry-run", "--no-timing", "--max-failures", "10%"]) == 0
+    assert not (place / "chosen").exists()
+
+
+def test_which_part_of_an_answer_is_scored_is_said_to_every_step(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*WORDS, "--score-turns", "all", "--dry-run", "--no-timing"]) == 0
+    inspected, scored = printed(capsys.readouterr().out)
+    for words in (inspected, scored):
+        assert words[words.index("--score-turns") + 1] == "all"

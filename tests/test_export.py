@@ -46,7 +46,7 @@ def test_nothing_is_lost(to, kind, tmp_path):
     before, after = read(ROWS[kind]), read(loaded(data))
     for one, other in zip(before, after, strict=True):
         assert other.history == one.history
-        joined = one.instruction if to == "alpaca" or not one.input else f"{one.instruction}\n\n{one.input}"
+        joined = one.instruction if to == "alpaca" or not one.input else f"{one.instruction}\n{one.input}"
         assert other.instruction == joined and other.input == (one.input if to == "alpaca" else "")
         assert (other.responses == one.responses) if kind == "pairs" else (other.response == one.response)
 
@@ -149,3 +149,26 @@ def test_what_a_trainer_would_drop_is_refused(tmp_path):
         export(SINGLE, "unknown", tmp_path)
     with pytest.raises(ValueError, match="name: expected a file's name"):
         export(SINGLE, "trl", tmp_path, name="../x")
+
+
+@pytest.mark.parametrize("to", ["llama-factory", "trl", "axolotl", "messages"])
+def test_the_prompt_is_the_one_that_was_scored(to, tmp_path):
+    """Trained on by the template that scored them, rows with material of their own are asked as they were."""
+    from instsel.prompts.templates import prompt_and_answer
+    from instsel.records import to_examples
+
+    rows = [{"instruction": "Add up.", "input": "2, 3", "output": "5"}, {"instruction": "Go.", "output": "Gone."}]
+    after = to_examples(loaded(export(rows, to, tmp_path)[0]))
+    for one, other in zip(to_examples(rows), after, strict=True):
+        assert prompt_and_answer("plain", other) == prompt_and_answer("plain", one)
+
+
+def test_a_file_that_is_there_is_named_with_the_way_to_replace_it(tmp_path, monkeypatch, capsys):
+    from instsel.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    Path("rows.jsonl").write_text(json.dumps(SINGLE[0]) + "\n")
+    assert main(["export", "rows.jsonl", "--to", "alpaca", "--output", "data"]) == 0
+    assert main(["export", "rows.jsonl", "--to", "alpaca", "--output", "data"]) == 2
+    assert capsys.readouterr().err.startswith("instsel: error: data/instsel.json exists: name another output, or over")
+    assert main(["export", "rows.jsonl", "--to", "alpaca", "--output", "data", "--overwrite"]) == 0

@@ -104,3 +104,37 @@ def test_another_method_or_a_bare_file_has_no_procedure(run, tmp_path, capsys):
         arguments = ["select", str(run / source), "--output", str(tmp_path / "out"), "--budget", "3"]
         assert main([*arguments, "--procedure", "gain"]) == 2
         assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("source", "flags", "told"),
+    [
+        ("run", ["--length-strata", "3"], "--length-strata decides otherwise"),
+        ("run", ["--coverage", "proportional", "--num-clusters", "3"], "--coverage decides otherwise"),
+        ("difficulty", ["--keep-all"], "--keep-all decides otherwise"),
+        ("difficulty/scores.parquet", [], "is a file, and no run folder"),
+        ("difficulty", ["--by", "ifd"], None),  # who names a score knows what is asked for
+        ("difficulty", [], None),
+    ],
+)
+def test_what_keeps_a_selection_from_the_recommended_one_is_said(run, tmp_path, capsys, source, flags, told):
+    assert main(["select", str(run / source), "--output", str(tmp_path / "out"), "--budget", "12", *flags]) == 0
+    said = capsys.readouterr().out
+    assert ("not by --procedure recommended" in said) == (told is not None) and (told or "") in said
+
+
+def test_fewer_rows_than_asked_for_name_every_reason_there_may_be(run, tmp_path, capsys):
+    assert main(["select", str(run / "difficulty"), "--output", str(tmp_path / "out"), "--budget", "100%"]) == 0
+    said = capsys.readouterr()
+    assert "fewer rows than the budget: the others are left out" in said.err
+    assert "left out: the highest IFD among answers of like length" in said.out
+
+
+def test_a_run_over_groups_is_exported_and_not_selected_from(run, tmp_path, capsys):
+    groups = tmp_path / "groups.jsonl"
+    answers = [f"answer {number} of many" for number in range(3)]
+    groups.write_text("".join(json.dumps({"instruction": f"say {i}", "responses": answers}) + "\n" for i in range(3)))
+    model = ["--model", tiny_model_folder(), "--device", "cpu", "--quiet"]
+    assert main(["grape", str(groups), "--output", str(tmp_path / "run"), *model]) == 0
+    assert main(["select", str(tmp_path / "run"), "--output", str(tmp_path / "out"), "--budget", "2"]) == 2
+    assert "instsel export writes each one's best" in capsys.readouterr().err

@@ -13,12 +13,13 @@ from pathlib import Path
 from instsel.commands import export, inspect, method_command, report, select
 from instsel.commands.arguments import Parser, Subcommands
 from instsel.commands.curate_checks import check_steps
-from instsel.commands.flags import INPUT, MODEL, WORKERS, add_options
+from instsel.commands.flags import INPUT, MODEL, WORKERS, add_method_flags, add_options
 from instsel.commands.options import fraction, local_folder, written
+from instsel.methods.perplexity import perplexity
 from instsel.runs.interrupts import Interrupts
 from instsel.runs.manifest import OtherSettingsError
 from instsel.runs.run_files import MANIFEST, PAGE
-from instsel.terminal import escaped, say
+from instsel.terminal import complain, escaped, say
 
 METHODS = ("ifd", "wici")  # whose runs have what the recommended selection needs
 SCORES, SELECTION, DATA = "scores", "selection", "data"  # folders of the output
@@ -36,6 +37,7 @@ def add_parser(commands: Subcommands) -> None:
         "before it runs. The same command continues where it was stopped: scores and selection are not made again.",
     )
     add_options(parser, *INPUT, *MODEL)
+    add_method_flags(parser, perplexity.method)  # those that say how turns are scored, which every method has
     parser.add_argument("--method", choices=METHODS, default=METHODS[0], help=f"what scores; default {METHODS[0]}")
     select.add_budget(parser)
     parser.add_argument("--to", required=True, choices=tuple(TRAINERS), help="who reads the selection")
@@ -50,7 +52,8 @@ def add_parser(commands: Subcommands) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a selection made with other flags; scores are kept"
     )
-    parser.add_argument("--dry-run", action="store_true", help="inspect, and say what scoring would cost; no forward")
+    parser.add_argument("--dry-run", action="store_true", help="inspect, and print hours and tokens of scoring")
+    parser.add_argument("--no-timing", action="store_true", help="with --dry-run: load and time nothing, say no hours")
     add_options(parser, *WORKERS, "quiet")
     parser.set_defaults(run=run)
 
@@ -59,6 +62,9 @@ def run(args: argparse.Namespace, interrupts: Interrupts) -> int:
     """Run the steps; the first that fails ends it with its exit code."""
     if "-" in args.input:
         raise ValueError("curate reads its input more than once: name a file in place of -")
+    from instsel.export.trainer_files import files_of
+    from instsel.export.written_files import remove_others
+
     output = Path(args.output)
     check_steps(args, output / SELECTION, output / DATA, output / PAGE, interrupts)
     parser, parsers = _step_parsers()
@@ -75,6 +81,9 @@ def run(args: argparse.Namespace, interrupts: Interrupts) -> int:
             raise ValueError(f"{error.what}. {told}") from None
         if code:
             return code
+        if words[0] == "export" and args.overwrite:  # what is left there is of the selection before
+            for path in remove_others(output / DATA, files_of(args.to, output / DATA, args.name)):
+                complain("note", f"removed: {escaped(str(path))}, which an earlier export wrote")
         interrupts.check()
     return 0
 

@@ -40,7 +40,7 @@ def add_parser(commands: Subcommands) -> None:
 def run(args: argparse.Namespace, interrupts: object) -> int:
     """Write the files."""
     from instsel.export import export
-    from instsel.export.trainer_files import files_of
+    from instsel.export.trainer_files import check_target, files_of
     from instsel.records import open_rows
     from instsel.runs.inputs import open_input
     from instsel.runs.run_files import MANIFEST, is_ours, resolved
@@ -53,6 +53,7 @@ def run(args: argparse.Namespace, interrupts: object) -> int:
             raise ValueError(f"--output {args.output}: {file} is an input; name another folder or --name")
         if is_ours(file.name) and (file.parent / MANIFEST).exists():
             raise ValueError(f"--output {args.output}: {file.name} is a file of the run there; name another folder")
+    check_target(args.to, args.output, args.name, args.overwrite)
     read = [open_rows(batch)[1] for batch in open_input(str(path), None).read()]
     rows = _usable([row for batches in read for batch in batches for row in batch], scored)
     try:

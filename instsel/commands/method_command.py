@@ -30,7 +30,7 @@ def add_parser(commands: Subcommands, method: Method, name: str = "") -> None:
 
 def run_scoring(method: Method, args: argparse.Namespace, interrupts: Interrupts) -> int:
     """Run a method over an input into a run folder; returns the exit code."""
-    from instsel.commands.summary import closing_summary, failure, plan_summary
+    from instsel.commands.summary import closing_summary, failure, plan_failure, plan_summary
     from instsel.runner.configuration import Messages
     from instsel.runner.plan import plan_run
     from instsel.runner.scored_run import checked_input, run_into_folder
@@ -42,7 +42,7 @@ def run_scoring(method: Method, args: argparse.Namespace, interrupts: Interrupts
     if args.dry_run:
         plan = plan_run(configuration, source, messages, timed=not args.no_timing)
         say("\n".join(plan_summary(method.name, configuration, plan)))
-        return 0
+        return plan_failure(plan, configuration.max_failures)
     if configuration.output is None:
         raise ValueError("--output is needed: the run folder to write (or --dry-run to see the plan)")
     run = run_into_folder(configuration, source, messages)

@@ -146,7 +146,7 @@ def run(args: argparse.Namespace, interrupts: Interrupts) -> int:
     if wanted is not None and found.num_clusters > wanted:
         complain("warning", "more clusters than rows to select: some of them give none")
     if wanted is not None and found.counts["selected"] < wanted:
-        complain("warning", "fewer rows than the budget: no others are scored and different enough")
+        complain("warning", "fewer rows than the budget: the others are left out, not scored, or too similar to these")
     return 0
 
 
@@ -163,6 +163,8 @@ def summary(found: WrittenSelection, budget_tokens: int | None, *, ranked: bool 
     if found.default_for is not None and procedure is not None:
         published = f"{found.default_for}'s paper selects by {PUBLISHED[found.default_for]}"
         lines.append(f"{by}, since nothing else is asked for: {procedure.what}; {published}")
+    if found.could_be is not None:
+        lines.append(f"not by --procedure {found.could_be[0]}, which select follows by itself: {found.could_be[1]}")
     if "above_max_score" in counts:
         above = f"{counts['above_max_score']:,} with an IFD above 1 left out"
         lines.append(f"{above}: their prompt does not help (--keep-all)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from instsel.methods.stages import UNREADABLE
 from instsel.runner.configuration import RunConfiguration
 from instsel.runner.plan import COUNTS, RunPlan
 from instsel.runner.scored_run import MethodRun
@@ -25,11 +26,16 @@ def closing_summary(run: MethodRun) -> None:
 def length_lines(run: MethodRun) -> list[str]:
     """A line where the score follows the answer's length."""
     from instsel.selection.length_strata import said_of_length
+    from instsel.selection.procedures import DEFAULT, PROCEDURES
     from instsel.selection.selection_inputs import run_follows_length
 
     by, rho = ("", float("nan")) if is_address(run.folder) else run_follows_length(Path(run.folder))
     said = said_of_length(by, rho)
-    return [f"{said}; select --length-strata sets it apart"] if said else []
+    if run.manifest["method"] in PROCEDURES[DEFAULT].methods:
+        cure = "select by itself ranks among answers of like length"
+    else:
+        cure = "select --length-strata 10 ranks rows among those of like length"
+    return [f"{said}; {cure}"] if said else []
 
 
 def winner_lines(run: MethodRun) -> list[str]:
@@ -113,6 +119,18 @@ def failure(manifest: Manifest, allowed: float) -> int:
     named = ", ".join(f"{n:,} {status}" for status, n in failed.items())
     hint = "; does the model have NaN weights, or is its dtype too narrow?" if failed.get("nonfinite") else ""
     complain("error", f"{named} of {rows:,} rows: more than --max-failures {allowed:.1%} failed{hint}")
+    return 1
+
+
+def plan_failure(plan: RunPlan, allowed: float) -> int:
+    """The exit code of a dry run: 1, with a line that says so, if the run's own is known to be 1."""
+    if plan.failing <= allowed * plan.rows:
+        return 0
+    complain(
+        "error",
+        f"{plan.failing:,} {UNREADABLE} of {plan.rows:,} rows: more than --max-failures {allowed:.1%}, "
+        "so that the run would end as failed",
+    )
     return 1
 
 

@@ -50,11 +50,11 @@ class Conversation:
 
     @property
     def asked(self) -> list[Message]:
-        """All turns before the answer; material apart from the instruction follows it after an empty line."""
+        """All turns before the answer; material apart from the instruction follows it in a new line, as when scored."""
         if not self.input.strip():
             return list(self.prompt)
         last = self.prompt[-1]
-        return [*self.prompt[:-1], {**last, "content": f"{_text(last)}\n\n{self.input}"}]
+        return [*self.prompt[:-1], {**last, "content": f"{_text(last)}\n{self.input}"}]
 
     @property
     def all_turns(self) -> Messages:

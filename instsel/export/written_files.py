@@ -24,7 +24,7 @@ def check_writable(paths: Sequence[Path], overwrite: bool) -> None:
         if not os.path.lexists(path):
             continue
         if not overwrite:
-            raise ValueError(f"{path} exists; name another output or overwrite it")
+            raise ValueError(f"{path} exists: name another output, or overwrite it (--overwrite, overwrite=True)")
         digests = _recorded(path.parent).get(path.name, [])
         if path.is_symlink() or not path.is_file() or digest_file(path) not in digests:
             raise ValueError(
@@ -44,6 +44,16 @@ def write_files(texts: Mapping[Path, str]) -> None:
     _write(folder / RECORD, json.dumps(recorded, indent=1))
     for path, text in texts.items():
         _write(path, text)
+
+
+def remove_others(folder: Path, kept: Sequence[Path]) -> list[Path]:
+    """Remove what earlier exports wrote into a folder and nobody changed since, but `kept`; gives what is gone."""
+    recorded = _recorded(folder)
+    others = [folder / name for name in recorded if folder / name not in kept]
+    gone = [path for path in others if path.is_file() and digest_file(path) in recorded[path.name]]
+    for path in gone:
+        path.unlink()
+    return gone
 
 
 def _write(path: Path, text: str) -> None:

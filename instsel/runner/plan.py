@@ -7,7 +7,7 @@ import functools
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -51,6 +51,7 @@ class RunPlan:
     """What a run would take, or what is left of one.
 
     total    the sums over all stages by name
+    failing  rows that cannot be read
     sampled  of which stages few rows were planned, in words
     spread   by how much tokens may differ, relative: 0 where all requests are known
     left     of each stage its rows and how many are left, where a folder has some already
@@ -63,6 +64,7 @@ class RunPlan:
     spread: float = 0.0
     left: tuple[tuple[str, int, int], ...] = ()
     seconds: tuple[float, float] | None = None
+    failing: int = 0
 
 
 def plan_run(configuration: RunConfiguration, source: InputSource, messages: Messages, *, timed: bool) -> RunPlan:
@@ -80,8 +82,9 @@ def plan_run(configuration: RunConfiguration, source: InputSource, messages: Mes
             raise OtherSettingsError(str(configuration.output), fields)
         inputs = InputRows.of(configuration, rows, columns)
         parameters = read_parameters(configuration, inputs.numbers).for_rows(len(inputs))
-        check_rows(configuration, inputs, parameters, scorer, source, UnreadKeys(), messages)
-        return _Planner(configuration, parameters, inputs, scorer, messages, kept, Path(scratch)).plan(timed=timed)
+        unreadable = check_rows(configuration, inputs, parameters, scorer, source, UnreadKeys(), messages)
+        plan = _Planner(configuration, parameters, inputs, scorer, messages, kept, Path(scratch)).plan(timed=timed)
+        return replace(plan, failing=unreadable["rows"])
 
 
 def _check_place(configuration: RunConfiguration, source: InputSource) -> None:

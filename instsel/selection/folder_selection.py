@@ -20,6 +20,7 @@ from instsel.runs.merged_output import write_table
 from instsel.runs.results import describe_result
 from instsel.runs.scored_files import ScoredFile
 from instsel.selection.procedures import (
+    DEFAULT,
     WORST_STRATA,
     default_procedure,
     drawn_without_unhelped,
@@ -55,6 +56,7 @@ class WrittenSelection:
     num_clusters  how many there are
     follows       rank correlation of the score with the answer's length; NaN where no length is known
     default_for   the method whose run it is, where a procedure was followed that nobody had asked for
+    could_be      the procedure that would have been followed but for what the second says; None where none would
     not_done      filters of a procedure that were not applied, with the reason
     again         whether it was finished before this call, which then selected nothing
     """
@@ -68,6 +70,7 @@ class WrittenSelection:
     num_clusters: int
     follows: float
     default_for: str | None = None
+    could_be: tuple[str, str] | None = None
     not_done: Mapping[str, str] = field(default_factory=dict)
     again: bool = False
 
@@ -90,7 +93,8 @@ def select_into_folder(configuration: SelectionConfiguration, interrupts: Interr
     interrupts = interrupts or Interrupts()
     manifest, scored = scored_input(configuration.input)
     default_for = None
-    if configuration.procedure is None and (default := default_procedure(configuration, scored, manifest)):
+    default, kept_from_it = default_procedure(configuration, scored, manifest)
+    if default is not None:
         configuration, default_for = replace(configuration, procedure=default), manifest["method"]
     told = configuration  # and what its procedure decides
     not_done: dict[str, str] = {}
@@ -171,6 +175,7 @@ def select_into_folder(configuration: SelectionConfiguration, interrupts: Interr
         written["findings"].get("num_clusters_found", len(clusters)),
         follows_length(score, lengths, usable),
         default_for,
+        (DEFAULT, kept_from_it) if kept_from_it else None,
         not_done,
         again,
     )

@@ -62,12 +62,23 @@ PROCEDURES = {
 }  # fmt: skip
 
 
-def default_procedure(configuration: SelectionConfiguration, scored: ScoredFile, manifest: Manifest) -> str | None:
-    """The procedure of a selection that asks for none and for nothing that one decides; None where there is none."""
-    asked = any(getattr(configuration, name) is not None for name in (*FIXED, "length_strata"))
-    if asked or configuration.keep_all:
-        return None
-    return DEFAULT if manifest.get("method") in PROCEDURES[DEFAULT].methods and "ifd" in scored.own else None
+def default_procedure(
+    configuration: SelectionConfiguration, scored: ScoredFile, manifest: Manifest
+) -> tuple[str | None, str]:
+    """The procedure of a selection that asks for none; None, and what keeps it from one, where that is a flag or file.
+
+    Flags that a procedure decides keep a selection from one; who names a score knows what is asked for.
+    """
+    if configuration.procedure is not None or configuration.by is not None or "ifd" not in scored.own:
+        return None, ""
+    if not manifest:
+        return None, f"{configuration.input} is a file, and no run folder"
+    if manifest.get("method") not in PROCEDURES[DEFAULT].methods:
+        return None, ""
+    asked = [name for name in (*FIXED, "length_strata") if getattr(configuration, name) is not None]
+    asked += ["keep_all"] if configuration.keep_all else []
+    flags = [f"--{name.replace('_', '-')}" for name in asked]
+    return (None, f"{', '.join(flags)} decides otherwise") if flags else (DEFAULT, "")
 
 
 def worst_share(name: str | None) -> float | None:

@@ -38,6 +38,11 @@ def scored_input(path: Path) -> tuple[Manifest, ScoredFile]:
 def score_column(scored: ScoredFile, by: str | None, manifest: Manifest) -> tuple[str, bool]:
     """The column to select by, our own by our name for it, and whether it holds IFD."""
     names = [by] if by is not None else [name for name in USUAL_SCORES if name in scored.own]
+    if not names and "best" in scored.own:
+        raise ValueError(
+            f"{scored.path} has groups of answers: instsel export writes each one's best, and to select "
+            "from those is to score them first"
+        )
     if not names:
         raise _missing(scored, f"column {' or '.join(USUAL_SCORES)}", "--by")
     column = scored.find(names[0])
