@@ -5,6 +5,7 @@ from __future__ import annotations
 from .faults import RECURRENCES, REHEARSAL, Fault
 
 FILE, LEVELS = "kernels/triton_tree_recurrence.py", "kernels/triton_tree_levels.py"
+PIECES = "kernels/triton_recurrence_chunks.py"
 CONVOLUTION = "kernels/triton_tree_convolution.py"
 LAUNCHED = "tests/test_kernel_launches.py"
 PLACES = "tests/test_triton_recurrences.py -k read_before"  # the interpreter runs one program after another
@@ -23,8 +24,8 @@ FAULTS = [
     of(LEVELS, "states kept of other nodes", "kept[list(keep)] = np.arange(len(keep))", "kept[sorted(keep)] = np.arange(len(keep))"),
     of(LEVELS, "a plan for other kept nodes", '("levels", tuple(keep), chunk, device)', '("levels", chunk, device)', LAUNCHED),
     of(LEVELS, "all levels in one launch", "levels[node] = levels[parent] + 1 if parent >= 0 else 0", "levels[node] = 0", PLACES),
-    of(FILE, "the wrong initial state", "(-2 - source) * size + cells", "(-1 - source) * size + cells"),
-    of(FILE, "no initial state", "if source <= -2:", "if source <= -9:"),
+    of(PIECES, "the wrong initial state", "(-2 - source) * size + cells", "(-1 - source) * size + cells"),
+    of(PIECES, "no initial state", "if source <= -2:", "if source <= -9:"),
     of(FILE, "an empty node keeps nothing for its children", "            store_state(states, place, state, cells + lane * value_size, inside, size)\n", ""),
     of(FILE, "a token does not see itself", "tl.where((tokens >= token)[:, None], out +", "tl.where((tokens > token)[:, None], out +"),
     of(FILE, "tokens behind the node", "is_token = row < last", "is_token = row <= last"),
@@ -62,8 +63,8 @@ FAULTS = [
     of(FILE, "a key of zeros divided by 0", "tl.sqrt(key_squares + 1e-6)", "tl.sqrt(key_squares)"),
     of(FILE, "a query of zeros divided by 0", "tl.sqrt(query_squares + 1e-6)", "tl.sqrt(query_squares)"),
     of(FILE, "an update takes itself off", "tl.where((tokens > token)[:, None], updates", "tl.where((tokens >= token)[:, None], updates"),
-    of(FILE, "a row's decay of the token itself behind it", "tl.where((tokens < token)[:, None], row_of(logs", "tl.where((tokens <= token)[:, None], row_of(logs"),
-    of(FILE, "a head's decay of the token itself behind it", "(tokens < token)[None, :] & (tokens >= token)", "(tokens <= token)[None, :] & (tokens >= token)"),
+    of(PIECES, "a row's decay of the token itself behind it", "tl.where((tokens < token)[:, None], row_of(logs", "tl.where((tokens <= token)[:, None], row_of(logs"),
+    of(PIECES, "a head's decay of the token itself behind it", "(tokens < token)[None, :] & (tokens >= token)", "(tokens <= token)[None, :] & (tokens >= token)"),
     of(CONVOLUTION, "rows of inputs apart by their length", "            x.stride(0),\n", "            channels,\n"),
     of(CONVOLUTION, "inputs and weights taken for contiguous", "y if y.stride(1) == 1 else y.contiguous()", "y"),
     of(CONVOLUTION, "a bias taken for contiguous", "None if bias is None else bias.contiguous()", "bias"),
