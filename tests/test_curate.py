@@ -237,7 +237,7 @@ def test_help_names_every_default(name: str) -> None:
             assert action.dest == "config" or "default" in said.lower(), action.option_strings
 
 
-def test_a_selection_that_takes_anothers_place_leaves_no_export_of_it(
+def test_a_selection_that_takes_anothers_place_names_what_is_left_of_that(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(WORDS) == 0
@@ -247,11 +247,10 @@ def test_a_selection_that_takes_anothers_place_leaves_no_export_of_it(
     assert (place / "chosen/data/instsel.json").exists()
     capsys.readouterr()
     assert main([*other, "--overwrite"]) == 0
-    assert "removed: chosen/data/instsel.json, which an earlier export wrote" in capsys.readouterr().err
-    assert {path.name for path in (place / "chosen/data").glob("[!.]*")} == {"instsel.jsonl", "own.json"}
-    (place / "chosen/data/instsel.jsonl").write_text("changed by a user")
-    assert main([*WORDS, "--overwrite"]) == 0
-    assert (place / "chosen/data/instsel.jsonl").read_text() == "changed by a user"
+    said = capsys.readouterr().err
+    assert "chosen/data/instsel.json stays as an earlier export wrote it" in said
+    assert "own.json" not in said and "instsel.jsonl" not in said
+    assert len(json.loads((place / "chosen/data/instsel.json").read_text())) == 4, "nothing is taken away"
 
 
 def test_a_dry_run_says_that_too_many_rows_cannot_be_read(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace, interrupts: Interrupts) -> int:
     if "-" in args.input:
         raise ValueError("curate reads its input more than once: name a file in place of -")
     from instsel.export.trainer_files import files_of
-    from instsel.export.written_files import remove_others
+    from instsel.export.written_files import others_of
 
     output = Path(args.output)
     check_steps(args, output / SELECTION, output / DATA, output / PAGE, interrupts)
@@ -82,8 +82,10 @@ def run(args: argparse.Namespace, interrupts: Interrupts) -> int:
         if code:
             return code
         if words[0] == "export" and args.overwrite:  # what is left there is of the selection before
-            for path in remove_others(output / DATA, files_of(args.to, output / DATA, args.name)):
-                complain("note", f"removed: {escaped(str(path))}, which an earlier export wrote")
+            for path in others_of(output / DATA, files_of(args.to, output / DATA, args.name)):
+                complain(
+                    "note", f"{escaped(str(path))} stays as an earlier export wrote it, of another selection maybe"
+                )
         interrupts.check()
     return 0
 

@@ -46,14 +46,10 @@ def write_files(texts: Mapping[Path, str]) -> None:
         _write(path, text)
 
 
-def remove_others(folder: Path, kept: Sequence[Path]) -> list[Path]:
-    """Remove what earlier exports wrote into a folder and nobody changed since, but `kept`; gives what is gone."""
-    recorded = _recorded(folder)
-    others = [folder / name for name in recorded if folder / name not in kept]
-    gone = [path for path in others if path.is_file() and digest_file(path) in recorded[path.name]]
-    for path in gone:
-        path.unlink()
-    return gone
+def others_of(folder: Path, written: Sequence[Path]) -> list[Path]:
+    """What exports wrote into a folder before one that wrote `written`, as far as it is still there."""
+    names = set(_recorded(folder)) - {path.name for path in written}
+    return sorted(folder / name for name in names if (folder / name).is_file())
 
 
 def _write(path: Path, text: str) -> None:
