@@ -75,9 +75,7 @@ def find_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
 
 
 def check_name(name: str, what: str = "model") -> None:
-    """Raise ValueError, beginning with `what`, for a name that no hub id can have where there is no such folder or file,
-    and for a file that is not GGUF.
-    """
+    """Raise ValueError, beginning with `what`, for a path at which there is nothing, and a file that is not GGUF."""
     place, file = gguf_parts(name)
     path = Path(place, file or "")
     looks_local = (

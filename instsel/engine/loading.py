@@ -7,7 +7,6 @@ import platform
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -113,7 +112,7 @@ def _faster_dtype(unwrapped: UnwrappedModel, name: str) -> torch.dtype | None:
         )
         return None
     warnings.warn(
-        f'{reason}: it is held as float32, which takes twice the memory and a fraction of the time; dtype="bfloat16" '
+        f"{reason}: it is held as float32, which takes twice the memory and a fraction of the time; dtype bfloat16 "
         "keeps it as stored",
         ScoringWarning,
         stacklevel=3,
