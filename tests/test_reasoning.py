@@ -108,6 +108,16 @@ def test_drop_scores_what_follows_an_empty_block_before_a_call() -> None:
     assert parts(AS_IT_IS, answer, "only") == (ASKED, "")
 
 
+def test_a_template_that_reads_the_content_of_a_call_is_said_to_do_so() -> None:
+    with pytest.raises(ValueError, match=r"refuses the turns user, assistant: it reads the content of a turn that has"):
+        parts(
+            "{% for m in messages %}{{ '<' + m.content + '>' }}{% endfor %}",
+            {"role": "assistant", "content": None, "tool_calls": CALLS},
+        )
+    with pytest.raises(ValueError, match=r"refuses the turns user, assistant: 'dict object' has no attribute 'name'"):
+        parts("{% for m in messages %}{{ m.name + '>' }}{% endfor %}", PLAIN)  # the control
+
+
 @pytest.mark.parametrize("word", ["keep", "drop"])
 @pytest.mark.parametrize("template", WANT, ids=["opening", "closed", "empty"])
 def test_an_empty_block_that_the_template_writes_itself_is_not_scored(template: str, word: str) -> None:

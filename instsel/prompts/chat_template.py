@@ -225,6 +225,8 @@ class _Renderer:
         except Exception as error:  # whatever its program comes upon
             roles = ", ".join(message["role"] for message in messages)
             reason = first_line(error)
+            if "no attribute 'content'" in reason and any(message.get("content") is None for message in messages):
+                reason = "it reads the content of a turn that has calls of tools in its place (content: null)"
             raise TemplateRefusalError(
                 f"{_name(self.source)} refuses the turns {roles}: {reason[:_LONGEST_REASON]}"
             ) from None
