@@ -70,7 +70,22 @@ def find_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
     base = settings.get("base_model_name_or_path")
     if not base or not isinstance(base, str):
         raise ValueError(f"the adapter {name} names no base model in its {ADAPTER_CONFIG}")
+    check_name(base, f"the base model of the adapter {name}")
     return Checkpoint(base, settings.get("revision"), adapter=adapter)
+
+
+def check_name(name: str, what: str = "model") -> None:
+    """Raise ValueError, beginning with `what`, for a path at which there is nothing, and a file that is not GGUF."""
+    place, file = gguf_parts(name)
+    path = Path(place, file or "")
+    looks_local = (
+        place.startswith((".", "/", "~")) or place.count("/") > 1 or (file is not None and Path(place).is_dir())
+    )
+    expected = f"{what}: expected a folder, a GGUF file or a hub id, got {name!r}"
+    if looks_local and not path.exists():
+        raise ValueError(f"{expected}, which does not exist")
+    if file is None and path.exists() and not path.is_dir():
+        raise ValueError(f"{expected}, which is a file of another kind")
 
 
 def gguf_parts(name: str) -> tuple[str, str | None]:

@@ -42,13 +42,15 @@ def complain(kind: str, text: str) -> None:
     sys.stderr.flush()
 
 
-def show_own_warnings() -> None:
-    """From now on the package's warnings are one line each and said once; those of other packages are dropped.
-
-    So are the remarks that packages log when they are imported, of kernels that they have not and of each other.
-    """
+def drop_remarks() -> None:
+    """Drop what packages log when they are imported, of kernels that they have not and of each other."""
     for name in _REMARKING:
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def show_own_warnings() -> None:
+    """From now on the package's warnings are one line each and said once; those of other packages are dropped."""
+    drop_remarks()
     said: set[str] = set()
 
     def show(message, category, filename, lineno, file=None, line=None):  # type: ignore[no-untyped-def]

@@ -86,7 +86,17 @@ def test_a_model_that_cannot_be_used_is_one_line(
         (["score", "{rows}", "--model", "{model}", "--device", "cuda:7", "--output", "{out}"], "device"),
         (["score", "{rows}", "--model", "{model}", "--device", "toaster", "--output", "{out}"], "device"),
         (["score", "{rows}", "--model", "{model}", "--template", "chat", "--output", "{out}"], "chat template"),
-        (["score", "{rows}", "--model", "./no/such/model", "--output", "{out}"], "no/such/model"),
+        *(
+            (["score", "{rows}", "--model", name, "--output", "{out}"], f"model: expected a folder, {says}")
+            for name, says in [
+                ("./no", "a GGUF file or a hub id, got './no', which does not exist"),
+                ("/no", "a GGUF file or a hub id, got '/no', which does not exist"),
+                ("~/no", "a GGUF file or a hub id, got '~/no', which does not exist"),
+                ("no/such/model", "a GGUF file or a hub id, got 'no/such/model', which does not exist"),
+                ("./no.gguf", "a GGUF file or a hub id, got './no.gguf', which does not exist"),
+            ]
+        ),
+        (["score", "{rows}", "--model", "{rows}", "--output", "{out}"], "rows.jsonl', which is a file of another kind"),
         (["score", "{rows}", "--model", "{model}", "--max-failures", "150%", "--output", "x"], "from 0 to 1"),
         (["score", "{rows}", "--model", "{model}", "--output", "{rows}"], "cannot be written"),
         (["grape", "{rows}", "--model", "{model}", "--output", "{out}"], "candidates"),

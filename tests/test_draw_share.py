@@ -53,5 +53,5 @@ def test_a_share_that_is_none_is_refused(share):
 
 
 def test_without_quotas_there_is_nothing_to_draw_from():
-    with pytest.raises(ValueError, match=r"draw_share needs coverage='proportional' or 'equal', got coverage=None"):
+    with pytest.raises(ValueError, match=r"draw_share needs coverage 'proportional' or 'equal', got None"):
         instsel.select(SCORE, 20, draw_share=0.5)

@@ -126,7 +126,7 @@ def test_sentence_transformers_loads_safetensors_only(monkeypatch: pytest.Monkey
     unit = embed(["a", "bbb", "a"], "some/model")
     assert unit.tolist() == unit_rows([[1, 1], [3, 1], [1, 1]]).tolist()
     assert loaded == [("some/model", {"trust_remote_code": False, "model_kwargs": {"use_safetensors": True}})]
-    with pytest.raises(ValueError, match=r"embedder='no/such-model' cannot be loaded.*: no/such-model is not a model$"):
+    with pytest.raises(ValueError, match=r"embedder 'no/such-model' cannot be loaded.*: no/such-model is not a model$"):
         embed(["a"], "no/such-model")
 
 

@@ -120,10 +120,10 @@ def test_rows_that_may_not_be_selected_need_no_one_near() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "coverage='facility-location' needs embeddings"),
+        ({}, "coverage 'facility-location' needs embeddings"),
         ({"embeddings": np.eye(3), "num_neighbors": 0}, "num_neighbors must be a whole number of at least 1, got 0"),
-        ({"embeddings": np.eye(3), "max_similarity": 0.9}, "max_similarity is not for coverage='facility-location'"),
-        ({"embeddings": np.eye(3), "clusters": [1, 2, 3]}, "clusters needs coverage='proportional' or 'equal'"),
+        ({"embeddings": np.eye(3), "max_similarity": 0.9}, "max_similarity is not for coverage 'facility-location'"),
+        ({"embeddings": np.eye(3), "clusters": [1, 2, 3]}, "clusters needs coverage 'proportional' or 'equal'"),
         ({"embeddings": np.eye(2)}, "embeddings must have 3 rows, one for each score, got 2"),
     ],
 )

@@ -108,7 +108,7 @@ def test_what_is_refused(scorer: instsel.Scorer) -> None:
         instsel.grape(scorer, groups(), template="other")
     without_end = AutoTokenizer.from_pretrained(tiny_model_folder())
     without_end.eos_token = None
-    with pytest.raises(ValueError, match="include_eos=True needs a tokenizer with an EOS token"):
+    with pytest.raises(ValueError, match="include_eos needs a tokenizer with an EOS token"):
         instsel.grape(instsel.Scorer(tiny_model_folder(), tokenizer=without_end), groups(), include_eos=True)
 
 

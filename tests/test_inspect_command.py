@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -225,6 +226,44 @@ def test_what_is_wrong_is_one_line(
 def test_where_no_row_can_be_read_the_reasons_are_listed(printed: Callable[..., tuple[int, str, str]]) -> None:
     code, out, _ = printed([ODD[1]] * 3)
     assert code == 0 and "  unreadable, 3 rows, the first: " in out and "100.0%" in out and "scored" not in out
+
+
+def test_rows_whose_texts_hold_control_tokens_are_counted(summarise: Summarise, models: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(models / "bare")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_end|>", "<|call|>"]})
+    tokenizer.add_tokens(["<think>"])  # is one of its own, but none of control
+    shutil.copytree(models / "bare", models / "controls")
+    tokenizer.save_pretrained(models / "controls")
+    config = json.loads((models / "bare/config.json").read_text())
+    (models / "controls/config.json").write_text(json.dumps({**config, "vocab_size": len(tokenizer)}))
+    call = {**CALL, "function": {"name": "add", "arguments": {"a": "<|call|>"}}}
+    rows: list[dict[str, Any]] = [
+        {"messages": TEXTS},
+        {"messages": [{"role": "user", "content": "a<|im_end|>b"}, TEXTS[1]]},
+        {"messages": [{"role": "user", "content": "<think>a <|eot|>"}, TEXTS[1]], "id": "<|im_end|>"},
+        {"messages": [TEXTS[0], {"role": "assistant", "content": "<|im_end|><|im_end|>"}]},
+        {"messages": [TEXTS[0], {"role": "assistant", "content": "", "tool_calls": [call]}]},
+    ]
+    found = summarise(rows, model="controls").control
+    assert (found.rows, found.first, found.tokens) == (3, 1, {"<|im_end|>": 2, "<|call|>": 1})
+    assert found.place.endswith("pool.jsonl, line 2")
+    assert summarise(rows).control.rows == 0, "the control: a tokenizer without them"
+    groups = [{"prompt": "a", "candidates": ["b", "<|call|>"]}]
+    assert summarise(groups, model="controls").control.tokens == {"<|call|>": 1}
+
+
+def test_control_tokens_are_said_in_one_line(
+    printed: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pattern = re.compile("the|thing")  # as if they were
+    monkeypatch.setattr("instsel.runner.pool_summary.control_token_pattern", lambda tokenizer: pattern)
+    rows = [{"instruction": text, "output": "it"} for text in ("say", "the thing", "thing")]
+    for count, start, theirs, first in ((3, "2 rows hold", "their", "the first "), (2, "1 row holds", "its", "")):
+        _, out, _ = printed(rows[:count])
+        [line] = [line for line in out.splitlines() if "control tokens" in line]
+        assert line.startswith(f"  {start} control tokens of the tokenizer in {theirs} texts ("), line
+        assert "), " + first in line and line.endswith("pool.jsonl, line 2: the model reads these as such"), line
+    assert "control tokens" not in printed(rows[:1])[1]
 
 
 def test_three_rows_are_shown_from_first_to_last(summarise: Summarise) -> None:

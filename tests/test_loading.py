@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -18,6 +19,7 @@ import instsel
 from instsel.engine.model_checks import ScoringWarning
 from instsel.engine.scoring import plan_batch
 from instsel.kernels.layer_operations import has_bfloat16_products
+from instsel.runs.fingerprints import model_fingerprint
 
 PAIRS = [([5, 6, 7], [8, 9]), ([5, 6], [10]), ([5, 6, 7], [9])]
 
@@ -43,6 +45,24 @@ def test_nothing_is_loaded_before_it_is_needed(tmp_path: Path) -> None:
     scorer = instsel.Scorer(str(tmp_path / "not-there"))
     with pytest.raises(ValueError, match="not-there"):
         _ = scorer.model
+
+
+def test_what_cannot_be_a_hub_id_is_said_to_be_no_folder_in_one_message(tmp_path: Path) -> None:
+    (tmp_path / "pool.jsonl").write_text("{}")
+    expected = "expected a folder, a GGUF file or a hub id, got "
+    for name, what in [
+        (str(tmp_path / "gone"), "which does not exist"),
+        ("~/gone", "which does not exist"),
+        (str(tmp_path / "pool.jsonl"), "which is a file of another kind"),
+    ]:
+        said = re.escape(f"model: {expected}{name!r}, {what}")
+        for ask in (lambda scorer: scorer.model, lambda scorer: scorer.outline, lambda scorer: scorer.tokenizer):
+            with pytest.raises(ValueError, match=f"^{said}$"):
+                ask(instsel.Scorer(name, device="cpu"))
+        with pytest.raises(ValueError, match=f"^{said}$"):
+            model_fingerprint(name, None)
+        with pytest.raises(ValueError, match="^" + re.escape(f"tokenizer: {expected}{name!r}, {what}") + "$"):
+            _ = instsel.Scorer(tiny_model_folder(), tokenizer=name, device="cpu").tokenizer
 
 
 def test_planning_reads_no_weights(tmp_path: Path) -> None:

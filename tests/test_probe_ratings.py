@@ -85,11 +85,11 @@ def test_the_command_takes_a_rating_models_own_prompt(
         ({"complexity": "goodness"}, "one of length, ifd, deita, quality, compqual, numbers or a column"),
         (
             {"complexity": "deita", "quality_scorer": 1},
-            'quality_scorer is for complexity="quality" and "compqual" only',
+            "--quality-model, or quality_scorer, is for complexity by quality and compqual only",
         ),
         (
             {"complexity": "quality", "complexity_scorer": 1},
-            'complexity_scorer is for complexity="deita" and "compqual"',
+            "--complexity-model, or complexity_scorer, is for complexity by deita and compqual",
         ),
         ({"quality_prompt": "{request}"}, r'quality_prompt must contain "\{response\}"'),
         ({"rating_prompt": "how hard?"}, r'rating_prompt must contain "\{request\}", got \'how hard\?\''),

@@ -144,7 +144,7 @@ def test_fewer_rows_than_neighbours() -> None:
     [
         ((32, 0), "num_probes must be a whole number of at least 1, got 0"),
         ((2.0, 5), "num_neighbors must be a whole number of at least 1, got 2.0"),
-        ((4, 5), "num_probes must be at most num_neighbors=4, got 5"),
+        ((4, 5), "num_probes must be at most num_neighbors, 4, got 5"),
     ],
 )
 def test_what_is_refused(sizes: tuple[Any, Any], message: str) -> None:

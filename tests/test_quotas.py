@@ -189,8 +189,8 @@ def test_ties_go_to_the_lower_row_and_labels_may_be_texts() -> None:
     ("options", "error", "message"),
     [
         ({"coverage": "some"}, ValueError, "coverage must be None or one of proportional, equal, facility-location"),
-        ({"coverage": "equal"}, ValueError, "coverage='equal' needs embeddings or clusters"),
-        ({"clusters": [1, 2, 3]}, ValueError, "clusters needs coverage='proportional' or 'equal', got coverage=None"),
+        ({"coverage": "equal"}, ValueError, "coverage 'equal' needs embeddings or clusters"),
+        ({"clusters": [1, 2, 3]}, ValueError, "clusters needs coverage 'proportional' or 'equal', got None"),
         ({"coverage": "equal", "clusters": [1, 2]}, ValueError, r"clusters must be labels \[3\].* got shape \[2\]"),
         ({"coverage": "equal", "clusters": ["a", None, None]}, ValueError, "but 2 have none, row 1 first"),
         ({"coverage": "equal", "clusters": ["a", float("nan"), "b"]}, ValueError, "but 1 have none, row 1 first"),

@@ -80,6 +80,52 @@ def test_a_block_in_a_text_is_split_without_a_template(template: str) -> None:
     assert found == [(before, why + "it is 3"), (before + why, "it is 3"), (before, why)]
 
 
+AS_IT_IS = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ m.tool_calls | tojson if m.tool_calls }}</end>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+CALLS = [{"type": "function", "function": {"name": "add", "arguments": {}}}]
+
+
+@pytest.mark.parametrize("block", ["<think></think>", "<think>\n\n</think>\n\n", "</think>\n"])
+def test_drop_scores_what_follows_an_empty_block(block: str) -> None:
+    answer = {**PLAIN, "content": block + "it is 3"}
+    assert parts(AS_IT_IS, answer) == (ASKED, block + "it is 3")
+    assert parts(AS_IT_IS, answer, "drop") == (ASKED + block, "it is 3")
+    assert parts(AS_IT_IS, answer, "only") == (ASKED, "")
+    assert parts(AS_IT_IS, {**PLAIN, "content": block}, "drop") == (ASKED + block, "")
+    [example] = to_examples([{"messages": [ASK, answer]}])
+    found = [prompt_and_answer("plain", example, settings=ChatSettings(word)) for word in ("keep", "drop", "only")]
+    before = "add 1 and 2\n"
+    assert found == [(before, block + "it is 3"), (before + block, "it is 3"), (before, "")]
+
+
+def test_drop_scores_what_follows_an_empty_block_before_a_call() -> None:
+    block, answer = "<think>\n\n</think>\n", {**PLAIN, "content": "<think>\n\n</think>\nso", "tool_calls": CALLS}
+    context, whole = parts(AS_IT_IS, answer)
+    assert context == ASKED and whole.startswith(block + "so[") and '"add"' in whole
+    assert parts(AS_IT_IS, answer, "drop") == (ASKED + block, whole.removeprefix(block))
+    assert parts(AS_IT_IS, answer, "only") == (ASKED, "")
+
+
+def test_a_template_that_reads_the_content_of_a_call_is_said_to_do_so() -> None:
+    with pytest.raises(ValueError, match=r"refuses the turns user, assistant: it reads the content of a turn that has"):
+        parts(
+            "{% for m in messages %}{{ '<' + m.content + '>' }}{% endfor %}",
+            {"role": "assistant", "content": None, "tool_calls": CALLS},
+        )
+    with pytest.raises(ValueError, match=r"refuses the turns user, assistant: 'dict object' has no attribute 'name'"):
+        parts("{% for m in messages %}{{ m.name + '>' }}{% endfor %}", PLAIN)  # the control
+
+
+@pytest.mark.parametrize("word", ["keep", "drop"])
+@pytest.mark.parametrize("template", WANT, ids=["opening", "closed", "empty"])
+def test_an_empty_block_that_the_template_writes_itself_is_not_scored(template: str, word: str) -> None:
+    answer = {**PLAIN, "content": "<think>\n\n</think>\nit is 3"}
+    assert parts(template, answer, word) == (ASKED + "<think>\n\n</think>\n", "it is 3")
+    assert parts(template, answer, "only")[1] == ""
+
+
 @pytest.mark.parametrize("answer", [APART, INSIDE], ids=["apart", "inside"])
 def test_reasoning_that_the_template_takes_out_is_refused_or_dropped(answer: dict[str, Any]) -> None:
     for word in ("keep", "only"):

@@ -67,3 +67,17 @@ def test_rows_of_different_formats():
     first = detect_layout(["instruction", "output"])
     with pytest.raises(ValueError, match=r"row 5 .*has no column 'instruction'"):  # a later batch of a stream
         to_examples(rows[3:], layout=first, first_row=5)
+
+
+@pytest.mark.parametrize(
+    ("names", "kind", "says"),
+    [
+        (["question", "answer"], "example", r"; --columns FIELD=COLUMN \(columns={...} in Python\) maps others$"),
+        (["instruction", "output", "messages"], "example", r"--columns FIELD=COLUMN \(columns={...} in Python\) says"),
+        (["instruction", "output", "response"], "example", r"response=COLUMN \(columns={...} in Python\) names"),
+        (["instruction", "candidates"], "example", r"which grape reads \(to_groups in Python\)"),
+    ],
+)
+def test_errors_name_the_flag_as_well_as_what_python_calls_it(names: list[str], kind: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        detect_layout(names, kind=kind)

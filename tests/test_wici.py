@@ -95,7 +95,7 @@ def test_few_rows(scorer: instsel.Scorer) -> None:
         ({"complexity": "instruction"}, r"complexity must be numbers \[3\]"),
         ({"complexity": [1.0]}, r"complexity must be numbers \[3\], one for each example, got shape \[1\]"),
         ({"num_probes": 0}, "num_probes must be a whole number of at least 1, got 0"),
-        ({"num_neighbors": 3}, "num_probes must be at most num_neighbors=3, got 5"),
+        ({"num_neighbors": 3}, "num_probes must be at most num_neighbors, 3, got 5"),
         ({"template": "other"}, "template must be one of plain, alpaca, chat, .* got 'other'"),
         ({"embedder": np.ones((2, 4))}, r"embedder must have shape \[3, d\]"),
     ],

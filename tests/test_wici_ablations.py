@@ -136,7 +136,7 @@ def test_neighbors_as_probes(scorer: instsel.Scorer) -> None:
             {"neighbors_as_probes": True, "probes": [[1], [0], [0]]},
             "neighbors_as_probes was given together with probes",
         ),
-        ({"rule": "gain", "relative": True}, 'relative is for rule="paper" and rule="release"'),
+        ({"rule": "gain", "relative": True}, "relative is for the rules paper and release"),
         ({"weight": "near"}, "weight must be one of rule, distance, none, got 'near'"),
         ({"negatives": True}, "negatives must be one of rule, keep, drop, got True"),
     ],

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from example_rows import example_rows
+from tiny_model import tiny_model_folder
 from worker_faults import command
 from worker_requests import REQUESTS
 
@@ -129,6 +130,13 @@ def test_a_model_that_no_worker_can_load_is_said_before_anything_is_scored(tmp_p
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="model: cannot load"):
         instsel.workers(instsel.Scorer(str(tmp_path), device="cpu"), ["cpu"])
+
+
+@pytest.mark.long
+def test_a_worker_repeats_no_remarks_of_other_packages(capfd: pytest.CaptureFixture[str]) -> None:
+    with instsel.workers(instsel.Scorer(tiny_model_folder(), device="cpu"), ["cpu"]):
+        said = capfd.readouterr().err
+    assert "Failed to load" not in said and "_pytree" not in said
 
 
 @pytest.mark.parametrize(

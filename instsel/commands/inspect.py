@@ -17,7 +17,7 @@ from instsel.methods.perplexity import perplexity
 from instsel.terminal import complain, escaped, say
 
 if TYPE_CHECKING:
-    from instsel.runner.pool_summary import PoolSummary
+    from instsel.runner.pool_summary import ControlTokens, PoolSummary
     from instsel.runner.seen_text import Piece, SeenRow
     from instsel.runs.interrupts import Interrupts
 
@@ -25,6 +25,7 @@ _COLOUR = ("\x1b[30;42m", "\x1b[0m")  # of what is scored: a background, which s
 _BRACKETS = ("[[", "]]")
 _QUANTILES = {"5%": 0.05, "50%": 0.5, "95%": 0.95, "99%": 0.99, "longest": 1.0}
 _KINDS = 20  # of odd rows
+_CONTROL_TOKENS = 5  # named
 _END = 600  # characters shown of a long text's beginning, and of its end
 _WHOLE = 10_000  # of a template
 
@@ -73,11 +74,22 @@ def summary_lines(summary: PoolSummary, marks: tuple[str, str]) -> Iterator[str]
         yield f"  {odd.status}, {rows}: {escaped(f'{odd.place}: {odd.reason}')}"
     if len(summary.odd) > _KINDS:
         yield f"  and {len(summary.odd) - _KINDS:,} more kinds"
+    if summary.control.rows:
+        yield _control_line(summary.control)
     yield from _length_lines(summary)
     for row in summary.shown:
         yield from _row_lines(row, marks)
     if summary.shown:
         yield f"\n{marks[0]}scored{marks[1]}: the tokens whose log-probabilities count"
+
+
+def _control_line(control: ControlTokens) -> str:
+    tokens = [token for token, _ in control.tokens.most_common(_CONTROL_TOKENS)]
+    shown = ", ".join(tokens) + (", ..." if len(control.tokens) > len(tokens) else "")
+    rows, theirs = ("1 row holds", "its texts") if control.rows == 1 else (f"{control.rows:,} rows hold", "their texts")
+    place = control.place if control.rows == 1 else f"the first {control.place}"
+    told = f"{rows} control tokens of the tokenizer in {theirs} ({shown}), {place}: the model reads these as such"
+    return f"  {escaped(told)}"
 
 
 def _length_lines(summary: PoolSummary) -> Iterator[str]:

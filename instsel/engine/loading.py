@@ -7,14 +7,13 @@ import platform
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 import transformers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from instsel.checkpoints import find_checkpoint, gguf_parts
+from instsel.checkpoints import check_name, find_checkpoint, gguf_parts
 from instsel.engine.float8_checks import use_float8
 from instsel.engine.inference_context import preserved_random_state
 from instsel.engine.inference_lock import inference_lock
@@ -113,7 +112,7 @@ def _faster_dtype(unwrapped: UnwrappedModel, name: str) -> torch.dtype | None:
         )
         return None
     warnings.warn(
-        f'{reason}: it is held as float32, which takes twice the memory and a fraction of the time; dtype="bfloat16" '
+        f"{reason}: it is held as float32, which takes twice the memory and a fraction of the time; dtype bfloat16 "
         "keeps it as stored",
         ScoringWarning,
         stacklevel=3,
@@ -180,18 +179,15 @@ def without_remarks() -> Iterator[None]:
 @contextmanager
 def _readable_errors(source: ModelSource, parameter: str = "model") -> Iterator[None]:
     """What transformers raises for a folder or name it cannot use, as one line that says what was wrong."""
-    name = source.name
-    place, file = gguf_parts(name)
-    looks_local = (
-        place.startswith((".", "/", "~")) or place.count("/") > 1 or (file is not None and Path(place).is_dir())
-    )
-    if parameter == "model" and looks_local and not Path(place, file or "").exists():
-        raise ValueError(f"model: expected a folder, a GGUF file or a hub id, got {name!r}, which does not exist")
-    asked = source.tokenizer if parameter == "tokenizer" and source.tokenizer is not None else name
+    is_own = parameter == "model" or source.tokenizer is None
+    given = source.model if is_own else source.tokenizer
+    asked = str(given) if isinstance(given, (str, os.PathLike)) else source.name
+    if asked == str(given):  # else a loaded model's, which may be gone
+        check_name(asked, "model" if is_own else parameter)
     try:
-        with without_remarks(), cache_alone_if_out_of_reach(gguf_parts(str(asked))[0]):
+        with without_remarks(), cache_alone_if_out_of_reach(gguf_parts(asked)[0]):
             yield
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:
-        raise ValueError(f"{parameter}: cannot load {name!r}: {first_line(error)}") from error
+        raise ValueError(f"{parameter}: cannot load {asked!r}: {first_line(error)}") from error

@@ -82,7 +82,7 @@ def score_in_session(
     if session.info.dtype == torch.float64:  # which it may have for its hidden states alone
         raise ValueError(
             "model: expected weights of float32, bfloat16 or float16 to score with, got float64; "
-            'dtype="float32" casts them'
+            "dtype float32 casts them"
         )
     prepared = prepare(scorer, session.info, requests, max_length)
     count, unshared = prepared.num_tokens, prepared.tokens_unshared

@@ -88,7 +88,7 @@ def _requests(part: StageSlice[GrapeParameters]) -> list[Request]:
     tokenizer = part.scorer.tokenizer
     end = getattr(tokenizer, "eos_token_id", None)
     if end is None:
-        raise ValueError("include_eos=True needs a tokenizer with an EOS token, and this one has none")
+        raise ValueError("include_eos needs a tokenizer with an EOS token, and this one has none")
     # As ids, so that no tokenizer can make anything else of the token's text. What is to be scored stays joint.
     each = flat(requests)
     encoded = encode_pairs(tokenizer, each, max_tokens=part.token_limit)

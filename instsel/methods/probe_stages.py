@@ -69,8 +69,8 @@ class ProbeParameters(EmbeddingParameters):
         rated = RATED.get(self.complexity, ()) if isinstance(self.complexity, str) else ()
         for kind in ("complexity", "quality"):
             if getattr(self, f"{kind}_scorer") is not None and kind not in rated:
-                words = " and ".join(f'"{word}"' for word, kinds in RATED.items() if kind in kinds)
-                raise ValueError(f"{kind}_scorer is for complexity={words} only")
+                words = " and ".join(word for word, kinds in RATED.items() if kind in kinds)
+                raise ValueError(f"--{kind}-model, or {kind}_scorer, is for complexity by {words} only")
         if self.neighbors_as_probes and self.probes is not None:
             raise ValueError("neighbors_as_probes was given together with probes; give one of them")
 

@@ -50,7 +50,7 @@ class InfluenceParameters(ProbeParameters):
     def check(self) -> None:
         super().check()
         if self.relative and self.rule == "gain":
-            raise ValueError('relative is for rule="paper" and rule="release": a gain in nats is relative by itself')
+            raise ValueError("relative is for the rules paper and release: a gain in nats is relative by itself")
 
 
 @dataclass(frozen=True, slots=True)

@@ -193,7 +193,7 @@ def _sentence_model(name: str) -> SentenceTransformer:
         from sentence_transformers import SentenceTransformer
     except ImportError:
         raise ValueError(
-            f"embedder={name!r} needs sentence-transformers: pip install 'instsel[embeddings]', or leave embedder out "
+            f"embedder {name!r} needs sentence-transformers: pip install 'instsel[embeddings]', or leave embedder out "
             "to embed with the scoring model itself"
         ) from None
     need_package("sentence-transformers", "sentence_transformers", ">=3", extra="embeddings")
@@ -201,7 +201,7 @@ def _sentence_model(name: str) -> SentenceTransformer:
         return SentenceTransformer(name, trust_remote_code=False, model_kwargs={"use_safetensors": True})
     except Exception as error:  # the package raises what its many parts raise
         raise ValueError(
-            f"embedder={name!r} cannot be loaded as a sentence-transformers model: {first_line(error)}"
+            f"embedder {name!r} cannot be loaded as a sentence-transformers model: {first_line(error)}"
         ) from error
 
 

@@ -59,7 +59,7 @@ def check_sizes(num_neighbors: int, num_probes: int) -> None:
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
     if num_probes > num_neighbors:
-        raise ValueError(f"num_probes must be at most num_neighbors={num_neighbors}, got {num_probes}")
+        raise ValueError(f"num_probes must be at most num_neighbors, {num_neighbors}, got {num_probes}")
 
 
 def _most_complex(labels: np.ndarray, complexity: np.ndarray, rows: np.ndarray, num_clusters: int) -> np.ndarray:

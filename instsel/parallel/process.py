@@ -13,6 +13,8 @@ import warnings
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
+from instsel.terminal import drop_remarks
+
 if TYPE_CHECKING:
     from instsel.parallel.tasks import TaskExecutor
 
@@ -24,6 +26,7 @@ def serve(descriptor: int, driver: int, ask_kernel: bool) -> None:
     """Do what comes over the line `descriptor` from the process `driver`, and end when that ends."""
     began = time.monotonic()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    drop_remarks()
     if ask_kernel:
         _end_with_parent()
     line = Connection(descriptor)

@@ -42,13 +42,13 @@ class AnswerSpan:
 
 
 def split_reasoning(text: str) -> tuple[str, str]:
-    """A text that begins with a block of reasoning, as that block and the rest; ("", text) where it does not.
+    """A text that begins with a block of reasoning, be it empty, as that block and the rest; ("", text) where not.
 
     >>> split_reasoning("<think>1 and 2</think>3")
     ('<think>1 and 2</think>', '3')
     """
     found = _BLOCK.fullmatch(text)
-    if found is None or not found[2].strip():
+    if found is None:
         return "", text
     rest = found[4].lstrip()
     return text[: len(text) - len(rest)], rest

@@ -75,7 +75,9 @@ def chat_prompt_and_answer(
     written = _Renderer(tokenizer, given, source, moment)
     if not example.response and not reasoning_of(given.answer):
         return _around_answer(written, given, source)[0], ""
-    if given.answer.get("tool_calls") or reasoning_of(given.answer).strip() or split_reasoning(example.response)[0]:
+    block = "" if begins_with_empty_block(example.response) else split_reasoning(example.response)[0]
+    has_reasoning = bool(block or reasoning_of(given.answer).strip())
+    if given.answer.get("tool_calls") or has_reasoning:
         needed = settings.reasoning != "drop" and not given.later
         span = answer_span(written, given.before, given.answer, _name(source), needs_reasoning=needed)
         context, answer = span.parts(settings.reasoning)
@@ -83,6 +85,9 @@ def chat_prompt_and_answer(
         context, answer = _plain_answer(written, given, source)
         if settings.reasoning == "only":
             answer = ""
+    if settings.reasoning == "drop" and not has_reasoning:  # an empty block that the row holds is none of the answer
+        block, answer = split_reasoning(answer)
+        context += block
     _check_kept(demonstration, context, settings, source)
     return context, answer
 
@@ -220,6 +225,8 @@ class _Renderer:
         except Exception as error:  # whatever its program comes upon
             roles = ", ".join(message["role"] for message in messages)
             reason = first_line(error)
+            if "no attribute 'content'" in reason and any(message.get("content") is None for message in messages):
+                reason = "it reads the content of a turn that has calls of tools in its place (content: null)"
             raise TemplateRefusalError(
                 f"{_name(self.source)} refuses the turns {roles}: {reason[:_LONGEST_REASON]}"
             ) from None

@@ -29,6 +29,8 @@ KNOWN = (
     "chosen + rejected, candidates"
 )
 
+_MAPPING = "--columns FIELD=COLUMN (columns={...} in Python)"
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -80,8 +82,8 @@ def detect_layout(names: Sequence[str], columns: Mapping[str, str] | None = None
         used.pop("input", None)
     for field, usual in used.items():
         if len(usual) > 1:
-            both = " and ".join(repr(column) for column in usual)
-            raise ValueError(f"ambiguous columns: {both} are both present; name one with columns={{{field!r}: ...}}")
+            both, named = " and ".join(repr(column) for column in usual), _MAPPING.replace("FIELD", field)
+            raise ValueError(f"ambiguous columns: {both} are both present; {named} names one")
     return Layout(name, source, answers, {field: usual[0] for field, usual in used.items()})
 
 
@@ -119,11 +121,11 @@ def shortened(text: str) -> str:
 def _no_single_format(names: Sequence[str], fits: Sequence[tuple[str, str, tuple[str, ...]]], kind: str) -> str:
     if fits:
         read = " or ".join(sorted({f"{name} (prompt from {source!r})" for name, source, _ in fits}))
-        return f"ambiguous format: {listed(names)} can be read as {read}; say which with columns={{field: column}}"
+        return f"ambiguous format: {listed(names)} can be read as {read}; {_MAPPING} says which"
     if kind == "group":
         want = "candidates (or responses), or chosen + rejected, beside instruction, prompt or messages"
     else:
         want = KNOWN.rsplit(", ", 1)[0]
         if "candidates" in names:
-            want += "; these are candidate groups, which to_groups and grape read"
-    return f"unknown format: found {listed(names)}; expected {want}; map others with columns={{field: column}}"
+            want += "; these are candidate groups, which grape reads (to_groups in Python)"
+    return f"unknown format: found {listed(names)}; expected {want}; {_MAPPING} maps others"

@@ -16,6 +16,7 @@ from instsel.engine.requests import Request, token_limit
 from instsel.methods.refused_rows import answers_of, refused_rows
 from instsel.methods.stages import UNREADABLE, RefusedRequest, StageSlice
 from instsel.prompts.automatic_template import AUTO
+from instsel.prompts.control_tokens import control_token_pattern, control_tokens_in
 from instsel.records import Unreadable
 from instsel.records.formats import Layout, detect_layout
 from instsel.records.unread_keys import UnreadKeys
@@ -46,6 +47,23 @@ class OddRows:
 
 
 @dataclass(slots=True)
+class ControlTokens:
+    """Rows whose own texts hold control tokens of the tokenizer: how many, how often each, the first."""
+
+    rows: int = 0
+    tokens: Counter[str] = field(default_factory=Counter)
+    first: int = 0
+    place: str = ""
+
+    def add(self, row: int, found: set[str]) -> None:
+        """Count a row in."""
+        if found:
+            self.first = self.first if self.rows else row
+            self.rows += 1
+            self.tokens.update(sorted(found))
+
+
+@dataclass(slots=True)
 class PoolSummary:
     """A pool as it is read, and as the template writes it.
 
@@ -53,6 +71,7 @@ class PoolSummary:
     template   the template taken, and `why`
     statuses   of each row as `perplexity` would give it, of a group as `grape`: "ok" where there is something to score
     odd        rows that are not "ok", by kind
+    control    rows that hold control tokens in their texts
     unread     what rows hold that the prompt does not, in words
     lengths    tokens of each answer with its prompt, of several turns the longest's; infinite where a text is so long
                that it is not even tokenised. Answers with nothing to score are left out
@@ -71,6 +90,7 @@ class PoolSummary:
     unread: str = ""
     statuses: list[str] = field(default_factory=list)
     odd: list[OddRows] = field(default_factory=list)
+    control: ControlTokens = field(default_factory=ControlTokens)
     lengths: list[float] = field(default_factory=list)
     scored: list[float] = field(default_factory=list)
     shown: list[SeenRow] = field(default_factory=list)
@@ -110,21 +130,27 @@ def summarise_pool(configuration: RunConfiguration, source: InputSource, message
             why=why,
             limit=token_limit(outline, parameters.max_length),
         )
+        tokenizer = scorer.tokenizer
+        assert tokenizer is not None  # the model is one by name
+        control = control_token_pattern(tokenizer)
         unread, odd = UnreadKeys(), dict[tuple[str, str], OddRows]()
         for start in range(0, len(inputs), _AT_A_TIME):
             messages.interrupts.check()
             records = inputs.read(range(start, min(start + _AT_A_TIME, len(inputs))), unread)
+            if control is not None:
+                for row, record in records.items():
+                    summary.control.add(row, control_tokens_in(record, control))
             reasons = {row: one.reason for row, one in records.items() if isinstance(one, Unreadable)}
             reasons |= refused_rows(records, parameters, scorer, unread)
             _add(summary, part, outline, records, reasons, odd)
         summary.unread = unread.summary()
         summary.odd = sorted(odd.values(), key=lambda one: (-one.count, one.first))
         chosen = _spread([row for row, status in enumerate(summary.statuses) if status == "ok"])
-        places = source.places([*(one.first for one in summary.odd), *chosen])
+        controlled = [summary.control.first] if summary.control.rows else []
+        places = source.places([*(one.first for one in summary.odd), *controlled, *chosen])
+        summary.control.place = places.get(summary.control.first, "")
         for one in summary.odd:
             one.place = places[one.first]
-        tokenizer = scorer.tokenizer
-        assert tokenizer is not None  # the model is one by name
         for row, record in inputs.read(chosen).items():
             requests = [request for _, request in _requests(part, row, record)]
             summary.shown.append(seen_row(row, places[row], requests, tokenizer, outline))

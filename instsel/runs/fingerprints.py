@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from instsel.checkpoints import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Checkpoint, find_checkpoint
+from instsel.checkpoints import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Checkpoint, check_name, find_checkpoint
 from instsel.error_text import first_line
 from instsel.hub import cache_alone_if_out_of_reach
 from instsel.runs.durable_files import digest_file
@@ -31,6 +31,7 @@ def model_fingerprint(name: str, revision: str | None, known: Mapping[str, Any] 
     Raises ValueError where the folder is no model folder, has no safetensors weights, or the name is not found.
     """
     earlier = (known or {}).get("model_files") or {}
+    check_name(name)
     checkpoint = find_checkpoint(name, revision)
     found = _fingerprint(checkpoint, earlier)
     if checkpoint.adapter is None:

@@ -100,14 +100,14 @@ def select(
         raise ValueError(f"coverage must be None or one of {', '.join(COVERAGES)}, got {coverage!r}")
     by_cluster = coverage in ("proportional", "equal")
     if clusters is not None and not by_cluster:
-        raise ValueError(f"clusters needs coverage='proportional' or 'equal', got coverage={coverage!r}")
+        raise ValueError(f"clusters needs coverage 'proportional' or 'equal', got {coverage!r}")
     if max_similarity is not None:
         _check_similarity(max_similarity, embeddings, coverage)
     if draw_share is not None:
         _check_share(draw_share, by_cluster, coverage)
     labels = number_labels(clusters, len(score)) if clusters is not None else None
     if embeddings is None and coverage is not None and labels is None:
-        raise ValueError(f"coverage={coverage!r} needs embeddings" + (" or clusters" if by_cluster else ""))
+        raise ValueError(f"coverage {coverage!r} needs embeddings" + (" or clusters" if by_cluster else ""))
     unit = None if embeddings is None else unit_rows(embeddings)
     if unit is not None and len(unit) != len(score):
         raise ValueError(f"embeddings must have {len(score)} rows, one for each score, got {len(unit)}")
@@ -149,7 +149,7 @@ def _check_similarity(max_similarity: float, embeddings: object, coverage: str |
     if not isinstance(max_similarity, int | float) or not -1 < max_similarity <= 1:
         raise ValueError(f"max_similarity must be a cosine above -1 and at most 1, got {max_similarity!r}")
     if coverage == "facility-location":
-        raise ValueError("max_similarity is not for coverage='facility-location', which keeps rows apart by itself")
+        raise ValueError("max_similarity is not for coverage 'facility-location', which keeps rows apart by itself")
     if embeddings is None and coverage is not None:
         raise ValueError("max_similarity needs embeddings")
 
@@ -158,7 +158,7 @@ def _check_share(draw_share: float, by_cluster: bool, coverage: str | None) -> N
     if isinstance(draw_share, bool) or not isinstance(draw_share, int | float) or not 0 < draw_share <= 1:
         raise ValueError(f"draw_share must be a share above 0 and at most 1, got {draw_share!r}")
     if not by_cluster:
-        raise ValueError(f"draw_share needs coverage='proportional' or 'equal', got coverage={coverage!r}")
+        raise ValueError(f"draw_share needs coverage 'proportional' or 'equal', got {coverage!r}")
 
 
 def _clustered(unit: Any, num_clusters: int, seed: int) -> np.ndarray:
