@@ -172,7 +172,7 @@ def test_scoring_in_float64_is_refused_by_name_of_a_loaded_model_and_after_an_ed
     want = instsel.score_batch(scorer, PAIRS).mean_logprob
     model.double()
     for refused in (scorer, instsel.Scorer(model, device="cpu")):
-        with pytest.raises(ValueError, match=r'model: expected weights of float32, .* got float64; dtype float32'):
+        with pytest.raises(ValueError, match=r"model: expected weights of float32, .* got float64; dtype float32"):
             instsel.score_batch(refused, PAIRS)
     got = instsel.score_batch(instsel.Scorer(model, device="cpu", dtype="float32"), PAIRS).mean_logprob
     assert got.tolist() == want.tolist()
