@@ -37,7 +37,7 @@ grep -E -e "^${1:-[0-9]+} " <<'COMMANDS' | while read -r _ script arguments; do
 22 engine.py --model qwen2.5-1.5b --workload wici-k5 --size 3 --dtype bfloat16 --runs 1
 23 compare.py --model lfm2-350m --workload wici-k5 --size 2 --against one_by_one_lean --pairs 3 --seconds 60
 24 compare.py --model qwen3.5-0.8b --workload wici-k5 --size 2 --against one_by_one_lean --pairs 2 --seconds 90
-24 compare.py --model qwen3.5-0.8b --workload wici-k5 --size 2 --against one_by_one --pairs 2 --seconds 90
+24 compare.py --model qwen3.5-0.8b --workload wici-k5 --size 2 --against one_by_one --pairs 1 --seconds 90
 25 engine.py --model lfm2-350m --workload wici-k5 --size 4 --dtype bfloat16 --runs 2
 25 engine.py --model qwen3.5-0.8b --workload wici-k5 --size 4 --dtype bfloat16 --runs 2
 26 engine.py --model gemma-3-270m --workload wici-k5 --size 8 --dtype bfloat16 --runs 3
