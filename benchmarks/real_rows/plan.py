@@ -86,46 +86,40 @@ def detection_cells() -> Iterator[Cell]:
         yield Cell(seed, DAMAGED, SEEN)
 
 
+def _both(seeds: tuple[int, ...], rules: tuple[str, ...], only_damaged: tuple[str, ...] = ()) -> Iterator[Cell]:
+    """Rules on damaged pools, then on the same pools as they are."""
+    for damaged in (DAMAGED, 0.0):
+        for seed in seeds:
+            for rule in (*rules, *(only_damaged if damaged else ())):
+                yield Cell(seed, damaged, rule)
+
+
 def exploring_cells() -> Iterator[Cell]:
     """Every rule on damaged pools and on pools as they are: first those that may be recommended, then the others."""
     for rules, known in ((FIRST, ()), (THEN, (KNOWN,))):
-        for damaged in (DAMAGED, 0.0):
-            for seed in EXPLORING:
-                for rule in (*rules, *(known if damaged else ())):
-                    yield Cell(seed, damaged, rule)
+        yield from _both(EXPLORING, rules, known)
 
 
 def confirming_cells() -> Iterator[Cell]:
     """What leads, random rows and random rows with coverage, on seeds that chose nothing."""
-    for damaged in (DAMAGED, 0.0):
-        for seed in CONFIRMING:
-            for rule in (RANDOM, COVERED, *CONFIRMED) if CONFIRMED else ():
-                yield Cell(seed, damaged, rule)
+    yield from _both(CONFIRMING, (RANDOM, COVERED, *CONFIRMED) if CONFIRMED else ())
 
 
 def further_cells() -> Iterator[Cell]:
     """The same on more seeds: first what is recommended against random rows with coverage."""
     for rules in ((COVERED, *CONFIRMED[:1]), (RANDOM, *CONFIRMED[1:])) if CONFIRMED else ():
-        for damaged in (DAMAGED, 0.0):
-            for seed in FURTHER:
-                for rule in rules:
-                    yield Cell(seed, damaged, rule)
+        yield from _both(FURTHER, rules)
 
 
 def token_cells() -> Iterator[Cell]:
     """Whether the recommended rows are better for being longer."""
-    for damaged in (DAMAGED, 0.0):
-        for seed in CONFIRMING:
-            yield Cell(seed, damaged, AS_LONG)
+    yield from _both(CONFIRMING, (AS_LONG,))
 
 
 def influence_cells() -> Iterator[Cell]:
     """wICI, which takes the longest to score: what it follows, then what its rules select, on the exploring seeds."""
     for rules in ((FOLLOWED,), BY_INFLUENCE):
-        for damaged in (DAMAGED, 0.0):
-            for seed in EXPLORING:
-                for rule in rules:
-                    yield Cell(seed, damaged, rule)
+        yield from _both(EXPLORING, rules)
 
 
 def budget_cells() -> Iterator[Cell]:
@@ -138,10 +132,7 @@ def budget_cells() -> Iterator[Cell]:
 
 def anchor_cells() -> Iterator[Cell]:
     """NUGGETS, which is told what is wanted by examples of it."""
-    for damaged in (DAMAGED, 0.0):
-        for seed in EXPLORING:
-            for rule in BY_ANCHORS:
-                yield Cell(seed, damaged, rule)
+    yield from _both(EXPLORING, BY_ANCHORS)
 
 
 def subset_cells() -> Iterator[Cell]:

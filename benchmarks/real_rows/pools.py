@@ -30,7 +30,6 @@ class Pool:
     pairs: list[Pair]
     kinds: np.ndarray
     held_out: list[Row]
-    held_out_pairs: list[Pair]
     sources: np.ndarray
     anchors: list[Row]
 
@@ -77,7 +76,6 @@ def draw_pool(rows: Sequence[tuple[Row, str]], seed: int, damaged: float, tokeni
         pairs=encode_rows(tokenizer, candidates, plan.TEMPLATE),
         kinds=np.array(kinds),
         held_out=held_out,
-        held_out_pairs=encode_rows(tokenizer, held_out, plan.TEMPLATE),
         sources=np.array([source for _, source in fresh]),
         anchors=random.Random(f"anchors {seed}").sample(others, min(plan.ANCHORS, len(others))),
     )

@@ -54,6 +54,15 @@ def split_reasoning(text: str) -> tuple[str, str]:
     return text[: len(text) - len(rest)], rest
 
 
+def reasoning_block(text: str) -> str:
+    """The block of reasoning that a text begins with; "" where there is none, or nothing in it.
+
+    >>> reasoning_block("<think>1 and 2</think>3"), reasoning_block("<think></think>3")
+    ('<think>1 and 2</think>', '')
+    """
+    return "" if begins_with_empty_block(text) else split_reasoning(text)[0]
+
+
 def begins_with_empty_block(text: str) -> bool:
     """Whether a text begins with a block of reasoning in which there is none.
 

@@ -18,7 +18,13 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from instsel.error_text import first_line
-from instsel.prompts.answer_span import STAND_IN, answer_span, begins_with_empty_block, split_reasoning
+from instsel.prompts.answer_span import (
+    STAND_IN,
+    answer_span,
+    begins_with_empty_block,
+    reasoning_block,
+    split_reasoning,
+)
 from instsel.prompts.chat_messages import (
     ChatInput,
     ChatSettings,
@@ -75,8 +81,7 @@ def chat_prompt_and_answer(
     written = _Renderer(tokenizer, given, source, moment)
     if not example.response and not reasoning_of(given.answer):
         return _around_answer(written, given, source)[0], ""
-    block = "" if begins_with_empty_block(example.response) else split_reasoning(example.response)[0]
-    has_reasoning = bool(block or reasoning_of(given.answer).strip())
+    has_reasoning = bool(reasoning_block(example.response) or reasoning_of(given.answer).strip())
     if given.answer.get("tool_calls") or has_reasoning:
         needed = settings.reasoning != "drop" and not given.later
         span = answer_span(written, given.before, given.answer, _name(source), needs_reasoning=needed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from instsel.prompts.answer_span import split_reasoning
+from instsel.prompts.answer_span import reasoning_block
 from instsel.records import Example
 from instsel.records.chat import REASONING_KEYS, Chat
 from instsel.records.json_types import Message
@@ -59,7 +59,7 @@ def _reasoning(example: Example, with_answer: bool) -> Iterator[str]:
     for turn in turns if with_answer else turns[:-1]:
         if turn["role"] == "assistant":
             yield from (turn[key] for key in REASONING_KEYS if isinstance(turn.get(key), str))
-            block = split_reasoning(turn.get("content") or "")[0].strip()
+            block = reasoning_block(turn.get("content") or "").strip()
             yield block.removeprefix("<think>").removesuffix("</think>")
 
 

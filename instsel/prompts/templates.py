@@ -20,7 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from instsel.prompts.answer_span import begins_with_empty_block, split_reasoning
+from instsel.prompts.answer_span import reasoning_block, split_reasoning
 from instsel.prompts.chat_messages import ChatSettings, TemplateRefusalError
 from instsel.prompts.chat_template import chat_prompt, chat_prompt_and_answer, chat_prompts_and_answers
 from instsel.prompts.jinja_rendering import reads_the_date
@@ -94,8 +94,7 @@ def prompt_and_answer(
             _check_tools(one)
         context = context_text(template, example, demonstration=demonstration)
         block, rest = split_reasoning(example.response)
-        reasoning = "" if begins_with_empty_block(example.response) else block
-        answers = {"drop": (context + block, rest), "only": (context, reasoning)}
+        answers = {"drop": (context + block, rest), "only": (context, reasoning_block(example.response))}
         return answers.get(settings.reasoning, (context, example.response))
     source = _jinja_source(template)
     return chat_prompt_and_answer(tokenizer, example, demonstration, source=source, moment=moment, settings=settings)
