@@ -89,12 +89,24 @@ real-rows: $(READY)
 	cd benchmarks && ../$(BIN)/python -m real_rows.page results/real_rows.jsonl ../docs/project/study.md \
 		../docs/what_selection_is_worth.md ../README.md ../docs/what_to_run.md
 
-# The C++ algorithms by themselves, under AddressSanitizer and UndefinedBehaviorSanitizer.
-sanitize:
-	mkdir -p build
-	$(CXX) -std=c++17 -O1 -g -Wall -Wextra -fopenmp -fno-math-errno -fno-trapping-math -fsanitize=address,undefined \
-		-fno-sanitize-recover=all -fno-omit-frame-pointer -Wno-maybe-uninitialized -Icsrc tests/native/*.cpp \
-		$(filter-out %binding.cpp,$(wildcard csrc/*/*.cpp)) -o build/check_kernels
+# The C++ code under AddressSanitizer and UndefinedBehaviorSanitizer, compiled once for the checks of the algorithms by
+# themselves and for the fuzzer; with `make --jobs 2` two files at a time.
+SANITIZED := build/sanitized
+SANITIZER_FLAGS := -std=c++17 -O1 -g1 -Wall -Wextra -fopenmp -fno-math-errno -fno-trapping-math -fsanitize=address,undefined \
+	-fno-sanitize-recover=all -fno-omit-frame-pointer -Wno-uninitialized -Wno-maybe-uninitialized \
+	-D_GLIBCXX_ASSERTIONS -fPIC -fvisibility=hidden
+objects = $(patsubst %.cpp,$(SANITIZED)/%.o,$(1))
+SOURCES := $(wildcard csrc/*/*.cpp)
+ALGORITHMS := $(filter-out %binding.cpp,$(SOURCES))
+
+$(SANITIZED)/%.o: %.cpp $(wildcard csrc/*/*.h tests/native/*.h) | $(READY)
+	mkdir -p $(@D)
+	$(CXX) $(SANITIZER_FLAGS) $(if $(filter %binding.cpp,$<),$$($(BIN)/python -m pybind11 --includes)) -Icsrc -c $< -o $@
+
+build/check_kernels: $(call objects,$(ALGORITHMS) $(wildcard tests/native/*.cpp))
+	$(CXX) $(SANITIZER_FLAGS) $^ -o $@
+
+sanitize: build/check_kernels
 	build/check_kernels
 
 # The same checks compiled for Arm and run by an emulator, and whether the loops that take the time became NEON code.
@@ -106,7 +118,7 @@ check-arm:
 		echo "check-arm was not run: it needs a compiler for Arm and an emulator" \
 			"(Debian: apt-get install g++-aarch64-linux-gnu qemu-user)"; exit 0; \
 	fi; set -e; mkdir -p build/arm; \
-	for source in tests/native/*.cpp $(filter-out %binding.cpp,$(wildcard csrc/*/*.cpp)); do \
+	for source in tests/native/*.cpp $(ALGORITHMS); do \
 		$(ARM)-g++ -std=c++17 -O3 -Wall -Wextra -fopenmp -fno-math-errno -fno-trapping-math -Icsrc -c $$source \
 			-o build/arm/$$(basename $$source .cpp).o; \
 	done; \
@@ -120,17 +132,14 @@ check-arm:
 # by hand: make fuzz FUZZ_SECONDS=3600 FUZZ_SEED=7. Faults made on purpose must be reported first.
 FUZZ_SECONDS ?= 60
 FUZZ_SEED ?= 0
-FUZZ_FLAGS := -std=c++17 -O1 -g1 -Wall -Wextra -fopenmp -fno-math-errno -fno-trapping-math -fsanitize=address,undefined \
-	-fno-sanitize-recover=all -fno-omit-frame-pointer -Wno-uninitialized -Wno-maybe-uninitialized \
-	-D_GLIBCXX_ASSERTIONS -fPIC -shared -fvisibility=hidden
 
-build/fuzz/_native.so: $(READY) $(wildcard csrc/*/*)
-	mkdir -p build/fuzz
-	$(CXX) $(FUZZ_FLAGS) $$($(BIN)/python -m pybind11 --includes) -Icsrc csrc/*/*.cpp -o $@
+build/fuzz/_native.so: $(call objects,$(SOURCES))
+	mkdir -p $(@D)
+	$(CXX) $(SANITIZER_FLAGS) -shared $^ -o $@
 
 build/fuzz/control.so: tests/fuzz_control.cpp
-	mkdir -p build/fuzz
-	$(CXX) $(FUZZ_FLAGS) -fvisibility=default $< -o $@
+	mkdir -p $(@D)
+	$(CXX) $(SANITIZER_FLAGS) -fvisibility=default -shared $< -o $@
 
 fuzz: build/fuzz/_native.so build/fuzz/control.so
 	$(BIN)/python tests/fuzz_binding.py --prove --seconds $(FUZZ_SECONDS) --seed $(FUZZ_SEED)

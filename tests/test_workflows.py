@@ -23,7 +23,8 @@ def jobs(name: str) -> dict[str, Any]:
 
 def unknown_targets(command: str, makefile: str) -> set[str]:
     """What a command asks of make that the Makefile does not have."""
-    asked = {word for words in re.findall(r"\bmake ([\w -]+)", command) for word in words.split()}
+    words = " ".join(re.findall(r"\bmake ([\w =-]+)", command)).split()
+    asked = {word for word in words if not word.startswith("--")}
     return asked - set(re.findall(r"^([\w-]+):", makefile, re.MULTILINE))
 
 
