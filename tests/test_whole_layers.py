@@ -35,8 +35,9 @@ def products_by_mkl(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def calls_found(model: torch.nn.Module) -> list[AttentionCall]:
     """What attention is asked for by the layers that are nothing but kernels."""
-    found = [parts for parts in find_layers(model).whole.values() if parts.only_kernels]
-    return [part.call for parts in found for _, part in parts.parts if isinstance(part, AttentionParts)]
+    found = [[part for _, part in layer.parts] for layer in find_layers(model).whole.values()]
+    found = [parts for parts in found if not any(isinstance(part, whole_layers.OwnCall) for part in parts)]
+    return [part.call for parts in found for part in parts if isinstance(part, AttentionParts)]
 
 
 def requests(seed: int = 7) -> list[tuple[list[int], list[int]]]:

@@ -80,11 +80,6 @@ class LayerParts(NamedTuple):
     leaves: bool = False  # its last sum to what reads its rows next, on a GPU
 
     @property
-    def only_kernels(self) -> bool:
-        """Whether nothing of the model's own is called."""
-        return not any(isinstance(part, OwnCall) for _, part in self.parts)
-
-    @property
     def passed(self) -> set[str]:
         """Arguments that are given to what is called as it is."""
         return {name for _, part in self.parts if isinstance(part, OwnCall) for name in part.arguments}
