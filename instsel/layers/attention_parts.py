@@ -11,7 +11,7 @@ from instsel.kernels.attention_kinds import AttentionOptions
 from instsel.kernels.gpu_layer import GpuAttention, GpuProjection
 from instsel.kernels.layer_attention import Attention, Projection
 from instsel.kernels.rotary_tables import Rotary
-from instsel.layers.fused_modules import KnownNorm
+from instsel.layers.fused_norms import KnownNorm
 from instsel.layers.weight_columns import Columns, gpu_product
 
 

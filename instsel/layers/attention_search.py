@@ -12,7 +12,8 @@ from instsel.kernels.layer_elementwise import rotate_heads
 from instsel.kernels.rotary_tables import Rotary
 from instsel.layers.attention_parts import AttentionParts, ProjectionParts
 from instsel.layers.attention_trace import TOKENS, AttentionTrace, TracedAttention
-from instsel.layers.fused_modules import KnownNorm, is_usable
+from instsel.layers.fused_modules import is_usable
+from instsel.layers.fused_norms import KnownNorm
 from instsel.layers.layer_flow import ChildCall
 from instsel.layers.weight_columns import Columns
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .faults import Fault
 
-LAYER, ENGINE, MODULES = "kernels/gpu_layer.py", "instsel/layers/gpu_layers.py", "instsel/layers/fused_modules.py"
+LAYER, ENGINE, NORMS = "kernels/gpu_layer.py", "instsel/layers/gpu_layers.py", "instsel/layers/fused_norms.py"
 
 
 def bits(families: str) -> str:
@@ -20,7 +20,7 @@ FAULTS = [
     Fault("a layer's sinks forgotten", LAYER, "**self.options._asdict()", "**self.options._replace(sinks=None)._asdict()", "tests/test_gpu_layers.py -k sinks"),
     Fault("one rotary embedding's tables for both", ENGINE, "key = attention.rotary, kind, id(given[0]), id(given[1])", "key = attention.rotary, kind", bits("Gemma3")),
     Fault("what is left is lost where a layer runs its own code", ENGINE, "            hidden_states[0].add_(added)\n        return otherwise", "            pass\n        return otherwise", LEFT),
-    Fault("what is left is lost where a norm is given more", MODULES, "            if added is not None:\n                hidden_states.view(added.shape).add_(added)\n", "", LEFT),
+    Fault("what is left is lost where a norm is given more", NORMS, "            if added is not None:\n                hidden_states.view(added.shape).add_(added)\n", "", LEFT),
     Fault("values kept for keys", LAYER, "given.keep(key, value)", "given.keep(value, key)", bits("Llama")),
     Fault("keys not turned", LAYER, "rotate_heads(query, *given.tables, more=key,", "rotate_heads(query, *given.tables, more=None,", bits("Llama")),
     Fault("the last sum scaled twice", LAYER, "else _scaled(self.rest, rows)\n", "else _scaled(self.rest, rows) * self.rest.factor\n", bits("Granite")),
