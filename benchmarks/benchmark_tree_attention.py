@@ -12,6 +12,7 @@ import torch
 from environment import environment
 
 from instsel.kernels import TreeSegments, tree_attention
+from instsel.kernels.attention_kinds import AttentionOptions
 from instsel.kernels.cpu_tree_attention import _by_nodes
 
 # heads, key heads, head size, prefix, answer, answers
@@ -40,14 +41,14 @@ def pack(name: str, dtype: torch.dtype) -> tuple[list[torch.Tensor], TreeSegment
 @pytest.mark.parametrize("way", ["instsel", "torch node by node"])
 def test_pack(name: str, dtype: torch.dtype, way: str, benchmark: Any) -> None:
     tensors, segments, gflop = pack(name, dtype)
-    scaling = tensors[0].shape[2] ** -0.5
-    expected = _by_nodes(*tensors, segments, scaling, None)
+    options = AttentionOptions(tensors[0].shape[2] ** -0.5)
+    expected = _by_nodes(*tensors, segments, options)
     if way == "instsel":
         got = tree_attention(*tensors, segments, backend="cpu")
         assert float((got - expected).abs().max()) < 0.03
         call = lambda: tree_attention(*tensors, segments, backend="cpu")  # noqa: E731
     else:
-        call = lambda: _by_nodes(*tensors, segments, scaling, None)  # noqa: E731
+        call = lambda: _by_nodes(*tensors, segments, options)  # noqa: E731
     benchmark.group = f"{name}, {dtype}".replace("torch.", "")
     benchmark.extra_info.update(environment(), gflop=gflop)
     benchmark.pedantic(call, rounds=7, warmup_rounds=2)

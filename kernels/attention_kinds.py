@@ -6,6 +6,7 @@ import functools
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +24,18 @@ def implementation(backend: str) -> Callable[..., Tensor]:
     """The function of a backend, whose module is imported when it is first asked for."""
     run: Callable[..., Tensor] = importlib.import_module(IMPLEMENTATIONS[backend], __package__).tree_attention
     return run
+
+
+class AttentionOptions(NamedTuple):
+    """What is asked of attention beside queries, keys and values, as `tree_attention` describes it.
+
+    sinks  contiguous float32 [heads]
+    """
+
+    scaling: float
+    window: int | None = None
+    softcap: float | None = None
+    sinks: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from .attention_kinds import AttentionKind, implementation
+from .attention_kinds import AttentionKind, AttentionOptions, implementation
 from .tree_segments import TreeSegments
 
 # About three roundings of the dtype; a window that is off by one key moves results by a tenth.
@@ -49,16 +49,13 @@ def relative_difference(backend: str, kind: AttentionKind) -> float:
     heads = (2 * kind.group, 2, 2)
     tensors = [torch.randn(117, count, kind.head_size, generator=generator).to(kind.dtype) for count in heads]
     sinks = torch.linspace(-1.0, 1.0, 2 * kind.group) if kind.has_sinks else None
+    window, softcap = WINDOW if kind.has_window else None, SOFTCAP if kind.has_softcap else None
+    options = AttentionOptions(kind.head_size**-0.5, window, softcap)
 
     def run(backend: str, device: torch.device, dtype: torch.dtype) -> Tensor:
         given = [one.to(device, dtype) for one in tensors]
         return implementation(backend)(
-            *given,
-            segments,
-            scaling=kind.head_size**-0.5,
-            window=WINDOW if kind.has_window else None,
-            softcap=SOFTCAP if kind.has_softcap else None,
-            sinks=None if sinks is None else sinks.to(device),
+            *given, segments, options._replace(sinks=None if sinks is None else sinks.to(device))
         ).float()
 
     with torch.inference_mode():

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from .float_products import by_onednn, float_product
-from .logprobs import Logprobs
-from .native_arrays import Machine, RowStates, array_of, bias_array, chosen_instruction_set, contiguous_array
+from .logprobs import HeadTransform, Logprobs, Pairs
+from .native_arrays import Machine, RowStates, array_of, chosen_instruction_set, contiguous_array
 
 # Every product has exactly this many rows (the last tile is padded): BLAS libraries take other code for other heights,
 # whose sums round differently, and a row's value must not depend on how many rows came with it.
@@ -35,9 +35,7 @@ def row_tiles(hidden: Tensor) -> Iterator[tuple[int, int, Tensor]]:
         yield first, last, buffer
 
 
-def accumulate_by_products(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: float, softcap: float | None, states: RowStates
-) -> None:
+def accumulate_by_products(hidden: Tensor, weight: Tensor, head: HeadTransform, states: RowStates) -> None:
     """Log-sum-exp of every row with torch's float32 product, in which bfloat16 and float16 fit exactly."""
     from . import _native
 
@@ -45,7 +43,7 @@ def accumulate_by_products(
     columns = chunk_columns(hidden.shape[1])
     logits = torch.empty(TILE_ROWS * columns, dtype=torch.float32)
     upcast = torch.empty(columns, weight.shape[1], dtype=torch.float32) if weight.dtype != torch.float32 else None
-    biases = bias_array(bias)
+    biases = contiguous_array(head.bias)
     onednn = float_product() == "onednn"
     for start in range(0, weight.shape[0], columns):
         stop = min(start + columns, weight.shape[0])
@@ -66,8 +64,8 @@ def accumulate_by_products(
                 out[: last - first].numpy(),
                 start,
                 None if biases is None else biases[start:stop],
-                scale,
-                softcap or 0.0,
+                head.scale,
+                head.softcap or 0.0,
                 states.max[first:last],
                 states.sum[first:last],
                 None if states.argmax is None else states.argmax[first:last],
@@ -75,9 +73,7 @@ def accumulate_by_products(
             )
 
 
-def accumulate_in_cache(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: float, softcap: float | None, states: RowStates
-) -> None:
+def accumulate_in_cache(hidden: Tensor, weight: Tensor, head: HeadTransform, states: RowStates) -> None:
     """Log-sum-exp of every row by our own products, the logits never leaving the cache.
 
     Those of bfloat16 are multiplied as such where the processor can, all others as float32, in which they fit exactly.
@@ -87,9 +83,9 @@ def accumulate_in_cache(
     _native.linear_logsumexp(
         array_of(hidden),
         array_of(weight),
-        bias_array(bias),
-        scale,
-        softcap or 0.0,
+        contiguous_array(head.bias),
+        head.scale,
+        head.softcap or 0.0,
         states.max,
         states.sum,
         states.argmax,
@@ -107,34 +103,24 @@ def choose_fused(fused: bool | str) -> bool:
 
 
 def linear_logprob(
-    hidden: Tensor,
-    weight: Tensor,
-    rows: Tensor,
-    targets: Tensor,
-    *,
-    mask: Tensor | None,
-    bias: Tensor | None,
-    scale: float,
-    softcap: float | None,
-    argmax: bool,
-    fused: bool | str,
+    hidden: Tensor, weight: Tensor, pairs: Pairs, head: HeadTransform, argmax: bool, fused: bool | str
 ) -> Logprobs:
     from . import _native
 
     states = RowStates.empty(hidden.shape[0], argmax)
     accumulate = accumulate_in_cache if choose_fused(fused) else accumulate_by_products
-    accumulate(hidden, weight, bias, scale, softcap, states)
-    logprob = torch.empty(rows.shape[0], dtype=torch.float32)
+    accumulate(hidden, weight, head, states)
+    logprob = torch.empty(len(pairs.rows), dtype=torch.float32)
     logsumexp = torch.empty(hidden.shape[0], dtype=torch.float32)
     _native.pair_logprobs(
         array_of(hidden),
         array_of(weight),
-        array_of(rows.contiguous()),
-        array_of(targets.contiguous()),
-        contiguous_array(mask),
-        bias_array(bias),
-        scale,
-        softcap or 0.0,
+        array_of(pairs.rows),
+        array_of(pairs.targets),
+        contiguous_array(pairs.mask),
+        contiguous_array(head.bias),
+        head.scale,
+        head.softcap or 0.0,
         states.max,
         states.sum,
         states.argmax,

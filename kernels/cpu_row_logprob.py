@@ -5,34 +5,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .logprobs import Logprobs
-from .native_arrays import Machine, array_of, bias_array, contiguous_array
+from .logprobs import HeadTransform, Logprobs, Pairs
+from .native_arrays import Machine, array_of, contiguous_array
 
 
-def row_logprob(
-    logits: Tensor,
-    rows: Tensor,
-    targets: Tensor,
-    *,
-    mask: Tensor | None,
-    bias: Tensor | None,
-    scale: float,
-    softcap: float | None,
-    argmax: bool,
-) -> Logprobs:
+def row_logprob(logits: Tensor, pairs: Pairs, head: HeadTransform, argmax: bool) -> Logprobs:
     from . import _native
 
-    logprob = torch.empty(rows.shape[0], dtype=torch.float32)
+    logprob = torch.empty(len(pairs.rows), dtype=torch.float32)
     logsumexp = torch.empty(logits.shape[0], dtype=torch.float32)
     best = torch.empty(logits.shape[0], dtype=torch.int64) if argmax else None
     _native.row_logprob(
         array_of(logits),
-        array_of(rows.contiguous()),
-        array_of(targets.contiguous()),
-        contiguous_array(mask),
-        bias_array(bias),
-        scale,
-        softcap or 0.0,
+        array_of(pairs.rows),
+        array_of(pairs.targets),
+        contiguous_array(pairs.mask),
+        contiguous_array(head.bias),
+        head.scale,
+        head.softcap or 0.0,
         logprob.numpy(),
         logsumexp.numpy(),
         None if best is None else best.numpy(),

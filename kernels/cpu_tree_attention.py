@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from . import tree_attention_reference
+from .attention_kinds import AttentionOptions
 from .native_arrays import Machine, array_of, contiguous_array, has_bfloat16_products
 from .tree_attention_reference import visible
 from .tree_plan import TreePlan, make_plan
@@ -18,34 +19,22 @@ LARGEST_HEAD = 256
 
 
 def tree_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    segments: TreeSegments,
-    *,
-    scaling: float,
-    window: int | None,
-    softcap: float | None,
-    sinks: Tensor | None,
+    query: Tensor, key: Tensor, value: Tensor, segments: TreeSegments, options: AttentionOptions
 ) -> Tensor:
     if query.shape[0] == 0:
         return torch.empty_like(query, memory_format=torch.contiguous_format)
     if query.shape[2] <= LARGEST_HEAD:
-        return _in_one_call(query, key, value, segments, scaling, window, softcap, sinks)
-    if softcap is not None or sinks is not None:
-        return tree_attention_reference.tree_attention(
-            query, key, value, segments, scaling=scaling, window=window, softcap=softcap, sinks=sinks
-        )
+        return _in_one_call(query, key, value, segments, options)
+    if options.softcap is not None or options.sinks is not None:
+        return tree_attention_reference.tree_attention(query, key, value, segments, options)
     finite = (key.isfinite() & value.isfinite()).flatten(1).all(dim=1)
     if bool(finite.all()):
-        return _by_nodes(query, key, value, segments, scaling, window)
+        return _by_nodes(query, key, value, segments, options)
     # torch's attention lets what is not finite into rows that do not see it; those who see it are the reference's.
     zeroed = [x.masked_fill(~finite[:, None, None], 0.0) for x in (key, value)]
-    out = _by_nodes(query, zeroed[0], zeroed[1], segments, scaling, window)
-    exact = tree_attention_reference.tree_attention(
-        query, key, value, segments, scaling=scaling, window=window, softcap=softcap, sinks=sinks
-    )
-    return torch.where(_sees_any(~finite, segments, query.shape[0], window)[:, None, None], exact, out)
+    out = _by_nodes(query, zeroed[0], zeroed[1], segments, options)
+    exact = tree_attention_reference.tree_attention(query, key, value, segments, options)
+    return torch.where(_sees_any(~finite, segments, query.shape[0], options.window)[:, None, None], exact, out)
 
 
 def _sees_any(keys: Tensor, segments: TreeSegments, num_queries: int, window: int | None) -> Tensor:
@@ -77,19 +66,12 @@ def _workspace(segments: TreeSegments, num_bytes: int) -> np.ndarray:
 
 
 def _in_one_call(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    segments: TreeSegments,
-    scaling: float,
-    window: int | None,
-    softcap: float | None,
-    sinks: Tensor | None,
+    query: Tensor, key: Tensor, value: Tensor, segments: TreeSegments, options: AttentionOptions
 ) -> Tensor:
     dtype = query.dtype if query.dtype == torch.bfloat16 and has_bfloat16_products() else torch.float32
     out = torch.empty(query.shape, dtype=dtype)
     q, k, v = (array_of(x.to(dtype)) for x in (query, key, value))
-    attend(q, k, v, array_of(out), segments, scaling, window, softcap, contiguous_array(sinks), Machine.now())
+    attend(q, k, v, array_of(out), segments, options, Machine.now())
     return out.to(query.dtype)
 
 
@@ -99,17 +81,16 @@ def attend(
     value: np.ndarray,
     out: np.ndarray,
     segments: TreeSegments,
-    scaling: float,
-    window: int | None,
-    softcap: float | None,
-    sinks: np.ndarray | None,
+    options: AttentionOptions,
     machine: Machine,
 ) -> None:
     """The whole pack in C++, written to `out`: bfloat16 (as uint16) over packed keys and values, or float32."""
     from . import _native
 
     plan = _plan(segments, key.shape[0] - query.shape[0])
-    arguments: list[Any] = [query, key, value, out, *plan.arrays, scaling, softcap or 0.0, window or 0, sinks]
+    scaling, window, softcap, sinks = options
+    arguments: list[Any] = [query, key, value, out, *plan.arrays, scaling, softcap or 0.0, window or 0]
+    arguments.append(contiguous_array(sinks))
     if query.dtype == np.uint16:
         needed = _native.bfloat16_tree_attention_workspace(plan.num_blocks, key.shape[1], query.shape[2])
         arguments += machine.threads, _workspace(segments, needed), machine.instruction_set
@@ -119,10 +100,9 @@ def attend(
         _native.float_tree_attention(*arguments)
 
 
-def _by_nodes(
-    query: Tensor, key: Tensor, value: Tensor, segments: TreeSegments, scaling: float, window: int | None
-) -> Tensor:
+def _by_nodes(query: Tensor, key: Tensor, value: Tensor, segments: TreeSegments, options: AttentionOptions) -> Tensor:
     """One call of torch's attention a node, over its gathered path."""
+    window = options.window
     out = torch.empty(query.shape, dtype=query.dtype)
     num_cached = key.shape[0] - query.shape[0]
     for node in range(segments.num_nodes):
@@ -138,7 +118,7 @@ def _by_nodes(
             values,
             attn_mask=None if whole else visible(last - first, path.shape[0], window, query.device),
             is_causal=whole,
-            scale=scaling,
+            scale=options.scaling,
             enable_gqa=True,
         )
         out[first:last] = attended[0].transpose(0, 1)

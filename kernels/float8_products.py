@@ -73,11 +73,6 @@ class Float8Product(NamedTuple):
         """As the forward of a linear module, of [..., K]."""
         return self.rows(x.reshape(-1, x.shape[-1])).unflatten(0, x.shape[:-1])
 
-    @property
-    def num_bytes(self) -> int:
-        """Of memory, beside the weight that it was made of."""
-        return sum(one.numel() * one.element_size() for one in self.weight)
-
 
 def product_rows(products: Sequence[HasRows], x: Tensor) -> list[Tensor]:
     """Products of the same rows [T, K], which are rounded to 8 bits once."""

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .attention_kinds import AttentionOptions
 from .decoder_layer import HIDDEN, Call, Sum
 from .float8_products import HasRows, product_rows
 from .layer_elementwise import GATES, add_norm, gate_rows, rotate_heads
@@ -110,10 +111,7 @@ class GpuAttention:
     value: GpuColumns
     out: HasRows
     head_size: int
-    scaling: float
-    window: int | None
-    softcap: float | None
-    sinks: Tensor | None
+    options: AttentionOptions
     rotary: Rotary | None
     wide: bool
 
@@ -139,10 +137,7 @@ class GpuAttention:
             key,
             value,
             given.segments,
-            scaling=self.scaling,
-            window=self.window,
-            softcap=self.softcap,
-            sinks=self.sinks,
+            **self.options._asdict(),
             backend=given.backend,
             find_again=given.find_again,
         )

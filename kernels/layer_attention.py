@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .attention_kinds import AttentionOptions
 from .cpu_tree_attention import LARGEST_HEAD, attend
 from .layer_memory import LayerMemory
 from .layer_norms import Norm
@@ -50,10 +51,7 @@ class Attention:
     value: Product
     out: Product
     head_size: int
-    scaling: float
-    window: int | None = None
-    softcap: float | None = None
-    sinks: np.ndarray | None = None
+    options: AttentionOptions
     rotary: Rotary | None = HALVES
 
     def can_run(self) -> bool:
@@ -86,10 +84,7 @@ class Attention:
             memory.heads(memory.values.all),
             memory.heads(memory.attended),
             memory.segments,
-            self.scaling,
-            self.window,
-            self.softcap,
-            self.sinks,
+            self.options,
             machine,
         )
         return memory.attended

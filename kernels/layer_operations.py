@@ -1,4 +1,4 @@
-"""The parts of a decoder layer on the CPU, each in one pass: norm, products, gate and rotary embedding.
+"""The parts of a decoder layer on the CPU, each in one pass: products, gate and rotary embedding.
 
 What PyTorch does in five to seven passes over memory, each with a fresh result, takes longer on a CPU with fast matrix
 products than the products between them. float32 or bfloat16, contiguous; sums and functions are float32. The products
@@ -13,31 +13,10 @@ import torch
 from torch import Tensor
 
 from .float_products import float_linear, float_product
-from .layer_norms import Norm
 from .native_arrays import Machine, array_of, has_bfloat16_products
-
-__all__ = [
-    "ACTIVATIONS",
-    "DTYPES",
-    "add_linear",
-    "can_multiply",
-    "gate_in_place",
-    "gated_linear",
-    "has_bfloat16_products",
-    "linear",
-    "rms_norm",
-    "rotate_in_place",
-]
 
 DTYPES = (torch.float32, torch.bfloat16)
 ACTIVATIONS = ("silu", "gelu_tanh")
-
-
-def rms_norm(x: Tensor, weight: Tensor, epsilon: float, *, weight_offset: float = 0.0) -> Tensor:
-    """`x / sqrt(mean(x^2) + epsilon) * (weight + weight_offset)` of rows [T, H]."""
-    out = torch.empty_like(x)
-    Norm.of(weight, weight_offset, epsilon).into(array_of(x), array_of(out), Machine.now())
-    return out
 
 
 def gate_in_place(gate: Tensor, up: Tensor, activation: str) -> Tensor:
@@ -74,26 +53,14 @@ def can_multiply(weight: Tensor) -> bool:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`x weight^T + bias` of rows x [T, H] and a weight [N, H] that `can_multiply`, rounded once."""
+    from . import _native
+
     if x.dtype == torch.float32:
         return float_linear(x, weight, bias)
     out = x.new_empty(x.shape[0], weight.shape[0])
-    _multiply(x, weight, bias, False, out)
-    return out
-
-
-def add_linear(x: Tensor, weight: Tensor, out: Tensor) -> Tensor:
-    """`out += x weight^T` of rows x [T, H], a weight [N, H] that `can_multiply` and out [T, N], rounded once."""
-    if x.dtype == torch.float32:
-        return out.add_(float_linear(x, weight))
-    _multiply(x, weight, None, True, out)
-    return out
-
-
-def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None, add: bool, out: Tensor) -> None:
-    from . import _native
-
     arrays = array_of(x), array_of(weight), None if bias is None else array_of(bias)
-    _native.bfloat16_linear(*arrays, add, array_of(out), *Machine.now())
+    _native.bfloat16_linear(*arrays, False, array_of(out), *Machine.now())
+    return out
 
 
 def gated_linear(x: Tensor, gate: Tensor, up: Tensor, activation: str) -> Tensor:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from .backends import choose_backend, implementation
 from .devices import current
-from .logprobs import Logprobs, with_sequences
+from .logprobs import HeadTransform, Logprobs, Pairs, with_sequences
 from .validation import FLOATS, check_head, check_pairs, check_tensor
 
 
@@ -67,8 +67,7 @@ def linear_logprob(
     check_head(bias, scale, softcap, vocabulary=vocabulary, device=hidden.device)
     chosen = choose_backend(backend, hidden.device)
     run = implementation("linear_logprob", chosen)
-    tensors = hidden.detach(), weight.detach(), rows, targets
-    bias = None if bias is None else bias.detach()
+    pairs, head = Pairs.of(rows, targets, mask), HeadTransform.of(bias, scale, softcap)
     with current(hidden.device):
-        result = run(*tensors, mask=mask, bias=bias, scale=float(scale), softcap=softcap, argmax=argmax, fused=fused)
+        result = run(hidden.detach(), weight.detach(), pairs, head, argmax, fused)
         return result if offsets is None else with_sequences(result, offsets, mask, backend=chosen)

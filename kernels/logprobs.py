@@ -4,9 +4,38 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Pairs(NamedTuple):
+    """(row, target) pairs, contiguous int64 [P] each, and which of them count, bool [P] or all."""
+
+    rows: Tensor
+    targets: Tensor
+    mask: Tensor | None = None
+
+    @classmethod
+    def of(cls, rows: Tensor, targets: Tensor, mask: Tensor | None) -> Pairs:
+        return cls(rows.contiguous(), targets.contiguous(), None if mask is None else mask.contiguous())
+
+
+class HeadTransform(NamedTuple):
+    """What a head does to products: adds the bias, contiguous float32 [V], multiplies by the scale, soft-caps."""
+
+    bias: Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+
+    @classmethod
+    def of(cls, bias: Tensor | None, scale: float, softcap: float | None) -> HeadTransform:
+        return cls(None if bias is None else bias.detach().float().contiguous(), float(scale), softcap)
+
+    @property
+    def is_identity(self) -> bool:
+        return self.bias is None and self.scale == 1.0 and self.softcap is None
 
 
 @dataclass(frozen=True, slots=True)

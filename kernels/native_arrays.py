@@ -24,10 +24,6 @@ def contiguous_array(tensor: Tensor | None) -> np.ndarray | None:
     return None if tensor is None else array_of(tensor.contiguous())
 
 
-def bias_array(bias: Tensor | None) -> np.ndarray | None:
-    return None if bias is None else array_of(bias.float().contiguous())
-
-
 def instruction_set() -> str:
     """The instruction set that the C++ kernels are asked for: "" for the best there is, or INSTSEL_INSTRUCTION_SET.
 

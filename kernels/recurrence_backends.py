@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -19,19 +19,13 @@ Implementation = Callable[..., tuple[Tensor, Tensor]]
 
 
 def choose_implementation(
-    backend: str, x: Tensor, modules: Mapping[str, str], name: str, float64: Sequence[str] = ("reference",)
+    backend: str, x: Tensor, name: str, float64: Sequence[str] = ("reference",)
 ) -> Implementation:
-    """The function `name` of the module that a backend has for it and a tensor's device and dtype.
-
-    "auto" takes the reference where there is none, and so does float64 whatever the backend but those of `float64`.
-    """
+    """The function `name` that a backend has for a tensor's device and dtype; float64 is for those of `float64`."""
     chosen = choose_backend(backend, x.device)
-    if chosen not in modules:
-        if backend != "auto":
-            raise ValueError(f"backend: {backend!r} cannot be used: it has no {name}")
-        chosen = "reference"
     if x.dtype == torch.float64 and chosen not in float64:
         chosen = "reference"
+    modules = {"reference": ".tree_recurrence_reference", "cpu": ".cpu_tree_recurrences", "triton": f".triton_{name}"}
     return _implementation(modules[chosen], name)
 
 

@@ -5,20 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .logprobs import Logprobs
+from .logprobs import HeadTransform, Logprobs, Pairs
 
 
-def transform_logits(products: Tensor, bias: Tensor | None, scale: float, softcap: float | None) -> Tensor:
-    """What a head does to `h @ w.T`, in float32: add the bias, multiply by the scale, soft-cap."""
+def transform_logits(products: Tensor, head: HeadTransform) -> Tensor:
+    """What a head does to `h @ w.T`, in float32."""
     z = products.float()
-    if bias is not None:
-        z = z + bias.float()
-    z = z * scale
-    return z if softcap is None else softcap * torch.tanh(z / softcap)
+    if head.bias is not None:
+        z = z + head.bias
+    z = z * head.scale
+    return z if head.softcap is None else head.softcap * torch.tanh(z / head.softcap)
 
 
-def pair_logprobs(z: Tensor, rows: Tensor, targets: Tensor, mask: Tensor | None, argmax: bool) -> Logprobs:
+def pair_logprobs(z: Tensor, pairs: Pairs, argmax: bool) -> Logprobs:
     """Log-probabilities of pairs from transformed logits `z` float32 [R, V]."""
+    rows, targets, mask = pairs
     log_probabilities = torch.log_softmax(z, dim=-1)
     logsumexp = torch.logsumexp(z, dim=-1)
     used = torch.ones_like(rows, dtype=torch.bool) if mask is None else mask
@@ -35,20 +36,10 @@ def first_argmax(z: Tensor) -> Tensor:
     return (z == z.amax(dim=-1, keepdim=True)).int().argmax(dim=-1)
 
 
-def row_logprob(
-    logits: Tensor,
-    rows: Tensor,
-    targets: Tensor,
-    *,
-    mask: Tensor | None,
-    bias: Tensor | None,
-    scale: float,
-    softcap: float | None,
-    argmax: bool,
-) -> Logprobs:
-    result = pair_logprobs(transform_logits(logits, bias, scale, softcap), rows, targets, mask, argmax)
+def row_logprob(logits: Tensor, pairs: Pairs, head: HeadTransform, argmax: bool) -> Logprobs:
+    result = pair_logprobs(transform_logits(logits, head), pairs, argmax)
     unread = torch.ones(logits.shape[0], dtype=torch.bool, device=logits.device)
-    unread[rows if mask is None else rows[mask]] = False
+    unread[pairs.rows if pairs.mask is None else pairs.rows[pairs.mask]] = False
     result.logsumexp[unread] = float("nan")
     if result.argmax is not None:
         result.argmax[unread] = -1
@@ -56,18 +47,7 @@ def row_logprob(
 
 
 def linear_logprob(
-    hidden: Tensor,
-    weight: Tensor,
-    rows: Tensor,
-    targets: Tensor,
-    *,
-    mask: Tensor | None,
-    bias: Tensor | None,
-    scale: float,
-    softcap: float | None,
-    argmax: bool,
-    fused: bool | str = "auto",
+    hidden: Tensor, weight: Tensor, pairs: Pairs, head: HeadTransform, argmax: bool, fused: bool | str
 ) -> Logprobs:
     """The logits are in memory whatever `fused` says."""
-    z = transform_logits(hidden.float() @ weight.float().T, bias, scale, softcap)
-    return pair_logprobs(z, rows, targets, mask, argmax)
+    return pair_logprobs(transform_logits(hidden.float() @ weight.float().T, head), pairs, argmax)

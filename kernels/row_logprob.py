@@ -6,7 +6,7 @@ from torch import Tensor
 
 from .backends import choose_backend, implementation
 from .devices import current
-from .logprobs import Logprobs, with_sequences
+from .logprobs import HeadTransform, Logprobs, Pairs, with_sequences
 from .validation import FLOATS, check_head, check_pairs, check_tensor
 
 
@@ -60,8 +60,7 @@ def row_logprob(
     check_head(bias, scale, softcap, vocabulary=vocabulary, device=logits.device)
     chosen = choose_backend(backend, logits.device)
     run = implementation("row_logprob", chosen)
+    pairs, head = Pairs.of(rows, targets, mask), HeadTransform.of(bias, scale, softcap)
     with current(logits.device):
-        result = run(
-            logits.detach(), rows, targets, mask=mask, bias=bias, scale=float(scale), softcap=softcap, argmax=argmax
-        )
+        result = run(logits.detach(), pairs, head, argmax)
         return result if offsets is None else with_sequences(result, offsets, mask, backend=chosen)

@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from .attention_kinds import AttentionKind, implementation
+from .attention_kinds import AttentionKind, AttentionOptions, implementation
 from .attention_probes import backend_failure
 from .backends import choose_backend, triton_error
 from .devices import current
@@ -21,14 +21,7 @@ LARGEST_COPY_RATIO = 3
 
 
 def choose_attention_backend(
-    backend: str,
-    query: Tensor,
-    key: Tensor,
-    segments: TreeSegments,
-    *,
-    window: int | None,
-    softcap: float | None,
-    has_sinks: bool,
+    backend: str, query: Tensor, key: Tensor, segments: TreeSegments, options: AttentionOptions
 ) -> str:
     """As `choose_backend`, with flash attention over gathered paths ("varlen") as one more on a GPU.
 
@@ -42,9 +35,9 @@ def choose_attention_backend(
         query.dtype,
         query.shape[2],
         query.shape[1] // key.shape[1],
-        window is not None,
-        softcap is not None,
-        has_sinks,
+        options.window is not None,
+        options.softcap is not None,
+        options.sinks is not None,
     )
     error = varlen_error(kind)
     if backend == "varlen":
@@ -131,13 +124,12 @@ def tree_attention(
         check_tensor("sinks", sinks, 1, FLOATS, query.device)
         check_length("sinks", sinks, heads, "the number of query heads")
         sinks = sinks.detach().float().contiguous()
-    chosen = choose_attention_backend(
-        backend, query, key, segments, window=window, softcap=softcap, has_sinks=sinks is not None
-    )
-    run = implementation(chosen)
     scale = 1.0 / math.sqrt(head_size) if scaling is None else float(scaling)
+    options = AttentionOptions(scale, window, softcap, sinks)
+    chosen = choose_attention_backend(backend, query, key, segments, options)
+    run = implementation(chosen)
     # Kernels read a head's numbers one after the other.
     tensors = (x.detach() if x.stride(2) == 1 else x.detach().contiguous() for x in (query, key, value))
-    options = {"find_again": find_again} if chosen in ("triton", "varlen") else {}  # others never multiply these
+    more = {"find_again": find_again} if chosen in ("triton", "varlen") else {}  # others never multiply these
     with current(query.device):
-        return run(*tensors, segments, scaling=scale, window=window, softcap=softcap, sinks=sinks, **options)
+        return run(*tensors, segments, options, **more)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .attention_kinds import AttentionOptions
 from .tree_segments import TreeSegments
 
 
@@ -16,16 +17,9 @@ def visible(queries: int, keys: int, window: int | None, device: torch.device) -
 
 
 def tree_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    segments: TreeSegments,
-    *,
-    scaling: float,
-    window: int | None,
-    softcap: float | None,
-    sinks: Tensor | None,
+    query: Tensor, key: Tensor, value: Tensor, segments: TreeSegments, options: AttentionOptions
 ) -> Tensor:
+    scaling, window, softcap, sinks = options
     out = torch.empty_like(query)
     num_cached = key.shape[0] - query.shape[0]
     group = query.shape[1] // key.shape[1]

@@ -11,11 +11,6 @@ from .recurrence_backends import DTYPES, check_initial, check_nodes, check_shape
 from .tree_nodes import TreeNodes
 from .validation import check_tensor
 
-IMPLEMENTATIONS = {
-    "reference": ".tree_recurrence_reference",
-    "cpu": ".cpu_tree_recurrences",
-    "triton": ".triton_tree_convolution",
-}
 LARGEST_WIDTH = 64
 
 
@@ -67,7 +62,7 @@ def tree_convolution(
     if activation not in (None, "silu"):
         raise ValueError(f'activation: expected "silu" or None, got {activation!r}')
     check_initial(initial, nodes, (width - 1, channels), x.dtype, x.device)
-    run = choose_implementation(backend, x, IMPLEMENTATIONS, "tree_convolution", ("reference", "triton"))
+    run = choose_implementation(backend, x, "tree_convolution", ("reference", "triton"))
     tensors = x.detach(), weight.detach(), nodes
     bias, initial = (None if y is None else y.detach() for y in (bias, initial))
     with current(x.device):

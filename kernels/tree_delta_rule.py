@@ -12,12 +12,6 @@ from .recurrence_backends import DTYPES, check_initial, check_nodes, check_shape
 from .tree_nodes import TreeNodes
 from .validation import check_tensor
 
-IMPLEMENTATIONS = {
-    "reference": ".tree_recurrence_reference",
-    "cpu": ".cpu_tree_recurrences",
-    "triton": ".triton_tree_delta_rule",
-}
-
 
 def tree_delta_rule(
     query: Tensor,
@@ -80,7 +74,7 @@ def tree_delta_rule(
     if scaling is not None and not (isinstance(scaling, (int, float)) and math.isfinite(scaling) and scaling > 0):
         raise ValueError(f"scaling: expected None or a positive finite number, got {scaling!r}")
     check_initial(initial, nodes, (heads, key_size, value_size), state, query.device)
-    run = choose_implementation(backend, query, IMPLEMENTATIONS, "tree_delta_rule")
+    run = choose_implementation(backend, query, "tree_delta_rule")
     tensors = (x.detach() for x in (query, key, value, decay, beta))
     scale = 1.0 / math.sqrt(key_size) if scaling is None else float(scaling)
     begun = None if initial is None else initial.detach()

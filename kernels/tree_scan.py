@@ -11,12 +11,6 @@ from .recurrence_backends import DTYPES, check_initial, check_nodes, check_shape
 from .tree_nodes import TreeNodes
 from .validation import check_tensor
 
-IMPLEMENTATIONS = {
-    "reference": ".tree_recurrence_reference",
-    "cpu": ".cpu_tree_recurrences",
-    "triton": ".triton_tree_scan",
-}
-
 
 def tree_scan(
     x: Tensor,
@@ -76,7 +70,7 @@ def tree_scan(
     if skip is not None:
         check_shape("skip", skip, (heads,), state, x.device)
     check_initial(initial, nodes, (heads, rows, size), state, x.device)
-    run = choose_implementation(backend, x, IMPLEMENTATIONS, "tree_scan")
+    run = choose_implementation(backend, x, "tree_scan")
     tensors = (y.detach() for y in (x, step_size, rate, write, read))
     skip, initial = (None if y is None else y.detach() for y in (skip, initial))
     with current(x.device):

@@ -6,7 +6,7 @@ import torch
 import triton
 from torch import Tensor
 
-from .logprobs import Logprobs
+from .logprobs import HeadTransform, Logprobs, Pairs
 from .triton_configurations import choose_fused, linear_configuration, split_entries
 from .triton_linear_states import linear_states
 from .triton_pairs import join_states, pairs_from_hidden_kernel
@@ -23,21 +23,18 @@ CHUNK_ROWS = 2048
 States = tuple[Tensor, Tensor, Tensor | None]
 
 
-def _fused_states(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: float, softcap: float | None, argmax: bool
-) -> States:
+def _fused_states(hidden: Tensor, weight: Tensor, head: HeadTransform, argmax: bool) -> States:
     split = split_entries(hidden.device)
     shape = triton.cdiv(weight.shape[0], split), hidden.shape[0]  # each of which a program writes
     maxima, sums = (torch.empty(shape, dtype=torch.float32, device=hidden.device) for _ in range(2))
     best = torch.empty(shape, dtype=torch.int64, device=hidden.device) if argmax else None
-    transformed = bias is not None or scale != 1.0 or softcap is not None
     configuration = linear_configuration(
-        hidden.device, hidden.dtype, argmax=argmax, transformed=transformed, size=hidden.shape[1]
+        hidden.device, hidden.dtype, argmax=argmax, transformed=not head.is_identity, size=hidden.shape[1]
     )
     for row in range(0, hidden.shape[0], PASS_ROWS):
         part = slice(row, row + PASS_ROWS)
         states = maxima[:, part], sums[:, part], None if best is None else best[:, part]
-        linear_states(hidden[part], weight, bias, scale, softcap, split, configuration, states)
+        linear_states(hidden[part], weight, head, split, configuration, states)
     return maxima, sums, best
 
 
@@ -48,9 +45,7 @@ def float32_product(left: Tensor, right: Tensor, out: Tensor) -> Tensor:
     return torch.mm(left, right.T, out_dtype=torch.float32, out=out)
 
 
-def _unfused_states(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: float, softcap: float | None, argmax: bool
-) -> States:
+def _unfused_states(hidden: Tensor, weight: Tensor, head: HeadTransform, argmax: bool) -> States:
     vocabulary, num_rows = weight.shape[0], hidden.shape[0]
     states = empty_states((triton.cdiv(vocabulary, CHUNK_ENTRIES), num_rows), argmax, hidden.device)
     maxima, sums, argmaxima = states
@@ -63,29 +58,17 @@ def _unfused_states(
             out = buffer[: rows.shape[0] * chunk.shape[0]].view(rows.shape[0], chunk.shape[0])
             logits = float32_product(rows, chunk, out)
             best = None if argmaxima is None else argmaxima[part, row:stop]
-            row_states(logits, None, bias, scale, softcap, first, (maxima[part, row:stop], sums[part, row:stop], best))
+            row_states(logits, None, head, first, (maxima[part, row:stop], sums[part, row:stop], best))
     return states
 
 
 def linear_logprob(
-    hidden: Tensor,
-    weight: Tensor,
-    rows: Tensor,
-    targets: Tensor,
-    *,
-    mask: Tensor | None,
-    bias: Tensor | None,
-    scale: float,
-    softcap: float | None,
-    argmax: bool,
-    fused: bool | str,
+    hidden: Tensor, weight: Tensor, pairs: Pairs, head: HeadTransform, argmax: bool, fused: bool | str
 ) -> Logprobs:
-    rows, targets = rows.contiguous(), targets.contiguous()
-    mask = None if mask is None else mask.contiguous()
-    bias = None if bias is None else bias.float().contiguous()
+    (rows, targets, mask), (bias, scale, softcap) = pairs, head
     use_fused = choose_fused(hidden.device, hidden.dtype) if fused == "auto" else bool(fused)
     row_states_of = _fused_states if use_fused else _unfused_states
-    states = row_states_of(hidden, weight, bias, scale, softcap, argmax)
+    states = row_states_of(hidden, weight, head, argmax)
     offsets, log_sums, logsumexps, best = join_states(*states)
     logprobs = torch.full(rows.shape, float("nan"), dtype=torch.float32, device=hidden.device)
     # Without rows no pair is in range, and there is none that the kernel could read in its place.

@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .logprobs import HeadTransform
 from .triton_configurations import LinearConfiguration
 from .triton_logits import LOG2_E, finite_offset, transform_logits
 
@@ -129,9 +130,7 @@ def linear_states_kernel(
 def linear_states(
     hidden: Tensor,
     weight: Tensor,
-    bias: Tensor | None,
-    scale: float,
-    softcap: float | None,
+    head: HeadTransform,
     split: int,
     configuration: LinearConfiguration,
     out: tuple[Tensor, Tensor, Tensor | None],
@@ -143,7 +142,7 @@ def linear_states(
     linear_states_kernel[grid](
         hidden,
         weight,
-        weight if bias is None else bias,
+        weight if head.bias is None else head.bias,
         maxima,
         sums,
         maxima if argmaxima is None else argmaxima,
@@ -153,11 +152,11 @@ def linear_states(
         hidden.shape[0],
         weight.shape[0],
         hidden.shape[1],
-        scale,
-        softcap or 1.0,
-        has_bias=bias is not None,
-        has_transform=bias is not None or scale != 1.0 or softcap is not None,
-        has_softcap=softcap is not None,
+        head.scale,
+        head.softcap or 1.0,
+        has_bias=head.bias is not None,
+        has_transform=not head.is_identity,
+        has_softcap=head.softcap is not None,
         has_argmax=argmaxima is not None,
         even_h=hidden.shape[1] % configuration.block_h == 0,
         # "ieee": a float32 product would otherwise be rounded to TF32; of no effect on 16-bit operands.

@@ -6,7 +6,7 @@ import torch
 import triton
 from torch import Tensor
 
-from .logprobs import Logprobs
+from .logprobs import HeadTransform, Logprobs, Pairs
 from .triton_pairs import BLOCK_PAIRS, join_states, pairs_from_logits_kernel
 from .triton_row_states import empty_states, row_states
 
@@ -19,24 +19,12 @@ def needed_rows(rows: Tensor, mask: Tensor | None, num_rows: int) -> Tensor:
     return needed.index_add_(0, rows.clamp(0, max(num_rows - 1, 0)), counted.int())
 
 
-def row_logprob(
-    logits: Tensor,
-    rows: Tensor,
-    targets: Tensor,
-    *,
-    mask: Tensor | None,
-    bias: Tensor | None,
-    scale: float,
-    softcap: float | None,
-    argmax: bool,
-) -> Logprobs:
+def row_logprob(logits: Tensor, pairs: Pairs, head: HeadTransform, argmax: bool) -> Logprobs:
     num_rows, num_columns = logits.shape
-    rows, targets = rows.contiguous(), targets.contiguous()
-    mask = None if mask is None else mask.contiguous()
-    bias = None if bias is None else bias.float().contiguous()
+    (rows, targets, mask), (bias, scale, softcap) = pairs, head
     maxima, sums, argmaxima = empty_states((1, num_rows), argmax, logits.device)
     out = (maxima[0], sums[0], None if argmaxima is None else argmaxima[0])
-    row_states(logits, needed_rows(rows, mask, num_rows), bias, scale, softcap, 0, out)
+    row_states(logits, needed_rows(rows, mask, num_rows), head, 0, out)
     offsets, log_sums, logsumexps, best = join_states(maxima, sums, argmaxima)
     logprobs = torch.empty(rows.shape[0], dtype=torch.float32, device=logits.device)
     if rows.shape[0]:

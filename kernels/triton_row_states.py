@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .logprobs import HeadTransform
 from .triton_logits import LOG2_E, finite_offset, transform_logits
 
 # 16 warps' worth of 16-byte loads in flight; one reduction across warps per block. Powers of two.
@@ -81,9 +82,7 @@ def row_states_kernel(
 def row_states(
     logits: Tensor,
     needed: Tensor | None,
-    bias: Tensor | None,
-    scale: float,
-    softcap: float | None,
+    head: HeadTransform,
     first_column: int,
     out: tuple[Tensor, Tensor, Tensor | None],
 ) -> None:
@@ -94,7 +93,7 @@ def row_states(
     block_v = min(BLOCK_V, max(16, triton.next_power_of_2(logits.shape[1])))
     row_states_kernel[(logits.shape[0],)](
         logits,
-        logits if bias is None else bias,
+        logits if head.bias is None else head.bias,
         logits if needed is None else needed,
         maxima,
         sums,
@@ -102,12 +101,12 @@ def row_states(
         logits.stride(0),
         logits.shape[1],
         first_column,
-        scale,
-        softcap or 1.0,
-        has_bias=bias is not None,
+        head.scale,
+        head.softcap or 1.0,
+        has_bias=head.bias is not None,
         has_needed=needed is not None,
-        has_transform=bias is not None or scale != 1.0 or softcap is not None,
-        has_softcap=softcap is not None,
+        has_transform=not head.is_identity,
+        has_softcap=head.softcap is not None,
         has_argmax=argmaxima is not None,
         block_v=block_v,
         num_warps=NUM_WARPS if block_v >= 2048 else 4,

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .attention_kinds import AttentionOptions
 from .tree_segments import TreeSegments
 from .triton_configurations import attention_configuration
 from .triton_logits import LOG2_E, add_sinks, finite_offset, tanh_float
@@ -158,13 +159,11 @@ def tree_attention(
     key: Tensor,
     value: Tensor,
     segments: TreeSegments,
+    options: AttentionOptions,
     *,
-    scaling: float,
-    window: int | None,
-    softcap: float | None,
-    sinks: Tensor | None,
     find_again: bool = True,
 ) -> Tensor:
+    scaling, window, softcap, sinks = options
     result = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     if query.shape[0] == 0:
         return result
@@ -205,7 +204,5 @@ def tree_attention(
         enable_fp_fusion=True,
     )
     if find_again:
-        leave_out_unseen(
-            query, key, value, result, segments, scaling=scaling, window=window, softcap=softcap, sinks=sinks
-        )
+        leave_out_unseen(query, key, value, result, segments, options)
     return result

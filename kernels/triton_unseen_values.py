@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .attention_kinds import AttentionOptions
 from .tree_segments import TreeSegments
 from .triton_configurations import all_registers
 from .triton_logits import LOG2_E, add_sinks, finite_offset, tanh_float
@@ -138,18 +139,10 @@ def unseen_values_kernel(
 
 
 def leave_out_unseen(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    result: Tensor,
-    segments: TreeSegments,
-    *,
-    scaling: float,
-    window: int | None,
-    softcap: float | None,
-    sinks: Tensor | None,
+    query: Tensor, key: Tensor, value: Tensor, result: Tensor, segments: TreeSegments, options: AttentionOptions
 ) -> None:
     """Elements of a contiguous `result` of tree attention that are not finite, in place; all others keep their bits."""
+    scaling, window, softcap, sinks = options
     heads, head_size = query.shape[1:]
     group = heads // key.shape[1]
     padded_head = max(16, triton.next_power_of_2(head_size))

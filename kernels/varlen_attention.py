@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .attention_kinds import AttentionKind
+from .attention_kinds import AttentionKind, AttentionOptions
 from .backends import triton_error, version_outside
 from .devices import to_device
 from .tree_segments import TreeSegments
@@ -109,13 +109,11 @@ def tree_attention(
     key: Tensor,
     value: Tensor,
     segments: TreeSegments,
+    options: AttentionOptions,
     *,
-    scaling: float,
-    window: int | None,
-    softcap: float | None,
-    sinks: Tensor | None,
     find_again: bool = True,
 ) -> Tensor:
+    scaling, window, softcap, sinks = options
     if query.shape[0] == 0:
         return torch.empty(query.shape, dtype=query.dtype, device=query.device)
     plan = gather_plan(segments, key.shape[0] - query.shape[0], query.device)
@@ -140,13 +138,13 @@ def tree_attention(
     else:
         from torch.nn.attention.varlen import varlen_attn
 
-        options: dict[str, Any] = {"scale": scaling, "window_size": (left, 0), "enable_gqa": True}
+        asked: dict[str, Any] = {"scale": scaling, "window_size": (left, 0), "enable_gqa": True}
         if sinks is not None:
             from torch.nn.attention.varlen import AuxRequest
 
-            options["return_aux"] = AuxRequest(lse=True)
+            asked["return_aux"] = AuxRequest(lse=True)
         # num_splits=1: a query's bits do not depend on what else is in the batch.
-        out = varlen_attn(query.contiguous(), *paths, *offsets, **options, num_splits=1)
+        out = varlen_attn(query.contiguous(), *paths, *offsets, **asked, num_splits=1)
     if sinks is not None:
         out = with_sinks(out[0], out[1], sinks)
     assert isinstance(out, Tensor)
@@ -154,5 +152,5 @@ def tree_attention(
         from .triton_unseen_values import leave_out_unseen
 
         out = out.contiguous()
-        leave_out_unseen(query, key, value, out, segments, scaling=scaling, window=window, softcap=softcap, sinks=sinks)
+        leave_out_unseen(query, key, value, out, segments, options)
     return out

@@ -20,6 +20,7 @@ from accuracy import assert_within_budget
 from kernel_checks import FAR, HEADS, check_far_weights, check_linear, check_rows, far_apart, with_gaps
 
 from instsel.kernels import linear_logprob, row_logprob, triton_linear_logprob, triton_pairs
+from instsel.kernels.logprobs import HeadTransform, Pairs
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # log of 0 and -inf - -inf are meant
 DTYPES = (torch.float32, torch.float16)
@@ -64,10 +65,10 @@ def test_pairs_out_of_range_become_nan() -> None:
     from instsel.kernels.triton_row_logprob import row_logprob as launch_row
 
     rows, targets = torch.tensor([0, 5, -1, 0, 0, 0, 2]), torch.tensor([1, 1, 1, 99, -7, 10, 1])
-    options: dict[str, Any] = {"mask": None, "bias": None, "scale": 1.0, "softcap": None, "argmax": False}
-    results = launch_row(torch.randn(2, 10), rows, targets, **options)
+    pairs, head = Pairs(rows, targets), HeadTransform()
+    results = launch_row(torch.randn(2, 10), pairs, head, False)
     assert results.logprob.isnan().tolist() == [False, *[True] * 6]
-    results = launch_linear(torch.randn(2, 8), torch.randn(10, 8), rows, targets, **options, fused="auto")
+    results = launch_linear(torch.randn(2, 8), torch.randn(10, 8), pairs, head, False, "auto")
     assert results.logprob.isnan().tolist() == [False, *[True] * 6]
 
 
@@ -163,13 +164,11 @@ def test_pairs_of_no_rows_become_nan() -> None:
     from instsel.kernels.triton_linear_logprob import linear_logprob as launch_linear
     from instsel.kernels.triton_row_logprob import row_logprob as launch_row
 
-    pairs = torch.zeros(3, dtype=torch.int64), torch.tensor([0, 1, -1])
-    options: dict[str, Any] = {"mask": None, "bias": None, "scale": 1.0, "softcap": None, "argmax": True}
     for mask in (None, torch.tensor([True, False, True])):
-        options["mask"] = mask
-        assert launch_row(torch.empty(0, 10), *pairs, **options).logprob.isnan().all()
+        pairs, head = Pairs(torch.zeros(3, dtype=torch.int64), torch.tensor([0, 1, -1]), mask), HeadTransform()
+        assert launch_row(torch.empty(0, 10), pairs, head, True).logprob.isnan().all()
         nothing_before = torch.empty(0, 2**40)[:, :8]  # a row before the first would be where no memory is
-        assert launch_linear(nothing_before, torch.randn(10, 8), *pairs, **options, fused=True).logprob.isnan().all()
+        assert launch_linear(nothing_before, torch.randn(10, 8), pairs, head, True, True).logprob.isnan().all()
 
 
 def test_places_beyond_32_bits() -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from instsel.kernels import TreeSegments
+from instsel.kernels.attention_kinds import AttentionOptions
 from instsel.kernels.decoder_layer import HIDDEN, DecoderLayer, Step
 from instsel.kernels.layer_attention import Attention, Projection
 from instsel.kernels.layer_memory import LayerMemory, Storage
@@ -99,7 +100,7 @@ def built(w: Weights) -> DecoderLayer:
     assert query and key and value and out and gate and up and down
     head_norms = (None if weight is None else norm(weight) for weight in (w.query_norm, w.key_norm))
     query_of, key_of = (Projection(product, norm) for product, norm in zip((query, key), head_norms, strict=True))
-    attention = Attention(query_of, key_of, value, out, SIZE, SIZE**-0.5, w.window, w.softcap)
+    attention = Attention(query_of, key_of, value, out, SIZE, AttentionOptions(SIZE**-0.5, w.window, w.softcap))
     assert attention.can_run()
     steps = (
         Step(norm(w.attention_norm), HIDDEN, 1),

@@ -46,6 +46,13 @@ class OneByOne:
         ids = self.tokenizer(text)["input_ids"]
         return torch.softmax(self.model(torch.tensor([ids])).logits[0, -1], -1).numpy()
 
+    def expected_rating(self, prompt: str, row: dict[str, str]) -> float:
+        """Softmax over the logits of the six digits, times 1 to 6: from the whole vocabulary's probabilities."""
+        asked = row["instruction"] + ("\n" + row["input"] if row["input"].strip() else "")
+        chances = self.next_token(prompt.replace("{request}", asked).replace("{response}", row["output"]))
+        six = np.array([chances[self.tokenizer.convert_tokens_to_ids(digit)] for digit in "123456"])
+        return float((six / six.sum()) @ np.arange(1, 7))
+
     def perplexity(self, context: str, answer: str) -> float:
         """`exp(-mean log-probability)` of the answer."""
         return float(np.exp(-self.token_logprobs(context, answer).mean()))

@@ -1,7 +1,9 @@
-"""The same columns as a table of each library that rows may come from."""
+"""The same columns as a table of each library that rows may come from, and the rows of JSON files."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 KINDS = ("pandas", "pandas-arrow", "polars", "polars-lazy", "arrow", "arrow-batch", "dataset", "iterable", "columns")
@@ -29,3 +31,9 @@ def table_of(kind: str, columns: dict[str, list[Any]]) -> Any:
 
     dataset = datasets.Dataset.from_dict(columns)
     return dataset if kind == "dataset" else dataset.to_iterable_dataset()
+
+
+def loaded(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON file, a list of them or one a line."""
+    text = path.read_text(encoding="utf-8")
+    return json.loads(text) if path.suffix == ".json" else [json.loads(line) for line in text.splitlines()]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from instsel.kernels import TreeSegments, attention_kinds, attention_probes, tree_attention, varlen_attention
-from instsel.kernels.attention_kinds import AttentionKind, implementation
+from instsel.kernels.attention_kinds import AttentionKind, AttentionOptions, implementation
 from instsel.kernels.attention_probes import backend_failure, relative_difference
 from instsel.kernels.tree_attention import choose_attention_backend
 
@@ -45,21 +45,25 @@ def test_a_right_backend_is_within_the_tolerance_and_far_from_it(kind: Attention
 def without(option: str) -> Callable[..., Tensor]:
     """The reference, deaf to one option."""
 
-    def run(query: Tensor, key: Tensor, value: Tensor, segments: TreeSegments, **options: Any) -> Tensor:
-        return implementation("reference")(query, key, value, segments, **{**options, option: None})
+    def run(query: Tensor, key: Tensor, value: Tensor, segments: TreeSegments, options: AttentionOptions) -> Tensor:
+        return implementation("reference")(query, key, value, segments, options._replace(**{option: None}))
 
     return run
 
 
-def sees_its_siblings(query: Tensor, key: Tensor, value: Tensor, segments: TreeSegments, **options: Any) -> Tensor:
+def sees_its_siblings(
+    query: Tensor, key: Tensor, value: Tensor, segments: TreeSegments, options: AttentionOptions
+) -> Tensor:
     """As if all tokens before one in the pack were its path."""
     whole = TreeSegments.from_lists([0, query.shape[0]], [[]])
-    return implementation("reference")(query, key, value, whole, **options)
+    return implementation("reference")(query, key, value, whole, options)
 
 
-def one_key_late(query: Tensor, key: Tensor, value: Tensor, segments: TreeSegments, **options: Any) -> Tensor:
+def one_key_late(
+    query: Tensor, key: Tensor, value: Tensor, segments: TreeSegments, options: AttentionOptions
+) -> Tensor:
     """A window that is off by one."""
-    return implementation("reference")(query, key, value, segments, **{**options, "window": options["window"] - 1})
+    return implementation("reference")(query, key, value, segments, options._replace(window=options.window - 1))
 
 
 def raises(error: Exception) -> Callable[..., Tensor]:
@@ -87,8 +91,10 @@ def test_a_backend_that_gives_other_numbers_is_passed_over(
             assert backend_failure("cpu", given) is not None
 
 
-def wrong_in_16_bits(query: Tensor, key: Tensor, value: Tensor, segments: TreeSegments, **options: Any) -> Tensor:
-    found = implementation("reference")(query, key, value, segments, **options)
+def wrong_in_16_bits(
+    query: Tensor, key: Tensor, value: Tensor, segments: TreeSegments, options: AttentionOptions
+) -> Tensor:
+    found = implementation("reference")(query, key, value, segments, options)
     return found if query.dtype == torch.float32 else found.roll(1, 0)
 
 
@@ -96,10 +102,12 @@ def no_numbers(query: Tensor, *given: Any, **options: Any) -> Tensor:
     return torch.full_like(query, float("nan"))
 
 
-def one_head_for_another(query: Tensor, key: Tensor, value: Tensor, segments: TreeSegments, **options: Any) -> Tensor:
+def one_head_for_another(
+    query: Tensor, key: Tensor, value: Tensor, segments: TreeSegments, options: AttentionOptions
+) -> Tensor:
     """As if all query heads of a group were its first."""
     group = query.shape[1] // key.shape[1]
-    return implementation("reference")(query[:, ::group].repeat_interleave(group, 1), key, value, segments, **options)
+    return implementation("reference")(query[:, ::group].repeat_interleave(group, 1), key, value, segments, options)
 
 
 @pytest.mark.parametrize("broken", [wrong_in_16_bits, no_numbers, one_head_for_another])
@@ -144,7 +152,7 @@ def test_the_first_that_agrees_is_taken(
         segments = TreeSegments.from_lists(offsets, [[], *[[(0, 50)]] * children])
         query = torch.empty(50 + children, 4, 64, device="meta")
         query = FakeCuda(query)
-        chosen = choose_attention_backend("auto", query, query, segments, window=None, softcap=None, has_sinks=False)
+        chosen = choose_attention_backend("auto", query, query, segments, AttentionOptions(0.125))
         assert chosen == expected
 
 

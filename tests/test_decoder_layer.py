@@ -29,7 +29,7 @@ from instsel.kernels.decoder_layer import HIDDEN, Call, DecoderLayer, Step, Sum
 from instsel.kernels.float_products import LIBRARIES, VARIABLE
 from instsel.kernels.layer_memory import LayerMemory, Storage
 from instsel.kernels.layer_norms import Norm
-from instsel.kernels.layer_operations import gate_in_place, rms_norm, rotate_in_place
+from instsel.kernels.layer_operations import gate_in_place, rotate_in_place
 from instsel.kernels.layer_products import OnednnProduct, TorchProduct, make_product
 from instsel.kernels.rotary_tables import Rotary
 
@@ -101,13 +101,13 @@ def test_a_layer_is_the_sum_of_its_parts() -> None:
     """Called one by one, with a tensor made for each, they give the same within rounding."""
     w, problem = weights(torch.float32, "plain"), Problem.drawn(torch.float32)
     got, keys, values = problem.run(built(w))
-    linear = torch.nn.functional.linear
-    normed = rms_norm(problem.x, w.attention_norm, 1e-5)
+    linear, rms_norm = torch.nn.functional.linear, torch.nn.functional.rms_norm
+    normed = rms_norm(problem.x, w.attention_norm.shape, w.attention_norm, 1e-5)
     queries = rotate_in_place(linear(normed, w.query).view(TOKENS, HEADS, SIZE), problem.cos, problem.sin)
     all_keys, all_values = (torch.cat(pair) for pair in zip(problem.cached, (keys, values), strict=True))
     attended = tree_attention(queries, all_keys, all_values, SEGMENTS, backend="cpu").flatten(1)
     x = problem.x + linear(attended, w.out)
-    normed = rms_norm(x, w.feed_forward_norm, 1e-5)
+    normed = rms_norm(x, w.feed_forward_norm.shape, w.feed_forward_norm, 1e-5)
     x = x + linear(gate_in_place(linear(normed, w.gate), linear(normed, w.up), "silu"), w.down)
     assert error(got, x.double()) <= TOLERANCE[torch.float32]
 

@@ -22,19 +22,11 @@ TOLERANCE = 1e-4  # relative
 SHORT = {"complexity_prompt": "hard? {request}\n", "quality_prompt": "{request}\nis answered\n{response}\ngood?\n"}
 
 
-def expected(truth: OneByOne, prompt: str, row: dict[str, str]) -> float:
-    """Softmax over the logits of the six digits, times 1 to 6: here from the whole vocabulary's probabilities."""
-    asked = row["instruction"] + ("\n" + row["input"] if row["input"].strip() else "")
-    chances = truth.next_token(prompt.replace("{request}", asked).replace("{response}", row["output"]))
-    six = np.array([chances[truth.tokenizer.convert_tokens_to_ids(digit)] for digit in "123456"])
-    return float((six / six.sum()) @ np.arange(1, 7))
-
-
 def test_scores_are_products_of_expected_ratings(scorer: instsel.Scorer, truth: OneByOne) -> None:
     rows = example_rows(14)
     found = instsel.deita(scorer, rows, **SHORT)
-    complexity = [expected(truth, SHORT["complexity_prompt"], row) for row in rows]
-    quality = [expected(truth, SHORT["quality_prompt"], row) for row in rows]
+    complexity = [truth.expected_rating(SHORT["complexity_prompt"], row) for row in rows]
+    quality = [truth.expected_rating(SHORT["quality_prompt"], row) for row in rows]
     np.testing.assert_allclose(found.complexity, complexity, rtol=TOLERANCE)
     np.testing.assert_allclose(found.quality, quality, rtol=TOLERANCE)
     np.testing.assert_allclose(found.score, np.multiply(complexity, quality), rtol=TOLERANCE)
@@ -48,8 +40,8 @@ def test_scores_are_products_of_expected_ratings(scorer: instsel.Scorer, truth: 
 def test_its_own_prompts_are_the_default(scorer: instsel.Scorer, truth: OneByOne) -> None:
     row = {"instruction": "the thing", "input": "in a", "output": "king"}
     found = instsel.deita(scorer, [row, {**row, "output": "sing a thing"}])
-    assert found.complexity[0] == pytest.approx(expected(truth, RATING_PROMPT, row), rel=TOLERANCE)
-    assert found.quality[0] == pytest.approx(expected(truth, QUALITY_PROMPT, row), rel=TOLERANCE)
+    assert found.complexity[0] == pytest.approx(truth.expected_rating(RATING_PROMPT, row), rel=TOLERANCE)
+    assert found.quality[0] == pytest.approx(truth.expected_rating(QUALITY_PROMPT, row), rel=TOLERANCE)
     assert found.complexity[0] == pytest.approx(found.complexity[1], rel=1e-5), "the answer is not in its prompt"
     assert abs(found.quality[0] / found.quality[1] - 1) > 5 * TOLERANCE, "but in this one"
 

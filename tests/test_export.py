@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from row_tables import loaded
 from tiny_model import load_models_once, tiny_model_folder, write_alpaca
 
 import instsel
@@ -28,11 +29,6 @@ TURNS = [
 ]
 PAIRS = [{"prompt": f"say {i}", "chosen": f"thing {i}", "rejected": "no"} for i in range(6)]
 ROWS = {"single": SINGLE, "turns": TURNS, "pairs": PAIRS}
-
-
-def loaded(path: Path) -> list:
-    text = path.read_text(encoding="utf-8")
-    return json.loads(text) if path.suffix == ".json" else [json.loads(line) for line in text.splitlines()]
 
 
 @pytest.mark.parametrize("to", TRAINERS)

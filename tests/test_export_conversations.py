@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from row_tables import loaded
 from tiny_model import tiny_model_folder
 from transformers import AutoTokenizer
 
@@ -49,11 +50,6 @@ AT_ONCE = {  # ms-swift's files hold a turn for each call
     ],
     "tools": TOOLS,
 }  # fmt: skip
-
-
-def loaded(path: Path) -> list[dict[str, Any]]:
-    text = path.read_text(encoding="utf-8")
-    return json.loads(text) if path.suffix == ".json" else [json.loads(line) for line in text.splitlines()]
 
 
 def turns_in(row: dict[str, Any]) -> list[dict[str, Any]]:

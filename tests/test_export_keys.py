@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from row_tables import loaded
 from tiny_model import tiny_model_folder
 
 from instsel.cli import main
@@ -32,11 +33,6 @@ POOL: list[dict[str, Any]] = [
     ], "tools": [tool("find", text={"type": "string"})], "chat_template_kwargs": {"x": True}},
     {"id": 2, "messages": [{"role": "user", "content": "no"}, {"role": "assistant", "content": "the thing"}]},
 ]  # fmt: skip
-
-
-def loaded(path: Path) -> list[dict[str, Any]]:
-    text = path.read_text(encoding="utf-8")
-    return json.loads(text) if path.suffix == ".json" else [json.loads(line) for line in text.splitlines()]
 
 
 @pytest.mark.parametrize("ending", ["parquet", "jsonl"])

@@ -67,7 +67,7 @@ def test_an_export_that_was_stopped_is_made_again(tmp_path: Path, monkeypatch: p
     from instsel.export import written_files
 
     written: list[str] = []
-    real = written_files._write
+    real = written_files.write_text
 
     def stops(path: Path, text: str) -> None:
         if len(written) == 2:
@@ -76,7 +76,7 @@ def test_an_export_that_was_stopped_is_made_again(tmp_path: Path, monkeypatch: p
         real(path, text)
 
     with monkeypatch.context() as patch:
-        patch.setattr(written_files, "_write", stops)
+        patch.setattr(written_files, "write_text", stops)
         with pytest.raises(KeyboardInterrupt):
             export(OTHERS, "axolotl", tmp_path, overwrite=True)
     assert written == [RECORD, "instsel.jsonl"]

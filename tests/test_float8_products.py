@@ -86,7 +86,6 @@ def test_products_of_the_same_rows_round_them_once(monkeypatch: pytest.MonkeyPat
     plain = GpuProduct(weights[0])
     mixed = product_rows([plain, products[1]], x)
     assert torch.equal(mixed[0], plain.rows(x)) and torch.equal(mixed[1], wanted[1])
-    assert products[0].num_bytes == 48 * 64 + 48 * 4
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5RMSNormGated
 
 import instsel
 from instsel.engine.model_checks import ScoringWarning
-from instsel.kernels.layer_operations import has_bfloat16_products
+from instsel.kernels.native_arrays import has_bfloat16_products
 from instsel.layers import fused_layers
-from instsel.layers.fused_modules import find_norm, norm_forward
+from instsel.layers.fused_norms import find_norm, norm_forward
 from instsel.layers.replica import Replica
 
 pytestmark = pytest.mark.usefixtures("two_threads")

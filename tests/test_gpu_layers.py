@@ -22,7 +22,8 @@ from instsel.layers import fused_modules
 from instsel.layers.attention import PackState, running
 from instsel.layers.attention_parts import AttentionParts
 from instsel.layers.feed_forward_parts import FeedForwardParts
-from instsel.layers.fused_modules import KnownNorm, find_norm, gpu_norm_forward, nearly_equal
+from instsel.layers.fused_modules import nearly_equal
+from instsel.layers.fused_norms import KnownNorm, find_norm, gpu_norm_forward
 from instsel.layers.gpu_layers import gpu_forward
 from instsel.layers.whole_layers import OwnCall
 

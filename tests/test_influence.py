@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from example_rows import example_rows
+from example_rows import drawn_probes, example_rows
 from one_by_one import OneByOne, plain
 from slices import slice_of
 from tiny_model import CONTEXT, tiny_model_folder
@@ -34,12 +34,6 @@ def by_loop(
         counted = [term for gain, term in terms if rule == "paper" or gain > 0]
         out.append(float(np.mean(counted)) if counted else 0.0 if terms else float("nan"))
     return out
-
-
-def drawn_probes(count: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    others = (np.arange(count)[:, None] + rng.integers(1, count, (count, width))) % count  # never the row itself
-    return others, rng.uniform(-1, 1, (count, width))
 
 
 def test_as_one_forward_a_pair(scorer: instsel.Scorer, truth: OneByOne) -> None:

@@ -168,6 +168,15 @@ SIZES: dict[str, Any] = {
 CONFIGS = [OlmoeConfig(**SIZES, num_experts=4), GptOssConfig(**SIZES, head_dim=16, num_local_experts=4)]
 
 
+def assert_near_own(experts: Any, known: KnownExperts) -> None:
+    """The kernel gives what the module's own code gives for random rows."""
+    x = torch.randn(50, 64).bfloat16()
+    weights, chosen = torch.randn(50, 4).softmax(-1).bfloat16().topk(2)
+    with torch.no_grad():
+        own, ours = experts(x, chosen, weights), experts_forward(experts, known)(x, chosen, weights)
+    assert (own.float() - ours.float()).norm() <= 0.02 * own.float().norm()
+
+
 @pytest.mark.parametrize("config", CONFIGS, ids=["olmoe", "gpt_oss"])
 def test_experts_of_families(config: Any) -> None:
     torch.manual_seed(0)
@@ -179,11 +188,7 @@ def test_experts_of_families(config: Any) -> None:
     assert (known.outputs_last, known.in_turns) == (is_gpt_oss, is_gpt_oss)
     for parameter in experts.parameters():
         nn.init.normal_(parameter, std=0.3)
-    x = torch.randn(50, 64).bfloat16()
-    weights, chosen = torch.randn(50, 4).softmax(-1).bfloat16().topk(2)
-    with torch.no_grad():
-        own, ours = experts(x, chosen, weights), experts_forward(experts, known)(x, chosen, weights)
-    assert (own.float() - ours.float()).norm() <= 0.02 * own.float().norm()
+    assert_near_own(experts, known)
     # As a scorer runs them.
     loaded = instsel.Scorer(model).model
     assert loaded.fused_layers is not None
@@ -203,11 +208,7 @@ def test_a_limit_of_activations_is_found_however_large(limit: float) -> None:
     nn.init.normal_(experts.down_proj, std=0.1)
     known = find_experts(experts)
     assert known is not None
-    x = torch.randn(50, 64).bfloat16()
-    weights, chosen = torch.randn(50, 4).softmax(-1).bfloat16().topk(2)
-    with torch.no_grad():
-        own, ours = experts(x, chosen, weights), experts_forward(experts, known)(x, chosen, weights)
-    assert (own.float() - ours.float()).norm() <= 0.02 * own.float().norm()
+    assert_near_own(experts, known)
 
 
 def test_experts_of_another_kind_run_their_own_code_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,15 +11,8 @@ import torch
 from torch import Tensor
 
 from instsel.kernels.layer_norms import Norm
-from instsel.kernels.layer_operations import (
-    add_linear,
-    can_multiply,
-    gate_in_place,
-    gated_linear,
-    linear,
-    rms_norm,
-    rotate_in_place,
-)
+from instsel.kernels.layer_operations import can_multiply, gate_in_place, gated_linear, linear, rotate_in_place
+from instsel.kernels.layer_products import Bfloat16Product, Rows
 from instsel.kernels.native_arrays import Machine, array_of
 
 pytestmark = pytest.mark.usefixtures("two_threads")
@@ -37,6 +30,12 @@ def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
 def bfloat16_products(request: pytest.FixtureRequest) -> Iterator[str]:
     with instruction_sets.forced(request.param) as name:
         yield name
+
+
+def rms_norm(x: Tensor, weight: Tensor, offset: float = 0.0) -> Tensor:
+    out = torch.empty_like(x)
+    Norm.of(weight, offset, 1e-5).into(array_of(x), array_of(out), Machine.now())
+    return out
 
 
 def within_rounding(got: Tensor, exact: Tensor) -> bool:
@@ -60,7 +59,7 @@ def test_norm_is_the_formula(rows: int, columns: int, dtype: torch.dtype, instru
     before = x.clone()
     for offset in (0.0, 1.0):
         exact = x.double() * (x.double().pow(2).mean(-1, keepdim=True) + 1e-5).rsqrt() * (weight.double() + offset)
-        assert within_rounding(rms_norm(x, weight, 1e-5, weight_offset=offset), exact)
+        assert within_rounding(rms_norm(x, weight, offset), exact)
     assert torch.equal(x, before)
 
 
@@ -153,9 +152,8 @@ def test_linear_is_the_formula(rows: int, outputs: int, depth: int) -> None:
         assert ((got.double() - exact).abs() <= torch.finfo(torch.bfloat16).eps * exact.abs() + error).all()
     total = random(rows, outputs, dtype=torch.bfloat16, scale=100.0)
     exact = product + total.double()
-    got = add_linear(x, weight, total)
-    assert got is total
-    assert ((got.double() - exact).abs() <= torch.finfo(torch.bfloat16).eps * (exact.abs() + error) + error).all()
+    Bfloat16Product(weight).add_to(Rows.of(x), Rows.of(total), Machine.now())
+    assert ((total.double() - exact).abs() <= torch.finfo(torch.bfloat16).eps * (exact.abs() + error) + error).all()
 
 
 @pytest.mark.usefixtures("bfloat16_products")
@@ -222,12 +220,12 @@ def test_the_bound_sees_another_formula() -> None:
     """Negative control: a norm that forgets its epsilon, or adds the update after, is not within rounding."""
     x, weight = random(4, 300, dtype=torch.float32, scale=1e-2), random(300, dtype=torch.float32)
     without = x.double() * x.double().pow(2).mean(-1, keepdim=True).rsqrt() * weight.double()
-    assert not within_rounding(rms_norm(x, weight, 1e-5), without)
+    assert not within_rounding(rms_norm(x, weight), without)
 
 
 def test_what_is_not_finite_stays_so(instruction_set: str) -> None:
     x = torch.tensor([[1.0, float("nan")], [1.0, 2.0]])
-    out = rms_norm(x, torch.ones(2), 1e-5)
+    out = rms_norm(x, torch.ones(2))
     assert out[0].isnan().all() and out[1].isfinite().all()
     gate = torch.tensor([[float("nan"), float("inf")]])
     assert gate_in_place(gate, torch.ones(1, 2), "silu").tolist()[0][1] == float("inf")
@@ -241,9 +239,9 @@ def test_what_is_not_finite_stays_so(instruction_set: str) -> None:
 def test_wrong_arrays_are_refused() -> None:
     x = torch.ones(2, 4)
     with pytest.raises(ValueError, match="weight"):
-        rms_norm(x, torch.ones(3), 1e-5)
+        rms_norm(x, torch.ones(3))
     with pytest.raises(ValueError, match="contiguous"):
-        rms_norm(torch.ones(4, 2).T, torch.ones(4), 1e-5)
+        rms_norm(torch.ones(4, 2).T, torch.ones(4))
     with pytest.raises(ValueError, match="up"):
         gate_in_place(x, torch.ones(2, 3), "silu")
     with pytest.raises(ValueError, match="activation"):

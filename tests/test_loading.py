@@ -18,7 +18,7 @@ from tiny_model import tiny_model_folder
 import instsel
 from instsel.engine.model_checks import ScoringWarning
 from instsel.engine.scoring import plan_batch
-from instsel.kernels.layer_operations import has_bfloat16_products
+from instsel.kernels.native_arrays import has_bfloat16_products
 from instsel.runs.fingerprints import model_fingerprint
 
 PAIRS = [([5, 6, 7], [8, 9]), ([5, 6], [10]), ([5, 6, 7], [9])]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +10,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from example_rows import example_rows
+from interrupted_run import interrupted_then_continued
 from one_by_one import OneByOne, plain
-from run_process import command_server
 from tiny_model import CONTEXT, load_models_once, tiny_model_folder, write_alpaca
 from transformers import AutoTokenizer
 
@@ -130,7 +128,7 @@ def test_the_command_writes_what_the_function_gives(
         ("found", [], {}),
         ("given", ["--neighbors", tmp_path / "neighbors.npy"], {"neighbors": np.roll(np.arange(50), 7)}),
     ):
-        assert main(command(rows, tmp_path / output, "--shard-rows", 16, *flags)) == 0
+        interrupted_then_continued(command(rows, tmp_path / output, "--shard-rows", 16, *flags))
         want, table = miwv(scorer, held, **options), pq.read_table(tmp_path / output / "scores.parquet")
         score = [np.nan if x is None else x for x in table.column("score").to_pylist()]
         np.testing.assert_allclose(score, want.score, atol=2e-5)
@@ -138,24 +136,6 @@ def test_the_command_writes_what_the_function_gives(
         assert table.column("status").to_pylist() == want.status.tolist() and len(set(want.status)) > 1
     assert main(command(rows, tmp_path / "own", "--neighbors", tmp_path / "own.npy")) == 2
     assert "neighbors must be other rows, but row 0 is its own neighbour" in capsys.readouterr().err
-
-
-def test_a_run_that_is_killed_goes_on(tmp_path: Path) -> None:
-    rows = write_alpaca(tmp_path / "rows.jsonl", 120)
-    with command_server(tmp_path) as server:
-        straight, killed = (command(rows, tmp_path / name, "--shard-rows", 6) for name in ("straight", "killed"))
-        assert server.run(straight) == 0, server.errors
-        child = server.start(killed)
-        shards = tmp_path / "killed/shards"
-        server.wait_for(child, lambda: len(list(shards.glob("miwv-*.parquet"))) >= 3)
-        os.kill(child, signal.SIGKILL)
-        assert server.wait() == -signal.SIGKILL
-        before = len(server.computed)
-        assert server.run(killed) == 0, server.errors
-        again = [line for line in server.computed[before:] if line.startswith("miwv ")]
-        assert 0 < len(again) <= 17, "what was whole is kept"
-    want, got = (pq.read_table(tmp_path / name / "scores.parquet") for name in ("straight", "killed"))
-    assert got.equals(want)
 
 
 def test_ties_go_as_the_neighbor_search_says(scorer: instsel.Scorer) -> None:

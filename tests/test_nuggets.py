@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from example_rows import example_rows
+from interrupted_run import interrupted_then_continued
 from one_by_one import OneByOne, plain
-from run_process import command_server
 from tiny_model import CONTEXT, load_models_once, tiny_model_folder, write_alpaca
 
 import instsel
@@ -174,7 +172,8 @@ def test_the_command_writes_what_the_function_gives(
     held = [json.loads(line) for line in rows.read_text().splitlines()]
     anchors = tmp_path / "anchors.jsonl"
     anchors.write_text("".join(json.dumps(row) + "\n" for row in [*ANCHORS, held[6]]))
-    assert main(command(rows, tmp_path / "run", "--anchors", anchors, "--measure", "gain", "--shard-rows", "16")) == 0
+    words = command(rows, tmp_path / "run", "--anchors", anchors, "--measure", "gain", "--shard-rows", 16)
+    interrupted_then_continued(words)
     want = nuggets(scorer, held, [*ANCHORS, held[6]], measure="gain")
     result = tmp_path / "run/scores.parquet"
     np.testing.assert_allclose(numbers(result, "score"), want.score, atol=2e-5)
@@ -189,7 +188,7 @@ def test_the_command_writes_what_the_function_gives(
     assert main(command(rows, tmp_path / "chosen", "--num-anchors", 3)) == 0
     np.testing.assert_allclose(numbers(tmp_path / "chosen/scores.parquet", "score"), chosen.score, atol=2e-5)
     anchors.write_text("".join(json.dumps(row) + "\n" for row in ANCHORS))
-    assert main(command(rows, tmp_path / "run", "--anchors", anchors, "--measure", "gain", "--shard-rows", "16")) == 2
+    assert main(words) == 2
     assert "anchors" in capsys.readouterr().err, "other anchors are another run"
 
 
@@ -227,23 +226,3 @@ def test_the_plan_counts_what_the_run_forwards(
     assert stats["tokens_forwarded"] <= forwarded <= 1.1 * stats["tokens_forwarded"], (
         "but for anchors without an answer"
     )
-
-
-def test_a_run_that_is_killed_goes_on(tmp_path: Path) -> None:
-    rows, anchors = write_alpaca(tmp_path / "rows.jsonl", 60), write_alpaca(tmp_path / "anchors.jsonl", 6, first=100)
-    with command_server(tmp_path) as server:
-        straight = command(rows, tmp_path / "straight", "--anchors", anchors, "--shard-rows", 4)
-        killed = command(rows, tmp_path / "killed", "--anchors", anchors, "--shard-rows", 4)
-        assert server.run(straight) == 0, server.errors
-        child = server.start(killed)
-        shards = tmp_path / "killed/shards"
-        server.wait_for(child, lambda: len(list(shards.glob("one_shot-*.parquet"))) >= 3)
-        os.kill(child, signal.SIGKILL)
-        assert server.wait() == -signal.SIGKILL
-        assert not (tmp_path / "killed/scores.parquet").exists()
-        before = len(server.computed)
-        assert server.run(killed) == 0, server.errors
-        again = [line for line in server.computed[before:] if line.startswith("one_shot ")]
-        assert 0 < len(again) <= 12, "what was whole is kept"
-    want, got = (pq.read_table(tmp_path / name / "scores.parquet") for name in ("straight", "killed"))
-    assert got.equals(want)

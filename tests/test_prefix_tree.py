@@ -17,9 +17,14 @@ def tree_of(sequences: list[list[int]], **options: object) -> PrefixTree:
     return build_prefix_tree(*concatenate([np.array(s, np.int32) for s in sequences]), **options)  # type: ignore[arg-type]
 
 
+def node_tokens(tree: PrefixTree, node: int) -> list[int]:
+    begin = tree.offsets[tree.source[node]]
+    return tree.tokens[begin + tree.start[node] : begin + tree.end[node]].tolist()
+
+
 def path_tokens(tree: PrefixTree, sequence: int) -> list[int]:
     last = int(tree.terminal[sequence])
-    return [token for node in [*tree.ancestors(last), last] for token in tree.node_tokens(node).tolist()]
+    return [token for node in [*tree.ancestors(last), last] for token in node_tokens(tree, node)]
 
 
 def proper_prefixes(sequences: list[list[int]]) -> set[tuple[int, ...]]:
@@ -53,7 +58,7 @@ def test_nodes_are_in_preorder_and_siblings_differ(sequences: list[list[int]]) -
         assert tree.subtree_tokens()[n] == sum(tree.lengths[m] for m in inside)
         assert tree.start[n] == (0 if tree.parent[n] < 0 else tree.end[tree.parent[n]])
     for siblings in [tree.roots().tolist(), *(tree.children(n) for n in nodes)]:
-        first = [int(tree.node_tokens(n)[0]) for n in siblings]
+        first = [node_tokens(tree, n)[0] for n in siblings]
         assert len(set(first)) == len(first)
 
 
@@ -80,7 +85,7 @@ def test_sequences_that_are_not_chosen_leave_no_tokens(sequences: list[list[int]
 def test_worked_example_of_a_demonstration_with_two_probes() -> None:
     """d1..d4 p1 p2 p3 q1 q2 q3: one copy of the demonstration, no last token of a leaf."""
     tree = tree_of([[1, 2, 3, 4, 11, 12, 13, 14], [1, 2, 3, 4, 21, 22, 23, 24]])
-    assert [tree.node_tokens(n).tolist() for n in range(3)] == [[1, 2, 3, 4], [11, 12, 13], [21, 22, 23]]
+    assert [node_tokens(tree, n) for n in range(3)] == [[1, 2, 3, 4], [11, 12, 13], [21, 22, 23]]
     assert tree.parent.tolist() == [-1, 0, 0]
     assert tree.start.tolist() == [0, 4, 4]
 

@@ -20,17 +20,10 @@ COMPLEXITY, QUALITY = "hard? {request}\n", "{request}\nis answered\n{response}\n
 PROMPTS = {"rating_prompt": COMPLEXITY, "quality_prompt": QUALITY, "num_neighbors": 12, "num_probes": 3}
 
 
-def rating(truth: OneByOne, prompt: str, row: dict[str, str]) -> float:
-    asked = row["instruction"] + ("\n" + row["input"] if row["input"].strip() else "")
-    chances = truth.next_token(prompt.replace("{request}", asked).replace("{response}", row["output"]))
-    six = np.array([chances[truth.tokenizer.convert_tokens_to_ids(digit)] for digit in "123456"])
-    return float((six / six.sum()) @ np.arange(1, 7))
-
-
 def test_probes_are_the_best_rated_of_their_clusters(scorer: instsel.Scorer, truth: OneByOne) -> None:
     rows = example_rows(20)
-    quality = np.array([rating(truth, QUALITY, row) for row in rows])
-    total = quality + [rating(truth, COMPLEXITY, row) for row in rows]
+    quality = np.array([truth.expected_rating(QUALITY, row) for row in rows])
+    total = quality + [truth.expected_rating(COMPLEXITY, row) for row in rows]
     found = {}
     for word, numbers in (("quality", quality), ("compqual", total)):
         found[word] = instsel.wici(scorer, rows, complexity=word, **PROMPTS)

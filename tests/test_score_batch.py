@@ -22,7 +22,7 @@ from random_models import (
 import instsel
 from instsel.engine.results import STATUSES
 from instsel.engine.scoring import plan_batch
-from instsel.kernels.layer_operations import has_bfloat16_products
+from instsel.kernels.native_arrays import has_bfloat16_products
 
 pytestmark = pytest.mark.usefixtures("two_threads")
 

@@ -19,6 +19,7 @@ from kernel_checks import TREE
 from torch import Tensor
 
 from instsel.kernels import TreeSegments, varlen_attention
+from instsel.kernels.attention_kinds import AttentionOptions
 
 SHAPE = (6, 2, 16)
 SINKS = torch.tensor([-30.0, 0.0, 3.0, -3.0, 10.0, 2.5])
@@ -90,9 +91,11 @@ def package(request: Any, monkeypatch: pytest.MonkeyPatch, asked: list[dict[str,
     yield request.param
 
 
-def run(segments: TreeSegments, tensors: tuple[Tensor, Tensor, Tensor], **options: Any) -> Tensor:
-    given = {"scaling": 0.3, "window": None, "softcap": None, "sinks": None, **options}
-    return varlen_attention.tree_attention(*tensors, segments, **given)
+def run(
+    segments: TreeSegments, tensors: tuple[Tensor, Tensor, Tensor], *, find_again: bool = True, **options: Any
+) -> Tensor:
+    asked = AttentionOptions(**{"scaling": 0.3, **options})
+    return varlen_attention.tree_attention(*tensors, segments, asked, find_again=find_again)
 
 
 @pytest.mark.parametrize(
@@ -124,11 +127,11 @@ def test_what_rows_do_not_see_is_left_out(package: str, monkeypatch: pytest.Monk
     """By the kernel that finds results again which are not finite, with all that was asked for."""
     from instsel.kernels import triton_unseen_values
 
-    found: list[dict[str, Any]] = []
+    found: list[AttentionOptions] = []
     monkeypatch.setattr(varlen_attention, "triton_error", lambda device: None)
 
     def leave_out(
-        query: Tensor, key: Tensor, value: Tensor, result: Tensor, segments: TreeSegments, **asked: Any
+        query: Tensor, key: Tensor, value: Tensor, result: Tensor, segments: TreeSegments, asked: AttentionOptions
     ) -> None:
         assert result.is_contiguous() and len(key) == len(value) == len(query) + TREE[2]
         found.append(asked)
@@ -137,7 +140,7 @@ def test_what_rows_do_not_see_is_left_out(package: str, monkeypatch: pytest.Monk
     tensors = tree.tensors(TREE, SHAPE, torch.float32)
     run(TreeSegments.from_lists(TREE[0], TREE[1]), tensors, window=9, sinks=SINKS)
     run(TreeSegments.from_lists(TREE[0], TREE[1]), tensors, find_again=False)
-    assert found == [{"scaling": 0.3, "window": 9, "softcap": None, "sinks": SINKS}]
+    assert found == [AttentionOptions(scaling=0.3, window=9, sinks=SINKS)]
 
 
 def test_a_plan_is_of_its_device() -> None:

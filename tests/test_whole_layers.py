@@ -17,9 +17,9 @@ import instsel
 from instsel.engine.model_checks import ScoringWarning
 from instsel.engine.model_session import ModelSession
 from instsel.kernels import layer_attention, layer_memory
+from instsel.kernels.attention_kinds import AttentionOptions
 from instsel.kernels.decoder_layer import DecoderLayer
 from instsel.layers import whole_layers
-from instsel.layers.attention import AttentionCall
 from instsel.layers.attention_parts import AttentionParts
 
 pytestmark = pytest.mark.usefixtures("two_threads")
@@ -33,10 +33,11 @@ def products_by_mkl(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INSTSEL_FLOAT_PRODUCT", "mkl")
 
 
-def calls_found(model: torch.nn.Module) -> list[AttentionCall]:
+def calls_found(model: torch.nn.Module) -> list[AttentionOptions]:
     """What attention is asked for by the layers that are nothing but kernels."""
-    found = [parts for parts in find_layers(model).whole.values() if parts.only_kernels]
-    return [part.call for parts in found for _, part in parts.parts if isinstance(part, AttentionParts)]
+    found = [[part for _, part in layer.parts] for layer in find_layers(model).whole.values()]
+    found = [parts for parts in found if not any(isinstance(part, whole_layers.OwnCall) for part in parts)]
+    return [part.call for parts in found for part in parts if isinstance(part, AttentionParts)]
 
 
 def requests(seed: int = 7) -> list[tuple[list[int], list[int]]]:
@@ -85,7 +86,7 @@ def test_what_is_found_and_its_scores(
     name: str, more: dict[str, Any], expected: list[tuple[Any, ...]], runs: list[int]
 ) -> None:
     model, pairs = build(name, **more), requests()
-    assert Counter(calls_found(model)) == Counter(AttentionCall(*call) for call in expected)
+    assert Counter(calls_found(model)) == Counter(AttentionOptions(*call) for call in expected)
     want = means_one_by_one(model, pairs, float64=False)
     for budget in (4096, 48):  # with keys and values that are kept, too
         scorer = instsel.Scorer(model, device="cpu", dtype="float32", max_batch_tokens=budget)
@@ -186,7 +187,12 @@ def test_a_fault_of_the_whole_layer_is_found_when_the_model_is_loaded(
     """Negative control of the checks: the parts are put to use instead, which is said, and scores are right."""
     if fault == "attention":
         attend = layer_attention.attend
-        monkeypatch.setattr(layer_attention, "attend", lambda *given: attend(*given[:5], 1.1 * given[5], *given[6:]))
+
+        def attend_otherwise(*given: Any) -> None:
+            *tensors, options, machine = given
+            attend(*tensors, options._replace(scaling=1.1 * options.scaling), machine)
+
+        monkeypatch.setattr(layer_attention, "attend", attend_otherwise)
     elif fault == "rotary":
         monkeypatch.setattr(
             layer_memory.LayerMemory,

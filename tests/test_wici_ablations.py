@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from example_rows import example_rows
+from example_rows import drawn_probes, example_rows
 from one_by_one import OneByOne, plain
 from tiny_model import load_models_once, tiny_model_folder, write_alpaca
 
@@ -21,12 +21,6 @@ from instsel.methods.wici import wici
 from instsel.neighbors.nearest import nearest_neighbors
 
 TOLERANCE = 1e-4
-
-
-def drawn_probes(count: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    others = (np.arange(count)[:, None] + rng.integers(1, count, (count, width))) % count  # never the row itself
-    return others, rng.uniform(-1, 1, (count, width))
 
 
 def test_gain_is_the_rise_of_the_probes_log_probability(scorer: instsel.Scorer, truth: OneByOne) -> None:

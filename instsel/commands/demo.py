@@ -20,6 +20,6 @@ def add_parser(commands: Subcommands) -> None:
 
 def run(args: argparse.Namespace, interrupts: object) -> int:
     """Run the demonstration."""
-    from instsel.demo import run_demo
+    from instsel.demo.run import run_demo
 
-    return int(run_demo(args.output, quiet=args.quiet, seed=args.seed))
+    return run_demo(args.output, quiet=args.quiet, seed=args.seed)

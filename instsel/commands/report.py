@@ -42,7 +42,7 @@ def check_page(output: Path) -> None:
 def run(args: argparse.Namespace, interrupts: object) -> int:
     """Write the page."""
     from instsel.report import build_page, read_report
-    from instsel.runs.durable_files import durable_file, remove_unfinished
+    from instsel.runs.durable_files import remove_unfinished, write_text
 
     output = args.output or args.folders[0] / PAGE
     check_page(output)
@@ -52,8 +52,7 @@ def run(args: argparse.Namespace, interrupts: object) -> int:
     page = build_page(report, title=args.title)
     try:
         remove_unfinished(output.parent)
-        with durable_file(output.parent, output.name) as file:
-            file.write(page.encode())
+        write_text(output, page)
     except OSError as error:
         raise ValueError(f"--output {output} cannot be written: {error.strerror or error}") from error
     if not args.quiet:

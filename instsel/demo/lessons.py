@@ -13,7 +13,7 @@ import numpy as np
 
 from instsel.demo.generator import Row, make_held_out_rows
 from instsel.demo.tuning import HeldOut, encode_rows, held_out, product_attention, tune
-from instsel.runs.durable_files import durable_file
+from instsel.runs.durable_files import write_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -104,8 +104,7 @@ def learn(
             clean = float(np.mean([pool[row]["truth"] in ("clean", "duplicate") for row in rows]))
             tuned.append(Lesson(name, budget, len(rows), clean, after.loss, after.exact))
     lessons = Lessons(held_out(untuned(), unseen), tuple(tuned))
-    with durable_file(output, path.name) as file:
-        file.write(f"{json.dumps(asdict(lessons), indent=1)}\n".encode())
+    write_text(path, f"{json.dumps(asdict(lessons), indent=1)}\n")
     return lessons
 
 

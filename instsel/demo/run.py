@@ -16,7 +16,7 @@ from instsel.demo.lessons import BUDGETS, PROCEDURES, RANDOM, folder_of, learn
 from instsel.demo.report import correlation_text, page, picture, read_demo_report
 from instsel.engine.processors import sharing_processors
 from instsel.runner.method_run import run_method
-from instsel.runs.durable_files import TEMPORARY, durable_file
+from instsel.runs.durable_files import TEMPORARY, write_text
 from instsel.runs.run_files import PAGE, is_page
 from instsel.selection.folder_selection import select_into_folder
 from instsel.selection.selection_configuration import SelectionConfiguration
@@ -60,8 +60,8 @@ def run_demo(output: Path, *, quiet: bool, seed: int, size: int = POOL) -> int:
         lessons = learn(MODEL_FOLDER, output, rows, seed, say, quiet=quiet)
     findings, report = read_findings(output, seed, lessons), read_demo_report(output)
     seconds = time.perf_counter() - started
-    _write(output / PAGE, page(findings, report, seconds))
-    _write(output / "picture.svg", picture(findings))
+    write_text(output / PAGE, page(findings, report, seconds))
+    write_text(output / "picture.svg", picture(findings))
     if not quiet:
         print_findings(findings, seconds, print)
         print(f"\nthe whole story: {output / 'report.html'}")
@@ -83,12 +83,7 @@ def _prepare(output: Path, seed: int, size: int) -> None:
             raise ValueError(f"--output {output} holds the demo of another seed or version: name another folder")
     output.mkdir(parents=True, exist_ok=True)
     for name in [name for name in texts if name not in found]:
-        _write(output / name, texts[name])
-
-
-def _write(path: Path, text: str) -> None:
-    with durable_file(path.parent, path.name) as file:
-        file.write(text.encode())
+        write_text(output / name, texts[name])
 
 
 def print_findings(findings: Findings, seconds: float, say: Callable[[str], None]) -> None:

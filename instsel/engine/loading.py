@@ -26,7 +26,7 @@ from instsel.engine.tokenizer_checks import check_tokenizer, missing_files
 from instsel.engine.wrapped_models import UnwrappedModel, unwrap
 from instsel.error_text import first_line
 from instsel.hub import cache_alone_if_out_of_reach
-from instsel.kernels.layer_operations import has_bfloat16_products
+from instsel.kernels.native_arrays import has_bfloat16_products
 
 _SPARE_BYTES = 1 << 30  # for activations, beside the weights
 

@@ -101,17 +101,17 @@ class Scorer:
         layer_products: str = "auto",
     ) -> None:
         self.source = ModelSource.checked(
-            model,
-            tokenizer,
-            device,
-            dtype,
-            backend,
-            revision,
-            trust_remote_code,
-            device_map,
-            context_length,
-            allow_unused_weights,
-            layer_products,
+            model=model,
+            tokenizer=tokenizer,
+            device=device,
+            dtype=dtype,
+            backend=backend,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            device_map=device_map,
+            context_length=context_length,
+            allow_unused_weights=allow_unused_weights,
+            layer_products=layer_products,
         )
         if max_batch_tokens != "auto" and (
             isinstance(max_batch_tokens, bool) or not isinstance(max_batch_tokens, int) or max_batch_tokens < 1

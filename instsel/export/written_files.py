@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from instsel.runs.durable_files import digest_file, durable_file, remove_unfinished
+from instsel.runs.durable_files import digest_file, remove_unfinished, write_text
 from instsel.runs.regular_files import read_json
 
 RECORD = ".instsel-export.json"
@@ -41,20 +41,15 @@ def write_files(texts: Mapping[Path, str]) -> None:
         kept = [digest for digest in before if digest in recorded.get(path.name, [])]
         recorded[path.name] = [*kept, hashlib.sha256(text.encode()).hexdigest()]
     remove_unfinished(folder)
-    _write(folder / RECORD, json.dumps(recorded, indent=1))
+    write_text(folder / RECORD, json.dumps(recorded, indent=1))
     for path, text in texts.items():
-        _write(path, text)
+        write_text(path, text)
 
 
 def others_of(folder: Path, written: Sequence[Path]) -> list[Path]:
     """What exports wrote into a folder before one that wrote `written`, as far as it is still there."""
     names = set(_recorded(folder)) - {path.name for path in written}
     return sorted(folder / name for name in names if (folder / name).is_file())
-
-
-def _write(path: Path, text: str) -> None:
-    with durable_file(path.parent, path.name) as file:
-        file.write(text.encode())
 
 
 def _recorded(folder: Path) -> dict[str, list[str]]:

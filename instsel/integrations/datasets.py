@@ -12,6 +12,7 @@ from instsel.methods.definition import Method
 from instsel.methods.in_memory import run_in_memory
 from instsel.methods.registry import find_methods
 from instsel.optional_packages import need_package
+from instsel.parallel.moved_scorer import moved
 from instsel.parallel.pool import Pool
 from instsel.records.table_batches import columns_of, with_columns
 from instsel.runs.column_names import allot_names
@@ -50,24 +51,16 @@ class Scores:
 
     def __getstate__(self) -> dict[str, object]:
         """What decides the numbers and nothing else: by it `datasets` knows a map that it has made before."""
-        source = self.scorer.source
-        options = {
-            "tokenizer": source.tokenizer,
-            "device": source.device,
-            "dtype": source.dtype_name,
-            "backend": source.backend,
-            "max_batch_tokens": self.scorer.max_batch_tokens,
-            "revision": source.revision,
-            "trust_remote_code": source.trust_remote_code,
-            "context_length": source.context_length,
-            "allow_unused_weights": source.allow_unused_weights,
-            "layer_products": source.layer_products,
-        }
-        model = source.model if isinstance(source.model, str) else None
-        return {"model": model, "options": options, "digest": self.digest, "name": self.name, **_state(self.parameters)}
+        scorer: Any = self.scorer  # of a pool, too, the settings of a scorer
+        options = moved(scorer)
+        if not isinstance(options["model"], str):
+            options["model"] = None
+        parameters = sorted(self.parameters.items())
+        return {"options": options, "digest": self.digest, "name": self.name, "parameters": parameters}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        scorer: Any = Scorer(state["model"], **state["options"]) if state["model"] is not None else None
+        options = state["options"]
+        scorer: Any = None if options["model"] is None else Scorer(**options)
         self.__init__(scorer, state["name"], dict(state["parameters"]), state["digest"])  # type: ignore[misc]
 
 
@@ -95,10 +88,6 @@ def score(scorer: Scorer | Pool | str | os.PathLike[str], method: str = "perplex
 
 def _by_row(method: Method) -> bool:
     return not any(stage.whole or stage.reads_whole or stage.needs for stage in method.stages)
-
-
-def _state(parameters: Mapping[str, object]) -> dict[str, object]:
-    return {"parameters": sorted(parameters.items())}
 
 
 def _digest(scorer: Scorer | Pool) -> str:

@@ -6,13 +6,14 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import AttentionInterface, PreTrainedModel
 
 from instsel.kernels import TreeSegments, tree_attention
+from instsel.kernels.attention_kinds import AttentionOptions
 from instsel.kernels.decoder_layer import DecoderLayer
 from instsel.kernels.layer_memory import LayerMemory, LayerShape, Storage
 
@@ -32,15 +33,6 @@ RotaryTables = tuple[Tensor, Tensor]  # cosines and sines
 
 class UnsupportedAttentionError(ValueError):
     """The model asks for something that attention over a packed tree cannot give."""
-
-
-class AttentionCall(NamedTuple):
-    """What a layer asks of attention beside its queries, keys and values."""
-
-    scaling: float
-    window: int | None
-    softcap: float | None
-    sinks: Tensor | None = None
 
 
 class PackStoppedError(RuntimeError):
@@ -70,7 +62,7 @@ class PackState:
     places: dict[int, int] = field(default_factory=dict)  # in the pack, of kept nodes that later packs go on from
     layers: int = 0  # calls of attention, convolutions and recurrences so far, which is the index of what they keep
     recurrences: int = 0  # those of them that are no attention
-    calls: list[AttentionCall] = field(default_factory=list)  # what the model's own layers asked for
+    calls: list[AttentionOptions] = field(default_factory=list)  # what the model's own layers asked for
     workspace: Workspace = field(default_factory=Workspace)
     memories: dict[LayerShape, LayerMemory] = field(default_factory=dict)  # in the workspace's storage
     arguments: Mapping[str, object] = field(default_factory=dict)  # of the whole layer that is running
@@ -211,7 +203,7 @@ def _forward(
         keys = torch.cat([*(k for k, _ in layer), keys])
         values = torch.cat([*(v for _, v in layer), values])
     state.layers += 1
-    state.calls.append(AttentionCall(scaling or head_size**-0.5, sliding_window, softcap, s_aux))
+    state.calls.append(AttentionOptions(scaling or head_size**-0.5, sliding_window, softcap, s_aux))
     out = tree_attention(
         queries,
         keys,

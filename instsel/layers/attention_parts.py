@@ -7,12 +7,11 @@ from typing import NamedTuple
 
 from torch import nn
 
+from instsel.kernels.attention_kinds import AttentionOptions
 from instsel.kernels.gpu_layer import GpuAttention, GpuProjection
 from instsel.kernels.layer_attention import Attention, Projection
-from instsel.kernels.native_arrays import contiguous_array
 from instsel.kernels.rotary_tables import Rotary
-from instsel.layers.attention import AttentionCall
-from instsel.layers.fused_modules import KnownNorm
+from instsel.layers.fused_norms import KnownNorm
 from instsel.layers.weight_columns import Columns, gpu_product
 
 
@@ -45,12 +44,11 @@ class AttentionParts(NamedTuple):
     head_size: int
     rotary: Rotary | None
     wide: bool  # what is turned is rounded but once; on a CPU it always is
-    call: AttentionCall
+    call: AttentionOptions
     sinks: str | None
 
     def on_gpu(self, module: nn.Module) -> GpuAttention:
         """With the weights of a module, on a GPU."""
-        call = self.call
         names = list(dict.fromkeys(c.product for c in (self.query.columns, self.key.columns, self.value)))
         return GpuAttention(
             tuple(gpu_product(module, name) for name in names),
@@ -59,27 +57,24 @@ class AttentionParts(NamedTuple):
             self.value.on_gpu(names),
             gpu_product(module, self.out.product),
             self.head_size,
-            call.scaling,
-            call.window,
-            call.softcap,
-            None if self.sinks is None else module.get_parameter(self.sinks).detach(),
+            self._options(module),
             self.rotary,
             self.wide,
         )
 
     def of(self, module: nn.Module) -> Attention:
         """With the weights of a module."""
-        call = self.call
-        sinks = None if self.sinks is None else contiguous_array(module.get_parameter(self.sinks).detach().float())
         return Attention(
             self.query.of(module),
             self.key.of(module),
             self.value.of(module),
             self.out.of(module),
             self.head_size,
-            call.scaling,
-            call.window,
-            call.softcap,
-            sinks,
+            self._options(module),
             self.rotary,
         )
+
+    def _options(self, module: nn.Module) -> AttentionOptions:
+        if self.sinks is None:
+            return self.call
+        return self.call._replace(sinks=module.get_parameter(self.sinks).detach().float().contiguous())

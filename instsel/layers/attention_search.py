@@ -7,18 +7,19 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from instsel.kernels.attention_kinds import AttentionOptions
 from instsel.kernels.layer_elementwise import rotate_heads
 from instsel.kernels.rotary_tables import Rotary
-from instsel.layers.attention import AttentionCall
 from instsel.layers.attention_parts import AttentionParts, ProjectionParts
 from instsel.layers.attention_trace import TOKENS, AttentionTrace, TracedAttention
-from instsel.layers.fused_modules import KnownNorm, is_usable
+from instsel.layers.fused_modules import is_usable
+from instsel.layers.fused_norms import KnownNorm
 from instsel.layers.layer_flow import ChildCall
 from instsel.layers.weight_columns import Columns
 
 
 def find_attention(
-    attention: nn.Module, call: ChildCall, asked: AttentionCall, norms: Mapping[nn.Module, KnownNorm], backend: str
+    attention: nn.Module, call: ChildCall, asked: AttentionOptions, norms: Mapping[nn.Module, KnownNorm], backend: str
 ) -> AttentionParts | None:
     """None for an attention module with something more, or whose weights the kernels do not take."""
     try:
@@ -32,7 +33,7 @@ class _Search:
         self.traced, self.backend = traced, backend
         self.products, self.norms, self.firsts = traced.products, traced.norms, traced.firsts
 
-    def parts(self, asked: AttentionCall) -> AttentionParts | None:
+    def parts(self, asked: AttentionOptions) -> AttentionParts | None:
         if not all(is_usable(part.weight, self.backend) for part in self.products.values()):
             return None
         where = self.traced.run(numbered=True)
@@ -127,7 +128,7 @@ def _rotaries(columns: int) -> Iterator[Rotary]:
                 yield Rotary(interleaved, order, used)
 
 
-def _holds_others(traced: TracedAttention, asked: AttentionCall) -> bool:
+def _holds_others(traced: TracedAttention, asked: AttentionOptions) -> bool:
     """Whether there are tensors beside those of the known parts, which may do nothing until they are trained."""
     known = {id(traced.attention.get_submodule(name)) for name in (*traced.products, *traced.norms)}
     return any(

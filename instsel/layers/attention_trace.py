@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from instsel.layers.fused_modules import KnownNorm, random_like
+from instsel.layers.fused_modules import random_like
+from instsel.layers.fused_norms import KnownNorm
 from instsel.layers.layer_flow import HIDDEN_ROWS, ChildCall
 from instsel.layers.stand_ins import StandIn, replaced
 

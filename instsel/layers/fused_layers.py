@@ -20,17 +20,14 @@ from instsel.kernels.layer_operations import can_multiply
 from instsel.layers.expert_choice import fixed_choice
 from instsel.layers.fused_experts import KnownExperts, experts_forward, find_experts, why_unknown
 from instsel.layers.fused_modules import (
-    KnownNorm,
     find_activation,
-    find_norm,
     gated_forward,
     gpu_gated_forward,
-    gpu_norm_forward,
     is_hooked,
     is_usable,
     linear_forward,
-    norm_forward,
 )
+from instsel.layers.fused_norms import KnownNorm, find_norm, gpu_norm_forward, norm_forward
 from instsel.layers.gpu_layers import gives_the_same_on_gpu, gpu_forward, leave_sums, make_gpu_layer
 from instsel.layers.layer_records import record_layers
 from instsel.layers.replica import Replica

@@ -6,11 +6,13 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 from torch import Tensor, nn
 
-from instsel.layers.attention import AttentionCall, PackState, current_pack
+from instsel.kernels.attention_kinds import AttentionOptions
+from instsel.layers.attention import PackState, current_pack
 
 
 @dataclass(slots=True)
@@ -25,7 +27,7 @@ class LayerRecord:
     gave: Tensor | None = None  # the next ones, as it gave them
     result: Tensor | None = None  # a copy [T, H]
     length: int | None = None  # of the tuple that it gives, whose others are None
-    calls: list[AttentionCall] = field(default_factory=list)  # what it asked of attention
+    calls: list[AttentionOptions] = field(default_factory=list)  # what it asked of attention
     lengths: dict[str, int] = field(default_factory=dict)  # of the tuples that some of its children give
 
     @property
@@ -83,17 +85,13 @@ def record_layers(
 
     forwards: list[tuple[nn.Module, Callable[..., object]]] = []
     for layer in layers:
-        forwards.append((layer, _bound(layer_forward, layer)))
+        forwards.append((layer, partial(layer_forward, layer)))
         for name, child in named_parts(layer):
-            forwards.append((child, _bound(child_forward, layer, name, cast(Any, child).forward)))
-    forwards += [(other, _bound(other_forward, cast(Any, other).forward)) for other in others]
+            forwards.append((child, partial(child_forward, layer, name, cast(Any, child).forward)))
+    forwards += [(other, partial(other_forward, cast(Any, other).forward)) for other in others]
     with _other_forwards(forwards):
         run()
     return {layer: record for layer, record in records.items() if record.result is not None}, given_to_others
-
-
-def _bound(function: Callable[..., object], *first: object) -> Callable[..., object]:
-    return lambda *given, **more: function(*first, *given, **more)
 
 
 @contextmanager

@@ -16,7 +16,8 @@ from instsel.layers.attention import PackState, PackStoppedError, current_pack, 
 from instsel.layers.attention_parts import AttentionParts
 from instsel.layers.attention_search import find_attention
 from instsel.layers.feed_forward_parts import FeedForwardParts, find_feed_forward
-from instsel.layers.fused_modules import KnownNorm, nearly_equal
+from instsel.layers.fused_modules import nearly_equal
+from instsel.layers.fused_norms import KnownNorm
 from instsel.layers.layer_flow import HIDDEN_ROWS, ChildCall, find_flow
 from instsel.layers.layer_records import LayerRecord
 from instsel.layers.layer_schedule import PartRun, schedule
@@ -78,11 +79,6 @@ class LayerParts(NamedTuple):
     dtype: torch.dtype
     length: int | None  # of the tuple that it gives
     leaves: bool = False  # its last sum to what reads its rows next, on a GPU
-
-    @property
-    def only_kernels(self) -> bool:
-        """Whether nothing of the model's own is called."""
-        return not any(isinstance(part, OwnCall) for _, part in self.parts)
 
     @property
     def passed(self) -> set[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from instsel.engine.scorer import Scorer
@@ -13,20 +13,8 @@ from instsel.methods.stage_loop import SliceWorkers
 def moved(scorer: Scorer, device: str | None = None) -> dict[str, Any]:
     """The arguments of a scorer with the same settings, on another device where one is named and none is mapped."""
     source = scorer.source if device is None or scorer.source.device_map else replace(scorer.source, device=device)
-    return {
-        "model": source.model,
-        "tokenizer": source.tokenizer,
-        "device": source.device,
-        "dtype": source.dtype or "auto",
-        "backend": source.backend,
-        "max_batch_tokens": scorer.max_batch_tokens,
-        "revision": source.revision,
-        "trust_remote_code": source.trust_remote_code,
-        "device_map": source.device_map,
-        "context_length": source.context_length,
-        "allow_unused_weights": source.allow_unused_weights,
-        "layer_products": source.layer_products,
-    }
+    options = {one.name: getattr(source, one.name) for one in fields(source) if one.name != "divided"}
+    return {**options, "dtype": source.dtype or "auto", "max_batch_tokens": scorer.max_batch_tokens}
 
 
 def check_can_move(scorers: Sequence[object], parameter: str = "scorer") -> None:

@@ -133,10 +133,6 @@ class TaskExecutor:
         """Keep what tasks share; it is unpacked for the first that uses it."""
         self._shared[key] = packed
 
-    def has(self, key: str) -> bool:
-        """Whether it is kept."""
-        return key in self._shared
-
     def forget(self, keys: Iterable[str]) -> None:
         """Let go of what no task will use again."""
         for key in keys:

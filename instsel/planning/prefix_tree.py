@@ -47,11 +47,6 @@ class PrefixTree:
         total = np.concatenate([[0], np.cumsum(self.lengths)])
         return total[self.subtree_end] - total[:-1]
 
-    def node_tokens(self, node: int) -> np.ndarray:
-        """Token ids of one node."""
-        offset = self.offsets[self.source[node]]
-        return self.tokens[offset + self.start[node] : offset + self.end[node]]
-
     def roots(self) -> np.ndarray:
         """Nodes without a parent."""
         return np.flatnonzero(self.parent < 0)

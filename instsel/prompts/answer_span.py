@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from instsel.prompts.chat_messages import TemplateRefusalError, reasoning_of
 from instsel.records.chat import REASONING_KEYS
+from instsel.records.formats import shortened
 from instsel.records.json_types import Message
 
 STAND_IN = "\ue000the answer\ue000"  # a text that templates copy as it is and that data does not hold
@@ -116,11 +117,11 @@ def answer_span(
         start = middle = place  # past an empty block of reasoning, which the template writes and not the row
     else:
         start = middle = _start(render, before, whole, end, name)
-    found, wanted = _without_blanks(whole[middle:end]), _without_blanks(content)
+    found, wanted = without_blanks(whole[middle:end]), without_blanks(content)
     if begins_with_empty_block(text) and not reasoning.strip() and found != wanted:
-        wanted = _without_blanks(text.partition("</think>")[2])  # the template has written a block of its own
+        wanted = without_blanks(text.partition("</think>")[2])  # the template has written a block of its own
     if not (wanted in found if calls else found == wanted):
-        raise TemplateRefusalError(f"{name} changes more than blanks in the answer {_cut(content)}")
+        raise TemplateRefusalError(f"{name} changes more than blanks in the answer {shortened(content, 80)}")
     if any(call["function"]["name"] not in whole[middle:end] for call in calls):
         raise TemplateRefusalError(f"{name} leaves out the calls of tools in the answer")
     return AnswerSpan(whole, start, middle, end)
@@ -178,10 +179,10 @@ def _after(whole: str, first: int, reasoning: str, closing: str) -> int:
 
     Raises TemplateRefusalError where the reasoning is not to be found.
     """
-    wanted = _without_blanks(reasoning)
+    wanted = without_blanks(reasoning)
     at = whole.find(closing, first) if closing else -1
     while at >= 0:
-        if _without_blanks(whole[first:at]) == wanted:
+        if without_blanks(whole[first:at]) == wanted:
             return at + len(closing)
         at = whole.find(closing, at + 1)
     if whole.startswith(reasoning.strip(), first):
@@ -205,9 +206,6 @@ def _common(one: str, other: str) -> int:
     )
 
 
-def _without_blanks(text: str) -> str:
+def without_blanks(text: str) -> str:
+    """All that can be seen of a text."""
     return "".join(text.split())
-
-
-def _cut(text: str) -> str:
-    return repr(text if len(text) <= 80 else text[:77] + "...")

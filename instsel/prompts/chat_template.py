@@ -1,8 +1,5 @@
 """Examples in the wording of a tokenizer's chat template.
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 The template is rendered as text, never as token ids, so that context and answer are tokenised as one text. The context
 is what the template writes before the finished answer: its generation prompt, and what it puts between that and an
 answer without reasoning, such as an empty block for it. The answer is as the template writes it, which may change its
@@ -38,6 +35,7 @@ from instsel.prompts.chat_messages import (
 from instsel.prompts.jinja_rendering import TemplateLimitError, render, source_of
 from instsel.prompts.reached_keys import is_written, reasoning_in
 from instsel.records import Example
+from instsel.records.formats import shortened
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -170,7 +168,8 @@ def _plain_answer(written: _Renderer, given: ChatInput, source: str | None) -> t
         return answer_span(written, given.before, given.answer, _name(source)).parts("keep")
     if answer.split() != text.split():
         raise TemplateRefusalError(
-            f"{_name(source)} changes more than blanks in the answer {_cut(text)}; use template 'plain' or 'alpaca'"
+            f"{_name(source)} changes more than blanks in the answer {shortened(text, 80)}; "
+            "use template 'plain' or 'alpaca'"
         )
     return before, answer
 
@@ -251,7 +250,3 @@ def _name(source: str | None) -> str:
 
 def _encloses(whole: str, before: str, after: str) -> bool:
     return whole.startswith(before) and whole.endswith(after) and len(whole) >= len(before) + len(after)
-
-
-def _cut(text: str) -> str:
-    return repr(text if len(text) <= 80 else text[:77] + "...")

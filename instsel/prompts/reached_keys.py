@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from instsel.prompts.answer_span import reasoning_block
+from instsel.prompts.answer_span import reasoning_block, without_blanks
 from instsel.records import Example
 from instsel.records.chat import REASONING_KEYS, Chat
 from instsel.records.json_types import Message
@@ -19,7 +19,7 @@ def reached_keys(chat: Chat, text: str) -> list[str]:
 
     Of tools and of calls their names are looked for.
     """
-    written = _without_blanks(text)
+    written = without_blanks(text)
     return [key for key in chat.keys if key == "chat_template_kwargs" or _is_in(_values(chat, key), written)]
 
 
@@ -30,7 +30,7 @@ def results_of(chat: Chat) -> list[str]:
 
 
 def _is_in(values: list[str], written: str) -> bool:
-    return bool(values) and all(_without_blanks(value) in written for value in values)
+    return bool(values) and all(without_blanks(value) in written for value in values)
 
 
 def _values(chat: Chat, key: str) -> list[str]:
@@ -65,9 +65,5 @@ def _reasoning(example: Example, with_answer: bool) -> Iterator[str]:
 
 def is_written(reasoning: list[str], text: str) -> bool:
     """Whether all of it is in a text, blanks aside."""
-    written = _without_blanks(text) if reasoning else ""
-    return all(_without_blanks(one) in written for one in reasoning)
-
-
-def _without_blanks(text: str) -> str:
-    return "".join(text.split())
+    written = without_blanks(text) if reasoning else ""
+    return all(without_blanks(one) in written for one in reasoning)

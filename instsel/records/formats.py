@@ -113,9 +113,9 @@ def listed(names: Sequence[str], what: str = "the columns ") -> str:
     return what + (shown or "(none)") + (f" and {len(names) - 20} more" if len(names) > 20 else "")
 
 
-def shortened(text: str) -> str:
+def shortened(text: str, limit: int = 50) -> str:
     """A text in quotes for a message, control characters escaped."""
-    return repr(text if len(text) <= 50 else text[:47] + "...")
+    return repr(text if len(text) <= limit else text[: limit - 3] + "...")
 
 
 def _no_single_format(names: Sequence[str], fits: Sequence[tuple[str, str, tuple[str, ...]]], kind: str) -> str:

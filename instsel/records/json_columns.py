@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -103,22 +104,36 @@ def empty_table(schema: pa.Schema) -> pa.Table:
     return _stored(schema).empty_table().cast(schema)
 
 
+def plain_field(field: pa.Field, *, keep_json: bool = True) -> pa.Field:
+    """A column of a type that every function of Arrow takes and that holds the same values, within lists too.
+
+    Dictionaries become their values: an IPC file allows one, and every batch may bring another. Views of texts become
+    texts: of them Arrow takes no rows. Without `keep_json` extension types, JSON text among them, become what they are
+    stored as.
+    """
+    return field.with_type(_plain_type(field.type, keep_json))
+
+
 def _stored(schema: pa.Schema) -> pa.Schema:
-    return pa.schema([field.with_type(_storage(field.type)) for field in schema])
+    return pa.schema([plain_field(field, keep_json=False) for field in schema])
 
 
-def _storage(kind: pa.DataType) -> pa.DataType:
-    if isinstance(kind, pa.BaseExtensionType):
-        return kind.storage_type
+def _plain_type(kind: pa.DataType, keep_json: bool) -> pa.DataType:
+    plain = partial(plain_field, keep_json=keep_json)
+    if pa.types.is_dictionary(kind):
+        return _plain_type(kind.value_type, keep_json)
     if pa.types.is_struct(kind):
-        return pa.struct([part.with_type(_storage(part.type)) for part in kind])
+        return pa.struct([plain(part) for part in kind])
+    if pa.types.is_map(kind):
+        return pa.map_(plain(kind.key_field), plain(kind.item_field), keys_sorted=kind.keys_sorted)
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(plain(kind.value_field), kind.list_size)
     if pa.types.is_list(kind):
-        return pa.list_(_storage(kind.value_type))
-    return pa.large_list(_storage(kind.value_type)) if pa.types.is_large_list(kind) else without_views(kind)
-
-
-def without_views(kind: pa.DataType) -> pa.DataType:
-    """The type of texts or bytes in place of one of views of them, of which Arrow takes no rows."""
+        return pa.list_(plain(kind.value_field))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(plain(kind.value_field))
+    if isinstance(kind, pa.BaseExtensionType) and not keep_json:
+        return kind.storage_type
     if kind == pa.string_view():
         return pa.large_string()
     return pa.large_binary() if kind == pa.binary_view() else kind

@@ -49,6 +49,12 @@ def durable_file(directory: Path, name: str | Callable[[str], str]) -> Iterator[
     sync_directory(directory)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all, as `durable_file` does; halves of characters become question marks."""
+    with durable_file(path.parent, path.name) as file:
+        file.write(text.encode("utf-8", "replace"))
+
+
 def sync_directory(directory: Path) -> None:
     """Flush a folder's entries, so that a rename in it survives a power cut; some file systems have no such call."""
     with contextlib.suppress(OSError):

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 
 from instsel.error_text import first_line
 from instsel.records.formats import OPTIONAL, listed
-from instsel.records.json_columns import is_json, json_array, json_field, whole_values
+from instsel.records.json_columns import is_json, json_array, json_field, plain_field, whole_values
 from instsel.records.json_rows import ROW_KEYS
-from instsel.runs.row_store import Batch, plain_field
+from instsel.runs.row_store import Batch
 
 # A row says what it is by these; any other may be missing from all rows of a JSON file.
 _TELLING = ROW_KEYS - {column for columns in OPTIONAL.values() for column in columns}

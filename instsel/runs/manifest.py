@@ -9,7 +9,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from instsel.runs.durable_files import durable_file
+from instsel.runs.durable_files import write_text
 from instsel.runs.manifest_shape import Manifest, is_manifest
 from instsel.runs.regular_files import read_json
 from instsel.runs.run_files import MANIFEST
@@ -33,8 +33,7 @@ def read_manifest(folder: Path) -> tuple[Manifest | None, bool]:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest of a run folder, whole or not at all."""
-    with durable_file(folder, MANIFEST) as file:
-        file.write(json.dumps(manifest, indent=2, ensure_ascii=False).encode("utf-8", "replace"))
+    write_text(folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False))
 
 
 def settings_digest(settings: Mapping[str, object]) -> str:

@@ -17,7 +17,7 @@ from typing import BinaryIO, Union
 
 import pyarrow as pa
 
-from instsel.records.json_columns import whole_rows, without_views
+from instsel.records.json_columns import plain_field, whole_rows
 from instsel.records.json_types import JsonMapping, JsonObject
 from instsel.runs.column_types import ColumnTypes
 
@@ -72,31 +72,6 @@ def _arrow_pieces(batches: Iterable[pa.RecordBatch | pa.Table], names: dict[str,
         names.update(dict.fromkeys(schema.names))
         for start in range(0, table.num_rows, BATCH_ROWS):
             yield from table.slice(start, BATCH_ROWS).combine_chunks().to_batches()
-
-
-def plain_field(field: pa.Field) -> pa.Field:
-    """A column of a type that every function of Arrow takes and that holds the same values, within lists too.
-
-    Dictionaries become their values: an IPC file allows one, and every batch may bring another. Views of texts become
-    texts: of them Arrow takes no rows.
-    """
-    return field.with_type(_plain_type(field.type))
-
-
-def _plain_type(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_dictionary(kind):
-        return _plain_type(kind.value_type)
-    if pa.types.is_struct(kind):
-        return pa.struct([plain_field(part) for part in kind])
-    if pa.types.is_map(kind):
-        return pa.map_(plain_field(kind.key_field), plain_field(kind.item_field), keys_sorted=kind.keys_sorted)
-    if pa.types.is_fixed_size_list(kind):
-        return pa.list_(plain_field(kind.value_field), kind.list_size)
-    if pa.types.is_list(kind):
-        return pa.list_(plain_field(kind.value_field))
-    if pa.types.is_large_list(kind):
-        return pa.large_list(plain_field(kind.value_field))
-    return without_views(kind)
 
 
 class RowStore:

@@ -6,7 +6,7 @@ from .faults import REHEARSAL, Fault
 
 HEAD = "tests/interpreted_head.py"
 LINEAR, STATES, PAIRS = "kernels/triton_linear_logprob.py", "kernels/triton_linear_states.py", "kernels/triton_pairs.py"
-ROWS, ROW = "kernels/triton_row_states.py", "kernels/triton_row_logprob.py"
+ROWS, ROW, GIVEN = "kernels/triton_row_states.py", "kernels/triton_row_logprob.py", "kernels/logprobs.py"
 FAR = "tests/test_emulated_kernels.py -k 'beyond_32_bits and 90'"  # the interpreter adds in 64 bits
 LAUNCHED = "tests/test_kernel_launches.py"
 
@@ -22,8 +22,8 @@ FAULTS = [
     of(TILES, "the wide tile in every Triton", " and version_outside(\"triton\", WIDE_ARGMAX_TRITON) is None", "", LAUNCHED),
     of(TILES, "the wide tile with a cap", "plain = not transformed and size", "plain = size", LAUNCHED),
     of(TILES, "the wide tile for rows that blocks do not fill", "not transformed and size % LARGEST_BLOCK_H == 0", "not transformed", LAUNCHED),
-    of(LINEAR, "a bias alone is no transform", "transformed = bias is not None or scale", "transformed = scale", LAUNCHED),
-    of(LINEAR, "a cap alone is no transform", "scale != 1.0 or softcap is not None\n    configuration", "scale != 1.0\n    configuration", LAUNCHED),
+    of(LINEAR, "a bias alone is no transform", "transformed=not head.is_identity", "transformed=head.scale != 1.0 or head.softcap is not None", LAUNCHED),
+    of(LINEAR, "a cap alone is no transform", "transformed=not head.is_identity", "transformed=head.bias is not None or head.scale != 1.0", LAUNCHED),
     of(TIMING, "the head's way timed at every load", "    if kept is not None:\n        return kept\n", "", f"{TIMED} {REHEARSAL}"),
     of(TIMING, "the slower way is taken", "unfused >= CLEARLY * fused", "unfused < CLEARLY * fused", f"{TIMED} {REHEARSAL}"),
     of(TIMING, "unfused where it is hardly faster", "unfused >= CLEARLY * fused", "unfused >= fused", TIMED),
@@ -56,10 +56,10 @@ FAULTS = [
     of(STATES, "the last entry left out", "inside = whole + entries < last", "inside = whole + entries < last - 1"),
     of(STATES, "a split's end in the next split", "last = tl.minimum(first + split, vocabulary)", "last = vocabulary"),
     of(STATES, "the ragged end left out", "if whole < last:", "if whole < 0:"),
-    of(STATES, "the scale left out", "has_transform=bias is not None or scale != 1.0 or softcap is not None",
-       "has_transform=bias is not None or softcap is not None"),
-    of(STATES, "no soft-cap", "has_softcap=softcap is not None", "has_softcap=False"),
-    of(STATES, "no bias", "has_bias=bias is not None,\n", "has_bias=False,\n"),
+    of(STATES, "the scale left out", "has_transform=not head.is_identity",
+       "has_transform=head.bias is not None or head.softcap is not None"),
+    of(STATES, "no soft-cap", "has_softcap=head.softcap is not None", "has_softcap=False"),
+    of(STATES, "no bias", "has_bias=head.bias is not None,\n", "has_bias=False,\n"),
     of(STATES, "bias of the tile's beginning", "tl.load(bias + start + entries)", "tl.load(bias + start + entries * 0)"),
     of(STATES, "hidden size taken for a multiple", "even_h=hidden.shape[1] % configuration.block_h == 0", "even_h=True"),
     of(STATES, "hidden components past the end", "inside = start + lanes < size", "inside = start + lanes <= size"),
@@ -76,7 +76,7 @@ FAULTS = [
     of(LINEAR, "the unfused product in 16 bits", "torch.mm(left, right.T, out_dtype=torch.float32, out=out)",
        "out.copy_(torch.mm(left, right.T))", "tests/gpu_kernel_rehearsal.py -k unfused"),
     of(LINEAR, "unfused: untransposed", "torch.mm(left.float(), right.float().T, out=out)", "torch.mm(left.float(), right.float(), out=out)"),
-    of(LINEAR, "unfused: every chunk the first", "scale, softcap, first, (maxima", "scale, softcap, 0, (maxima"),
+    of(LINEAR, "unfused: every chunk the first", "head, first, (maxima", "head, 0, (maxima"),
     of(LINEAR, "unfused: rows of another chunk", "rows = hidden[row : row + CHUNK_ROWS]", "rows = hidden[: CHUNK_ROWS]"),
     of(LINEAR, "unfused: parts beside each other", "maxima[part, row:stop], sums[part, row:stop]", "maxima[part, row:stop], sums[0, row:stop]"),
     of(LINEAR, "unfused whatever was asked", 'use_fused = choose_fused(hidden.device, hidden.dtype) if fused == "auto" else bool(fused)',
@@ -118,11 +118,9 @@ FAULTS = [
     of("kernels/triton_logits.py", "bias after the scale", "z = (z + bias) * scale", "z = z * scale + bias"),
     of("kernels/triton_logits.py", "no maximum gives NaN", 'return tl.where(largest == float("-inf"), 0.0, largest)', "return largest"),
     of("kernels/triton_logits.py", "tanh near 0 cancels", "a < 0.625", "a < 0.0"),
-    *(of(file, f"{name} taken for contiguous{where}", text, instead) for file, where in ((LINEAR, ""), (ROW, " of logits")) for name, text, instead in (
-        ("indices", "    rows, targets = rows.contiguous(), targets.contiguous()\n", ""),
-        ("a mask", "    mask = None if mask is None else mask.contiguous()\n", ""),
-        ("a bias", "bias.float().contiguous()", "bias.float()"),
-    )),
+    of(GIVEN, "indices taken for contiguous", "cls(rows.contiguous(), targets.contiguous(),", "cls(rows, targets,"),
+    of(GIVEN, "a mask taken for contiguous", "None if mask is None else mask.contiguous())", "mask)"),
+    of(GIVEN, "a bias taken for contiguous", "bias.detach().float().contiguous()", "bias.detach().float()"),
     of(PAIRS, "offsets taken for contiguous", "offsets, mask = offsets.contiguous(), None", "offsets, mask = offsets, None"),
     of(PAIRS, "a sum's mask taken for contiguous", "else mask.contiguous()", "else mask"),
     of(PAIRS, "a pair before the first", "first = tl.maximum(tl.load(sequence_offsets + sequence), 0)", "first = tl.load(sequence_offsets + sequence)"),
