@@ -40,10 +40,22 @@ class ModelSource:
     divided: bool = False  # by tensor parallelism over the ranks of which this process is one
 
     @classmethod
-    def checked(cls, **given: Any) -> ModelSource:
-        """The source, of its fields as they were given; ValueError or TypeError naming the one that is none."""
-        model, device, dtype, backend = (given[name] for name in ("model", "device", "dtype", "backend"))
-        context_length, layer_products = given["context_length"], given["layer_products"]
+    def checked(
+        cls,
+        *,
+        model: Any,
+        tokenizer: Any,
+        device: object,
+        dtype: object,
+        backend: str,
+        revision: str | None,
+        trust_remote_code: bool,
+        device_map: object,
+        context_length: object,
+        allow_unused_weights: bool,
+        layer_products: str,
+    ) -> ModelSource:
+        """The source; ValueError or TypeError naming the parameter that is not what it should be."""
         if isinstance(model, (str, os.PathLike)):
             model = os.fspath(model)
             if not model:
@@ -65,7 +77,7 @@ class ModelSource:
             raise ValueError(f"dtype: expected one of {', '.join(('auto', *_DTYPES))} or a torch dtype, got {dtype!r}")
         try:
             if device != "auto":
-                torch.device(device)
+                torch.device(device)  # type: ignore[call-overload]
         except (RuntimeError, TypeError) as error:
             raise ValueError(f'device: expected "auto", "cpu", "cuda" or the like, got {device!r}') from error
         if str(device).startswith("cuda") and not torch.cuda.is_available():
@@ -76,10 +88,19 @@ class ModelSource:
             raise ValueError(f"context_length: expected a positive integer, got {context_length!r}")
         if layer_products not in LAYER_PRODUCTS:
             raise ValueError(f"layer_products: expected one of {', '.join(LAYER_PRODUCTS)}, got {layer_products!r}")
-        device_map = _checked_map(given["device_map"], model, device)
-        switches = {name: bool(given[name]) for name in ("trust_remote_code", "allow_unused_weights")}
-        found = {"model": model, "device": str(device), "dtype": resolved, "device_map": device_map, **switches}
-        return cls(**{**given, **found})
+        return cls(
+            model=model,
+            tokenizer=tokenizer,
+            device=str(device),
+            dtype=resolved,
+            backend=backend,
+            revision=revision,
+            trust_remote_code=bool(trust_remote_code),
+            device_map=_checked_map(device_map, model, device),
+            context_length=context_length,
+            allow_unused_weights=bool(allow_unused_weights),
+            layer_products=layer_products,
+        )
 
     @property
     def unwrapped(self) -> UnwrappedModel | None:
