@@ -12,6 +12,8 @@ from typing import Any
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as processors: before torch counts those
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Threads that wait for others give up the processor, which another process of tests can use.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import hypothesis
 import pytest

@@ -40,7 +40,7 @@ def test_matches_float64(name: str, options: str, dtype: torch.dtype, instructio
                 tree.assert_within_budget(without, known.exact, known.low)
 
 
-@pytest.mark.parametrize("instructions", ["plain", "avx2", "avx512"])
+@pytest.mark.parametrize("instructions", instruction_sets.long_but_best(instruction_sets.FLOAT32))
 @pytest.mark.parametrize("lead", [20.0, 60.0, 80.0])
 def test_what_a_large_sink_leaves_is_exact(lead: float, instructions: str) -> None:
     """Relative to the result, which is about exp(-lead)."""
