@@ -131,6 +131,7 @@ def test_grape_writes_what_the_library_gives(scorer: instsel.Scorer, tmp_path: P
     assert table.column("candidates").to_pylist() == [group["candidates"] for group in groups]
 
 
+@pytest.mark.long
 def test_the_same_command_twice_gives_the_same_bytes(rows: Path, tmp_path: Path) -> None:
     tables = []
     for name in ("one", "two"):
@@ -152,6 +153,7 @@ def test_jsonl_keeps_the_rows_as_they_came(tmp_path: Path) -> None:
     assert [row["instsel_status"] for row in got] == ["ok", "ok"] and "status" not in got[1]
 
 
+@pytest.mark.long
 def test_finished_interrupted_merged_and_selected(
     rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

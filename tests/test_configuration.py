@@ -97,6 +97,7 @@ def test_errors_of_the_option_itself(tmp_path, capsys):
         assert said in capsys.readouterr().err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["ifd", "plain", "length", "cpu", "auto", "parquet"])
 def test_a_word_stays_a_word_where_a_file_has_its_name(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

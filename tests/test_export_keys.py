@@ -39,6 +39,7 @@ def loaded(path: Path) -> list[dict[str, Any]]:
     return json.loads(text) if path.suffix == ".json" else [json.loads(line) for line in text.splitlines()]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ending", ["parquet", "jsonl"])
 @pytest.mark.parametrize("source", ["parquet", "jsonl"])
 def test_a_pool_scored_selected_and_exported_is_the_pool(
