@@ -124,6 +124,7 @@ def test_refusals_name_the_parameter() -> None:
             tree_attention(query, query, query, segments, sinks=sinks)  # type: ignore[arg-type]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_a_family_with_sinks_shares_and_scores_as_one_by_one(kind: str) -> None:
     model = build_model(kind)
