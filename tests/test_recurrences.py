@@ -18,7 +18,7 @@ from instsel.engine.model_session import ModelSession
 from instsel.layers import mixer_functions, recurrence_levels
 from instsel.planning.pack_tree import Context, PackTree
 
-QUICK, SLOW = "a convolution alone", "one decay a channel"
+QUICK = "a convolution alone"
 KINDS = {
     "gated delta rule": ("qwen3_5_text", {}),
     "gated delta rule beside experts": ("qwen3_next", {}),
@@ -77,8 +77,7 @@ def test_a_tree_has_the_numbers_of_one_sequence_at_a_time(
     model = build_model(kind, settings)
     pairs = tree_requests(np.random.default_rng(7))
     want = alone(purpose)
-    slow = purpose == SLOW and way == "levels"  # the model's own function, a level at a time
-    for budget in (64,) if slow else (17, 64, 4096):  # of which the first two keep states for later packs
+    for budget in (17, 64, 4096):  # of which the first two keep states for later packs
         loaded, batch, said = scores(model, pairs, budget)
         assert loaded.shareable_length is None and not said
         assert batch.stats.tokens_forwarded < batch.stats.tokens_unshared
