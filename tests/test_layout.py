@@ -23,6 +23,7 @@ def layouts_of(requests: list[tuple[list[int], list[int]]], budget: int) -> list
     return [(step.cached, lay_out(tree, spans, step)) for step in plan_steps(tree, budget)]
 
 
+@pytest.mark.long
 @given(REQUESTS, st.integers(1, 30))
 @settings(max_examples=200, deadline=None)
 def test_every_token_sees_exactly_its_own_prefix(requests: list[tuple[list[int], list[int]]], budget: int) -> None:
@@ -61,6 +62,7 @@ def test_every_token_sees_exactly_its_own_prefix(requests: list[tuple[list[int],
     assert set(seen) == prefixes
 
 
+@pytest.mark.long
 @given(REQUESTS, st.integers(1, 30))
 @settings(max_examples=200, deadline=None)
 def test_every_scored_token_is_one_pair_of_the_right_row(

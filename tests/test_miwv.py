@@ -140,6 +140,7 @@ def test_the_command_writes_what_the_function_gives(
     assert "neighbors must be other rows, but row 0 is its own neighbour" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_run_that_is_killed_goes_on(tmp_path: Path) -> None:
     rows = write_alpaca(tmp_path / "rows.jsonl", 120)
     with command_server(tmp_path) as server:

@@ -165,6 +165,7 @@ def numbers(path: Path, name: str) -> np.ndarray:
     return np.array([np.nan if x is None else x for x in pq.read_table(path).column(name).to_pylist()], float)
 
 
+@pytest.mark.long
 def test_the_command_writes_what_the_function_gives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -229,6 +230,7 @@ def test_the_plan_counts_what_the_run_forwards(
     )
 
 
+@pytest.mark.long
 def test_a_run_that_is_killed_goes_on(tmp_path: Path) -> None:
     rows, anchors = write_alpaca(tmp_path / "rows.jsonl", 60), write_alpaca(tmp_path / "anchors.jsonl", 6, first=100)
     with command_server(tmp_path) as server:

@@ -54,6 +54,7 @@ def made_older(run: Path, method: str) -> dict[str, Any]:
     return older
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", PARAMETERS)
 def test_it_is_refused_by_its_version_and_stays(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

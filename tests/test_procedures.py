@@ -44,6 +44,7 @@ def chosen(run, output, *flags):
     )
 
 
+@pytest.mark.long
 def test_gain_is_the_rise_of_the_probes_with_quotas_over_clusters(run, by_rule, tmp_path):
     rows, manifest = chosen(run, tmp_path / "out", "--procedure", "gain", "--num-clusters", str(CLUSTERS))
     found = by_rule["gain"]

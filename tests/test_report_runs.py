@@ -52,6 +52,7 @@ def shown(report: Report) -> str:
     return re.sub("<[^>]+>", " ", build_page(report))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", list(BUILT_IN))
 def test_every_method(runs: Path, method: str) -> None:
     report = read_report([runs / method])
