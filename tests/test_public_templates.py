@@ -96,6 +96,7 @@ def reference(model: Any, tokenizer: Any, text: str, start: int, end: int) -> fl
     return float(np.mean([float(logits[i - 1, encoded["input_ids"][i]]) for i in scored]))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_what_is_scored_is_what_transformers_writes(name: str, scorer: instsel.Scorer, model: Any) -> None:
     tokenizer = tokenizer_with(name)

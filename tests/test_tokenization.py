@@ -63,6 +63,7 @@ def expected(tokenizer, context: str, continuation: str) -> tuple[list[int], int
     return ids, start
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("build", FAST)
 def test_boundary_counts_bytes(build):
     tokenizer = build()
