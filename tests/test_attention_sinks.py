@@ -140,6 +140,7 @@ def test_a_family_with_sinks_shares_and_scores_as_one_by_one(kind: str) -> None:
         assert np.abs(batch.mean_logprob - want).max() <= TOLERANCE
 
 
+@pytest.mark.long
 def test_a_sink_left_out_is_seen_at_load(monkeypatch: pytest.MonkeyPatch) -> None:
     model, pairs = build_model("gpt_oss"), tree_requests(np.random.default_rng(7))
     want = one_by_one(model, pairs)

@@ -76,6 +76,7 @@ def test_ifd_writes_what_the_library_gives(rows: Path, scorer: instsel.Scorer, t
     assert close(numbers(table, "ifd"), want.ifd) and table.column("status").to_pylist() == want.status.tolist()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rule", ["paper", "release"])
 def test_wici_writes_what_the_library_gives(rows: Path, scorer: instsel.Scorer, tmp_path: Path, rule: str) -> None:
     from instsel.methods.wici import wici

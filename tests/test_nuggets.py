@@ -214,6 +214,7 @@ def test_anchor_files_that_are_refused(
     assert "num_anchors must be at most the number of rows, 5, got 100" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_the_plan_counts_what_the_run_forwards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -198,6 +198,7 @@ def test_wrong_ways_to_read_are_seen(
     assert not all(right)
 
 
+@pytest.mark.long
 def test_results_that_are_not_taken_to_the_end_leave_nothing_behind(scorer: instsel.Scorer) -> None:
     before = instsel.score_batch(scorer, [([5, 6], [7])]).sum_logprob
     with scorer.session() as session, pytest.raises(ZeroDivisionError):

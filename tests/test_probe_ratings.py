@@ -27,6 +27,7 @@ def rating(truth: OneByOne, prompt: str, row: dict[str, str]) -> float:
     return float((six / six.sum()) @ np.arange(1, 7))
 
 
+@pytest.mark.long
 def test_probes_are_the_best_rated_of_their_clusters(scorer: instsel.Scorer, truth: OneByOne) -> None:
     rows = example_rows(20)
     quality = np.array([rating(truth, QUALITY, row) for row in rows])

@@ -151,6 +151,7 @@ LONG = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_every_turn_stands_in_one_rendering(name: str, scorer: instsel.Scorer, model: Any) -> None:
     """The answers of a conversation with a call and with reasoning, each a span of transformers' own text of it."""
