@@ -9,13 +9,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as processors: before torch counts those
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Threads that wait leave the processors to other processes of tests. OpenMP reads this once, when torch loads it; the
+# program under test would wait in another way if it found it set.
+with mock.patch.dict(os.environ, {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive")}):
+    import torch
 
 import hypothesis
 import pytest
-import torch
 from one_by_one import OneByOne
 from tiny_model import load_models_once, tiny_model_folder
 

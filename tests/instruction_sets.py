@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from instsel.kernels import _native
 
 NAMES = ("plain", "avx2", "avx512", "avx512_bf16", "amx")
+FLOAT32 = ("plain", "avx2", "avx512")  # those that differ in float32
 WITH_BFLOAT16 = ("avx512_bf16", "amx")
 
 
@@ -20,6 +22,13 @@ def is_here(name: str) -> bool:
         return bool(_native.choose_instruction_set(name))
     except ValueError:
         return False
+
+
+def long_but_best(kinds: Iterable[Any]) -> list[Any]:
+    """Parameters, each a name or a dtype and a name: long but for the last of each dtype that this processor has."""
+    pairs = [kind if isinstance(kind, tuple) else (kind,) for kind in kinds]
+    best = {pair[:-1]: pair for pair in pairs if is_here(pair[-1])}
+    return [pytest.param(*pair, marks=() if best.get(pair[:-1]) == pair else pytest.mark.long) for pair in pairs]
 
 
 @contextmanager

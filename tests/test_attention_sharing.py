@@ -121,6 +121,7 @@ FAMILIES = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("purpose", FAMILIES)
 def test_a_family_scores_as_one_by_one_with_at_most_one_warning(purpose: str) -> None:
     kind, settings, limit, reason = FAMILIES[purpose]

@@ -40,7 +40,7 @@ def test_matches_float64(name: str, options: str, dtype: torch.dtype, instructio
                 tree.assert_within_budget(without, known.exact, known.low)
 
 
-@pytest.mark.parametrize("instructions", ["plain", "avx2", "avx512"])
+@pytest.mark.parametrize("instructions", instruction_sets.long_but_best(instruction_sets.FLOAT32))
 @pytest.mark.parametrize("lead", [20.0, 60.0, 80.0])
 def test_what_a_large_sink_leaves_is_exact(lead: float, instructions: str) -> None:
     """Relative to the result, which is about exp(-lead)."""
@@ -124,6 +124,7 @@ def test_refusals_name_the_parameter() -> None:
             tree_attention(query, query, query, segments, sinks=sinks)  # type: ignore[arg-type]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_a_family_with_sinks_shares_and_scores_as_one_by_one(kind: str) -> None:
     model = build_model(kind)
@@ -139,6 +140,7 @@ def test_a_family_with_sinks_shares_and_scores_as_one_by_one(kind: str) -> None:
         assert np.abs(batch.mean_logprob - want).max() <= TOLERANCE
 
 
+@pytest.mark.long
 def test_a_sink_left_out_is_seen_at_load(monkeypatch: pytest.MonkeyPatch) -> None:
     model, pairs = build_model("gpt_oss"), tree_requests(np.random.default_rng(7))
     want = one_by_one(model, pairs)

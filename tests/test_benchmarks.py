@@ -59,6 +59,7 @@ def test_the_tree_of_wici_is_demonstrations_and_probes():
     assert plan.tokens_forwarded == expected
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["one_by_one", "one_by_one_lean", "padded", "lm_eval", "dynamic_cache"])
 def test_every_way_gives_the_same_scores(name):
     import models
@@ -175,6 +176,7 @@ def test_a_way_that_fails_is_an_error_and_not_a_result():
     assert isinstance(error, RuntimeError) and "no_such_way" in str(error)
 
 
+@pytest.mark.long
 def test_the_floor_is_the_formula_of_the_plan(monkeypatch):
     import engine
     import floor
@@ -211,6 +213,7 @@ def _tree(requests):
     return {tuple((c + a)[:n]) for c, a in requests for n in range(1, len(c) + len(a))}
 
 
+@pytest.mark.long
 def test_peak_memory_sees_what_was_allocated_and_freed():
     from memory import peak_memory
 

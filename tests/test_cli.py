@@ -76,6 +76,7 @@ def test_ifd_writes_what_the_library_gives(rows: Path, scorer: instsel.Scorer, t
     assert close(numbers(table, "ifd"), want.ifd) and table.column("status").to_pylist() == want.status.tolist()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rule", ["paper", "release"])
 def test_wici_writes_what_the_library_gives(rows: Path, scorer: instsel.Scorer, tmp_path: Path, rule: str) -> None:
     from instsel.methods.wici import wici
@@ -131,6 +132,7 @@ def test_grape_writes_what_the_library_gives(scorer: instsel.Scorer, tmp_path: P
     assert table.column("candidates").to_pylist() == [group["candidates"] for group in groups]
 
 
+@pytest.mark.long
 def test_the_same_command_twice_gives_the_same_bytes(rows: Path, tmp_path: Path) -> None:
     tables = []
     for name in ("one", "two"):
@@ -152,6 +154,7 @@ def test_jsonl_keeps_the_rows_as_they_came(tmp_path: Path) -> None:
     assert [row["instsel_status"] for row in got] == ["ok", "ok"] and "status" not in got[1]
 
 
+@pytest.mark.long
 def test_finished_interrupted_merged_and_selected(
     rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

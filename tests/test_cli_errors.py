@@ -129,6 +129,7 @@ def test_wrong_use_is_one_line_and_code_2(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 def test_help_and_status_load_neither_torch_nor_transformers(tmp_path: Path) -> None:
     program = (
         "import sys; from instsel.cli import main\n"

@@ -16,6 +16,7 @@ from tiny_model import tiny_model_folder
 
 import instsel
 
+pytestmark = pytest.mark.long
 PAIRS = tree_requests(np.random.default_rng(0))
 TEXTS = [("say the thing", " again"), ("say", " more")]
 
@@ -26,7 +27,6 @@ def resident() -> int:
     return int(status.split("VmRSS:")[1].split()[0]) // 1024
 
 
-@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 def test_twenty_models_opened_and_closed_leave_resident_memory_flat(tmp_path: Path) -> None:
     new_llama(hidden_size=512, intermediate_size=1024, num_hidden_layers=4).save_pretrained(tmp_path)

@@ -45,6 +45,7 @@ def test_each_row_is_with_its_nearest_centre_and_each_centre_is_its_mean() -> No
     np.testing.assert_allclose(found.centres, means, rtol=0, atol=1e-10)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("count", "spread"), [(24, 0.6), (200, 0.3)])
 def test_as_good_as_scikit_learn(count: int, spread: float) -> None:
     embeddings, _ = blobs(count, 4000, 24, spread)
@@ -58,6 +59,7 @@ def test_as_good_as_scikit_learn(count: int, spread: float) -> None:
     assert sum_of_squares(embeddings, shuffled) > 1.2 * np.mean(theirs), "this bound tells clusters from none"
 
 
+@pytest.mark.long
 def test_neither_blocks_nor_threads_nor_the_order_of_rows_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 

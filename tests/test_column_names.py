@@ -81,6 +81,7 @@ def test_names_are_free_and_stay_where_they_can() -> None:
     assert allot_names(["ifd"], ["ifd", "instsel_ifd", "instsel_ifd_2"]) == {"ifd": "instsel_ifd_3"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
 def test_scored_again_and_again_nothing_is_lost(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each generation scores other prompts' wording, so that its numbers differ and cannot be taken for another's."""
@@ -106,6 +107,7 @@ def test_scored_again_and_again_nothing_is_lost(suffix: str, tmp_path: Path, mon
     assert select(tmp_path / "run3", tmp_path / "usual") == order[:6]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["ifd", "perplexity", "wici", "nuggets", "rico", "miwv", "deita", "selectit"])
 def test_a_choice_does_not_depend_on_what_the_input_is_called(method: str, tmp_path: Path) -> None:
     """A folder as it was written before manifests told names; the control is the same run over plain columns."""
@@ -127,6 +129,7 @@ def test_a_choice_does_not_depend_on_what_the_input_is_called(method: str, tmp_p
     assert reports[0].texts[0].answer == reports[1].texts[0].answer
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["ifd", "perplexity", "wici"])
 def test_a_run_tells_its_columns(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load_models_once(monkeypatch)

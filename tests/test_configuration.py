@@ -97,6 +97,7 @@ def test_errors_of_the_option_itself(tmp_path, capsys):
         assert said in capsys.readouterr().err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["ifd", "plain", "length", "cpu", "auto", "parquet"])
 def test_a_word_stays_a_word_where_a_file_has_its_name(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -129,6 +130,7 @@ def test_files_are_recorded_from_the_root_on(tmp_path, monkeypatch):
     assert main([*told.split()[:-1], "order.npy"]) == 2, "what it reads is not written over"
 
 
+@pytest.mark.long
 def test_a_run_is_repeated_from_its_own_manifest(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_alpaca(tmp_path / "pool.jsonl", 12)

@@ -118,6 +118,7 @@ DOCUMENTS = st.dictionaries(KEYS, VALUES, max_size=5).map(json.dumps) | st.text(
 )  # fmt: skip
 
 
+@pytest.mark.long
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(document=DOCUMENTS, suffix=st.sampled_from(["json", "yaml"]), command=st.sampled_from(["ifd", "select", ""]))
 @example(document=LEVELS, suffix="yaml", command="ifd")

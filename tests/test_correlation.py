@@ -21,6 +21,7 @@ def test_rho_is_scipys(rows: int, ties: bool) -> None:
     assert found.count == rows
 
 
+@pytest.mark.long
 def test_the_interval_is_the_percentile_bootstraps() -> None:
     rng = np.random.default_rng(1)
     x = rng.integers(0, 12, 80).astype(float)
@@ -32,6 +33,7 @@ def test_the_interval_is_the_percentile_bootstraps() -> None:
     assert [found.low, found.high] == pytest.approx(np.quantile(drawn, [0.05, 0.95]).tolist(), abs=0.15 * spread)
 
 
+@pytest.mark.long
 def test_the_interval_covers_the_truth() -> None:
     rng = np.random.default_rng(2)
     truth = 6 / np.pi * np.arcsin(0.5 / 2)  # of a bivariate normal distribution with correlation 0.5

@@ -60,6 +60,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in names}
 
 
+@pytest.mark.long
 def test_the_commands_that_it_prints_give_the_same_by_hand(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(WORDS) == 0
     said = capsys.readouterr().out
@@ -80,6 +81,7 @@ def test_the_commands_that_it_prints_give_the_same_by_hand(place: Path, capsys: 
         assert one["arguments"] == other["arguments"] and one["parameters"] == other["parameters"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("module", "function"),
     [
@@ -108,6 +110,7 @@ def test_stopped_between_two_steps_it_goes_on(
     assert main(WORDS) == 0 and files(place / "chosen") == before, "nor by the same command once more"
 
 
+@pytest.mark.long
 def test_another_budget_needs_overwrite_and_keeps_the_scores(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*WORDS, "--quiet"]) == 0
     assert capsys.readouterr().out == ""
@@ -203,6 +206,7 @@ def test_the_pool_is_not_written_over_by_what_is_selected_from_it(
     assert Path("data/instsel.jsonl").read_bytes() == pool
 
 
+@pytest.mark.long
 def test_what_is_said_of_other_scores_is_true_of_curate(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*WORDS, "--quiet"]) == 0
     for more in ([], ["--overwrite"], ["--overwrite", "--dry-run"]):
@@ -237,6 +241,7 @@ def test_help_names_every_default(name: str) -> None:
             assert action.dest == "config" or "default" in said.lower(), action.option_strings
 
 
+@pytest.mark.long
 def test_a_selection_that_takes_anothers_place_names_what_is_left_of_that(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

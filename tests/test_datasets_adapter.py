@@ -54,6 +54,7 @@ def test_loaded_models_are_known_by_their_weights():
     assert hashes[0] == hashes[1] != hashes[2]
 
 
+@pytest.mark.long
 def test_processes_load_their_own_weights():
     rows = Dataset.from_list(ROWS)
     alone = rows.map(score(tiny_model_folder()), batched=True, batch_size=3)
@@ -76,6 +77,7 @@ def test_refusals_name_the_parameter():
         copy({"instruction": ["a"], "output": ["b"]})
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["numpy", "arrow", "pandas", "polars", "torch"])
 def test_any_format_of_the_dataset_gives_the_same(kind, scorer):
     turns = [{"messages": [{"role": "user", "content": f"say {i}"}, {"role": "assistant", "content": "x" * i}]}

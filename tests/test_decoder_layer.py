@@ -48,7 +48,7 @@ def check(dtype: torch.dtype, kind: str) -> None:
         assert error(got, want) <= TOLERANCE[dtype]
 
 
-@pytest.fixture(params=instruction_sets.NAMES)
+@pytest.fixture(params=instruction_sets.long_but_best(instruction_sets.NAMES))
 def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
     with instruction_sets.forced(request.param) as name:
         yield name
@@ -65,7 +65,7 @@ def test_a_layer_in_float32_is_the_formula(
     check(torch.float32, kind)
 
 
-@pytest.mark.parametrize("name", instruction_sets.WITH_BFLOAT16)
+@pytest.mark.parametrize("name", instruction_sets.long_but_best(instruction_sets.WITH_BFLOAT16))
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_layer_in_bfloat16_is_the_formula(kind: str, name: str) -> None:
     with instruction_sets.forced(name):

@@ -142,6 +142,7 @@ def test_the_same_seed_gives_the_same_data_and_another_seed_does_not() -> None:
         assert len(lines) == size and all(line["instruction"] for line in lines)
 
 
+@pytest.mark.long
 def test_sizes_that_cannot_be_are_refused() -> None:
     with pytest.raises(ValueError, match="size must be at least 50"):
         generator.make_pool(0, 20)

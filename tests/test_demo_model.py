@@ -13,6 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from instsel.demo.generator import make_groups, make_pool
 from instsel.demo.run import MODEL_FOLDER
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def tokenizer():

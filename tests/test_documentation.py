@@ -118,6 +118,7 @@ def make_runs(model: str, folders: tuple[str, ...]) -> None:
 PAGES_WITH_BLOCKS = [page for page in PAGES if any(blocks_of(page.read_text(encoding="utf-8")))]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("page", PAGES_WITH_BLOCKS, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_block_of_a_page_is_true(
     page: Path, place: Path, model: str, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]

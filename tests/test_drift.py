@@ -10,7 +10,7 @@ import pytest
 from instsel.engine.model_session import ModelSession
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="no benchmarks beside the tests")
+pytestmark = [pytest.mark.skipif(not FOLDER.is_dir(), reason="no benchmarks beside the tests"), pytest.mark.long]
 CANDIDATES = 6
 TOLERANCE = 2e-5  # nats a token in float32, as elsewhere in the tests
 

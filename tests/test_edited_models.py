@@ -56,6 +56,7 @@ def agrees(model: Any, scorer: instsel.Scorer) -> None:
         assert np.abs(got - want).max() < TOLERANCE
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("purpose", EDITS)
 def test_an_edit_is_seen_by_the_same_scorer_and_a_fresh_one(purpose: str) -> None:
     kind, path, value = EDITS[purpose]

@@ -35,6 +35,7 @@ POOL: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ending", ["parquet", "jsonl"])
 @pytest.mark.parametrize("source", ["parquet", "jsonl"])
 def test_a_pool_scored_selected_and_exported_is_the_pool(

@@ -22,6 +22,7 @@ same_version = pytest.mark.skipif(
 )
 
 
+@pytest.mark.long
 @same_version
 @pytest.mark.parametrize("name", SAMPLE)
 def test_a_family_keeps_what_the_page_says(name: str) -> None:

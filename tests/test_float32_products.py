@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.long
+
 # In a process each: PyTorch's setting knows by which interface it was made.
 PROGRAM = """
 import threading, torch

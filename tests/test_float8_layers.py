@@ -84,6 +84,7 @@ def without_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Float8Rows, "of", lambda x: Float8Rows(x.float() / 2, torch.full((len(x), 1), 2.0)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("layers", ["own", "of a GPU"])
 @pytest.mark.parametrize("name", ["Llama", "Gemma3", "Phi3"])
 def test_every_product_of_the_layers_stands_in_its_place(
@@ -229,6 +230,7 @@ def test_workers_load_their_own_with_it() -> None:
     assert moved(instsel.Scorer("some/name", layer_products="float8"))["layer_products"] == "float8"
 
 
+@pytest.mark.long
 def test_a_gpu_day_says_its_speed_and_what_it_does_to_ranks(as_if_there: None, monkeypatch: pytest.MonkeyPatch) -> None:
     import gpu_float8
 

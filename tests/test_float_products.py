@@ -111,6 +111,7 @@ def test_an_actor_multiplies_by_the_drivers_library(library: str, monkeypatch: p
     assert float_product() == library
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("began", [[], ["here"], ["other"], ["here", "other"]], ids=str)
 def test_a_run_of_an_earlier_version_goes_on_with_its_libraries_or_says_why_not(
     began: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

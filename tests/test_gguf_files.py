@@ -97,6 +97,7 @@ def write_gguf(path: Path, without: str = "no tensor") -> Any:
     return model
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name_of", [lambda path: path, lambda path: f"{path.parent}:{path.name}"])
 def test_scores_are_those_of_the_unpacked_weights(name_of: Callable[[Path], Any], tmp_path: Path) -> None:
     model = write_gguf(tmp_path / "model.gguf")

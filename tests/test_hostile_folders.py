@@ -25,6 +25,7 @@ from instsel.runs import RunError, RunFolder
 from instsel.runs.lock import FolderInUseError, read_holder, running_holder
 from instsel.runs.shards import ShardedStage
 
+pytestmark = pytest.mark.long
 DEEP = "[" * 5000 + "]" * 5000
 VALUES: list[Any] = [
     None, True, 0, -1, 3, 2**63, 10**19, 1e308, float("nan"), float("-inf"), "", "x", "\x1b[31mred", "\ud800", "\0",

@@ -85,6 +85,7 @@ def new_model(kind: str) -> Any:
     return transformers.AutoModelForImageTextToText.from_config(config).eval()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_checkpoint_scores_as_its_own_text_part_and_shares(kind: str, tmp_path: Path) -> None:
     model = new_model(kind)
@@ -104,6 +105,7 @@ def test_a_checkpoint_scores_as_its_own_text_part_and_shares(kind: str, tmp_path
     assert not [one for one in said if "not read" in one]
 
 
+@pytest.mark.long
 def test_weights_of_no_part_are_refused_beside_those_of_the_vision_part(tmp_path: Path) -> None:
     new_model("llama4").save_pretrained(tmp_path)
     file = tmp_path / "model.safetensors"
@@ -115,6 +117,7 @@ def test_weights_of_no_part_are_refused_beside_those_of_the_vision_part(tmp_path
         _ = instsel.Scorer(str(tmp_path), device="cpu", allow_unused_weights=True).model
 
 
+@pytest.mark.long
 def test_the_command_line_opens_one(tmp_path: Path) -> None:
     model = new_model("mistral3")
     model.resize_token_embeddings(264)

@@ -26,6 +26,7 @@ def test_import_takes_less_than_a_third_of_a_second_beyond_numpy() -> None:
     assert min(float(run(program)) for _ in range(3)) < 0.3
 
 
+@pytest.mark.long
 def test_public_names_are_there_when_asked_for_and_say_so_when_not() -> None:
     program = "import instsel; print([n for n in instsel.__all__ if not callable(getattr(instsel, n))])"
     assert run(program) == "['__version__', 'kernels']\n"
@@ -33,6 +34,7 @@ def test_public_names_are_there_when_asked_for_and_say_so_when_not() -> None:
     assert "'instsel'" in out and "'nothing'" in out
 
 
+@pytest.mark.long
 def test_the_demo_is_loaded_by_its_command_alone() -> None:
     """Neither the package nor the command line's parsers know of the demo's model and its generator of data."""
     begin = "import sys, instsel.cli; instsel.cli.build_parser()"

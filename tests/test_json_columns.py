@@ -58,6 +58,7 @@ def passed_through(folder: Path, rows: list[dict[str, Any]], size: int, ending: 
     return found
 
 
+@pytest.mark.long
 @QUICK
 @given(rows=ROWS, size=st.integers(1, 4), ending=st.sampled_from(["parquet", "jsonl"]))
 def test_any_rows_come_back_as_they_were(rows: list[dict[str, Any]], size: int, ending: str, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ def json_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("turns_are", ["lists of Json", "Json"])
 def test_columns_of_the_json_feature_are_read_scored_and_written_whole(turns_are: str, tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets", minversion="4.7")

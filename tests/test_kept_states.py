@@ -72,6 +72,7 @@ def test_a_state_is_let_go_when_its_last_child_has_run_and_keys_stay() -> None:
     assert state_bytes([[keys, torch.ones(5)], [keys]]) == 20 and state_bytes([]) == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["qwen3_5_text", "lfm2"])
 def test_scores_are_the_same_with_states_let_go_early(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = np.random.default_rng(1).integers(3, 200, 60).tolist()

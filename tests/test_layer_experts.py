@@ -25,7 +25,7 @@ CLAMPED = ExpertGate(alpha=1.702, limit=2.0, offset=1.0)
 EPS = torch.finfo(torch.bfloat16).eps
 
 
-@pytest.fixture(params=instruction_sets.WITH_BFLOAT16)
+@pytest.fixture(params=instruction_sets.long_but_best(instruction_sets.WITH_BFLOAT16))
 def bfloat16_products(request: pytest.FixtureRequest) -> Iterator[str]:
     with instruction_sets.forced(request.param) as name:
         yield name

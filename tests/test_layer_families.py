@@ -45,6 +45,7 @@ WITH_OWN_PARTS = {
 BY_THEIR_OWN_CODE = ("gemma4_text",)  # layers that compute with more than hidden states
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", [*ALL_KERNELS, *WITH_OWN_PARTS, *BY_THEIR_OWN_CODE])
 def test_how_the_layers_of_a_family_run(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INSTSEL_FLOAT_PRODUCT", "mkl")  # so that no product is timed

@@ -20,13 +20,13 @@ pytestmark = pytest.mark.usefixtures("two_threads")
 DTYPES = (torch.float32, torch.bfloat16)
 
 
-@pytest.fixture(params=instruction_sets.NAMES)
+@pytest.fixture(params=instruction_sets.long_but_best(instruction_sets.NAMES))
 def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
     with instruction_sets.forced(request.param) as name:
         yield name
 
 
-@pytest.fixture(params=instruction_sets.WITH_BFLOAT16)
+@pytest.fixture(params=instruction_sets.long_but_best(instruction_sets.WITH_BFLOAT16))
 def bfloat16_products(request: pytest.FixtureRequest) -> Iterator[str]:
     with instruction_sets.forced(request.param) as name:
         yield name

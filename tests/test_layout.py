@@ -24,7 +24,7 @@ def layouts_of(requests: list[tuple[list[int], list[int]]], budget: int) -> list
 
 
 @given(REQUESTS, st.integers(1, 30))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_every_token_sees_exactly_its_own_prefix(requests: list[tuple[list[int], list[int]]], budget: int) -> None:
     """Key ranges joined in order, then the node's own tokens, spell the prefix that some request has."""
     sequences = [a + b for a, b in requests if b]
@@ -62,7 +62,7 @@ def test_every_token_sees_exactly_its_own_prefix(requests: list[tuple[list[int],
 
 
 @given(REQUESTS, st.integers(1, 30))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_every_scored_token_is_one_pair_of_the_right_row(
     requests: list[tuple[list[int], list[int]]], budget: int
 ) -> None:

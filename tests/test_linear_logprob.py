@@ -19,7 +19,7 @@ HEADS = {"plain": {}, "scale": {"scale": 0.125}, "cap and scale": {"softcap": 12
 # By torch's products with `plain`, by our own elsewhere, of which bfloat16 has others where it has arithmetic.
 KINDS = [(dtype, name) for dtype in DTYPES for name in ("plain", "avx2", "avx512")]
 KINDS += [(torch.bfloat16, name) for name in instruction_sets.WITH_BFLOAT16]
-each_kind = pytest.mark.parametrize(("dtype", "instructions"), KINDS)
+each_kind = pytest.mark.parametrize(("dtype", "instructions"), instruction_sets.long_but_best(KINDS))
 
 
 def oracle(

@@ -138,6 +138,7 @@ def test_half_precision_checkpoints_run_as_stored_but_float16_on_a_cpu(tmp_path:
     assert instsel.Scorer(tmp_path / "torch.float16", device="cpu", dtype="float16").model.dtype == torch.float16
 
 
+@pytest.mark.long
 def test_bfloat16_is_held_as_float32_where_a_processor_has_no_arithmetic_in_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,6 +72,7 @@ ERRORS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("room", [1, 2, 5, 9, 17, 33, 64, 90, 150, 400])
 def test_whatever_room_there_is_what_fits_is_scored_the_same(room: int, error: Callable[[], Exception]) -> None:
@@ -90,6 +91,7 @@ def test_whatever_room_there_is_what_fits_is_scored_the_same(room: int, error: C
         assert scorer.budget < 4096, "what memory allowed is not remembered"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("budget", [16, 48, 4096])
 def test_any_one_pack_may_fail_and_only_that_one_is_split(budget: int) -> None:
     pairs = tree_requests(np.random.default_rng(1))
@@ -173,6 +175,7 @@ def poisoned(dtype: torch.dtype, *, tied: bool) -> Any:
     return model
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("budget", [24, 4096])

@@ -75,6 +75,7 @@ class Stopped(BaseException):
     """Like KeyboardInterrupt: no handler of ordinary errors sees it."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("error", [RuntimeError("stop"), KeyboardInterrupt(), Stopped()], ids=repr)
 @pytest.mark.parametrize("call", [0, 1, 5])
 def test_whatever_is_thrown_inside_a_forward_the_model_is_as_before(error: BaseException, call: int) -> None:
@@ -114,6 +115,7 @@ def test_an_exception_while_a_model_is_checked_at_load_leaves_it_as_it_was() -> 
     assert np.abs(instsel.score_batch(scorer, PAIRS).mean_logprob - want).max() < TOLERANCE
 
 
+@pytest.mark.long
 def test_a_call_sees_the_model_as_it_is_when_it_begins() -> None:
     """Weights trained, replaced, cast and modules exchanged between calls: scored as they are, not as they were."""
     model = new_llama()
@@ -184,6 +186,7 @@ SURROUNDINGS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("fresh", [False, True], ids=["loaded before", "first call within"])
 @pytest.mark.parametrize("name", SURROUNDINGS)

@@ -83,6 +83,7 @@ def test_no_product_is_off_by_more_than_its_bound(dimension: int, first_look: st
         assert np.abs(found - exact).max() > 10 * float32_bound, "the control: float32's bound would not do"
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("first_look")
 @pytest.mark.parametrize("kind", ["spread", "copies", "close"])
 def test_tiles_and_who_is_compared_with_whom_do_not_show(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:

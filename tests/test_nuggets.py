@@ -163,6 +163,7 @@ def numbers(path: Path, name: str) -> np.ndarray:
     return np.array([np.nan if x is None else x for x in pq.read_table(path).column(name).to_pylist()], float)
 
 
+@pytest.mark.long
 def test_the_command_writes_what_the_function_gives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -212,6 +213,7 @@ def test_anchor_files_that_are_refused(
     assert "num_anchors must be at most the number of rows, 5, got 100" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_the_plan_counts_what_the_run_forwards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -54,6 +54,7 @@ def made_older(run: Path, method: str) -> dict[str, Any]:
     return older
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", PARAMETERS)
 def test_it_is_refused_by_its_version_and_stays(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -104,6 +105,7 @@ def test_shards_of_another_reading_are_not_continued(
         assert pq.read_table(run / "scores.parquet").equals(whole)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["ifd", "wici"])
 def test_a_finished_one_can_still_be_selected_from(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -82,6 +82,7 @@ def test_an_adapter_without_its_host_or_with_another_version(adapter: str, monke
         runpy.run_module(f"instsel.integrations.{adapter}")
 
 
+@pytest.mark.long
 def test_the_harness_command_line_says_so_in_one_line() -> None:
     code = (
         "import importlib.util as u; real = u.find_spec\n"

@@ -179,6 +179,7 @@ def killed(change: Callable[[], int], step: int) -> bool:
     return code == 9
 
 
+@pytest.mark.long
 def test_killed_before_any_change_of_a_file_it_is_the_old_run_or_the_new_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -165,6 +165,7 @@ def are_right(results: list[tuple[np.ndarray, np.ndarray]]) -> bool:
     return all(np.array_equal(read, rows) for read, rows in results)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ahead", [False, True])
 def test_every_packs_numbers_are_its_own_and_are_read_one_pack_behind(
     scorer: instsel.Scorer, monkeypatch: pytest.MonkeyPatch, ahead: bool
@@ -184,6 +185,7 @@ def test_every_packs_numbers_are_its_own_and_are_read_one_pack_behind(
     assert behind == len(results) - 2, "a GPU has its next pack when this one's numbers are waited for"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", [read_at_once, recorded_before, into_one_buffer])
 def test_wrong_ways_to_read_are_seen(
     scorer: instsel.Scorer, monkeypatch: pytest.MonkeyPatch, fault: Callable[..., Any]
@@ -196,6 +198,7 @@ def test_wrong_ways_to_read_are_seen(
     assert not all(right)
 
 
+@pytest.mark.long
 def test_results_that_are_not_taken_to_the_end_leave_nothing_behind(scorer: instsel.Scorer) -> None:
     before = instsel.score_batch(scorer, [([5, 6], [7])]).sum_logprob
     with scorer.session() as session, pytest.raises(ZeroDivisionError):

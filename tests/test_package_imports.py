@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,8 +22,10 @@ MODULES = {name if name.startswith("instsel") else f"instsel.{name}": path for n
 SOURCES = {name: path.read_text(encoding="utf-8") for name, path in MODULES.items()}
 
 
-def imported(name: str, source: str) -> Iterator[str]:
+@functools.cache
+def imported(name: str, source: str) -> frozenset[str]:
     """The modules of instsel that a module's import statements name, wherever in its text they stand."""
+    every: set[str] = set()
     package = name if MODULES[name].name == "__init__.py" else name.rpartition(".")[0]
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -36,7 +38,8 @@ def imported(name: str, source: str) -> Iterator[str]:
             found = [one for one in found if one != package]  # `from . import _native`
         else:
             continue
-        yield from (one for one in found if one.partition(".")[0] == "instsel")
+        every.update(one for one in found if one.partition(".")[0] == "instsel")
+    return frozenset(every)
 
 
 def package_of(module: str) -> str:
@@ -105,7 +108,7 @@ def test_an_arrow_that_is_gone_or_goes_the_other_way_is_found() -> None:
 
 def circle(sources: dict[str, str]) -> list[str]:
     """Modules that import each other, each the next one; none where there is no circle."""
-    graph = {name: set(imported(name, source)) & set(sources) for name, source in sources.items()}
+    graph = {name: imported(name, source) & set(sources) for name, source in sources.items()}
     try:
         graphlib.TopologicalSorter(graph).prepare()
     except graphlib.CycleError as error:

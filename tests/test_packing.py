@@ -115,6 +115,7 @@ def deep_tree(levels: int) -> PrefixTree:
     return tree_of([[*range(100, 100 + n), 1, 2] for n in range(1, levels + 1)])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("budget", [1, 7, 4096])
 def test_a_deep_tree_is_planned_without_recursion(budget: int) -> None:
     tree = deep_tree(1500)

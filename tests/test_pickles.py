@@ -34,6 +34,7 @@ def faults(source: str, is_parallel: bool) -> list[str]:
     return found
 
 
+@pytest.mark.long
 def test_no_source_unpickles_a_file() -> None:
     paths = sorted(SOURCES.rglob("*.py"))
     assert len(paths) > 100

@@ -116,6 +116,7 @@ def test_a_folder_whose_shards_say_their_size_is_a_setting_goes_on(
     assert "limit (none there, 20 now)" in capsys.readouterr().err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["wici", "miwv"])
 def test_rows_that_are_shown_are_chosen_in_a_plan_as_in_a_run(
     method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

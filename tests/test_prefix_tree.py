@@ -109,6 +109,7 @@ def chain(levels: int) -> list[list[int]]:
     return [[*range(100, 100 + n), 1, 2] for n in range(1, levels + 1)]
 
 
+@pytest.mark.long
 def test_a_chain_of_thousands_of_branches_takes_no_recursion() -> None:
     tree = tree_of(chain(3000))
     assert tree.num_tokens == 3000 + 3000

@@ -20,6 +20,7 @@ COMPLEXITY, QUALITY = "hard? {request}\n", "{request}\nis answered\n{response}\n
 PROMPTS = {"rating_prompt": COMPLEXITY, "quality_prompt": QUALITY, "num_neighbors": 12, "num_probes": 3}
 
 
+@pytest.mark.long
 def test_probes_are_the_best_rated_of_their_clusters(scorer: instsel.Scorer, truth: OneByOne) -> None:
     rows = example_rows(20)
     quality = np.array([truth.expected_rating(QUALITY, row) for row in rows])

@@ -44,6 +44,7 @@ def chosen(run, output, *flags):
     )
 
 
+@pytest.mark.long
 def test_gain_is_the_rise_of_the_probes_with_quotas_over_clusters(run, by_rule, tmp_path):
     rows, manifest = chosen(run, tmp_path / "out", "--procedure", "gain", "--num-clusters", str(CLUSTERS))
     found = by_rule["gain"]
@@ -55,6 +56,7 @@ def test_gain_is_the_rise_of_the_probes_with_quotas_over_clusters(run, by_rule, 
     assert rows != chosen(run, tmp_path / "other", "--procedure", "paper")[0]
 
 
+@pytest.mark.long
 def test_filter_draws_from_the_better_half_of_each_cluster(run, by_rule, tmp_path):
     rows, _ = chosen(run, tmp_path / "out", "--procedure", "filter", "--num-clusters", str(CLUSTERS))
     found = by_rule["gain"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -143,11 +145,10 @@ def names_of_threads() -> set[str]:
     return {thread.name for thread in threading.enumerate()}
 
 
-@pytest.mark.skipif(BOUND < 2, reason="with one processor nobody waits")
-def test_threads_that_wait_sleep(four_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def check_that_threads_sleep() -> None:
     torch.set_num_threads(2)
-    monkeypatch.setattr(processors, "_idle_team", processors._IdleTeam())
-    monkeypatch.setattr(processors._IdleTeam, "LINGER", 0.01)
+    processors.are_contended = lambda threads: True
+    processors._IdleTeam.LINGER = 0.01
     with sharing_processors():
         assert "instsel-idle" in names_of_threads()
         sleeping = min(burnt_while_waiting() for _ in range(3))
@@ -160,6 +161,18 @@ def test_threads_that_wait_sleep(four_threads: None, monkeypatch: pytest.MonkeyP
         spinning = max(burnt_while_waiting() for _ in range(3))
         assert sleeping < spinning / 2, "the control spins no more than this: the test sees nothing"
     assert sleeping < 0.08, "40 waits of 5 ms"
+
+
+@pytest.mark.long
+@pytest.mark.skipif(BOUND < 2, reason="with one processor nobody waits")
+def test_threads_that_wait_sleep() -> None:
+    """In a process of its own, whose threads spin: those of the tests do not (conftest.py)."""
+    told = {name: value for name, value in os.environ.items() if name not in processors.CHOSEN + processors.WAITING}
+    program = "import test_processors; test_processors.check_that_threads_sleep()"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=told, cwd=Path(__file__).parent, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_processors_are_contended_by_what_runs_beside(four_threads: None, tmp_path: Path) -> None:

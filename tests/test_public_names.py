@@ -65,6 +65,7 @@ def test_the_stub_and_the_package_agree() -> None:
                 assert held.__module__ == node.module, "each name is imported from where it is defined"
 
 
+@pytest.mark.long
 def test_a_star_import_gives_the_public_names() -> None:
     assert set(run("from instsel import *; print(*[n for n in dir() if n[:2] != '__' ])").split()) == {
         name for name in instsel.__all__ if name != "__version__"

@@ -96,6 +96,7 @@ def reference(model: Any, tokenizer: Any, text: str, start: int, end: int) -> fl
     return float(np.mean([float(logits[i - 1, encoded["input_ids"][i]]) for i in scored]))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_what_is_scored_is_what_transformers_writes(name: str, scorer: instsel.Scorer, model: Any) -> None:
     tokenizer = tokenizer_with(name)
@@ -150,6 +151,7 @@ LONG = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_every_turn_stands_in_one_rendering(name: str, scorer: instsel.Scorer, model: Any) -> None:
     """The answers of a conversation with a call and with reasoning, each a span of transformers' own text of it."""

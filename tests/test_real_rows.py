@@ -208,6 +208,7 @@ def test_what_helps_anchors_is_what_nuggets_finds_by_each_measure(tmp_path):
     assert not np.allclose(found["gain"], other["gain"], atol=1e-4)  # kept by its anchors too
 
 
+@pytest.mark.long
 def test_tuning_lowers_the_loss_from_the_same_start_and_the_tokens_outside_take_no_part():
     from real_rows.tuning import Learner
     from transformers import AutoModelForCausalLM
@@ -239,6 +240,7 @@ def test_tuning_lowers_the_loss_from_the_same_start_and_the_tokens_outside_take_
     assert learner.tune(first, vocabulary, 1e-2, 0)[0] == pytest.approx(total / tokens, rel=0.01)
 
 
+@pytest.mark.long
 def test_a_study_goes_on_after_a_kill_and_does_nothing_twice(file, tmp_path, monkeypatch):
     from real_rows import plan
     from real_rows.__main__ import main

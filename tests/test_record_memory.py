@@ -15,6 +15,7 @@ from test_record_files import ROWS, as_csv, as_parquet, lines
 from instsel.records.files import iter_batches, read_rows
 
 
+@pytest.mark.long
 def test_memory_is_that_of_a_batch(tmp_path):
     """8 MB of rows are never held; reading them into a list is (the negative control)."""
     row = {"instruction": "a" * 1000, "output": "b" * 1000}

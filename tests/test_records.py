@@ -227,6 +227,7 @@ NAMES = st.sampled_from(
 )
 
 
+@pytest.mark.long
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.dictionaries(NAMES, VALUES, max_size=5), max_size=3))
 def test_any_rows_are_read_or_refused(rows):

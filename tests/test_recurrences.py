@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from typing import Any
 
@@ -17,7 +18,7 @@ from instsel.engine.model_session import ModelSession
 from instsel.layers import mixer_functions, recurrence_levels
 from instsel.planning.pack_tree import Context, PackTree
 
-LONG = {"one decay a channel"}
+QUICK = "a convolution alone"
 KINDS = {
     "gated delta rule": ("qwen3_5_text", {}),
     "gated delta rule beside experts": ("qwen3_next", {}),
@@ -29,6 +30,9 @@ KINDS = {
     "layers that mix nothing": ("nemotron_h", {}),
     "Mamba-1": ("jamba", {}),
 }
+IDS = np.random.default_rng(1).integers(3, 200, 66).tolist()
+# Each request goes on one token after the one before: as many levels, and cached paths of as many nodes.
+CHAIN = [(IDS[:end], [5 + end % 3, 7]) for end in range(1, 65)]
 
 
 def scores(model: Any, pairs: Any, budget: int) -> Any:
@@ -37,6 +41,17 @@ def scores(model: Any, pairs: Any, budget: int) -> Any:
         scorer = instsel.Scorer(model, device="cpu", max_batch_tokens=budget)
         batch = instsel.score_batch(scorer, pairs)
     return scorer.model, batch, [str(warning.message) for warning in caught]
+
+
+@functools.cache
+def alone(name: str) -> np.ndarray:
+    """Scores of the tree's requests each by itself, by the model of a purpose above or of a kind."""
+    return one_by_one(build_model(*KINDS.get(name, (name, {}))), tree_requests(np.random.default_rng(7)))
+
+
+@functools.cache
+def alone_in_chain(kind: str) -> np.ndarray:
+    return one_by_one(build_model(kind), CHAIN)
 
 
 def run_by(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,7 +68,7 @@ def run_by(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("way", ["kernels", "levels"])
-@pytest.mark.parametrize("purpose", [pytest.param(k, marks=pytest.mark.long) if k in LONG else k for k in KINDS])
+@pytest.mark.parametrize("purpose", [k if k == QUICK else pytest.param(k, marks=pytest.mark.long) for k in KINDS])
 def test_a_tree_has_the_numbers_of_one_sequence_at_a_time(
     purpose: str, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -61,9 +76,8 @@ def test_a_tree_has_the_numbers_of_one_sequence_at_a_time(
     kind, settings = KINDS[purpose]
     model = build_model(kind, settings)
     pairs = tree_requests(np.random.default_rng(7))
-    want = one_by_one(model, pairs)
-    slow = purpose in LONG and way == "levels"  # the model's own function, a level at a time
-    for budget in (64,) if slow else (17, 64, 4096):  # of which the first two keep states for later packs
+    want = alone(purpose)
+    for budget in (17, 64, 4096):  # of which the first two keep states for later packs
         loaded, batch, said = scores(model, pairs, budget)
         assert loaded.shareable_length is None and not said
         assert batch.stats.tokens_forwarded < batch.stats.tokens_unshared
@@ -71,21 +85,19 @@ def test_a_tree_has_the_numbers_of_one_sequence_at_a_time(
     assert want.std() > 0.05, "weights too narrow to tell a wrong state"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", ["kernels", "levels"])
 @pytest.mark.parametrize("kind", ["qwen3_5_text", "mamba2", "lfm2"])
 def test_a_chain_of_many_levels(kind: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each request goes on one token after the one before: as many levels, and cached paths of as many nodes."""
     run_by(way, monkeypatch)
-    model = build_model(kind)
-    ids = np.random.default_rng(1).integers(3, 200, 130).tolist()
-    pairs = [(ids[:end], [5 + end % 3, 7]) for end in range(1, 129)]
-    want = one_by_one(model, pairs)
+    model, want = build_model(kind), alone_in_chain(kind)
     for budget in (17, 4096):
-        _, batch, _ = scores(model, pairs, budget)
-        # 128 roundings of a state one after another.
+        _, batch, _ = scores(model, CHAIN, budget)
+        # 64 roundings of a state one after another.
         assert np.abs(batch.mean_logprob - want).max() <= 1.5 * TOLERANCE
 
 
+@pytest.mark.long
 def test_bfloat16_stays_as_near_to_float32_as_the_models_own_code() -> None:
     for kind in ("qwen3_5_text", "granitemoehybrid"):
         model = build_model(kind)
@@ -129,6 +141,7 @@ def beginning_anew(offsets: np.ndarray, parents: np.ndarray, device: torch.devic
     return right_tree(offsets, np.maximum(parents, -1), device)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "way", "place", "name", "wrong"),
     [
@@ -143,9 +156,7 @@ def test_a_wrong_state_is_seen_at_load_and_sequences_run_alone(
     kind: str, way: str, place: Any, name: str, wrong: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_by(way, monkeypatch)
-    model = build_model(kind)
-    pairs = tree_requests(np.random.default_rng(7))
-    want = one_by_one(model, pairs)
+    model, pairs, want = build_model(kind), tree_requests(np.random.default_rng(7)), alone(kind)
     monkeypatch.setattr(place, name, wrong)
     loaded, batch, said = scores(model, pairs, 64)
     assert loaded.shareable_length == 0 and "prefixes cannot be shared" in said[0]
@@ -193,6 +204,7 @@ def test_each_node_goes_on_from_its_own_cached_node() -> None:
     assert [None if one is None else int(one) for one in begun] == [6, 7, 8, None]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "settings"),
     [

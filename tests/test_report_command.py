@@ -70,6 +70,7 @@ def test_wrong_use_is_one_line(
     assert not list(tmp_path.rglob("*.html")) and not list(tmp_path.rglob(".unfinished*"))
 
 
+@pytest.mark.long
 def test_it_loads_no_model_library(tmp_path: Path) -> None:
     run = write_influence(tmp_path / "pool", 12)
     code = """

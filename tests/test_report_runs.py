@@ -52,6 +52,7 @@ def shown(report: Report) -> str:
     return re.sub("<[^>]+>", " ", build_page(report))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", list(BUILT_IN))
 def test_every_method(runs: Path, method: str) -> None:
     report = read_report([runs / method])
@@ -66,6 +67,7 @@ def test_every_method(runs: Path, method: str) -> None:
     assert report.texts[best].prompt.startswith("say the thing") and report.texts[best].answer.strip()
 
 
+@pytest.mark.long
 def test_anchors_have_their_gains(runs: Path) -> None:
     report = read_report([runs / "nuggets"])
     best = report.highest[0]

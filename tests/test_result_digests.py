@@ -59,6 +59,7 @@ def scoring(folder: Path) -> list[str]:
     return ["wici", str(folder / "rows.jsonl"), *model, *flags, "--output", str(folder / "run")]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("reader", ["select", "report", "export"])
 def test_a_flipped_bit_or_other_numbers_are_refused_until_the_run_is_given_again(
     reader: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -78,6 +79,7 @@ def test_a_flipped_bit_or_other_numbers_are_refused_until_the_run_is_given_again
     assert main(words) == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("reader", ["select", "report", "export"])
 @pytest.mark.parametrize("way", ["beside", "absolute", "link", "shard"])
 def test_only_a_result_of_the_folder_is_read(
@@ -132,6 +134,7 @@ def test_a_run_without_a_digest_is_refused(tmp_path: Path, capsys: pytest.Captur
     assert "run the same command again" in refused(readers(run, tmp_path)["select"], capsys)
 
 
+@pytest.mark.long
 def test_merging_into_the_folder_keeps_its_manifest_true(run: Path, tmp_path: Path) -> None:
     """A file as an earlier version wrote it, without its columns' names, becomes another of the same numbers."""
     path = run / "scores.parquet"

@@ -33,6 +33,7 @@ def pool_of(name: str) -> list[dict[str, Any]]:
     return [row, other, {**bare, "conversations": [row["conversations"][-4], row["conversations"][-1]]}]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ROWS)
 def test_what_is_selected_is_exported_as_the_pool_itself(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -134,7 +134,7 @@ def test_any_row_stride(dtype: torch.dtype) -> None:
     assert torch.equal(strided, copied)
 
 
-@pytest.mark.parametrize("instructions", instruction_sets.NAMES)
+@pytest.mark.parametrize("instructions", instruction_sets.long_but_best(instruction_sets.NAMES))
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_each_instruction_set(instructions: str, dtype: torch.dtype) -> None:
     logits = (torch.randn(3, 5001) * 8).to(dtype)

@@ -35,6 +35,7 @@ def same(one: Any, other: Any) -> bool:
     return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
 
 
+@pytest.mark.long
 @QUICK
 @given(rows=ROWS, size=st.integers(1, 5), random=st.randoms(use_true_random=False))
 def test_json_rows_come_back_as_they_were(rows: list[dict[str, Any]], size: int, random: Any, tmp_path: Path) -> None:

@@ -99,6 +99,7 @@ def test_a_run_that_goes_on_with_another_library_says_so(
     assert len(json.loads((tmp_path / "run/manifest.json").read_text())["arithmetic"]) == 2
 
 
+@pytest.mark.long
 def test_rows_that_do_not_fit_into_memory_are_counted_and_fail_the_run_beyond_the_threshold(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,6 +127,7 @@ def test_rows_that_do_not_fit_into_memory_are_counted_and_fail_the_run_beyond_th
     assert len(kept) > ROWS / 4 and np.abs(values[0] / values[1] - 1).max() < 1e-4
 
 
+@pytest.mark.long
 def test_a_disk_that_fills_up_ends_the_command_with_1_and_it_continues_when_there_is_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -143,6 +145,7 @@ def test_a_disk_that_fills_up_ends_the_command_with_1_and_it_continues_when_ther
         assert not list((tmp_path / f"run{call}").rglob(".*"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("change", ["edited", "cut off", "appended to", "removed"])
 @pytest.mark.parametrize("files", [1, 2])
 def test_an_input_that_changes_before_it_is_read_is_no_run_of_what_it_was(

@@ -125,6 +125,7 @@ def _select(arguments: list[str]) -> None:
     raise SystemExit(main(arguments))
 
 
+@pytest.mark.long
 def test_four_at_once(tmp_path: Path) -> None:
     run = finished(tmp_path / "run")
     fork = multiprocessing.get_context("fork")

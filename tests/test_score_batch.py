@@ -59,6 +59,7 @@ def test_a_tree_of_requests_scores_as_one_by_one(budget: int, backend: str) -> N
     assert batch.stats.tokens_unshared == sum(len(a) + len(b) - 1 for a, b in pairs)
 
 
+@pytest.mark.long
 @given(
     st.lists(
         st.tuples(st.lists(st.integers(3, 5), min_size=1, max_size=6), st.lists(st.integers(3, 5), max_size=6)),
@@ -140,6 +141,7 @@ def test_the_same_call_gives_the_same_bits(scorer: instsel.Scorer) -> None:
     assert b"".join(x.tobytes() for x in first.token_logprobs) == b"".join(x.tobytes() for x in second.token_logprobs)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not has_bfloat16_products(), reason="needs a processor with bfloat16 arithmetic")
 def test_bfloat16_gives_the_same_bits_in_packs_of_any_size() -> None:
     """Every product, attention and log-sum-exp of a row is the same, whatever rows come with it."""

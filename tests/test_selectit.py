@@ -108,6 +108,7 @@ def test_the_default_prompts_are_asked_in_full(scorer: instsel.Scorer, truth: On
         assert score == pytest.approx((chances * [1, 2, 3, 4, 5]).sum() / chances.sum(), rel=TOLERANCE)
 
 
+@pytest.mark.long
 def test_several_scorers_are_weighted_by_their_parameters(scorer: instsel.Scorer, truth: OneByOne) -> None:
     from transformers import AutoConfig, LlamaForCausalLM
 
@@ -165,6 +166,7 @@ def test_what_is_refused(scorer: instsel.Scorer) -> None:
         instsel.selectit(scorer, rows, scorers=scorer)
 
 
+@pytest.mark.long
 def test_the_command_gives_the_same_numbers_also_when_interrupted(
     scorer: instsel.Scorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -73,6 +73,7 @@ def pairs_of(seed: int) -> list[tuple[list[int], list[int]]]:
     return [pair for more in range(3) for pair in tree_requests(np.random.default_rng(10 * seed + more))]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", instruction_sets.WITH_BFLOAT16)
 @pytest.mark.parametrize("budget", BUDGETS)
 def test_the_bits_are_those_of_one_after_another(budget: int, name: str, names: set[str]) -> None:
@@ -235,6 +236,7 @@ def test_a_consumers_exception_leaves_nothing_running() -> None:
     assert pack_threads() == []
 
 
+@pytest.mark.long
 def test_steps_that_wait_for_one_another_are_never_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control of the bits above: steps are run together, and among the rest some could not have been."""
     taken: list[int] = []

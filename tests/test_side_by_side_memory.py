@@ -16,6 +16,7 @@ from instsel.engine.model_session import ModelSession
 __all__ = ["four_threads"]  # a fixture for every test here
 
 
+@pytest.mark.long
 @needs_bfloat16
 @pytest.mark.parametrize("budget", BUDGETS)
 def test_memory_that_runs_out_for_several_may_do_for_each(budget: int) -> None:

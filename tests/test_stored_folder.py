@@ -38,6 +38,7 @@ def without_digest(names: set[str]) -> set[str]:
     return {name.rsplit("-", 1)[0] if name.startswith("shards/") else name for name in names}
 
 
+@pytest.mark.long
 def test_a_store_gets_the_files_of_a_run_folder(store: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(command(tmp_path, "here", pause=0))
     run(stored(tmp_path))
@@ -54,6 +55,7 @@ def test_a_store_gets_the_files_of_a_run_folder(store: Any, tmp_path: Path, caps
     run(command(tmp_path, "copy", pause=0))  # a copy on the disk is a run folder like any
 
 
+@pytest.mark.long
 def test_a_run_that_the_store_ended_goes_on_with_the_shards_that_it_has(
     store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -77,6 +79,7 @@ def test_a_run_that_the_store_ended_goes_on_with_the_shards_that_it_has(
     assert_same_run(tmp_path / "here", copied(store, tmp_path / "copy"))
 
 
+@pytest.mark.long
 def test_a_shard_that_was_damaged_in_the_store_is_computed_again(
     store: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -91,6 +94,7 @@ def test_a_shard_that_was_damaged_in_the_store_is_computed_again(
     assert_same_run(tmp_path / "here", copied(store, tmp_path / "copy"))
 
 
+@pytest.mark.long
 def test_another_run_is_refused_and_overwritten_only_where_that_was_asked(
     store: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -67,6 +67,7 @@ def in_threads(works: list[Callable[[], None]]) -> None:
         raise errors[0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("share", ["one scorer", "one model", "models of their own"])
 def test_threads_get_the_bits_of_one(share: str, dtype: torch.dtype) -> None:

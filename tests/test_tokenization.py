@@ -67,7 +67,7 @@ def expected(tokenizer, context: str, continuation: str) -> tuple[list[int], int
 def test_boundary_counts_bytes(build):
     tokenizer = build()
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=40, deadline=None)
     @given(TEXT, TEXT)
     @example("", "")
     @example("", "the")

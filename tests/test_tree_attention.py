@@ -39,7 +39,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
 # What runs at all in the C++ kernels: float32 everywhere, bfloat16 where it can be multiplied as such.
 KINDS = [(torch.float32, name) for name in ("plain", "avx2", "avx512")]
 KINDS += [(torch.bfloat16, name) for name in ("plain", *instruction_sets.WITH_BFLOAT16)] + [(torch.float16, "")]
-each_kind = pytest.mark.parametrize(("dtype", "instructions"), KINDS, ids=lambda value: str(value) or "best")
+each_kind = pytest.mark.parametrize(
+    ("dtype", "instructions"), instruction_sets.long_but_best(KINDS), ids=lambda value: str(value) or "best"
+)
 SHAPES = [(6, 2, 64), (2, 2, 96), (3, 1, 128), (2, 2, 256), (2, 1, 72), (1, 1, 8)]  # heads, key heads, head size
 
 
@@ -172,7 +174,7 @@ def check_trees_alone(dtype: torch.dtype, lengths: list[int], seed: int) -> None
         assert torch.equal(got, together[rows])
 
 
-@pytest.mark.parametrize("instructions", ["plain", "avx2", "avx512"])
+@pytest.mark.parametrize("instructions", instruction_sets.long_but_best(instruction_sets.FLOAT32))
 def test_bits_do_not_hang_on_how_a_path_is_divided(instructions: str) -> None:
     """Into how many nodes a prefix falls hangs on what shares it; its keys are added up in one order all the same."""
     generator = torch.Generator().manual_seed(0)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import instruction_sets
 import numpy as np
 import pytest
 import torch
@@ -20,7 +21,6 @@ from recurrence_paths import (
 )
 
 from instsel.kernels import TreeNodes, tree_convolution, tree_delta_rule, tree_scan
-from instsel.kernels.native_arrays import chosen_instruction_set
 
 FLOAT, HALF, DOUBLE = torch.float32, torch.bfloat16, torch.float64
 RUNS = [("reference", DOUBLE), ("reference", FLOAT), ("reference", HALF), ("cpu", FLOAT), ("cpu", HALF)]
@@ -200,17 +200,13 @@ def test_states_go_on_in_a_later_pack_with_the_same_bits(kind: str, backend: str
         assert torch.equal(again, out[first:last]) and torch.equal(end[0], states[node])
 
 
-@pytest.mark.parametrize("instructions", ["plain", "avx2", "avx512"])
+@pytest.mark.parametrize("instructions", instruction_sets.long_but_best(instruction_sets.FLOAT32))
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_instruction_set_computes_the_same(kind: str, instructions: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("INSTSEL_INSTRUCTION_SET", instructions)
-    try:
-        chosen_instruction_set()
-    except ValueError:
-        pytest.skip(f"this processor has no {instructions}")
+def test_every_instruction_set_computes_the_same(kind: str, instructions: str) -> None:
     for dtype in (FLOAT, HALF):
         one = KINDS[kind](random_nodes(3, num_initial=1), dtype)
-        out, states = one.run("cpu")
+        with instruction_sets.forced(instructions):
+            out, states = one.run("cpu")
         want, ends = one.want()
         assert difference(out, want) <= TOLERANCE[dtype] and difference(states, ends) <= TOLERANCE[dtype]
 

@@ -47,6 +47,7 @@ def test_rows_without_corruption_are_all_clean_and_a_share_too_large_is_refused(
         make_pool(0, 100, corrupted_share=0.3)
 
 
+@pytest.mark.long
 def test_loss_and_exact_answers_are_those_of_plain_forwards(tokenizer, rows):
     model, (_, fresh) = untuned(), rows
     pairs = encode_rows(tokenizer, fresh)

@@ -47,6 +47,7 @@ GOOD = {
 }
 
 
+@pytest.mark.long
 @settings(max_examples=400, deadline=None)
 @given(ROW)
 def test_a_row_is_an_example_or_an_error_that_names_it(row: Any) -> None:
@@ -60,6 +61,7 @@ def test_a_row_is_an_example_or_an_error_that_names_it(row: Any) -> None:
             assert [type(one) for one in found] == [kind]
 
 
+@pytest.mark.long
 @settings(max_examples=300, deadline=None)
 @given(st.sampled_from(sorted(GOOD)), st.lists(CELL, min_size=2, max_size=2))
 def test_with_a_status_nothing_is_raised(name: str, cells: list[Any]) -> None:
@@ -71,6 +73,7 @@ def test_with_a_status_nothing_is_raised(name: str, cells: list[Any]) -> None:
             assert other.reason and "\n" not in other.reason
 
 
+@pytest.mark.long
 @settings(max_examples=8, deadline=None)
 @given(st.lists(st.tuples(CELL, CELL), min_size=1, max_size=4))
 def test_the_command_line_says_nothing_of_the_unexpected(rows: list[tuple[Any, Any]]) -> None:

@@ -64,6 +64,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "more", "expected"),
     [

@@ -13,6 +13,7 @@ import instsel
 from instsel.neighbors.embeddings import unit_rows
 
 
+@pytest.mark.long
 def test_probes_are_found_where_none_are_given(scorer: instsel.Scorer) -> None:
     examples = example_rows(30)
     embeddings = np.random.default_rng(3).normal(size=(30, 8))

@@ -140,6 +140,7 @@ def test_what_is_refused(scorer: instsel.Scorer, options: dict[str, Any], messag
         wici(scorer, example_rows(3), **options)
 
 
+@pytest.mark.long
 def test_the_command_has_the_same_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load_models_once(monkeypatch)
     rows = write_alpaca(tmp_path / "rows.jsonl", 40)

@@ -110,6 +110,7 @@ WRAPPED: dict[str, Callable[[Path], Any]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("purpose", WRAPPED)
 def test_a_wrapped_model_scores_as_its_own_forward_and_is_left_as_it_was(purpose: str, tmp_path: Path) -> None:
     model = WRAPPED[purpose](tmp_path)
@@ -135,6 +136,7 @@ def test_a_model_in_a_distributed_wrapper(tmp_path: Path) -> None:
         torch.distributed.destroy_process_group()
 
 
+@pytest.mark.long
 def test_adapters_switched_off_switched_and_added_between_calls() -> None:
     model = lora()
     base = own_means(new_llama())
@@ -210,6 +212,7 @@ QUANTISED: dict[str, tuple[Callable[[], Any], float]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("purpose", QUANTISED)
 def test_a_quantised_model_scores_as_its_own_forward(purpose: str) -> None:
     build, noise = QUANTISED[purpose]
