@@ -46,6 +46,7 @@ def bounded(word: str, spec: FieldSpec) -> Callable[[str], float]:
 
 
 positive = bounded("int", FieldSpec("", minimum=1))
+seed = bounded("int", FieldSpec("", minimum=0))
 
 
 def batch_tokens(text: str) -> float | str:
