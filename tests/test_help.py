@@ -69,6 +69,12 @@ def test_a_number_out_of_its_bounds_is_told_them(capsys: pytest.CaptureFixture[s
         assert f"argument {flag}: expected {expected}, got '{given}' (see" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["ifd", "curate", "select", "export"])
+def test_an_empty_output_is_not_the_folder_that_one_is_in(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--output", ""]) == 2
+    assert "argument --output: expected a name, got ''" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["wici", "rico", "nuggets", "curate", "select", "demo"])
 def test_no_command_takes_a_seed_that_fails_after_hours(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--seed", "-1"]) == 2
