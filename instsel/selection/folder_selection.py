@@ -251,6 +251,8 @@ def _write(
         columns = {**scored.own, **allot_names(added, table.column_names)}
         for column, values in added.items():
             table = table.append_column(columns[column], values)
+        # Of lines of JSON, a key that none of the selected rows has.
+        columns = {column: named for column, named in columns.items() if named in table.column_names}
         write_table(folder.path, name, table, columns)
         output = describe_result(folder.path / name, columns)
     folder.finish(counts=chosen.counts, rows=size, output=output, findings=findings)
