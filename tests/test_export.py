@@ -133,6 +133,21 @@ def test_the_best_of_a_group(tmp_path):
         export([{**rows[0], "best": None}], "messages", tmp_path, overwrite=True)
 
 
+@pytest.mark.parametrize("to", TRAINERS)
+def test_the_best_of_preference_pairs(to, tmp_path):
+    """As grape scores them: of texts, of turns after a prompt, and of conversations that hold the prompt."""
+    asked, answers = {"role": "user", "content": "say"}, [{"role": "assistant", "content": one} for one in "ab"]
+    for row in (
+        {"prompt": "say", "chosen": "a", "rejected": "b"},
+        {"prompt": [asked], "chosen": [answers[0]], "rejected": [answers[1]]},
+        {"chosen": [asked, answers[0]], "rejected": [asked, answers[1]]},
+    ):
+        for place, want in enumerate("ab"):
+            made = export([{**row, "best": place}], to, tmp_path, overwrite=True)[0]
+            alone = export([{"instruction": "say", "output": want}], to, tmp_path / "alone", overwrite=True)[0]
+            assert loaded(made) == loaded(alone)
+
+
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])
 def test_groups_without_an_answer_are_left_out_of_the_best_of_a_run(tmp_path, monkeypatch, capsys, kind):
     load_models_once(monkeypatch)
