@@ -11,7 +11,7 @@ from .attention_probes import backend_failure
 from .backends import choose_backend, triton_error
 from .devices import current
 from .tree_segments import TreeSegments
-from .validation import FLOATS, check_length, check_tensor
+from .validation import FLOATS, check_length, check_positive, check_tensor
 from .varlen_attention import varlen_error
 
 # Flash attention over varlen segments copies every path's keys and values. Up to this many copies of a key that costs
@@ -115,9 +115,8 @@ def tree_attention(
         raise ValueError(
             f"segments: expected key ranges within {key.shape[0]} keys, got one that ends at {segments.last_key}"
         )
-    for name, number in (("scaling", scaling), ("softcap", softcap)):
-        if number is not None and not (isinstance(number, (int, float)) and math.isfinite(number) and number > 0):
-            raise ValueError(f"{name}: expected None or a positive finite number, got {number!r}")
+    check_positive("scaling", scaling)
+    check_positive("softcap", softcap)
     if window is not None and (not isinstance(window, int) or window < 1):
         raise ValueError(f"window: expected None or a positive integer, got {window!r}")
     if sinks is not None:

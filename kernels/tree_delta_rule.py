@@ -10,7 +10,7 @@ from torch import Tensor
 from .devices import current
 from .recurrence_backends import DTYPES, check_initial, check_nodes, check_shape, choose_implementation, state_dtype
 from .tree_nodes import TreeNodes
-from .validation import check_tensor
+from .validation import check_positive, check_tensor
 
 
 def tree_delta_rule(
@@ -71,8 +71,7 @@ def tree_delta_rule(
     check_shape("decay", decay, (tokens, heads, *per_row), state, query.device)
     check_shape("beta", beta, (tokens, heads), state, query.device)
     check_nodes(nodes, tokens, keep)
-    if scaling is not None and not (isinstance(scaling, (int, float)) and math.isfinite(scaling) and scaling > 0):
-        raise ValueError(f"scaling: expected None or a positive finite number, got {scaling!r}")
+    check_positive("scaling", scaling)
     check_initial(initial, nodes, (heads, key_size, value_size), state, query.device)
     run = choose_implementation(backend, query, "tree_delta_rule")
     tensors = (x.detach() for x in (query, key, value, decay, beta))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+_FLOAT32 = torch.finfo(torch.float32)
 
 
 def check_tensor(
@@ -85,7 +84,12 @@ def check_head(
     if bias is not None:
         check_tensor("bias", bias, 1, FLOATS, device)
         check_length("bias", bias, vocabulary, "the size of the vocabulary")
-    if not isinstance(scale, (int, float)) or not math.isfinite(scale):
-        raise ValueError(f"scale: expected a finite number, got {scale!r}")
-    if softcap is not None and (not isinstance(softcap, (int, float)) or not math.isfinite(softcap) or softcap <= 0):
-        raise ValueError(f"softcap: expected None or a positive finite number, got {softcap!r}")
+    if not isinstance(scale, (int, float)) or not abs(scale) <= _FLOAT32.max:
+        raise ValueError(f"scale: expected a finite number of float32, got {scale!r}")
+    check_positive("softcap", softcap)
+
+
+def check_positive(name: str, value: float | None) -> None:
+    """None or a positive number that is neither 0 nor infinite in float32, in which kernels take it."""
+    if value is not None and not (isinstance(value, (int, float)) and _FLOAT32.tiny <= value <= _FLOAT32.max):
+        raise ValueError(f"{name}: expected None or a positive finite number of float32, got {value!r}")

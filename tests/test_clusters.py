@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from sklearn.cluster import KMeans
@@ -9,6 +11,12 @@ from sklearn.cluster import KMeans
 from instsel.neighbors import clusters
 from instsel.neighbors.clusters import Clusters, cluster_rows, nearest_to_centres
 from instsel.neighbors.embeddings import unit_rows
+
+
+@pytest.mark.parametrize("seed", [-1, None, 0.5])
+def test_seeds_that_would_not_repeat(seed: Any) -> None:
+    with pytest.raises(ValueError, match="seed must be a whole number of at least 0"):
+        cluster_rows(np.eye(3), 2, seed=seed)
 
 
 def blobs(count: int, rows: int, dimension: int, spread: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

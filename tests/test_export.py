@@ -102,11 +102,46 @@ def test_from_a_selection(tmp_path, capsys):
     assert main([*command, "--overwrite", "--quiet"]) == 0 and not capsys.readouterr().out
 
 
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_from_a_selection_of_which_no_row_has_a_key_that_others_have(tmp_path, monkeypatch, capsys, kind):
+    monkeypatch.chdir(tmp_path)
+    rows = [{**row, "score": i} for i, row in enumerate(SINGLE)]
+    rows[0]["note"] = "of this row alone"
+    Path("scored.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["select", "scored.jsonl", "--budget", "2", "--format", kind, "--output", "chosen"]) == 0
+    assert main(["export", "chosen", "--to", "messages", "--output", "out"]) == 0
+    assert [row["messages"][1]["content"] for row in loaded(Path("out/instsel.jsonl"))] == ["thing 5", "thing 4"]
+    assert main(["report", "chosen"]) == 0
+
+
+def test_a_selection_of_no_rows_is_said_to_be_none(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("scored.jsonl").write_text("".join(json.dumps({**row, "score": None}) + "\n" for row in SINGLE))
+    assert main(["select", "scored.jsonl", "--budget", "2", "--output", "chosen"]) == 0
+    assert main(["export", "chosen", "--to", "messages", "--output", "out"]) == 2
+    assert "selected.parquet holds no rows" in capsys.readouterr().err
+
+
 def test_the_best_of_a_group(tmp_path):
     rows = [{"instruction": "say", "candidates": [{"response": "a"}, {"response": "b"}], "best": 1}]
     assert loaded(export(rows, "messages", tmp_path)[0])[0]["messages"][-1]["content"] == "b"
     with pytest.raises(ValueError, match=r"row 0 .*'best' names no candidate, got None"):
         export([{**rows[0], "best": None}], "messages", tmp_path, overwrite=True)
+
+
+@pytest.mark.parametrize("to", TRAINERS)
+def test_the_best_of_preference_pairs(to, tmp_path):
+    """As grape scores them: of texts, of turns after a prompt, and of conversations that hold the prompt."""
+    asked, answers = {"role": "user", "content": "say"}, [{"role": "assistant", "content": one} for one in "ab"]
+    for row in (
+        {"prompt": "say", "chosen": "a", "rejected": "b"},
+        {"prompt": [asked], "chosen": [answers[0]], "rejected": [answers[1]]},
+        {"chosen": [asked, answers[0]], "rejected": [asked, answers[1]]},
+    ):
+        for place, want in enumerate("ab"):
+            made = export([{**row, "best": place}], to, tmp_path, overwrite=True)[0]
+            alone = export([{"instruction": "say", "output": want}], to, tmp_path / "alone", overwrite=True)[0]
+            assert loaded(made) == loaded(alone)
 
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])

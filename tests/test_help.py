@@ -61,9 +61,21 @@ def test_every_described_field_of_a_configuration_is_an_argument_with_its_defaul
 
 def test_a_number_out_of_its_bounds_is_told_them(capsys: pytest.CaptureFixture[str]) -> None:
     for flag, given, expected in (
-        ("--seed", "x", "a whole number"),
+        ("--seed", "x", "a whole number of at least 0"),
         ("--limit", "0", "a whole number of at least 1"),
         ("--num-gpus-per-worker", "nan", "a number of at least 0 and at most 999999"),
     ):
         assert main(["ifd", "pool.jsonl", "--model", "m", flag, given]) == 2
         assert f"argument {flag}: expected {expected}, got '{given}' (see" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["ifd", "curate", "select", "export"])
+def test_an_empty_output_is_not_the_folder_that_one_is_in(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--output", ""]) == 2
+    assert "argument --output: expected a name, got ''" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["wici", "rico", "nuggets", "curate", "select", "demo"])
+def test_no_command_takes_a_seed_that_fails_after_hours(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--seed", "-1"]) == 2
+    assert "argument --seed: expected a whole number of at least 0, got '-1'" in capsys.readouterr().err

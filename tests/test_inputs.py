@@ -163,6 +163,23 @@ def test_a_file_named_twice_is_an_error(tmp_path: Path) -> None:
         open_input([str(path)], None, "test")
 
 
+def test_a_file_by_two_names_is_an_error(tmp_path: Path) -> None:
+    """As where a folder has a link `latest.jsonl` to the newest of its files: each of its rows would count twice."""
+    path = write(tmp_path / "a.jsonl", text(ROWS))
+    (tmp_path / "latest.jsonl").symlink_to("a.jsonl")
+    for names in ([path, tmp_path / "latest.jsonl"], [tmp_path], [tmp_path / "*"]):
+        with pytest.raises(ValueError, match=r"latest\.jsonl is .*a\.jsonl by another name"):
+            open_input([str(name) for name in names], None)
+    assert len(list(open_input(str(tmp_path / "latest.jsonl"), None).files)) == 1
+
+
+def test_an_empty_name_is_not_the_folder_that_one_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "a.jsonl", text(ROWS))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="input: expected a file, a folder or a dataset's name"):
+        open_input([""], None)
+
+
 def test_files_of_a_folder_that_are_left_out_are_named(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", text(ROWS))
     for name in ("README.md", ".hidden.jsonl", "_SUCCESS"):

@@ -106,6 +106,15 @@ def test_a_type_is_that_of_all_rows_however_they_are_batched(
     assert exact(whole_rows(types.table(rows))) == exact(rows)
 
 
+def test_whole_numbers_stay_whole_in_columns_of_prompts_and_answers() -> None:
+    rows = [{"output": 6, "said": 6, "x": 6}, {"output": 6.5, "said": 6.5, "x": 6.5}]
+    for batches in ([rows], [[row] for row in rows]):
+        types = ColumnTypes(batches, texts=["said"])
+        assert is_json(types.schema.field("output")) and is_json(types.schema.field("said"))
+        assert types.schema.field("x").type == pa.float64(), "of which many are sorted and added"
+        assert exact(whole_rows(types.table(rows))) == exact([{**row, "x": float(row["x"])} for row in rows])
+
+
 def test_missing_keys_and_nulls_are_told_apart() -> None:
     rows = [{"never": 1, "all": None}, {"mixed": "x"}, {"mixed": None}, {"only_missing": "y", "all": None}, {}]
     types = ColumnTypes([rows[:2], rows[2:]])

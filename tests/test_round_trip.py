@@ -56,6 +56,38 @@ def test_what_is_selected_is_exported_as_the_pool_itself(
             assert texts[0] == texts[1] and len(texts[0]) == 3, to
 
 
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+@pytest.mark.parametrize("names", [{}, {"instruction": "asked", "response": "said"}], ids=["usual", "mapped"])
+def test_answers_that_are_numbers_are_exported_as_they_were_scored(
+    ending: str, names: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of sums: 6 is one token and 6.0 is three, and a column of numbers holds the latter."""
+    load_models_once(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    asked, said = names.get("instruction", "instruction"), names.get("response", "output")
+    pool = [{asked: i, said: answer, "x": answer} for i, answer in enumerate((6, 3.5, 0, 1e22))]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pool))
+    columns = ["--columns", ",".join(f"{field}={column}" for field, column in names.items())] if names else []
+    words = [
+        "perplexity",
+        "rows.jsonl",
+        "--model",
+        tiny_model_folder(),
+        "--format",
+        ending,
+        "--output",
+        "run",
+        *columns,
+    ]
+    assert main(words) == 0
+    assert main(["select", "run", "--budget", "4", "--by", "x", "--format", ending, "--output", "chosen"]) == 0
+    want = [("3", "1e+22"), ("0", "6"), ("1", "3.5"), ("2", "0")]
+    for run, rows in (("run", sorted(want)), ("chosen", want)):
+        assert main(["export", run, "--to", "messages", "--output", f"of {run}", *columns]) == 0
+        found = [json.loads(line)["messages"] for line in (tmp_path / f"of {run}/instsel.jsonl").open()]
+        assert [tuple(turn["content"] for turn in turns) for turns in found] == rows
+
+
 def rows_of(path: Path) -> list[str]:
     """A file's rows as they are written, in an order that does not depend on theirs."""
     text = path.read_text(encoding="utf-8")

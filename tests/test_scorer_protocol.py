@@ -58,6 +58,22 @@ def test_a_scorer_of_ones_own_is_taken_by_calls_and_methods(scorer: instsel.Scor
     assert own.requests == 2 + 2 * len(rows), "the prompt's answer, and the answer alone"
 
 
+@pytest.mark.parametrize("given", ["stories260k", None, object()], ids=["name", "none", "object"])
+def test_what_cannot_score_is_refused_by_name(given: Any, scorer: instsel.Scorer) -> None:
+    rows, pairs = example_rows(2), [("Once upon a", " time")]
+    for call in (instsel.score_batch, instsel.plan_batch):
+        with pytest.raises(TypeError, match="scorer: expected a Scorer, as .* got " + type(given).__name__):
+            call(given, pairs)
+    for method in (instsel.ifd, instsel.wici, instsel.grape):
+        with pytest.raises(TypeError, match="scorer: expected a Scorer"):
+            method(given, rows)
+    if given is not None:
+        with pytest.raises(TypeError, match="quality_scorer: expected a Scorer"):
+            instsel.deita(scorer, rows, quality_scorer=given)
+        with pytest.raises(TypeError, match="expected a Scorer"):
+            instsel.selectit(scorer, rows, scorers=[given])
+
+
 def test_the_stand_in_says_which_could_have_been_scored(scorer: instsel.Scorer) -> None:
     stand_in = FailingScorer(scorer)
     batch = instsel.score_batch(stand_in, [("Once", " upon"), ("Once", "")])

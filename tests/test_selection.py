@@ -108,6 +108,8 @@ def test_budgets_that_are_none(budget: float, message: str) -> None:
         ({"embeddings": np.eye(3), "max_similarity": 1.5}, ValueError, "max_similarity must be a cosine .* got 1.5"),
         ({"embeddings": np.eye(3), "max_similarity": -1.0}, ValueError, "max_similarity must be a cosine"),
         ({"embeddings": np.eye(3), "max_similarity": float("nan")}, ValueError, "max_similarity must be a cosine"),
+        ({"seed": -1}, ValueError, "seed must be a whole number of at least 0, got -1"),
+        ({"seed": None}, ValueError, "seed must be a whole number of at least 0, got None"),
     ],
 )
 def test_what_is_refused(options: dict[str, Any], error: type[Exception], message: str) -> None:

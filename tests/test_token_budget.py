@@ -29,6 +29,11 @@ def test_rows_that_do_not_fit_are_skipped(tokens: list[int], limit: int, seed: i
     assert select(score, budget_tokens=limit, num_tokens=tokens).tolist() == want
 
 
+@pytest.mark.parametrize("options", [{}, {"coverage": "equal", "clusters": [0, 1, 1]}])
+def test_more_tokens_than_there_are_take_all(options: dict[str, Any]) -> None:
+    assert select([1.0, 2.0, 3.0], budget_tokens=10**30, num_tokens=[4, 5, 6], **options).tolist() == [2, 1, 0]
+
+
 def test_the_cosine_rule_comes_first() -> None:
     """A copy is left out also where the better row was too long: what is selected does not hang on the budget so."""
     embeddings = [[1, 0], [1, 0], [0, 1]]

@@ -256,6 +256,7 @@ def test_large_scores_and_long_paths(dtype: torch.dtype, instructions: str) -> N
         ({"query": torch.zeros(4, 2, 8).double()}, TypeError, "query: expected dtype"),
         ({"window": 0}, ValueError, "window: expected None or a positive"),
         ({"scaling": float("inf")}, ValueError, "scaling"),
+        ({"softcap": 1e-300}, ValueError, "softcap: expected None or a positive finite number of float32"),
         ({"backend": "varlen"}, ValueError, "backend: 'varlen' cannot be used: flash attention needs GPU"),
         ({"segments": TreeSegments.from_lists([0, 4], [[(0, 9)]])}, ValueError, "key ranges within 4 keys"),
     ],

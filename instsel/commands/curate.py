@@ -14,7 +14,7 @@ from instsel.commands import export, inspect, method_command, report, select
 from instsel.commands.arguments import Parser, Subcommands
 from instsel.commands.curate_checks import check_steps
 from instsel.commands.flags import INPUT, MODEL, WORKERS, add_method_flags, add_options
-from instsel.commands.options import fraction, local_folder, written
+from instsel.commands.options import fraction, local_folder, seed, written
 from instsel.methods.perplexity import perplexity
 from instsel.runs.interrupts import Interrupts
 from instsel.runs.manifest import OtherSettingsError
@@ -43,7 +43,7 @@ def add_parser(commands: Subcommands) -> None:
     parser.add_argument("--to", required=True, choices=tuple(TRAINERS), help="who reads the selection")
     parser.add_argument("--name", default="instsel", metavar="NAME", help="of the data set; default instsel")
     parser.add_argument("--output", type=local_folder, required=True, metavar="DIR", help="folder for all of it")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the selection; default 0")
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="of the selection; default 0")
     parser.add_argument(
         "--max-failures", type=fraction, default=0.05, metavar="F",
         help="share of rows that may fail (0.05 or 5%%); default 0.05",

@@ -93,7 +93,10 @@ def _merge(run: RunReader, target: Path) -> tuple[int, dict[str, str]]:
     try:
         remove_unfinished(target.parent)
         scores = with_reasons(lambda: shards.tables(last), store, run.manifest)
-        own = write_merged(target.parent, target.name, store, scores, columns=run.manifest["columns"])
+        told = run.manifest
+        own = write_merged(
+            target.parent, target.name, store, scores, columns=told["columns"], mapping=told.get("column_mapping")
+        )
     except OSError as error:
         raise RunError(f"cannot write {target}: {error.strerror or error}; what was there is as it was") from error
     return last.rows, own

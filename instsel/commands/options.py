@@ -13,10 +13,18 @@ from instsel.methods.parameter_fields import FieldSpec
 Reader: TypeAlias = Callable[[str], object]
 
 
+def named(text: str) -> str:
+    """A name; a shell's variable that is not set would be the folder that one is in."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a name, got ''")
+    return text
+
+
 def local_folder(text: str) -> Path:
     """A folder of a file system."""
     from instsel.runs.remote_files import is_address
 
+    named(text)
     if is_address(text):
         raise argparse.ArgumentTypeError(
             f"{text} is no folder of a file system: write to a folder here, and copy it there"
@@ -46,6 +54,7 @@ def bounded(word: str, spec: FieldSpec) -> Callable[[str], float]:
 
 
 positive = bounded("int", FieldSpec("", minimum=1))
+seed = bounded("int", FieldSpec("", minimum=0))
 
 
 def batch_tokens(text: str) -> float | str:
@@ -98,6 +107,7 @@ READERS: dict[str, Reader] = {
     "devices": device_names,
     "max_batch_tokens": batch_tokens,
     "max_failures": fraction,
+    "output": named,
     "template": template_text,
     "template_without_input": template_text,
 }

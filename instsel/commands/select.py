@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from instsel.commands.arguments import Subcommands
 from instsel.commands.flags import add_options
-from instsel.commands.options import local_folder, positive
+from instsel.commands.options import local_folder, positive, seed
 from instsel.runs.interrupts import Interrupts
 from instsel.runs.merged_output import FORMATS
 from instsel.terminal import complain, escaped, say
@@ -62,7 +62,7 @@ def add_parser(commands: Subcommands) -> None:
         help="with quotas: draw a cluster's rows at random from this share of it with the highest scores; default none "
         "are drawn",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of k-means and of what is drawn; default 0")
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="of k-means and of what is drawn; default 0")
     parser.add_argument(
         "--max-similarity", type=float, metavar="C",
         help="cosine between selected rows, within each cluster with --coverage; default 0.9, with --coverage none",

@@ -51,3 +51,10 @@ class ScorerProtocol(Protocol):
 
     def plan(self, model: CausalModel, prepared: PreparedRequests) -> list[PlannedTree]:
         """The work that prepared requests would be for a model."""
+
+
+def check_scorer(scorer: object, parameter: str = "scorer") -> None:
+    """TypeError for what cannot score, such as a model by itself or its name."""
+    if not callable(getattr(scorer, "score", None)):
+        got = f"{type(scorer).__name__} {scorer!r}" if isinstance(scorer, str) else type(scorer).__name__
+        raise TypeError(f"{parameter}: expected a Scorer, as instsel.Scorer(model) makes it, got {got}")

@@ -18,7 +18,7 @@ from instsel.engine.logprob import PairValues, pair_logprobs, pair_logprobs_of_l
 from instsel.engine.model_session import ModelSession
 from instsel.engine.requests import Requests, prepare
 from instsel.engine.results import Plan, ScoreBatch, ScoreStats
-from instsel.engine.scorer_protocol import ScorerProtocol
+from instsel.engine.scorer_protocol import ScorerProtocol, check_scorer
 from instsel.engine.token_progress import ProgressLike
 from instsel.planning.layout import Layout
 from instsel.planning.planned_tree import PlannedTree
@@ -56,6 +56,7 @@ def score_batch(
     >>> batch.mean_logprob.round(3).tolist(), batch.status.tolist()  # doctest: +SKIP
     ([-0.001, -4.781, nan], ['ok', 'ok', 'empty_target'])
     """
+    check_scorer(scorer)
     return scorer.score(requests, token_logprobs=token_logprobs, max_length=max_length, progress=progress)
 
 
@@ -144,6 +145,7 @@ def _pair_values(session: ModelSession, layout: Layout, rows: Tensor) -> PairVal
 
 def plan_batch(scorer: ScorerProtocol, requests: Requests, *, max_length: int | None = None) -> Plan:
     """What `score_batch` would do with these requests: tokens, packs and floating-point operations, with no forward."""
+    check_scorer(scorer)
     model = scorer.outline
     prepared = prepare(scorer, model, requests, max_length)
     work = scorer.plan(model, prepared)

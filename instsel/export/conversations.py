@@ -110,11 +110,9 @@ def read_conversations(
     if best is not None and best in names:
         groups = to_groups(listed, columns=columns, unread=unread)
         layout = detect_layout(names, columns, kind="group")
-        found = [
-            _best_of(number, row, group, best) for number, (row, group) in enumerate(zip(listed, groups, strict=True))
-        ]
         return [
-            _conversation(row, group, layout, [text]) for row, group, text in zip(listed, groups, found, strict=True)
+            _best_of(number, row, group, layout, best)
+            for number, (row, group) in enumerate(zip(listed, groups, strict=True))
         ]
     layout = detect_layout(names, columns)
     if layout.answers == ("chosen", "rejected"):
@@ -124,11 +122,14 @@ def read_conversations(
     return [_conversation(row, one, layout, [one.response]) for row, one in zip(listed, examples, strict=True)]
 
 
-def _best_of(number: int, row: Mapping[str, Any], group: Group, column: str) -> str:
+def _best_of(number: int, row: Mapping[str, Any], group: Group, layout: Layout, column: str) -> Conversation:
     best = row[column]
     if best is None or not 0 <= int(best) < len(group.responses):
         raise ValueError(f"row {number} (counting from 0): column {column!r} names no candidate, got {best!r}")
-    return group.responses[int(best)]
+    if layout.answers == ("candidates",):
+        return _conversation(row, group, layout, [group.responses[int(best)]])
+    pair = _conversation(row, group, layout, group.responses)
+    return replace(pair, answer=pair.rejected if best and pair.rejected is not None else pair.answer, rejected=None)
 
 
 def _conversation(row: Row, read: Example | Group, layout: Layout, answers: Sequence[str]) -> Conversation:

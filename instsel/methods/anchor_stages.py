@@ -29,7 +29,7 @@ class AnchorParameters(EmbeddingParameters):
     num_anchors: int = parameter(
         100, "anchors to choose where none are given: of so many k-means clusters the row nearest the centre", minimum=1
     )
-    seed: int = parameter(0, "of k-means", flag=None)
+    seed: int = parameter(0, "of k-means", flag=None, minimum=0)
 
     @property
     def needs_embeddings(self) -> bool:

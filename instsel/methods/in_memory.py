@@ -38,6 +38,7 @@ def run_in_memory(
     Rows that cannot be read, or that the template refuses, are warned of and have the status "unreadable". Where all
     are such, it raises what is said of the first, unless the rows are a batch of more (`whole_pool=False`).
     """
+    _check_scorers(scorer, parameters)
     if isinstance(rows, Iterator):
         rows = list(rows)
     parameters = _with_columns(parameters, rows)
@@ -63,6 +64,18 @@ def run_in_memory(
     run_stages(store, scorer)
     columns = {name: values for part in store.known.values() for name, values in part.items()}
     return Outcome(columns, store.parameters, count, store.stats)
+
+
+def _check_scorers(scorer: object, parameters: Parameters) -> None:
+    """TypeError for a scorer, or another one of the parameters, that is none."""
+    from instsel.engine.scorer_protocol import check_scorer
+
+    check_scorer(scorer)
+    for name, _, spec in fields_of(type(parameters)):
+        given = getattr(parameters, name)
+        if spec.kind in ("model", "models") and given is not None:
+            for one in given if spec.kind == "models" else [given]:
+                check_scorer(one, name)
 
 
 def _with_template(parameters: P, scorer: ScorerProtocol, records: Sequence[ReadRow]) -> P:

@@ -47,7 +47,7 @@ class ProbeParameters(EmbeddingParameters):
         None, 'rating model for complexity="quality" and "compqual"', kind="model", flag="quality-model"
     )
     quality_prompt: str = parameter(QUALITY_PROMPT, "its prompt, with {request} and {response}", metavar="TEXT")
-    seed: int = parameter(0, "of k-means", flag=None)
+    seed: int = parameter(0, "of k-means", flag=None, minimum=0)
     neighbors_as_probes: bool = parameter(False, "the num_probes nearest rows are the probes, without clusters")
 
     @property

@@ -37,7 +37,7 @@ class RicoParameters(Parameters):
     assessment: Any = parameter(
         None, "examples of the tasks that the model is to become better at", kind="rows", positional=True
     )
-    seed: int = parameter(0, "of the noise", flag=None)
+    seed: int = parameter(0, "of the noise", flag=None, minimum=0)
 
     def check(self) -> None:
         if self.assessment is None or (isinstance(self.assessment, (list, tuple)) and not self.assessment):

@@ -42,7 +42,7 @@ def cluster_rows(embeddings: object, num_clusters: int = 24, *, seed: int = 0) -
     `embeddings` are numbers `[n, d]`, normalised here. Where there are fewer distinct directions than `num_clusters`,
     there are fewer clusters.
 
-    Raises ValueError where a row is not finite or `num_clusters` is below 1.
+    Raises ValueError where a row is not finite, `num_clusters` is below 1 or `seed` is no whole number of at least 0.
 
     Source: Lloyd 1982; Arthur and Vassilvitskii 2007 (k-means++).
 
@@ -51,6 +51,7 @@ def cluster_rows(embeddings: object, num_clusters: int = 24, *, seed: int = 0) -
     """
     if isinstance(num_clusters, bool) or not isinstance(num_clusters, int | np.integer) or num_clusters < 1:
         raise ValueError(f"num_clusters must be a whole number of at least 1, got {num_clusters!r}")
+    check_seed(seed)
     unit = unit_rows(embeddings)
     directed = np.flatnonzero(unit.any(1))
     labels = np.full(len(unit), -1, np.int64)
@@ -64,6 +65,12 @@ def cluster_rows(embeddings: object, num_clusters: int = 24, *, seed: int = 0) -
     place[filled] = np.arange(len(filled))
     labels[directed] = place[found][group]
     return Clusters(labels, _means(sums[filled], sizes[filled]))
+
+
+def check_seed(seed: object) -> None:
+    """ValueError unless it gives the same random numbers each time, which None would not."""
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise ValueError(f"seed must be a whole number of at least 0, got {seed!r}")
 
 
 def nearest_to_centres(embeddings: object, clusters: Clusters) -> np.ndarray:

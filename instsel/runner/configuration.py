@@ -171,7 +171,7 @@ class RunConfiguration:
     template_date: str | None = parameter(
         None, "what a chat template reads as the date; default when the run began", metavar="DATE"
     )
-    seed: int = parameter(0, "of what is random in a method, such as k-means")
+    seed: int = parameter(0, "of what is random in a method, such as k-means", minimum=0)
     shard_rows: int | None = parameter(None, "rows saved at a time; by default what takes about a minute", minimum=1)
     format: str = parameter("parquet", "of the merged result", choices=FORMATS)
     overwrite: bool = parameter(False, "start again in a folder that holds another run")
@@ -188,6 +188,8 @@ class RunConfiguration:
                 raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
             raise TypeError(f"seed: expected a whole number, got {self.seed!r}")
+        if self.seed < 0:
+            raise ValueError(f"seed: expected a whole number of at least 0, got {self.seed}")
         if self.format not in FORMATS:
             raise ValueError(f"format: expected one of {', '.join(FORMATS)}, got {self.format!r}")
 

@@ -26,7 +26,10 @@ def finish(
     folder.interrupts.check()
     with folder.explained():
         scores = with_reasons(lambda: folder.shards.tables(last), rows, folder.manifest)
-        own = write_merged(folder.path, result, rows, scores, columns=folder.manifest["columns"])
+        told = folder.manifest
+        own = write_merged(
+            folder.path, result, rows, scores, columns=told["columns"], mapping=told.get("column_mapping")
+        )
         path = folder.path / result
         output = describe_result(path, own)
         folder.written(path)

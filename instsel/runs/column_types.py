@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from instsel.records.json_columns import json_array, json_field, plain_field_with_missing
+from instsel.records.json_rows import ROW_KEYS
 from instsel.records.json_types import JsonMapping
 
 _EXACT_IN_FLOAT = 2**53
@@ -32,21 +33,23 @@ class _Column:
     kind: pa.DataType | None  # None: JSON text
     present: int = 0  # rows that have the key
     nulls: int = 0  # of them those with null
-    beyond_float: bool = False  # holds integers that float64 would round
+    whole: bool = False  # holds integers that float64 would round, or write with a fraction where they are a text
 
 
 class ColumnTypes:
     """The columns of JSON rows in the order seen, each with an Arrow type that gives every value back as it was.
 
     A column whose values share no such type (numbers here, text there; objects of unlike keys; integers beyond 64 bits;
-    an object without keys; null in one row and no such key in another) is kept as JSON text.
+    an object without keys; null in one row and no such key in another) is kept as JSON text. Integers beside other
+    numbers are float64, but in `texts`: the columns of prompts and answers, of which 6 is another text than 6.0.
 
     >>> types = ColumnTypes([[{"id": 1, "text": "a"}, {"id": "two"}]])
     >>> types.table([{"id": 1, "text": "a"}, {"id": "two"}]).to_pylist()
     [{'id': '1', 'text': 'a'}, {'id': '"two"', 'text': None}]
     """
 
-    def __init__(self, batches: Iterable[Rows] = ()) -> None:
+    def __init__(self, batches: Iterable[Rows] = (), texts: Iterable[str] = ()) -> None:
+        self._texts = {*ROW_KEYS, *texts}
         self._columns: dict[str, _Column] = {}
         self._rows = 0
         for batch in batches:
@@ -60,9 +63,10 @@ class ColumnTypes:
             column = self._columns.setdefault(name, _Column(pa.null()))
             column.present += len(values)
             column.nulls += sum(value is None for value in values)
-            column.beyond_float |= any(type(value) is int and abs(value) > _EXACT_IN_FLOAT for value in values)
+            least = -1 if name in self._texts else _EXACT_IN_FLOAT
+            column.whole |= any(type(value) is int and abs(value) > least for value in values)
             column.kind = _widened(column.kind, _top_type(values))
-            if column.kind == pa.float64() and column.beyond_float:
+            if column.kind == pa.float64() and column.whole:
                 column.kind = None
 
     def keep_as_text(self, name: str) -> None:

@@ -25,6 +25,7 @@ from instsel.runs.input_names import files_named
 from instsel.runs.input_parts import InputPart, check_formats, joined_batches, parquet_schema, row_places
 from instsel.runs.remote_files import fetch, is_address
 from instsel.runs.row_store import Batch
+from instsel.runs.run_files import resolved
 from instsel.runs.spooled_input import Spool
 
 _SHOWN_NAMES = 3
@@ -49,17 +50,23 @@ class InputSource:
 def open_input(names: str | Sequence[str], limit: int | None, split: str | None = None) -> InputSource:
     """The input of these names, in order; ValueError or OSError naming what is no input or does not fit the rest."""
     given = [names] if isinstance(names, str) else list(names)
+    if not all(given):  # a shell's variable that is not set; as a path it is the folder that one is in
+        raise ValueError("input: expected a file, a folder or a dataset's name, got an empty text")
     if len(set(given)) < len(given):
         raise ValueError(f"input {next(name for name in given if given.count(name) > 1)} is named twice")
     parts = [part for name in given for part in _parts(name, split)]
     places = [part.name for part in parts]
+    files = tuple(Path(place) for place in places if os.path.isabs(place))
     if len(set(places)) < len(places):
         raise ValueError(f"input {next(name for name in places if places.count(name) > 1)} is named twice")
+    seen: dict[Path, Path] = {}
+    for file in files:
+        if (other := seen.setdefault(resolved(file), file)) != file:
+            raise ValueError(f"input {file} is {other} by another name: its rows would be read twice")
     check_formats(parts)
     digest_now = partial(_digest_of, parts)
     rest = f" and {len(places) - _SHOWN_NAMES} more" if len(places) > _SHOWN_NAMES else ""
     shown = ", ".join(places[:_SHOWN_NAMES]) + rest
-    files = tuple(Path(place) for place in places if os.path.isabs(place))
     return InputSource(
         shown,
         digest_now(),

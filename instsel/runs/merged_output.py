@@ -24,11 +24,18 @@ Tables = Callable[[], Iterable[pa.Table]]
 
 
 def write_merged(
-    directory: Path, name: str, rows: RowStore, scores: Tables, *, columns: Collection[str]
+    directory: Path,
+    name: str,
+    rows: RowStore,
+    scores: Tables,
+    *,
+    columns: Collection[str],
+    mapping: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """Write `directory/name` (.parquet or .jsonl) from the rows and the tables of their scores, a table at a time.
 
     scores: gives the tables anew at each call, together one row of scores per row. columns: the original columns.
+    mapping: of fields to columns, where the columns of prompts and answers have other than their usual names.
     Gives the name in the file of each score column, as `allot_names` finds it.
     """
     own: dict[str, str] = {}
@@ -40,7 +47,7 @@ def write_merged(
                 for row, score in zip(rows.rows(start, start + table.num_rows), scored, strict=True):
                     _write_json_line(file, {**row, **score})
         return own
-    types = rows.column_types()
+    types = rows.column_types((mapping or {}).values())
     while True:
         try:
             with durable_file(directory, name) as file:

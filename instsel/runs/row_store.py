@@ -109,10 +109,12 @@ class RowStore:
                 found[number] = self._dicts(batch.slice(number - self._starts[index], 1))[0]
         return [found[number] for number in wanted]
 
-    def column_types(self) -> ColumnTypes | None:
+    def column_types(self, texts: Iterable[str] = ()) -> ColumnTypes | None:
         """Types for the columns of JSON rows, found over all rows; None where the rows have their Arrow types."""
+        if not self.holds_json:
+            return None
         step = 8 * BATCH_ROWS
-        return ColumnTypes(self.rows(i, i + step) for i in range(0, len(self), step)) if self.holds_json else None
+        return ColumnTypes((self.rows(i, i + step) for i in range(0, len(self), step)), texts)
 
     def schema(self, types: ColumnTypes | None) -> pa.Schema:
         """The original columns and their types."""

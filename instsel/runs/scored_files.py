@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,8 +118,8 @@ class ScoredFile:
         schema = ColumnTypes([next(self._batches(), [])]).schema
         return {name: schema.field(name).type if name in schema.names else pa.null() for name in self.columns}
 
-    def take(self, numbers: np.ndarray, columns: Sequence[str] | None = None) -> pa.Table:
-        """The rows with these numbers, in the order given; all columns, or those named."""
+    def take(self, numbers: np.ndarray, columns: Sequence[str] | None = None, texts: Iterable[str] = ()) -> pa.Table:
+        """The rows with these numbers, in the order given; all columns, or those named; `texts` as of `ColumnTypes`."""
         sorted_numbers = np.sort(numbers)
         if self._parquet is None:
             rows: list[JsonObject] = []
@@ -129,7 +129,7 @@ class ScoredFile:
                 rows += [batch[number - first] for number in sorted_numbers[low:high]]
                 first += len(batch)
             rows = rows if columns is None else [{name: row.get(name) for name in columns} for row in rows]
-            found = ColumnTypes([rows]).table(rows)
+            found = ColumnTypes([rows], texts).table(rows)
         else:
             wanted = None if columns is None else list(columns)
             empty = empty_table(self._parquet.schema_arrow)

@@ -50,7 +50,7 @@ def token_budget(budget_tokens: object, num_tokens: ArrayLike | None, usable: np
     shortest = cost[usable].min() if usable.any() else 1
     if budget_tokens < shortest:
         raise ValueError(f"budget_tokens must be at least {shortest}, the shortest row's tokens, got {budget_tokens}")
-    return Budget(int(budget_tokens), cost)
+    return Budget(min(int(budget_tokens), 2**62), cost)  # more than there are: all of them, and quotas are int64
 
 
 def row_lengths(num_tokens: ArrayLike | None, size: int, needed_by: str) -> np.ndarray:

@@ -160,7 +160,7 @@ def select_into_folder(configuration: SelectionConfiguration, interrupts: Interr
         again = folder.is_finished(name)
         if not again:
             chosen = _choose(told, scored, manifest, score, usable, embeddings, lengths, max_score, share, interrupts)
-            _write(folder, name, scored, chosen, by_kmeans, len(score))
+            _write(folder, name, scored, chosen, by_kmeans, len(score), manifest.get("column_mapping"))
         written, file = folder.manifest, str(folder.path / name)
     finally:
         folder.close()
@@ -230,19 +230,29 @@ def _choose(
     return _Chosen(rows, labels, names, counts)
 
 
-def _write(folder: RunFolder, name: str, scored: ScoredFile, chosen: _Chosen, by_kmeans: bool, size: int) -> None:
+def _write(
+    folder: RunFolder,
+    name: str,
+    scored: ScoredFile,
+    chosen: _Chosen,
+    by_kmeans: bool,
+    size: int,
+    mapping: Mapping[str, str] | None,
+) -> None:
     """Write the rows, and the manifest over them."""
     rows, labels = chosen.rows, chosen.labels
     divided = {} if labels is None else cluster_counts(labels, chosen.names, rows)
     findings = {"clusters": dict(list(divided.items())[:_KEPT]), "num_clusters_found": len(divided)} if divided else {}
     with folder.explained(), folder.interrupts.held():
-        table = scored.take(rows)
+        table = scored.take(rows, texts=(mapping or {}).values())
         added = {"row": pa.array(rows)}
         if by_kmeans and labels is not None:
             added["cluster"] = pa.array(labels[rows])
         columns = {**scored.own, **allot_names(added, table.column_names)}
         for column, values in added.items():
             table = table.append_column(columns[column], values)
+        # Of lines of JSON, a key that none of the selected rows has.
+        columns = {column: named for column, named in columns.items() if named in table.column_names}
         write_table(folder.path, name, table, columns)
         output = describe_result(folder.path / name, columns)
     folder.finish(counts=chosen.counts, rows=size, output=output, findings=findings)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from instsel.neighbors.clusters import cluster_rows
+from instsel.neighbors.clusters import check_seed, cluster_rows
 from instsel.neighbors.embeddings import unit_rows
 from instsel.selection.budget import row_budget, token_budget
 from instsel.selection.diversity import different_rows
@@ -73,7 +73,7 @@ def select(
     the shortest row, missing or given twice; where shapes do not agree, a row has no label or no length, embeddings
     are missing or not finite, `num_clusters` is below 1 or above n, `max_similarity` is not in (-1, 1], or
     `draw_share` not in (0, 1] or given without quotas, or `length_strata` is below 2 or given without
-    `num_tokens`.
+    `num_tokens`, or `seed` is no whole number of at least 0.
 
     Source: arXiv 2604.25132 (the cosine rule); arXiv 2402.00530 and 2504.13835 (see `by_facility_location`).
 
@@ -101,6 +101,7 @@ def select(
     by_cluster = coverage in ("proportional", "equal")
     if clusters is not None and not by_cluster:
         raise ValueError(f"clusters needs coverage 'proportional' or 'equal', got {coverage!r}")
+    check_seed(seed)
     if max_similarity is not None:
         _check_similarity(max_similarity, embeddings, coverage)
     if draw_share is not None:
