@@ -148,6 +148,29 @@ def test_the_best_of_preference_pairs(to, tmp_path):
             assert loaded(made) == loaded(alone)
 
 
+@pytest.mark.parametrize("to", ["trl", "axolotl", "messages"])
+def test_the_best_of_candidates_that_are_turns_keeps_all_that_they_hold(to, tmp_path):
+    """Reasoning, calls, and the turns between the question and the answer, which were scored with it."""
+
+    def turns_of(row, folder):
+        made = loaded(export([row], to, tmp_path / folder, overwrite=True)[0])[0]
+        return made["prompt"] + made["completion"] if to == "trl" else made["messages"]
+
+    asked = {"role": "user", "content": "say"}
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+    called = [{"role": "assistant", "content": None, "tool_calls": [call]}, {"role": "tool", "content": "3"}]
+    for best, other in (
+        ([{"role": "assistant", "content": "a", "reasoning_content": "why"}], [{"role": "assistant", "content": "b"}]),
+        (called[:1], [{"role": "assistant", "content": "b"}]),
+        ([*called, {"role": "assistant", "content": "a"}], [*called, {"role": "assistant", "content": "b"}]),
+    ):
+        want = turns_of({"prompt": [asked], "completion": best}, "alone")
+        for prompt in ({"instruction": "say"}, {"messages": [asked]}):
+            for held in (best, [asked, *best]):
+                row = {**prompt, "candidates": [other if held is best else [asked, *other], held], "best": 1}
+                assert turns_of(row, "group") == want
+
+
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])
 def test_groups_without_an_answer_are_left_out_of_the_best_of_a_run(tmp_path, monkeypatch, capsys, kind):
     load_models_once(monkeypatch)
