@@ -27,6 +27,7 @@ TURNS = [
     for i in range(6)
 ]
 PAIRS = [{"prompt": f"say {i}", "chosen": f"thing {i}", "rejected": "no"} for i in range(6)]
+ANSWERS = (("assistant", "a"), ("assistant", "b"))
 ROWS = {"single": SINGLE, "turns": TURNS, "pairs": PAIRS}
 
 
@@ -169,6 +170,20 @@ def test_the_best_of_candidates_that_are_turns_keeps_all_that_they_hold(to, tmp_
             for held in (best, [asked, *best]):
                 row = {**prompt, "candidates": [other if held is best else [asked, *other], held], "best": 1}
                 assert turns_of(row, "group") == want
+
+
+@pytest.mark.parametrize("to", TRAINERS)
+def test_turns_in_a_dict_of_lists(to, tmp_path):
+    """As a `Sequence` of Hugging Face's datasets holds them."""
+    asked, answer, other = ({"role": [role], "content": [text]} for role, text in (("user", "say"), *ANSWERS))
+    whole = {"role": ["user", "assistant"], "content": ["say", "a"]}
+    want = loaded(export([{"instruction": "say", "output": "a"}], to, tmp_path / "alone")[0])
+    for row in (
+        {"messages": whole},
+        {"prompt": asked, "completion": answer},
+        {"prompt": asked, "candidates": [other, answer], "best": 1},
+    ):
+        assert loaded(export([row], to, tmp_path, overwrite=True)[0]) == want
 
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])

@@ -14,7 +14,7 @@ from instsel.records.json_rows import DECODER
 from instsel.records.json_types import Row
 from instsel.records.row_sources import plain
 from instsel.records.tool_calls import calls_of, tools_of
-from instsel.records.turns import turns_of, with_calls_together
+from instsel.records.turns import one_by_one, turns_of, with_calls_together
 from instsel.records.unread_keys import COLUMNS, UnreadKeys, holds, turn_keys, turns_in
 
 Message = dict[str, Any]
@@ -163,7 +163,8 @@ def _conversation(
 
 def _messages(row: Row, column: str | None) -> Messages:
     """A cell's turns with role, content and all other keys in their order; none where it holds text."""
-    raw = with_calls_together(turns_in(row.get(column))) if column else []
+    value = row.get(column) if column else None
+    raw = with_calls_together(turns_in(one_by_one(value, str(column)) if isinstance(value, Mapping) else value))
     found = []
     for turn, read in zip(raw, turns_of(raw, str(column)), strict=True):
         role_key, text_key = turn_keys(turn)
