@@ -28,6 +28,7 @@ TURNS = [
     for i in range(6)
 ]
 PAIRS = [{"prompt": f"say {i}", "chosen": f"thing {i}", "rejected": "no"} for i in range(6)]
+ANSWERS = (("assistant", "a"), ("assistant", "b"))
 ROWS = {"single": SINGLE, "turns": TURNS, "pairs": PAIRS}
 
 
@@ -142,6 +143,43 @@ def test_the_best_of_preference_pairs(to, tmp_path):
             made = export([{**row, "best": place}], to, tmp_path, overwrite=True)[0]
             alone = export([{"instruction": "say", "output": want}], to, tmp_path / "alone", overwrite=True)[0]
             assert loaded(made) == loaded(alone)
+
+
+@pytest.mark.parametrize("to", ["trl", "axolotl", "messages"])
+def test_the_best_of_candidates_that_are_turns_keeps_all_that_they_hold(to, tmp_path):
+    """Reasoning, calls, and the turns between the question and the answer, which were scored with it."""
+
+    def turns_of(row, folder):
+        made = loaded(export([row], to, tmp_path / folder, overwrite=True)[0])[0]
+        return made["prompt"] + made["completion"] if to == "trl" else made["messages"]
+
+    asked = {"role": "user", "content": "say"}
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+    called = [{"role": "assistant", "content": None, "tool_calls": [call]}, {"role": "tool", "content": "3"}]
+    for best, other in (
+        ([{"role": "assistant", "content": "a", "reasoning_content": "why"}], [{"role": "assistant", "content": "b"}]),
+        (called[:1], [{"role": "assistant", "content": "b"}]),
+        ([*called, {"role": "assistant", "content": "a"}], [*called, {"role": "assistant", "content": "b"}]),
+    ):
+        want = turns_of({"prompt": [asked], "completion": best}, "alone")
+        for prompt in ({"instruction": "say"}, {"messages": [asked]}):
+            for held in (best, [asked, *best]):
+                row = {**prompt, "candidates": [other if held is best else [asked, *other], held], "best": 1}
+                assert turns_of(row, "group") == want
+
+
+@pytest.mark.parametrize("to", TRAINERS)
+def test_turns_in_a_dict_of_lists(to, tmp_path):
+    """As a `Sequence` of Hugging Face's datasets holds them."""
+    asked, answer, other = ({"role": [role], "content": [text]} for role, text in (("user", "say"), *ANSWERS))
+    whole = {"role": ["user", "assistant"], "content": ["say", "a"]}
+    want = loaded(export([{"instruction": "say", "output": "a"}], to, tmp_path / "alone")[0])
+    for row in (
+        {"messages": whole},
+        {"prompt": asked, "completion": answer},
+        {"prompt": asked, "candidates": [other, answer], "best": 1},
+    ):
+        assert loaded(export([row], to, tmp_path, overwrite=True)[0]) == want
 
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])

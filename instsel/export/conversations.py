@@ -12,8 +12,9 @@ from instsel.records.examples import Example, Group
 from instsel.records.formats import Layout, detect_layout
 from instsel.records.json_rows import DECODER
 from instsel.records.json_types import Row
+from instsel.records.row_sources import plain
 from instsel.records.tool_calls import calls_of, tools_of
-from instsel.records.turns import turns_of, with_calls_together
+from instsel.records.turns import one_by_one, turns_of, with_calls_together
 from instsel.records.unread_keys import COLUMNS, UnreadKeys, holds, turn_keys, turns_in
 
 Message = dict[str, Any]
@@ -127,38 +128,43 @@ def _best_of(number: int, row: Mapping[str, Any], group: Group, layout: Layout, 
     if best is None or not 0 <= int(best) < len(group.responses):
         raise ValueError(f"row {number} (counting from 0): column {column!r} names no candidate, got {best!r}")
     if layout.answers == ("candidates",):
-        return _conversation(row, group, layout, [group.responses[int(best)]])
+        name = layout.columns["candidates"]
+        turns = _messages({name: plain(row[name])[int(best)]}, name)
+        return _conversation(row, group, layout, [group.responses[int(best)]], turns)
     pair = _conversation(row, group, layout, group.responses)
     return replace(pair, answer=pair.rejected if best and pair.rejected is not None else pair.answer, rejected=None)
 
 
-def _conversation(row: Row, read: Example | Group, layout: Layout, answers: Sequence[str]) -> Conversation:
-    """A row's turns as they stand in it; where it holds texts, as they were read."""
-    plain: Messages = tuple(
+def _conversation(
+    row: Row, read: Example | Group, layout: Layout, answers: Sequence[str], candidate: Messages = ()
+) -> Conversation:
+    """A row's turns as they stand in it, of a candidate too; where it holds texts, as they were read."""
+    as_read: Messages = tuple(
         {"role": role, "content": text} for role, text in (*read.history, ("user", read.instruction))
     )
     given = _messages(row, layout.columns.get(layout.prompt))
-    prompt = given or plain
+    prompt = given or as_read
     if layout.answers == ("messages",):
         prompt, answer = _split(given)
         found = [answer]
     else:
         columns = [layout.columns.get(name) for name in layout.answers]
-        held = [() if name == "candidates" else _messages(row, column)
+        held = [candidate if name == "candidates" else _messages(row, column)
                 for name, column in zip(layout.answers, columns, strict=True)]  # fmt: skip
         if _is_whole(held[0]) and held[0][: len(given)] == given:  # with the prompt, which the row may hold apart too
             prompt = _split(held[0])[0]
             held = [turns[len(prompt) :] if _is_whole(turns) else turns for turns in held]
         found = [turns or ({"role": "assistant", "content": text},) for turns, text in zip(held, answers, strict=True)]
-    if plain[0]["role"] == "system" and prompt[0]["role"] not in SYSTEM:
-        prompt = (plain[0], *prompt)
+    if as_read[0]["role"] == "system" and prompt[0]["role"] not in SYSTEM:
+        prompt = (as_read[0], *prompt)
     kept = {name: row[name] for name in COLUMNS if name in row and name not in layout.columns.values()}
     return Conversation(prompt, read.input, found[0], found[1] if len(found) > 1 else None, kept)
 
 
 def _messages(row: Row, column: str | None) -> Messages:
     """A cell's turns with role, content and all other keys in their order; none where it holds text."""
-    raw = with_calls_together(turns_in(row.get(column))) if column else []
+    value = row.get(column) if column else None
+    raw = with_calls_together(turns_in(one_by_one(value, str(column)) if isinstance(value, Mapping) else value))
     found = []
     for turn, read in zip(raw, turns_of(raw, str(column)), strict=True):
         role_key, text_key = turn_keys(turn)

@@ -15,7 +15,7 @@ from instsel.records.row_sources import plain
 from instsel.records.tool_calls import call_of_text, calls_of
 from instsel.records.unread_keys import holds, turn_keys
 
-__all__ = ["ROLES", "RowError", "Turn", "is_turns", "said", "text_of", "turns_of"]
+__all__ = ["ROLES", "RowError", "Turn", "is_turns", "one_by_one", "said", "text_of", "turns_of"]
 
 ROLES = {
     "system": "system", "developer": "system",
@@ -83,7 +83,7 @@ def is_turns(value: object) -> bool:
 def turns_of(value: object, column: str) -> list[Turn]:
     """The turns of a cell, of role/content or from/value: a list, one alone, or a dict of their lists."""
     if isinstance(value, Mapping):
-        value = _one_by_one(value, column)
+        value = one_by_one(value, column)
     if value is None:
         return []
     if not isinstance(value, (list, tuple)):
@@ -141,7 +141,7 @@ def _turn_of(turn: object, column: str) -> Turn:
     return Turn(role, text, message)
 
 
-def _one_by_one(value: Row, column: str) -> list[object]:
+def one_by_one(value: Row, column: str) -> list[object]:
     """The turns of a dict of lists, as a `Sequence` feature of Hugging Face's datasets gives them, or the only turn."""
     lists = {key: cell for key, cell in value.items() if isinstance(cell, (list, tuple))}
     if not any(key in lists for key in ("role", "from")):
