@@ -36,6 +36,7 @@ def sum_of_squares(points: np.ndarray, labels: np.ndarray) -> float:
     return float(sum(((cluster - cluster.mean(0)) ** 2).sum() for cluster in clusters))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("dimension", "spread"), [(384, 1.0), (64, 0.4), (2, 1.0)])
 def test_as_low_as_scikit_learn(dimension: int, spread: float) -> None:
     points = sets_of_points(40, dimension, spread)

@@ -215,6 +215,7 @@ def test_they_are_scored_in_one_text_as_a_trainer_has_it() -> None:
     assert all(whole.startswith(context + answer) for context, answer in found)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("template", ["plain", "chat", "last only"])
 def test_all_turns_cost_about_one_pass(template: str, scorer: instsel.Scorer) -> None:
     """Six exchanges each: counted in tokens forwarded, against the last turn alone."""

@@ -129,6 +129,7 @@ def of_experts(model: Any) -> Any:
     return transformers.MixtralForCausalLM(transformers.MixtralConfig(**settings, **more)).to(torch.bfloat16).eval()
 
 
+@pytest.mark.long
 @needs_bfloat16
 @pytest.mark.filterwarnings("ignore::instsel.engine.model_checks.ScoringWarning")
 @pytest.mark.parametrize("change", [hooked, dynamic_rotary, of_another_class, of_experts, torch.nn.Module.float])

@@ -51,6 +51,7 @@ def test_memory_that_cannot_even_be_reserved(monkeypatch: pytest.MonkeyPatch) ->
         instsel.score_batch(scorer, pairs)
 
 
+@pytest.mark.long
 @needs_bfloat16
 @pytest.mark.parametrize("room", [5, 17, 40])
 def test_what_never_fits_is_said_and_the_rest_is_scored(room: int) -> None:

@@ -114,6 +114,7 @@ def test_nothing_is_drawn_by_chance(source: str, says: str, moment: datetime | N
     assert tokenizer.apply_chat_template(messages, tokenize=False) == "1", "transformers' own keeps it"
 
 
+@pytest.mark.long
 def test_a_template_that_never_ends_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jinja_rendering, "LONGEST_SECONDS", 0.5)
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder())

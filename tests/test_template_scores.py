@@ -67,6 +67,7 @@ def pairs_of(
         return None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_turns_together_are_the_turns_one_by_one(name: str) -> None:
     tokenizer = tokenizer_with(name)

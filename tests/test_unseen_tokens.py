@@ -71,6 +71,7 @@ def test_rows_keep_their_bits(name: str, options: str, dtype: torch.dtype, instr
         check_rows(name, options, (6, 2, 72 if name == "chain" else 64), dtype, "cpu")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("options", ["plain", "window", "cap"])
 def test_rows_of_heads_too_large_for_the_kernels_keep_their_bits(options: str) -> None:
     check_rows("short siblings", options, (2, 1, 264), torch.float32, "cpu", close=1e-6)
