@@ -21,6 +21,7 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
 LINEAR = {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rope", [YARN, LINEAR], ids=["yarn", "linear"])
 def test_it_lifts_the_limit_of_a_configuration_left_unstretched(rope: dict[str, Any]) -> None:
     model = new_llama(max_position_embeddings=64, rope_parameters=rope)

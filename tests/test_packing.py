@@ -51,6 +51,7 @@ def test_every_node_once_within_the_budget_and_nothing_kept_at_the_end(sequences
 
 
 # A root's last children in one step, which lets its keys go: the first part must not.
+@pytest.mark.long
 @example(sequences=[[0, 1, 0, 1, *([child] * 2)] for child in range(2, 8)], budget=8, smaller=2, which=1)
 @given(SEQUENCES, BUDGETS, st.integers(1, 20), st.integers(0, 30))
 @settings(max_examples=200, deadline=None)

@@ -64,6 +64,7 @@ def test_it_leaves_what_the_command_leaves(rows: Path, tmp_path: Path) -> None:
     assert again.again and again.counts == found.counts
 
 
+@pytest.mark.long
 def test_either_continues_the_other(rows: Path, tmp_path: Path) -> None:
     whole = call(rows, tmp_path / "whole", shard_rows=16)
     for place in ("first", "second"):

@@ -105,6 +105,7 @@ def test_columns_arrive_by_their_file_or_in_pieces(
     assert is_mapped(found["wide"]) == seen and packed.open(pieces)["wide"] is found["wide"]
 
 
+@pytest.mark.long
 def test_a_disk_that_is_full_when_columns_are_mapped_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
