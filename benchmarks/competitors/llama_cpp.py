@@ -19,6 +19,7 @@ import torch
 from transformers import PreTrainedModel
 from workloads import Workload
 
+from competitors.gguf_weights import write_gguf
 from competitors.packs import Pack, packs_of
 
 BATCH_SIZES = (512, 1024, 2048)  # tokens of a pack, which goes through the model as one micro-batch
@@ -94,38 +95,3 @@ def _logprobs(context: Any, pack: Pack, vocabulary: int) -> np.ndarray:
     targets = torch.tensor(pack.targets)
     places = torch.from_numpy(index)
     return (found[places, targets].double() - found.logsumexp(-1)[places].double()).numpy()
-
-
-def write_gguf(model: PreTrainedModel, path: Path) -> None:
-    """The weights of a Llama or Qwen2 in their own dtype, without a vocabulary."""
-    import gguf
-
-    config = model.config
-    kind = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2}[config.model_type]
-    writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[kind])
-    head_size = config.hidden_size // config.num_attention_heads
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_dimension_count(head_size)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_tokenizer_model("none")
-    names = gguf.get_tensor_name_map(kind, config.num_hidden_layers)
-    for name, weight in model.named_parameters():
-        values = weight.detach().float()
-        if config.model_type == "llama" and ("q_proj" in name or "k_proj" in name):
-            # llama.cpp turns neighbouring dimensions of a Llama's heads against each other, transformers halves.
-            values = values.view(-1, 2, head_size // 2, values.shape[-1]).transpose(1, 2).reshape(values.shape)
-        whole = weight.ndim == 1 or weight.dtype == torch.float32  # norms and biases are float32 there
-        dtype = gguf.GGMLQuantizationType.F32 if whole else gguf.GGMLQuantizationType.BF16
-        written = names.get_name(name, try_suffixes=(".weight", ".bias"))
-        writer.add_tensor(written, gguf.quants.quantize(values.numpy(), dtype), raw_dtype=dtype)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
