@@ -1,7 +1,8 @@
 """The weights of a transformers model as a GGUF file, without a vocabulary: what llama.cpp reads.
 
 What llama.cpp's own conversion does, for the families of `ARCHITECTURES`, with a model in memory in place of a
-checkpoint. Needs the package `gguf`.
+checkpoint. Needs the package `gguf`. Of gpt-oss llama.cpp's scores are others: it rounds the ends of yarn's ramp, which
+gpt-oss as published does not.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 """llama.cpp with its own sharing: a prefix is decoded once as a part of all the sequences that begin with it.
 
+Recurrent layers as well: llama.cpp divides such a pack into micro-batches of equally many tokens of each sequence.
 Needs the packages `llama-cpp-python` (built for this processor: CMAKE_ARGS="-DGGML_NATIVE=ON") and `gguf`, which writes
 the same weights as a file that it reads. Packs, flash attention, logits of the rows that are needed and no others. For
 bfloat16: with float32 weights its scores were 1e-3 nats a token from the reference, with or without flash attention,
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import tempfile
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,7 +50,15 @@ def prepare(model: PreTrainedModel, work: Workload, batch_size: int) -> Callable
             np.add.at(total, pack.requests, _logprobs(context, pack, model.config.vocab_size))
         return total / lengths
 
+    weakref.finalize(score, _free, context, loaded)  # of a trial: the next one needs its memory
     return score
+
+
+def _free(context: Any, loaded: Any) -> None:
+    import llama_cpp
+
+    llama_cpp.llama_free(context)
+    llama_cpp.llama_model_free(loaded)
 
 
 def _silent(level: int, text: bytes, data: Any) -> None:
