@@ -82,8 +82,8 @@ def test_llama_cpp_gives_the_same_scores(family: str) -> None:
     work.requests[2] = (PAIRS[1][0][:20] + PAIRS[2][0][20:], PAIRS[2][1])
     model.set_experts_implementation("eager")  # the others have no float64
     truth = means_one_by_one(model, work.requests)
-    # Keys and values are float16 there.
-    np.testing.assert_allclose(competitor.prepare(model, work, 512)(), truth, atol=5e-3)
+    atol = 1e-3 if family == "gemma3_text" else 2e-5  # its GELU is a table in float16
+    np.testing.assert_allclose(competitor.prepare(model, work, 512)(), truth, atol=atol)
 
 
 def test_another_family_is_refused_by_name(tmp_path: Path) -> None:

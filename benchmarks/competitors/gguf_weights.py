@@ -52,8 +52,8 @@ def write_gguf(model: PreTrainedModel, path: Path) -> None:
         for name, values in _parts(parameter_name, weight.detach().float(), config):
             written = names.get_name(name, try_suffixes=(".weight", ".bias"))
             whole = values.ndim == 1 or weight.dtype == torch.float32 or written.endswith(_FLOAT32)
-            dtype = gguf.GGMLQuantizationType.F32 if whole else gguf.GGMLQuantizationType.BF16
-            writer.add_tensor(written, gguf.quants.quantize(values.contiguous().numpy(), dtype), raw_dtype=dtype)
+            stored = (values if whole else values.bfloat16().contiguous().view(torch.uint8)).contiguous().numpy()
+            writer.add_tensor(written, stored, raw_dtype=None if whole else gguf.GGMLQuantizationType.BF16)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
