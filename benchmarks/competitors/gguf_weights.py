@@ -116,12 +116,12 @@ def _write_olmoe(writer: Any, config: Any) -> None:
     writer.add_expert_used_count(config.num_experts_per_tok)
 
 
-def _write_qwen3_5(writer: Any, config: Any) -> None:
+def _write_qwen3_5(writer: Any, config: Any) -> None:  # of as many value as key heads
     writer.add_ssm_conv_kernel(config.linear_conv_kernel_dim)
     writer.add_ssm_state_size(config.linear_key_head_dim)
     writer.add_ssm_group_count(config.linear_num_key_heads)
     writer.add_ssm_time_step_rank(config.linear_num_value_heads)
-    writer.add_ssm_inner_size(config.linear_value_head_dim * config.linear_num_value_heads)  # as many value as key heads
+    writer.add_ssm_inner_size(config.linear_value_head_dim * config.linear_num_value_heads)
     writer.add_full_attention_interval(config.layer_types.index("full_attention") + 1)
     writer.add_rope_dimension_sections([11, 11, 10, 0])  # of no effect on text, but asked for
 
