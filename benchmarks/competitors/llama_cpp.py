@@ -40,7 +40,8 @@ def prepare(model: PreTrainedModel, work: Workload, batch_size: int) -> Callable
         settings = llama_cpp.llama_model_default_params()
         settings.n_gpu_layers, settings.use_mmap = 0, False
         loaded = llama_cpp.llama_model_load_from_file(str(path).encode(), settings)
-    context = _context(loaded, max(len(pack.ids) for pack in packs), exact=model.dtype == torch.float32)
+    tokens = max(LARGEST_SHARED, *(len(pack.ids) for pack in packs))
+    context = _context(loaded, tokens, exact=model.dtype == torch.float32)
     lengths = np.array([len(continuation) for _, continuation in work.requests])
 
     def score() -> np.ndarray:
