@@ -49,6 +49,10 @@ grep -E -e "^${1:-[0-9]+} " <<'COMMANDS' | while read -r _ script arguments; do
 28 engine.py --model gpt-oss-20b-cut --workload wici-k5 --size 4 --dtype bfloat16 --runs 3
 29 compare.py --model olmoe-1b-7b-cut --workload wici-k5 --size 2 --against one_by_one_lean --pairs 3 --seconds 40
 29 compare.py --model gpt-oss-20b-cut --workload wici-k5 --size 2 --against one_by_one_lean --pairs 3 --seconds 60
+30 compare.py --model gemma-3-270m --workload wici-k5 --size 6 --against llama_cpp --pairs 3 --seconds 60
+31 compare.py --model lfm2-350m --workload wici-k5 --size 4 --against llama_cpp --pairs 3 --seconds 60
+32 compare.py --model qwen3.5-0.8b --workload wici-k5 --size 2 --against llama_cpp --pairs 3 --seconds 60
+33 compare.py --model olmoe-1b-7b-cut --workload wici-k5 --size 4 --against llama_cpp --pairs 3 --seconds 60
 COMMANDS
     echo "$script $arguments"
     # shellcheck disable=SC2086

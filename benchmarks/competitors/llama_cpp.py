@@ -1,15 +1,16 @@
 """llama.cpp with its own sharing: a prefix is decoded once as a part of all the sequences that begin with it.
 
+Recurrent layers as well: llama.cpp divides such a pack into micro-batches of equally many tokens of each sequence.
 Needs the packages `llama-cpp-python` (built for this processor: CMAKE_ARGS="-DGGML_NATIVE=ON") and `gguf`, which writes
-the same weights as a file that it reads. Packs, flash attention, logits of the rows that are needed and no others. For
-bfloat16: with float32 weights its scores were 1e-3 nats a token from the reference, with or without flash attention,
-which the comparison refuses.
+the same weights as a file that it reads. Packs, logits of the rows that are needed and no others, and flash attention
+but in float32: it takes keys and values in float16 alone, by which scores were 1e-3 nats a token from the reference.
 """
 
 from __future__ import annotations
 
 import ctypes
 import tempfile
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 from transformers import PreTrainedModel
 from workloads import Workload
 
+from competitors.gguf_weights import write_gguf
 from competitors.packs import Pack, packs_of
 
 BATCH_SIZES = (512, 1024, 2048)  # tokens of a pack, which goes through the model as one micro-batch
@@ -38,7 +40,8 @@ def prepare(model: PreTrainedModel, work: Workload, batch_size: int) -> Callable
         settings = llama_cpp.llama_model_default_params()
         settings.n_gpu_layers, settings.use_mmap = 0, False
         loaded = llama_cpp.llama_model_load_from_file(str(path).encode(), settings)
-    context = _context(loaded, max(len(pack.ids) for pack in packs))
+    tokens = max(LARGEST_SHARED, *(len(pack.ids) for pack in packs))
+    context = _context(loaded, tokens, exact=model.dtype == torch.float32)
     lengths = np.array([len(continuation) for _, continuation in work.requests])
 
     def score() -> np.ndarray:
@@ -47,7 +50,15 @@ def prepare(model: PreTrainedModel, work: Workload, batch_size: int) -> Callable
             np.add.at(total, pack.requests, _logprobs(context, pack, model.config.vocab_size))
         return total / lengths
 
+    weakref.finalize(score, _free, context, loaded)  # of a trial: the next one needs its memory
     return score
+
+
+def _free(context: Any, loaded: Any) -> None:
+    import llama_cpp
+
+    llama_cpp.llama_free(context)
+    llama_cpp.llama_model_free(loaded)
 
 
 def _silent(level: int, text: bytes, data: Any) -> None:
@@ -57,7 +68,7 @@ def _silent(level: int, text: bytes, data: Any) -> None:
 _SILENT = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(_silent)
 
 
-def _context(loaded: Any, tokens: int) -> Any:
+def _context(loaded: Any, tokens: int, *, exact: bool) -> Any:
     import llama_cpp
 
     settings = llama_cpp.llama_context_default_params()
@@ -65,6 +76,9 @@ def _context(loaded: Any, tokens: int) -> Any:
     settings.n_seq_max, settings.kv_unified = LARGEST_SHARED, True
     settings.n_threads = settings.n_threads_batch = torch.get_num_threads()
     settings.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
+    if exact:
+        settings.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        settings.type_k = settings.type_v = llama_cpp.GGML_TYPE_F32
     context = llama_cpp.llama_init_from_model(loaded, settings)
     if not context:
         raise RuntimeError("llama.cpp gave no context")
@@ -94,38 +108,3 @@ def _logprobs(context: Any, pack: Pack, vocabulary: int) -> np.ndarray:
     targets = torch.tensor(pack.targets)
     places = torch.from_numpy(index)
     return (found[places, targets].double() - found.logsumexp(-1)[places].double()).numpy()
-
-
-def write_gguf(model: PreTrainedModel, path: Path) -> None:
-    """The weights of a Llama or Qwen2 in their own dtype, without a vocabulary."""
-    import gguf
-
-    config = model.config
-    kind = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2}[config.model_type]
-    writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[kind])
-    head_size = config.hidden_size // config.num_attention_heads
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_dimension_count(head_size)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_tokenizer_model("none")
-    names = gguf.get_tensor_name_map(kind, config.num_hidden_layers)
-    for name, weight in model.named_parameters():
-        values = weight.detach().float()
-        if config.model_type == "llama" and ("q_proj" in name or "k_proj" in name):
-            # llama.cpp turns neighbouring dimensions of a Llama's heads against each other, transformers halves.
-            values = values.view(-1, 2, head_size // 2, values.shape[-1]).transpose(1, 2).reshape(values.shape)
-        whole = weight.ndim == 1 or weight.dtype == torch.float32  # norms and biases are float32 there
-        dtype = gguf.GGMLQuantizationType.F32 if whole else gguf.GGMLQuantizationType.BF16
-        written = names.get_name(name, try_suffixes=(".weight", ".bias"))
-        writer.add_tensor(written, gguf.quants.quantize(values.numpy(), dtype), raw_dtype=dtype)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
