@@ -107,6 +107,7 @@ def test_a_command_says_it_in_one_line_and_the_manifest_keeps_it(
     assert command(folder)[0] == 0 and "was taken" not in capsys.readouterr().err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("begun", ["plain", "chat"])
 def test_a_folder_goes_on_with_its_own_template(begun: str, folder: Path) -> None:
     before = command(folder, "--template", begun)[1]

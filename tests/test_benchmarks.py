@@ -225,6 +225,7 @@ def test_peak_memory_sees_what_was_allocated_and_freed():
         assert 120 << 20 < peak() < 400 << 20
 
 
+@pytest.mark.long
 def test_a_run_beside_busy_processes_ends_in_a_table(tmp_path, monkeypatch, capsys):
     import beside_others
     import tables

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="no benchmarks besid
 WRONG = "attention torch.float32 head 80 window=50"
 
 
+@pytest.mark.long
 def test_what_raises_dies_or_hangs_does_not_end_the_run() -> None:
     import isolated
 

@@ -214,6 +214,7 @@ VALUES = st.none() | st.booleans() | st.integers() | st.text(max_size=9) | st.li
 
 
 @settings(max_examples=100, deadline=None)
+@pytest.mark.long
 @given(
     st.lists(st.dictionaries(st.text(max_size=3), VALUES, max_size=3), min_size=1, max_size=4),
     st.integers(1, 40),

@@ -77,6 +77,7 @@ def test_anchors_have_their_gains(runs: Path) -> None:
     assert all(one.row is not None and one.row in report.texts for one in report.companions[best])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("method", "kind"), [("rico", "task"), ("given", "anchor")])
 def test_rows_of_a_file_have_their_texts_while_it_is_unchanged(runs: Path, method: str, kind: str) -> None:
     file = runs / "tasks.jsonl"
