@@ -16,28 +16,19 @@ from random_models import means_one_by_one
 gguf = pytest.importorskip("gguf")
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="no benchmarks beside the tests")
-_YARN = {
-    **{"rope_type": "yarn", "rope_theta": 150_000.0, "factor": 32.0, "original_max_position_embeddings": 4096},
-    **{"beta_fast": 32.0, "beta_slow": 1.0},
-}
 SETTINGS: dict[str, dict[str, Any]] = {
     "gemma3_text": {
         "num_hidden_layers": 6,
         "layer_types": ["sliding_attention"] * 5 + ["full_attention"],
         "query_pre_attn_scalar": 16,
     },
-    "gpt_oss": {"rope_parameters": _YARN | {"truncate": True}},  # llama.cpp rounds the ends of yarn's ramp always
     "lfm2": {},
     "llama": {},
     "olmoe": {"num_key_value_heads": 4},
     "qwen2": {},
     "qwen3_5_text": {"linear_num_key_heads": 4, "head_dim": 256},
 }
-READ_BY_TRANSFORMERS = (
-    "gemma3_text",
-    "llama",
-    "qwen2",
-)  # others of these it reads only with a vocabulary, or not at all
+READ_BY_TRANSFORMERS = ("gemma3_text", "llama", "qwen2")  # the others only with a vocabulary, or not at all
 GENERATOR = np.random.default_rng(0)
 PAIRS = [(GENERATOR.integers(3, VOCABULARY, n).tolist(), [5, 6, 7, 8]) for n in (3, 60, 90)]
 

@@ -1,8 +1,8 @@
 """The weights of a transformers model as a GGUF file, without a vocabulary: what llama.cpp reads.
 
 What llama.cpp's own conversion does, for the families of `ARCHITECTURES`, with a model in memory in place of a
-checkpoint. Needs the package `gguf`. Of gpt-oss llama.cpp's scores are others: it rounds the ends of yarn's ramp, which
-gpt-oss as published does not.
+checkpoint. Needs the package `gguf`. Not gpt-oss: llama.cpp rounds the ends of yarn's ramp, which that model does not,
+and gives it other scores.
 """
 
 from __future__ import annotations
@@ -16,19 +16,13 @@ from transformers import PreTrainedModel
 
 ARCHITECTURES = {  # by transformers' model type
     "gemma3_text": "GEMMA3",
-    "gpt_oss": "GPT_OSS",
     "lfm2": "LFM2",
     "llama": "LLAMA",
     "olmoe": "OLMOE",
     "qwen2": "QWEN2",
     "qwen3_5_text": "QWEN35",
 }
-_FLOAT32 = (
-    ".bias",
-    "ffn_gate_inp.weight",
-    "conv.weight",
-    "conv1d.weight",
-)  # as vectors are, whatever the model's dtype
+_FLOAT32 = ("ffn_gate_inp.weight", "conv.weight", "conv1d.weight")  # as vectors are, whatever the model's dtype
 
 Parts = Iterator[tuple[str, torch.Tensor]]
 
@@ -93,20 +87,6 @@ def _write_gemma(writer: Any, config: Any) -> None:
     writer.add_sliding_window(config.sliding_window)
 
 
-def _write_gpt_oss(writer: Any, config: Any) -> None:
-    import gguf
-
-    rope = config.rope_parameters
-    _write_olmoe(writer, config)
-    writer.add_expert_feed_forward_length(config.intermediate_size)
-    writer.add_sliding_window(config.sliding_window)
-    writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
-    writer.add_rope_scaling_factor(rope["factor"])
-    writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
-    writer.add_rope_scaling_yarn_beta_fast(rope["beta_fast"])
-    writer.add_rope_scaling_yarn_beta_slow(rope["beta_slow"])
-
-
 def _write_lfm2(writer: Any, config: Any) -> None:
     writer.add_shortconv_l_cache(config.conv_L_cache)
 
@@ -128,7 +108,6 @@ def _write_qwen3_5(writer: Any, config: Any) -> None:  # of as many value as key
 
 _SETTINGS: dict[str, Callable[[Any, Any], None]] = {
     "gemma3_text": _write_gemma,
-    "gpt_oss": _write_gpt_oss,
     "lfm2": _write_lfm2,
     "olmoe": _write_olmoe,
     "qwen3_5_text": _write_qwen3_5,
@@ -149,20 +128,8 @@ def _parts(name: str, values: torch.Tensor, config: Any) -> Parts:
         yield name, -values.exp()
     elif name.endswith(".dt_bias"):
         yield name.replace(".dt_bias", ".dt_proj.bias"), values
-    elif ".experts." in name:
-        yield from _experts(name, values, config.model_type == "gpt_oss")
+    elif "experts.gate_up" in name:  # [experts, gate and up, in]
+        for part, weight in zip(("gate", "up"), values.chunk(2, dim=1), strict=True):
+            yield name.replace("gate_up", part) + ".weight", weight
     else:
-        yield name + ".weight" * name.endswith(".sinks"), values
-
-
-def _experts(name: str, values: torch.Tensor, transposed: bool) -> Parts:
-    """Experts' products as [experts, out, in], gate and up apart, which gpt-oss stores transposed and alternating."""
-    stem, suffix = name.removesuffix("_bias"), ".bias" if name.endswith("_bias") else ".weight"
-    if transposed and suffix == ".weight":
-        values = values.transpose(1, 2)
-    if "gate_up" not in name:
-        yield stem + suffix, values
-        return
-    gate, up = (values[:, ::2], values[:, 1::2]) if transposed else values.chunk(2, dim=1)
-    yield stem.replace("gate_up", "gate") + suffix, gate
-    yield stem.replace("gate_up", "up") + suffix, up
+        yield name + ".weight" * (".experts." in name), values
