@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import threading
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +21,9 @@ from worker_requests import REQUESTS
 
 import instsel
 from instsel.kernels.float_products import LIBRARIES, VARIABLE, float_product
-from instsel.parallel.local_processes import device_within, threads_for, visible_device
+from instsel.parallel.local_processes import LocalProcesses, device_within, threads_for, visible_device
+from instsel.parallel.tasks import pack_error
+from instsel.parallel.worker_backend import Died, Done
 from instsel.parallel.workers import devices_for
 
 pytestmark = pytest.mark.long
@@ -91,6 +97,21 @@ def test_a_model_divided_over_two_processes_is_one_worker(scorer: instsel.Scorer
         np.testing.assert_array_equal(again.mean_logprob, found.mean_logprob)
         assert deaths(pool) == 1
         assert not is_alive(speaker)
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_an_error_is_the_death_of_a_rank_that_ends_a_moment_later(scorer: instsel.Scorer, dies: bool) -> None:
+    """The others meet its closed sockets before it can be waited for; an error of their own is one."""
+    backend = LocalProcesses(scorer, ["cpu"], 1, ranks=2)
+    ends = [Pipe() for _ in range(2)]
+    backend._lines[0] = [ours for ours, _ in ends]
+    backend._processes[0] = [subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) for _ in range(2)]
+    answer = pack_error(RuntimeError("Connection reset by peer"))
+    ends[0][1].send(("done", answer))
+    if dies:
+        threading.Timer(0.1, backend._processes[0][1].kill).start()
+    assert backend.events(1.0) == [Died(0, "killed by SIGKILL") if dies else Done(0, answer)]
+    backend.close()
 
 
 def test_gpus_are_divided_among_workers_whose_models_are_spread(

@@ -19,10 +19,11 @@ from multiprocessing.connection import Connection, wait
 from instsel.engine.processors import usable_processors
 from instsel.engine.scorer import Scorer
 from instsel.parallel.moved_scorer import moved
-from instsel.parallel.tasks import Task
+from instsel.parallel.tasks import Task, is_error
 from instsel.parallel.worker_backend import Died, Done, Event, Ready, Refused
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
+_DYING = 0.5  # seconds that a process may take from its sockets' end to its own
 
 
 class LocalProcesses:
@@ -122,14 +123,27 @@ class LocalProcesses:
             word, *rest = line.recv()
         except (EOFError, OSError):
             return Died(worker, self._end(worker, self._lines[worker].index(line)))
-        dead = [rank for rank, process in enumerate(self._processes[worker]) if process.poll() is not None]
-        if dead and self._ranks > 1:  # what the others say then is that they lost it
-            return Died(worker, self._end(worker, dead[0]))
+        if self._ranks > 1:
+            failed = word == "refused" or (word == "done" and is_error(rest[0]))
+            dead = self._dead_rank(worker, _DYING if failed else 0.0)
+            if dead is not None:  # what the others say then is that they lost it
+                return Died(worker, self._end(worker, dead))
         if word == "refused":
             return Refused(worker, *rest)
         if line is not self._lines[worker][0]:
             return None
         return Ready(worker, *rest) if word == "ready" else Done(worker, *rest)
+
+    def _dead_rank(self, worker: int, patience: float) -> int | None:
+        """Which of a worker's processes has ended, or does within so many seconds."""
+        deadline = time.monotonic() + patience
+        while True:
+            for rank, process in enumerate(self._processes[worker]):
+                if process.poll() is not None:
+                    return rank
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(0.01)
 
     def stop(self, worker: int) -> None:
         """Kill the worker; see `WorkerBackend`."""

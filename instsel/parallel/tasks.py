@@ -167,6 +167,11 @@ def pack_error(error: BaseException) -> bytes:
         return pickle.dumps((None, plain, trace, 0.0))
 
 
+def is_error(packed: bytes) -> bool:
+    """Whether a task met an error."""
+    return pickle.loads(packed)[1] is not None
+
+
 def open_answer(packed: bytes) -> tuple[Any, float]:
     """The value of a task and its seconds; raises the error that it met."""
     value, error, trace, seconds = pickle.loads(packed)
