@@ -50,9 +50,9 @@ def durable_file(directory: Path, name: str | Callable[[str], str]) -> Iterator[
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all, as `durable_file` does; halves of characters become question marks."""
+    """Write a text file whole or not at all, as `durable_file` does."""
     with durable_file(path.parent, path.name) as file:
-        file.write(text.encode("utf-8", "replace"))
+        file.write(text.encode())
 
 
 def sync_directory(directory: Path) -> None:

@@ -33,7 +33,8 @@ def read_manifest(folder: Path) -> tuple[Manifest | None, bool]:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest of a run folder, whole or not at all."""
-    write_text(folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False))
+    text = json.dumps(manifest, indent=2, ensure_ascii=False)
+    write_text(folder / MANIFEST, text.encode("utf-8", "replace").decode())  # names of files may have half characters
 
 
 def settings_digest(settings: Mapping[str, object]) -> str:
