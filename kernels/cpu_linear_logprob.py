@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .float_products import by_onednn, float_product
 from .logprobs import HeadTransform, Logprobs, Pairs
-from .native_arrays import Machine, RowStates, array_of, chosen_instruction_set, contiguous_array
+from .native_arrays import Machine, RowStates, array_of, chosen_instruction_set, head_arguments, pair_arguments
 
 # Every product has exactly this many rows (the last tile is padded): BLAS libraries take other code for other heights,
 # whose sums round differently, and a row's value must not depend on how many rows came with it.
@@ -43,7 +43,7 @@ def accumulate_by_products(hidden: Tensor, weight: Tensor, head: HeadTransform, 
     columns = chunk_columns(hidden.shape[1])
     logits = torch.empty(TILE_ROWS * columns, dtype=torch.float32)
     upcast = torch.empty(columns, weight.shape[1], dtype=torch.float32) if weight.dtype != torch.float32 else None
-    biases = contiguous_array(head.bias)
+    biases, scale, softcap = head_arguments(head)
     onednn = float_product() == "onednn"
     for start in range(0, weight.shape[0], columns):
         stop = min(start + columns, weight.shape[0])
@@ -64,8 +64,8 @@ def accumulate_by_products(hidden: Tensor, weight: Tensor, head: HeadTransform, 
                 out[: last - first].numpy(),
                 start,
                 None if biases is None else biases[start:stop],
-                head.scale,
-                head.softcap or 0.0,
+                scale,
+                softcap,
                 states.max[first:last],
                 states.sum[first:last],
                 None if states.argmax is None else states.argmax[first:last],
@@ -83,9 +83,7 @@ def accumulate_in_cache(hidden: Tensor, weight: Tensor, head: HeadTransform, sta
     _native.linear_logsumexp(
         array_of(hidden),
         array_of(weight),
-        contiguous_array(head.bias),
-        head.scale,
-        head.softcap or 0.0,
+        *head_arguments(head),
         states.max,
         states.sum,
         states.argmax,
@@ -115,12 +113,8 @@ def linear_logprob(
     _native.pair_logprobs(
         array_of(hidden),
         array_of(weight),
-        array_of(pairs.rows),
-        array_of(pairs.targets),
-        contiguous_array(pairs.mask),
-        contiguous_array(head.bias),
-        head.scale,
-        head.softcap or 0.0,
+        *pair_arguments(pairs),
+        *head_arguments(head),
         states.max,
         states.sum,
         states.argmax,

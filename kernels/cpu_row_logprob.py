@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .logprobs import HeadTransform, Logprobs, Pairs
-from .native_arrays import Machine, array_of, contiguous_array
+from .native_arrays import Machine, array_of, head_arguments, pair_arguments
 
 
 def row_logprob(logits: Tensor, pairs: Pairs, head: HeadTransform, argmax: bool) -> Logprobs:
@@ -17,12 +17,8 @@ def row_logprob(logits: Tensor, pairs: Pairs, head: HeadTransform, argmax: bool)
     best = torch.empty(logits.shape[0], dtype=torch.int64) if argmax else None
     _native.row_logprob(
         array_of(logits),
-        array_of(pairs.rows),
-        array_of(pairs.targets),
-        contiguous_array(pairs.mask),
-        contiguous_array(head.bias),
-        head.scale,
-        head.softcap or 0.0,
+        *pair_arguments(pairs),
+        *head_arguments(head),
         logprob.numpy(),
         logsumexp.numpy(),
         None if best is None else best.numpy(),

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .logprobs import HeadTransform, Pairs
 from .thread_shares import kernel_threads
 
 
@@ -22,6 +23,16 @@ def array_of(tensor: Tensor) -> np.ndarray:
 
 def contiguous_array(tensor: Tensor | None) -> np.ndarray | None:
     return None if tensor is None else array_of(tensor.contiguous())
+
+
+def head_arguments(head: HeadTransform) -> tuple[np.ndarray | None, float, float]:
+    """What the C++ module is given of a head: bias, scale and soft-cap, of which 0 is none."""
+    return contiguous_array(head.bias), head.scale, head.softcap or 0.0
+
+
+def pair_arguments(pairs: Pairs) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """What it is given of pairs: rows, targets and mask."""
+    return array_of(pairs.rows), array_of(pairs.targets), contiguous_array(pairs.mask)
 
 
 def instruction_set() -> str:
